@@ -1,0 +1,1 @@
+"""Numbers in, findings out: rules, remedies, the doctor. No hooks, no files, no torch."""

@@ -1,0 +1,71 @@
+"""What the doctor says: a finding, and the verdict over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+KINDS = (
+    "vanishing",
+    "exploding",
+    "time_vanishing",
+    "time_exploding",
+    "nonfinite",
+    "dead_units",
+    "saturation",
+    "bad_init",
+    "loss_spike",
+    "oscillation",
+    "no_progress",
+    "lr_too_high",
+    "lr_too_low",
+    "clip_ineffective",
+    "clip_always",
+)
+SEVERITIES = ("info", "warning", "critical")
+HEALTHY = "healthy"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, where and since when, and what remedies it.
+
+    Attributes:
+        kind: One of `KINDS`.
+        severity: One of `SEVERITIES`.
+        layer: The layer at fault, or None if it is the whole model.
+        first_step: First step on which it was seen.
+        last_step: Last step on which it was seen.
+        evidence: The numbers that show it.
+        advice: One sentence for a person.
+        overrides: Command-line overrides that would remedy it, best first.
+    """
+
+    kind: str
+    severity: str
+    layer: str | None
+    first_step: int
+    last_step: int
+    evidence: dict[str, Any]
+    advice: str
+    overrides: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        assert self.kind in KINDS, self.kind
+        assert self.severity in SEVERITIES, self.severity
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the finding as plain JSON data, as in `findings.json`."""
+        return asdict(self)
+
+
+def worst_first(findings: Sequence[Finding]) -> list[Finding]:
+    """Return the findings by falling severity, earlier ones first among equals."""
+    return sorted(findings, key=lambda f: (-SEVERITIES.index(f.severity), f.first_step))
+
+
+def verdict_of(findings: Sequence[Finding]) -> str:
+    """Return `healthy`, or the kind of the worst finding above `info`."""
+    alarming = [f for f in worst_first(findings) if f.severity != "info"]
+    return alarming[0].kind if alarming else HEALTHY

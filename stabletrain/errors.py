@@ -1,0 +1,115 @@
+"""A user's mistake, said in full: which key, what was found, what is allowed, the closest name, what mends it."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+
+class RequestError(ValueError):
+    """What was asked for cannot be done as asked (exit code 2 on the command line).
+
+    Rooms below `app` name the parameter alone (`width`); `app` puts the group before it (`model.width`)
+    and adds the command that mends it.
+
+    Args:
+        problem: One sentence that says what is wrong.
+        key: The setting at fault, as the user writes it.
+        found: The value that was found.
+        allowed: What would have been accepted, in words.
+        closest: The valid name nearest to what was found.
+        command: A command line that mends it.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        key: str | None = None,
+        found: Any = None,
+        allowed: str | None = None,
+        closest: str | None = None,
+        command: str | None = None,
+    ) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.key = key
+        self.found = found
+        self.allowed = allowed
+        self.closest = closest
+        self.command = command
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self.problem, {name: getattr(self, name) for name in _FIELDS})
+
+    def __str__(self) -> str:
+        lines = [self.problem]
+        labelled = [
+            ("key", self.key),
+            (
+                "found",
+                None if self.found is None else f"{self.found!r}" if self.found == "" else str(self.found),
+            ),
+            ("allowed", self.allowed),
+            ("closest", self.closest),
+            ("mend", self.command),
+        ]
+        lines += [f"  {label:<8} {text}" for label, text in labelled if text]
+        return "\n".join(lines)
+
+
+_FIELDS = ("key", "found", "allowed", "closest", "command")
+
+
+def _rebuild(problem: str, fields: dict[str, Any]) -> RequestError:
+    return RequestError(problem, **fields)
+
+
+def closest_name(name: str, names: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """Return the member of `names` most like `name`, or None if none is alike."""
+    matches = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=cutoff)
+    return matches[0] if matches else None
+
+
+def require_choice(key: str, value: str, choices: Iterable[str]) -> str:
+    """Return `value` if it is one of `choices`; raise RequestError with the closest one otherwise."""
+    choices = list(choices)
+    if value in choices:
+        return value
+    raise RequestError(
+        f"{key} has no option {value!r}.",
+        key=key,
+        found=value,
+        allowed=", ".join(choices),
+        closest=closest_name(value, choices),
+    )
+
+
+def require_range(
+    key: str,
+    value: float,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    *,
+    open_minimum: bool = False,
+    open_maximum: bool = False,
+) -> Any:
+    """Return `value` if it lies between `minimum` and `maximum` (ends included unless open).
+
+    Raises:
+        RequestError: The value is outside the range, or not a finite number.
+    """
+    too_low = minimum is not None and (value <= minimum if open_minimum else value < minimum)
+    too_high = maximum is not None and (value >= maximum if open_maximum else value > maximum)
+    if math.isfinite(value) and not too_low and not too_high:
+        return value
+    parts = []
+    if minimum is not None:
+        parts.append(f"{'above' if open_minimum else 'from'} {minimum:g}")
+    if maximum is not None:
+        parts.append(f"{'below' if open_maximum else 'up to'} {maximum:g}")
+    kind = "an integer" if isinstance(value, int) else "a number"
+    allowed = " ".join([kind, *parts]) if parts else "a finite number"
+    raise RequestError(f"{key} is out of range.", key=key, found=value, allowed=allowed)

@@ -1,0 +1,170 @@
+"""Reading the event files back, from the start or from where an earlier reading stopped."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
+
+from stabletrain.record import names
+from stabletrain.record.writer import masked_crc
+from stabletrain.signal.histogram import LOG10_2, NONFINITE_BIN, NUM_BINS, ZERO_BIN, Histogram
+
+Position = dict[str, int]  # bytes read so far, by file name
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """One number of one step."""
+
+    name: str
+    step: int
+    time_s: float
+    value: float
+
+
+@dataclass(frozen=True)
+class LayerHistogram:
+    """One layer's histogram of one step."""
+
+    layer: str
+    step: int
+    time_s: float
+    histogram: Histogram
+
+
+@dataclass(frozen=True)
+class Info:
+    """What the run is: plain JSON data."""
+
+    time_s: float
+    info: dict[str, Any]
+
+
+Entry = Scalar | LayerHistogram | Info
+
+
+def event_files(folder: Path) -> list[Path]:
+    """Return the event files of a folder in the order in which they were begun."""
+    return sorted(p for p in folder.glob("events.out.tfevents.*") if p.is_file())
+
+
+def read_entries(folder: Path, position: Position | None = None) -> Iterator[tuple[Entry, Position]]:
+    """Yield each entry and the position after the event that holds it.
+
+    All entries of one event share one step, and the position moves only with the last of them: a reader that stops
+    in the middle of an event reads the whole event again. An event that is not complete yet, or that was torn by a
+    crash, ends its file.
+
+    Args:
+        folder: The run's `tensorboard/` folder.
+        position: Where an earlier reading stopped; the start if None. It is not changed.
+    """
+    position = dict(position or {})
+    for path in event_files(folder):
+        for event, offset in _read_events(path, position.get(path.name, 0)):
+            entries = [e for value in event.summary.value if (e := _decode(event, value)) is not None]
+            before = dict(position)
+            position[path.name] = offset
+            for entry in entries[:-1]:
+                yield entry, before
+            for entry in entries[-1:]:
+                yield entry, dict(position)
+
+
+def _read_events(path: Path, offset: int) -> Iterator[tuple[Event, int]]:
+    with path.open("rb") as file:
+        file.seek(offset)
+        while True:
+            header = file.read(12)
+            if len(header) < 12:
+                return
+            length, length_crc = struct.unpack("<QI", header)
+            if masked_crc(header[:8]) != length_crc:
+                return
+            body = file.read(length + 4)
+            if len(body) < length + 4 or masked_crc(body[:-4]) != struct.unpack("<I", body[-4:])[0]:
+                return
+            offset += 12 + length + 4
+            yield Event.FromString(body[:-4]), offset
+
+
+def _decode(event: Event, value: Summary.Value) -> Entry | None:
+    kind = value.WhichOneof("value")
+    if kind == "simple_value":
+        return Scalar(value.tag, event.step, event.wall_time, value.simple_value)
+    layer = names.layer_of(value.tag, names.GRADIENT_HISTOGRAM)
+    if kind == "histo" and layer is not None:
+        return LayerHistogram(layer, event.step, event.wall_time, decode_histogram(value.histo))
+    if kind == "tensor" and value.tag == names.RUN_INFO:
+        return Info(event.wall_time, json.loads(value.tensor.string_val[0]))
+    return None
+
+
+def decode_histogram(proto: HistogramProto) -> Histogram:
+    """Return the histogram that `encode_histogram` wrote."""
+    counts = np.zeros(NUM_BINS, dtype=np.int64)
+    low = round(proto.bucket_limit[0] / LOG10_2) + 127
+    buckets = np.array(proto.bucket, dtype=np.int64)
+    counts[low : low + len(buckets) - 2] = buckets[1:-1]
+    counts[ZERO_BIN], counts[NONFINITE_BIN] = buckets[0], buckets[-1]
+    return Histogram(counts)
+
+
+@dataclass
+class Series:
+    """One scalar over the run; steps rise. Where a step was recorded twice (a resumed run) the later one stands."""
+
+    steps: list[int] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Record:
+    """A run's whole record in memory.
+
+    Attributes:
+        scalars: Series by name, in the order of first appearance.
+        histograms: For each layer, histograms by step (rising).
+        info: What the run is.
+    """
+
+    scalars: dict[str, Series] = field(default_factory=dict)
+    histograms: dict[str, dict[int, Histogram]] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> list[str]:
+        """Layers whose gradient was recorded, in forward order."""
+        found = (names.layer_of(name, names.GRADIENT_RMS) for name in self.scalars)
+        return sorted({layer for layer in found if layer} | set(self.histograms))
+
+    def of_layers(self, statistic: str) -> dict[str, Series]:
+        """Return the series `<statistic>/<layer>` by layer, in forward order."""
+        found = {layer: self.scalars.get(names.of_layer(statistic, layer)) for layer in self.layers}
+        return {layer: series for layer, series in found.items() if series is not None}
+
+
+def load_record(run_dir: Path | str) -> Record:
+    """Read all event files under `run_dir/tensorboard`."""
+    scalars: dict[str, dict[int, float]] = {}
+    record = Record()
+    for entry, _ in read_entries(Path(run_dir) / "tensorboard"):
+        if isinstance(entry, Scalar):
+            scalars.setdefault(entry.name, {})[entry.step] = entry.value
+        elif isinstance(entry, LayerHistogram):
+            record.histograms.setdefault(entry.layer, {})[entry.step] = entry.histogram
+        else:
+            record.info = entry.info
+    for name, by_step in scalars.items():
+        steps = sorted(by_step)
+        record.scalars[name] = Series(steps, [by_step[s] for s in steps])
+    record.histograms = {k: dict(sorted(v.items())) for k, v in record.histograms.items()}
+    return record

@@ -1,0 +1,122 @@
+"""Appending to the event file. One append of the operating system per call: what was written survives a kill."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import struct
+import textwrap
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
+
+from stabletrain.record import names
+from stabletrain.signal.histogram import NONFINITE_BIN, Histogram, log10_edge
+from stabletrain.signal.snapshot import Snapshot
+
+
+class RecordWriter:
+    """Writes a run's numbers into a TensorBoard event file, which is the record of the run.
+
+    A new file is begun each time; a folder may hold several (one per resume). Non-finite scalars are not written:
+    they would hide the whole curve in both UIs. Count them under a name of their own instead.
+
+    Args:
+        folder: Where the event files lie; made if missing.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        # TensorBoard and the reader take files in the order of their names: time first.
+        name = f"events.out.tfevents.{time.time_ns() / 1e9:020.9f}.{socket.gethostname()}.{os.getpid()}"
+        self.path = folder / name
+        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (closed in close)
+        self._append(Event(wall_time=time.time(), file_version="brain.Event:2"))
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Append finite scalars of one step."""
+        values = [Summary.Value(tag=tag, simple_value=v) for tag, v in scalars.items() if math.isfinite(v)]
+        self._append_values(step, values)
+
+    def write_snapshot(self, snapshot: Snapshot) -> None:
+        """Append a step's statistics and, where present, histograms of log10|g| of every layer."""
+        values = []
+        for layer in snapshot.layers:
+            if layer.rms is not None:
+                tag = names.of_layer(names.GRADIENT_RMS, layer.layer)
+                values.append(Summary.Value(tag=tag, simple_value=layer.rms))
+            tag = names.of_layer(names.GRADIENT_NONFINITE, layer.layer)
+            values.append(Summary.Value(tag=tag, simple_value=layer.num_nonfinite))
+            if layer.histogram is not None:
+                tag = names.of_layer(names.GRADIENT_HISTOGRAM, layer.layer)
+                values.append(Summary.Value(tag=tag, histo=encode_histogram(layer.histogram)))
+        self._append_values(snapshot.step, values)
+
+    def write_info(self, info: Mapping[str, Any]) -> None:
+        """Append what the run is (plain JSON data), shown on TensorBoard's text page."""
+        text = textwrap.indent(json.dumps(info, indent=2), "    ")  # an indented block: shown as it stands
+        metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
+        shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
+        tensor = TensorProto(dtype=DT_STRING, string_val=[text.encode()], tensor_shape=shape)
+        self._append_values(0, [Summary.Value(tag=names.RUN_INFO, metadata=metadata, tensor=tensor)])
+
+    def close(self) -> None:
+        """Flush to the disk and close."""
+        if not self._file.closed:
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def _append_values(self, step: int, values: list[Summary.Value]) -> None:
+        if values:
+            self._append(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+
+    def _append(self, event: Event) -> None:
+        self._file.write(frame(event.SerializeToString()))
+
+
+def frame(data: bytes) -> bytes:
+    """Return `data` framed as a TFRecord: length, masked CRC of the length, data, masked CRC of the data."""
+    length = struct.pack("<Q", len(data))
+    return length + struct.pack("<I", masked_crc(length)) + data + struct.pack("<I", masked_crc(data))
+
+
+def masked_crc(data: bytes) -> int:
+    """Return the CRC-32C of `data`, rotated and offset as the TFRecord format asks."""
+    crc = google_crc32c.value(data)
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def encode_histogram(histogram: Histogram) -> HistogramProto:
+    """Encode as TensorBoard buckets over log10|g|.
+
+    The first bucket counts zeros and subnormals, the last Inf and NaN, even where both are 0; between them lie the
+    bins from the lowest to the highest filled one, so that the page shows the range that is used.
+    """
+    finite = histogram.counts[1:NONFINITE_BIN]
+    filled = np.flatnonzero(finite)
+    low, high = (int(filled[0]) + 1, int(filled[-1]) + 1) if filled.size else (1, 0)
+    middle = histogram.counts[low : high + 1]
+    counts = [histogram.num_zero, *middle.tolist(), histogram.num_nonfinite]
+    limits = [log10_edge(k) for k in range(low, high + 3)]
+    centres = np.array([log10_edge(k) for k in range(low, high + 1)]) + 0.5 * log10_edge(128)
+    return HistogramProto(
+        min=log10_edge(low - 1),
+        max=limits[-1],
+        num=histogram.size,
+        sum=float(centres @ middle),
+        sum_squares=float(centres**2 @ middle),
+        bucket_limit=limits,
+        bucket=counts,
+    )
