@@ -1,0 +1,151 @@
+"""What every data set offers to training, and the checks that its numbers pass on the way in."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from stabletrain.errors import RequestError, require_choice, require_range
+
+Task = Literal["classification", "regression"]
+Split = tuple[Tensor, Tensor]
+
+MAX_SEED = 2**32 - 1  # the largest seed that numpy's and scikit-learn's RandomState take
+DIGEST_LENGTH = 16  # hexadecimal digits: 64 bits, a chance collision needs some 2**32 data sets; MLflow allows 36
+
+
+class Data(ABC):
+    """Three fixed splits of one data set, in the form that the network reads.
+
+    Inputs are float32: ``(N, features)`` as vectors, ``(N, steps, features)`` as sequences and
+    ``(N, channels, height, width)`` as images. Targets are int64 ``(N,)`` for classification and
+    float32 ``(N, num_outputs)`` for regression.
+
+    Attributes:
+        name: The name of the data set, as in ``conf/data/<name>.yaml``.
+        task: ``classification`` or ``regression``.
+        batch_size: Examples in one global batch; training divides it among its processes.
+        train: The examples that are trained on.
+        val: The examples that choices are made with.
+        test: The examples that are looked at once, at the end.
+        form: ``vector``, ``sequence`` or ``image``: what the shape of one input means.
+        num_inputs: Features of a vector or of one time step, channels of an image.
+        num_outputs: Classes, or targets of a regression.
+        num_steps: Length of a sequence; None for the other forms.
+
+    Args:
+        train: Inputs and targets of the training set.
+        val: Inputs and targets of the validation set.
+        test: Inputs and targets of the test set.
+        batch_size: Global batch size, from 1 to the size of the training set.
+        form: What the shape of one input means.
+        num_outputs: Classes, or targets of a regression.
+
+    Raises:
+        RequestError: `batch_size` is no count, or larger than the training set.
+    """
+
+    name: ClassVar[str]
+    task: ClassVar[Task]
+
+    def __init__(self, train: Split, val: Split, test: Split, *, batch_size: int, form: str, num_outputs: int) -> None:
+        inputs, targets = train
+        assert inputs.dtype == torch.float32
+        assert targets.dtype == (torch.int64 if self.task == "classification" else torch.float32)
+        self.batch_size = require_batch_size(batch_size, len(inputs))
+        self.train = TensorDataset(*train)
+        self.val = TensorDataset(*val)
+        self.test = TensorDataset(*test)
+        self.form = form
+        self.num_inputs = inputs.shape[1] if form == "image" else inputs.shape[-1]
+        self.num_outputs = num_outputs
+        self.num_steps = inputs.shape[1] if form == "sequence" else None
+
+    @property
+    @abstractmethod
+    def source(self) -> str:
+        """One sentence that says where the numbers come from."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a record or a tracking server keeps about this data set, as plain Python values.
+
+        Returns:
+            `name`, `task`, `form`, `num_train`, `num_val`, `num_test`, `num_inputs`, `num_outputs`, `num_steps`,
+            `digest` (see `digest`) and `source`.
+        """
+        return {
+            "name": self.name,
+            "task": self.task,
+            "form": self.form,
+            "num_train": len(self.train),
+            "num_val": len(self.val),
+            "num_test": len(self.test),
+            "num_inputs": self.num_inputs,
+            "num_outputs": self.num_outputs,
+            "num_steps": self.num_steps,
+            "digest": digest(self.train, self.val, self.test),
+            "source": self.source,
+        }
+
+
+def digest(*splits: TensorDataset) -> str:
+    """Return the first hexadecimal digits of the SHA-256 of all numbers in the splits, in order.
+
+    The length and type of each tensor count and its shape does not: the same images read as vectors or
+    as sequences are the same data, and keep one digest.
+
+    Args:
+        splits: Data sets of tensors, of any shape.
+
+    Returns:
+        `DIGEST_LENGTH` hexadecimal digits.
+    """
+    hasher = hashlib.sha256()
+    for split in splits:
+        for tensor in split.tensors:
+            hasher.update(f"{len(tensor)} {tensor.dtype};".encode())
+            hasher.update(tensor.contiguous().numpy().data)
+    return hasher.hexdigest()[:DIGEST_LENGTH]
+
+
+def resolve_form(form: str, forms: Sequence[str]) -> str:
+    """Return the form to build: `form` itself, or the first of `forms`, the natural one, for ``auto``.
+
+    Raises:
+        RequestError: The data set does not have this form.
+    """
+    return forms[0] if require_choice("form", form, ["auto", *forms]) == "auto" else form
+
+
+def require_count(key: str, value: int, minimum: int = 1, maximum: int | None = None) -> int:
+    """Return `value` if it is a whole number from `minimum` to `maximum`; raise RequestError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise RequestError(f"{key} is not a whole number.", key=key, found=value, allowed=f"an integer from {minimum}")
+    return int(require_range(key, int(value), minimum, maximum))
+
+
+def require_fraction(key: str, value: float) -> float:
+    """Return `value` if it lies strictly between 0 and 1; raise RequestError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise RequestError(f"{key} is not a number.", key=key, found=value, allowed="a number above 0 below 1")
+    return float(require_range(key, float(value), 0.0, 1.0, open_minimum=True, open_maximum=True))
+
+
+def require_batch_size(value: int, num_train: int) -> int:
+    """Return `value` if a training set of `num_train` examples fills one such batch; raise RequestError otherwise."""
+    require_count("batch_size", value)
+    if value > num_train:
+        raise RequestError(
+            f"batch_size is larger than the training set of {num_train} examples.",
+            key="batch_size",
+            found=value,
+            allowed=f"an integer from 1 up to {num_train}",
+        )
+    return int(value)
