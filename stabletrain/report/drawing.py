@@ -1,0 +1,95 @@
+"""What all pictures share: figures without global state, text that always prints, colours, tick marks."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 100
+FONT = "DejaVu Sans"  # comes with matplotlib, so that a picture looks the same on every machine
+SEQUENTIAL = "viridis"  # rises in lightness: safe for colour-blind eyes and for grey print
+INK = "#1b1f24"
+FAINT = "#6a737d"
+GRID = "#d9dde2"
+ALARM = "#b3001b"  # never alone: a sign stands beside it
+BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#007a5a"  # after Okabe and Ito, Color Universal Design (2008)
+
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def new_figure(width_px: int, height_px: int) -> Figure:
+    """Return an empty white figure that belongs to no global state."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width_px / DPI, height_px / DPI), dpi=DPI, facecolor="white")
+
+
+def to_png(figure: Figure) -> bytes:
+    """Return the figure as a PNG file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None}, pil_kwargs={"compress_level": 6})
+    return buffer.getvalue()
+
+
+def write_text(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
+    """Write `text` as it stands: no formulas, and no warning for a character that the font lacks."""
+    axes.text(x, y, printable(text), **{"family": FONT, "color": INK, "parse_math": False, "clip_on": False} | style)
+
+
+def printable(text: str) -> str:
+    """Return `text` on one line, with `?` for each character that the font cannot draw."""
+    from matplotlib.font_manager import findfont, get_font
+
+    font: Any = get_font(findfont(FONT))
+    return "".join(c if font.get_char_index(ord(c)) else "?" for c in " ".join(text.split()))
+
+
+def picture_of_words(width_px: int, height_px: int, text: str) -> bytes:
+    """Return a picture that only says `text`, for a record in which there is nothing to draw."""
+    figure = new_figure(width_px, height_px)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    write_text(axes, 0.5, 0.5, text, fontsize=18, ha="center", va="center", color=FAINT)
+    return to_png(figure)
+
+
+def power_of_ten(exponent: int) -> str:
+    """Return `10⁻³` for -3."""
+    return "10" + str(exponent).translate(SUPERSCRIPTS)
+
+
+def whole_decades(low: float, high: float, max_ticks: int = 9) -> list[int]:
+    """Return whole numbers in [low, high] for tick marks, evenly spaced and at most `max_ticks`."""
+    span = max(high - low, 1.0)
+    stride = next(s for s in (1, 2, 5, 10, 20, 50, 100) if span / s <= max_ticks - 1 or s == 100)
+    return [k for k in range(math.ceil(low), math.floor(high) + 1) if k % stride == 0]
+
+
+def shorten(name: str, max_length: int = 24) -> str:
+    """Return `name` with its middle left out if it is longer than `max_length`; the index and the end stay."""
+    if len(name) <= max_length:
+        return name
+    tail = max_length // 2
+    return name[: max_length - tail - 1] + "…" + name[-tail:]
+
+
+def labelled_rows(num_rows: int, max_labels: int) -> list[int]:
+    """Return the rows to label: all if there is room, else evenly spaced with the first and the last."""
+    if num_rows <= max_labels:
+        return list(range(num_rows))
+    return [round(k * (num_rows - 1) / (max_labels - 1)) for k in range(max_labels)]
+
+
+def label_rows(axes: Axes, layers: list[str], max_labels: int, fontsize: float) -> None:
+    """Write layer names at the left of rows 0, 1, 2, …; where there is no room, only some."""
+    side = axes.get_yaxis_transform()
+    for row in labelled_rows(len(layers), max_labels):
+        name = shorten(layers[row])
+        write_text(axes, -0.015, row, name, transform=side, fontsize=fontsize, ha="right", va="center")
