@@ -1,0 +1,89 @@
+"""The files of a run that has ended, each carried over once and again only when it changed."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import google_crc32c
+
+from stabletrain.record.folder import RunFolder
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+ARTIFACTS_TAG = "stabletrain.artifacts"
+MODEL_TAG = "stabletrain.model"
+LogModel = Callable[[str, str], None]  # run_id, tracking_uri
+
+
+def ship_artifacts(
+    client: MlflowClient, run: Run, folder: RunFolder, summary: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
+    """Carry over the run's files; return the names of those carried and of those that were there already.
+
+    Args:
+        client: A client of the tracking server.
+        run: The MLflow run.
+        folder: The run.
+        summary: What `summary.json` shall hold on the server.
+    """
+    run_id = run.info.run_id
+    there: dict[str, str] = json.loads(run.data.tags.get(ARTIFACTS_TAG, "{}"))
+    carried, already = [], []
+    with tempfile.TemporaryDirectory(prefix="stabletrain-") as temporary:
+        summary_file = Path(temporary, folder.summary.name)
+        summary_file.write_text(json.dumps(summary, indent=2) + "\n")
+        for path in (folder.config, folder.findings, summary_file, folder.report, folder.events):
+            if not path.exists():
+                continue
+            digest = _digest(path)
+            if there.get(path.name) == digest:
+                already.append(path.name)
+                continue
+            if path.is_dir():
+                client.log_artifacts(run_id, str(path), path.name)
+            else:
+                client.log_artifact(run_id, str(path))
+            there[path.name] = digest
+            carried.append(path.name)
+    if carried:
+        client.set_tag(run_id, ARTIFACTS_TAG, json.dumps(there))
+    return carried, already
+
+
+def ship_model(
+    client: MlflowClient, run: Run, folder: RunFolder, log_model: LogModel, tracking_uri: str, notes: list[str]
+) -> bool:
+    """Have the caller log the best checkpoint's model, once for each best checkpoint; return whether it did.
+
+    A failure is told in `notes`: it costs the model on the server and nothing else.
+    """
+    best = folder.checkpoints / "best.ckpt"
+    if not best.is_file():
+        return False
+    digest = _digest(best)
+    if run.data.tags.get(MODEL_TAG) == digest:
+        return False
+    try:
+        log_model(run.info.run_id, tracking_uri)
+    except Exception as error:
+        notes.append(f"The best model could not be logged to MLflow: {error}")
+        return False
+    client.set_tag(run.info.run_id, MODEL_TAG, digest)
+    return True
+
+
+def _digest(path: Path) -> str:
+    """Return a checksum of a file, or of the names and contents of a folder."""
+    checksum = google_crc32c.Checksum()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        checksum.update(file.name.encode())
+        with file.open("rb") as content:
+            while chunk := content.read(1 << 20):
+                checksum.update(chunk)
+    return checksum.hexdigest().decode()

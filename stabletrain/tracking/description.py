@@ -1,0 +1,88 @@
+"""The Markdown at the top of a run's page: the verdict first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stabletrain.diagnosis.finding import HEALTHY, Finding, verdict_of, worst_first
+
+MAX_LENGTH = 7500  # a tag holds 8,000 characters
+MAX_FINDINGS = 12
+
+
+def verdict_from(summary: Mapping[str, Any], findings: Sequence[Finding]) -> str | None:
+    """Return the run's verdict; None while there is none."""
+    verdict = summary.get("verdict")
+    if isinstance(verdict, str) and verdict:
+        return verdict
+    return verdict_of(findings) if findings else None
+
+
+def describe(
+    summary: Mapping[str, Any], findings: Sequence[Finding], info: Mapping[str, Any], note: str | None = None
+) -> str:
+    """Return the description of a run.
+
+    Args:
+        summary: What `summary.json` holds.
+        findings: What the doctor found.
+        info: What the run is.
+        note: A sentence about how it ended, if there is one to say.
+    """
+    verdict = verdict_from(summary, findings)
+    parts = [f"### Verdict: {_headline(verdict)}"]
+    parts += [_text(note)] if note else []
+    parts += [text for text in (_metrics(summary.get("metrics")), _findings(findings)) if text]
+    if command := info.get("command"):
+        command = " ".join(map(str, command)) if isinstance(command, list) else str(command)
+        parts.append("**Command**\n\n" + _block(command))
+    text = "\n\n".join(parts)
+    return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 2].rstrip() + "\n…"
+
+
+def _headline(verdict: str | None) -> str:
+    if verdict is None:
+        return "none yet"
+    return "✅ healthy" if verdict == HEALTHY else f"⚠️ {_text(verdict)}"
+
+
+def _metrics(metrics: Any) -> str:
+    if not isinstance(metrics, Mapping) or not metrics:
+        return ""
+    rows = [f"| {_text(name)} | {_number(value)} |" for name, value in list(metrics.items())[:20]]
+    return "\n".join(["| metric | value |", "|---|---|", *rows])
+
+
+def _findings(findings: Sequence[Finding]) -> str:
+    lines = [_line(f) for f in worst_first(findings)[:MAX_FINDINGS]]
+    if len(findings) > MAX_FINDINGS:
+        lines.append(f"- and {len(findings) - MAX_FINDINGS} more in `findings.json`")
+    return "**Findings**\n\n" + "\n".join(lines) if lines else ""
+
+
+def _line(finding: Finding) -> str:
+    where = f" in `{_code(finding.layer)}`" if finding.layer else ""
+    steps = f"step {finding.first_step}"
+    steps += f" to {finding.last_step}" if finding.last_step != finding.first_step else ""
+    line = f"- **{finding.severity}: {finding.kind}**{where}, {steps}. {_text(finding.advice)}"
+    overrides = ", ".join(f"`{_code(o)}`" for o in finding.overrides)
+    return line + (f" Try {overrides}." if overrides else "")
+
+
+def _number(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else _text(value)
+
+
+def _text(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", text)
+
+
+def _code(value: Any) -> str:
+    return " ".join(str(value).replace("`", "'").split())
+
+
+def _block(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())

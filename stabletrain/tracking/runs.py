@@ -1,0 +1,156 @@
+"""Which MLflow run belongs to a record, and whether the process that writes the record still lives."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import socket
+import time
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from stabletrain.record.folder import RunFolder
+from stabletrain.record.reader import Info, event_files, read_entries
+from stabletrain.tracking.store import artifact_root
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+UID_TAG = "stabletrain.uid"
+DEFAULT_EXPERIMENT = "stabletrain"
+STALE_S = 3600.0  # a record of another machine that has not grown for this long is taken to have ended
+_EVENT_FILE = re.compile(r"^events\.out\.tfevents\.(?P<time_s>\d+\.\d+)\.(?P<host>.+)\.(?P<pid>\d+)$")
+_ALL_RUNS = 3  # mlflow.entities.ViewType.ALL
+_NOT_HERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
+
+def find_run(
+    client: MlflowClient,
+    tracking_uri: str,
+    folder: RunFolder,
+    info: dict[str, Any],
+    *,
+    experiment_name: str | None,
+    run_name: str | None,
+    known_id: str | None,
+    notes: list[str],
+) -> Run:
+    """Return the MLflow run of a record: the one noted, else the one that bears its uid, else a new one.
+
+    A run or experiment that was deleted is restored, and `notes` says so.
+    """
+    uid = run_uid(folder, info)
+    experiment_id = None
+    run = _noted_run(client, known_id, uid, folder) or _noted_run(
+        client, folder.read_summary().get("mlflow_run_id"), uid, folder
+    )
+    if run is None:
+        experiment_id = _experiment(client, tracking_uri, experiment_name or info.get("experiment_name"), notes)
+        filter_string = "tags.`{}` = '{}'".format(UID_TAG, uid.replace("'", "_"))
+        found = client.search_runs([experiment_id], filter_string, run_view_type=_ALL_RUNS, max_results=10)
+        run = min(found, key=lambda r: (r.info.start_time, r.info.run_id), default=None)
+    else:
+        _restore_experiment(client, run.info.experiment_id, notes)
+    if run is None:
+        assert experiment_id is not None
+        name = str(run_name or info.get("run_name") or folder.path.name)[:250]
+        tags = {UID_TAG: uid.replace("'", "_")}
+        run = client.create_run(experiment_id, start_time=_start_ms(folder), tags=tags, run_name=name)
+    elif run.info.lifecycle_stage == "deleted":
+        client.restore_run(run.info.run_id)
+        notes.append(f"The MLflow run {run.info.run_name!r} had been deleted; it was restored.")
+    return run
+
+
+def run_uid(folder: RunFolder, info: dict[str, Any]) -> str:
+    """Return the record's own id; a record without one goes by its folder."""
+    return str(info.get("run_uid") or _folder_uid(folder)).replace("'", "_")
+
+
+def first_info(folder: RunFolder) -> dict[str, Any] | None:
+    """Return what the run is, from the start of its record; empty if it does not say, None if nothing is recorded."""
+    entries = list(itertools.islice(read_entries(folder.events), 1000))
+    if not entries:
+        return None
+    return next((entry.info for entry, _ in entries if isinstance(entry, Info)), {})
+
+
+def is_training(folder: RunFolder) -> bool:
+    """Whether the process that began the newest event file still lives, as far as can be seen from here."""
+    files = event_files(folder.events)
+    if not files:
+        return False
+    match = _EVENT_FILE.match(files[-1].name)
+    if match is None or match["host"] != socket.gethostname():
+        return time.time() - files[-1].stat().st_mtime < STALE_S
+    try:
+        process = psutil.Process(int(match["pid"]))
+        # A process that began after the file only has the same number.
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= float(match["time_s"]) + 1
+    except psutil.Error:
+        return False
+
+
+def end_ms(folder: RunFolder) -> int:
+    """Return when the record was last written."""
+    files = event_files(folder.events)
+    return round(max((p.stat().st_mtime for p in files), default=time.time()) * 1000)
+
+
+def _start_ms(folder: RunFolder) -> int:
+    files = event_files(folder.events)
+    match = _EVENT_FILE.match(files[0].name) if files else None
+    return round(1000 * (float(match["time_s"]) if match else time.time()))
+
+
+def _folder_uid(folder: RunFolder) -> str:
+    return f"folder:{zlib.crc32(str(folder.path).encode()):08x}"
+
+
+def _noted_run(client: MlflowClient, run_id: Any, uid: str, folder: RunFolder) -> Run | None:
+    """Return the run if this server has it and it is of this record."""
+    from mlflow.exceptions import MlflowException
+
+    if not isinstance(run_id, str) or not run_id:
+        return None
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code in _NOT_HERE:
+            return None
+        raise
+    known = run.data.tags.get(UID_TAG, uid)
+    if known == uid:
+        return run
+    if known == _folder_uid(folder):  # shipped before its record said what it is
+        client.set_tag(run_id, UID_TAG, uid)
+        return run
+    return None
+
+
+def _experiment(client: MlflowClient, tracking_uri: str, name: Any, notes: list[str]) -> str:
+    from mlflow.exceptions import MlflowException
+
+    name = str(name or DEFAULT_EXPERIMENT)[:500]
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        root = artifact_root(tracking_uri)
+        try:
+            return client.create_experiment(name, artifact_location=root.as_uri() if root else None)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            experiment = client.get_experiment_by_name(name)  # another run's shipper was first
+    assert experiment is not None
+    _restore_experiment(client, experiment.experiment_id, notes)
+    return experiment.experiment_id
+
+
+def _restore_experiment(client: MlflowClient, experiment_id: str, notes: list[str]) -> None:
+    experiment = client.get_experiment(experiment_id)
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment_id)
+        notes.append(f"The MLflow experiment {experiment.name!r} had been deleted; it was restored.")

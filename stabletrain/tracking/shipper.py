@@ -1,0 +1,355 @@
+"""Carrying a run's record over to MLflow, in batches that can be repeated.
+
+The record on disk is the truth. How far it was carried is kept in a tag of the MLflow run, where the points lie, and
+is written with them: another server starts from nothing, and a batch that was half done is sent again unchanged
+(MLflow ignores a point that it has: same key, timestamp, step and value).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from stabletrain.errors import RequestError
+from stabletrain.record import folder as statuses
+from stabletrain.record import names
+from stabletrain.record.folder import RunFolder
+from stabletrain.record.reader import Info, Position
+from stabletrain.tracking import mlflow_view
+from stabletrain.tracking.about import ship_about
+from stabletrain.tracking.artifacts import LogModel, ship_artifacts, ship_model
+from stabletrain.tracking.description import describe, verdict_from
+from stabletrain.tracking.images import PicturePlan, pictures_there, upload_picture
+from stabletrain.tracking.points import Point, Progress, covers, decode_position, encode_position, read_events
+from stabletrain.tracking.runs import end_ms, find_run, first_info, is_training
+from stabletrain.tracking.store import Unreachable, is_reachable, open_client, public_uri, quiet, run_url, view_url
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+POSITION_TAG = "stabletrain.shipped"
+VERDICT_TAG = "stabletrain.verdict"
+MAX_POINTS = 900  # of a batch; MLflow takes 1000 entries, the tag included
+LOCK_TIMEOUT_S = 300.0
+STATUS = {
+    statuses.FINISHED: "FINISHED",
+    statuses.FAILED: "FAILED",
+    statuses.STOPPED: "FAILED",
+    statuses.TERMINATED: "KILLED",
+}
+DIED = "The training process ended without a word: killed, or out of memory. What it recorded until then is here."
+_HTTP_STATUS = re.compile(r"failed with error code (\d{3})")
+
+
+@dataclass
+class ShipResult:
+    """What one pass carried over, and what was there already.
+
+    Attributes:
+        run_id: The MLflow run, or None if there is no record yet.
+        experiment_id: Its experiment.
+        tracking_uri: Where it is, without a password.
+        url: Link to the run's page.
+        view_url: Link to the saved view.
+        status: MLflow's status of the run.
+        points: Metric values carried over.
+        images: Pictures carried over.
+        artifacts: Artifacts carried over (the folder `tensorboard/` counts as one).
+        points_already: Metric values that were there already.
+        images_already: Pictures that were there already.
+        artifacts_already: Artifacts that were there already.
+        notes: Sentences for the user.
+    """
+
+    run_id: str | None = None
+    experiment_id: str | None = None
+    tracking_uri: str = ""
+    url: str | None = None
+    view_url: str | None = None
+    status: str | None = None
+    points: int = 0
+    images: int = 0
+    artifacts: int = 0
+    points_already: int = 0
+    images_already: int = 0
+    artifacts_already: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def links(self) -> dict[str, str | None]:
+        """What `summary.json` says of the run."""
+        return {
+            "mlflow_run_id": self.run_id,
+            "mlflow_tracking_uri": self.tracking_uri,
+            "mlflow_url": self.url,
+        }
+
+    @property
+    def already(self) -> int:
+        """Points, pictures and artifacts that were there already."""
+        return self.points_already + self.images_already + self.artifacts_already
+
+    def __str__(self) -> str:
+        return (
+            f"{self.points:,} points, {self.images:,} images, {self.artifacts:,} artifacts carried; "
+            f"{self.already:,} already there"
+        )
+
+
+class Shipper:
+    """Carries one run's record over to one tracking server; every pass can be repeated.
+
+    Args:
+        folder: The run.
+        tracking_uri: Where to (see `resolve_tracking_uri`).
+        experiment_name: The MLflow experiment; what the record says if None, else `stabletrain`.
+        run_name: The MLflow run's name; what the record says if None, else the folder's name.
+        log_model: Called once with (run_id, tracking_uri) when the run has ended and has a best checkpoint.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        tracking_uri: str,
+        *,
+        experiment_name: str | None = None,
+        run_name: str | None = None,
+        log_model: LogModel | None = None,
+    ) -> None:
+        self.folder = folder
+        self.tracking_uri = tracking_uri
+        self._experiment_name = experiment_name
+        self._run_name = run_name
+        self._log_model = log_model
+        self._opened: MlflowClient | None = None
+        self._run_id: str | None = None
+        self._forget()
+
+    @property
+    def _client(self) -> MlflowClient:
+        if self._opened is None:
+            self._opened = open_client(self.tracking_uri)
+        return self._opened
+
+    def _forget(self) -> None:
+        """Forget what was read: the next pass reads the record from the start."""
+        self._progress = Progress()
+        self._plan: PicturePlan | None = None
+        self._position: Position = {}
+        self._shipped_text: str | None = None
+        self._info: dict[str, Any] = {}
+        self._image_step = 0
+        self._viewed: tuple[list[str], int] | None = None
+
+    def ship(
+        self, *, ended: bool | None = None, on_run: Callable[[ShipResult], None] = lambda result: None
+    ) -> ShipResult:
+        """Carry over everything that is recorded and not yet there.
+
+        Args:
+            ended: Whether training has ended; judged by summary and process if None.
+            on_run: Called as soon as the MLflow run is known.
+
+        Returns:
+            What was carried; its `run_id` is None if nothing is recorded yet.
+
+        Raises:
+            Unreachable: The server does not answer, or not in time. Nothing is lost; ship again later.
+            RequestError: The server answers and refuses.
+        """
+        result = ShipResult(tracking_uri=public_uri(self.tracking_uri))
+        final, died = self._ending(ended)
+        with quiet(), self._locked(), self._plain_errors():
+            if reason := is_reachable(self.tracking_uri):
+                raise Unreachable(reason)
+            info = first_info(self.folder)
+            if info is None and not final:
+                return result
+            run = self._find_run(info or {}, result)
+            on_run(result)
+            try:
+                self._ship_run(run, result, final, died)
+            except BaseException:
+                self._forget()  # what was read and perhaps not sent is read again
+                raise
+        return result
+
+    def write_links(self, result: ShipResult) -> None:
+        """Note in `summary.json` where the run is. Not while training lives: its process writes that file."""
+        if result.run_id is not None:
+            self.folder.update_summary(**result.links)
+
+    def _ending(self, ended: bool | None) -> tuple[bool, bool]:
+        """Return whether the run has ended, and whether it did so without saying how."""
+        if ended is False:
+            return False, False
+        if self.folder.read_summary().get("status") in STATUS:
+            return True, False
+        died = bool(ended) or not is_training(self.folder)
+        return died, died
+
+    def _find_run(self, info: dict[str, Any], result: ShipResult) -> Run:
+        run = find_run(
+            self._client,
+            self.tracking_uri,
+            self.folder,
+            info,
+            experiment_name=self._experiment_name,
+            run_name=self._run_name,
+            known_id=self._run_id,
+            notes=result.notes,
+        )
+        if run.info.run_id != self._run_id:
+            self._run_id = run.info.run_id
+            self._forget()
+        result.run_id, result.experiment_id, result.status = run.info.run_id, run.info.experiment_id, run.info.status
+        result.url = run_url(self.tracking_uri, run.info.experiment_id, run.info.run_id)
+        result.view_url = view_url(self.tracking_uri, run.info.experiment_id, mlflow_view.VIEW_ID)
+        return run
+
+    def _ship_run(self, run: Run, result: ShipResult, final: bool, died: bool) -> None:
+        if not final and run.info.status != "RUNNING":  # resumed
+            self._client.update_run(run.info.run_id, status="RUNNING")
+            result.status = "RUNNING"
+        plan = self._ship_points(run, result)
+        if final:
+            plan.plan_last()
+        self._ship_images(run, plan, result)
+        self._ship_view(run, result)
+        if final:
+            self._finish(run, result, died)
+
+    def _ship_points(self, run: Run, result: ShipResult) -> PicturePlan:
+        shipped_text = run.data.tags.get(POSITION_TAG)
+        if self._plan is None or shipped_text != self._shipped_text:  # the first pass, or another shipper was at work
+            self._forget()
+            self._plan = PicturePlan(pictures_there(self._client, run.info.run_id))
+            self._shipped_text = shipped_text
+            result.images_already = len(self._plan.there)
+        shipped = decode_position(shipped_text, self.folder.events)
+        info: dict[str, Any] | None = None
+        batch: list[Point] = []
+        for entries, position in read_events(self.folder.events, self._position):
+            info = next((e.info for e in entries if isinstance(e, Info)), info)
+            points = self._progress.take(entries)
+            self._plan.take(entries)
+            if covers(shipped, position):
+                result.points_already += len(points)
+            else:
+                if batch and len(batch) + len(points) > MAX_POINTS:
+                    result.points += self._send(run, batch, self._position)
+                    batch = []
+                batch += points
+            self._position = position
+        if batch:
+            result.points += self._send(run, batch, self._position)
+        if info is not None:
+            ship_about(self._client, run, info)
+            self._info = info
+        return self._plan
+
+    def _send(self, run: Run, points: list[Point], position: Position) -> int:
+        from mlflow.entities import Metric, RunTag
+
+        metrics = [Metric(p.key, p.value, p.time_ms, p.step) for p in points]
+        while len(metrics) > MAX_POINTS:  # one event with more layers than a batch holds
+            self._client.log_batch(run.info.run_id, metrics=metrics[:MAX_POINTS])
+            metrics = metrics[MAX_POINTS:]
+        text = encode_position(position)
+        self._client.log_batch(run.info.run_id, metrics=metrics, tags=[RunTag(POSITION_TAG, text)])
+        self._shipped_text = text
+        return len(points)
+
+    def _ship_images(self, run: Run, plan: PicturePlan, result: ShipResult) -> None:
+        for picture in plan.pending():
+            try:
+                png = picture.draw()
+            except Exception as error:  # a picture that cannot be drawn is no reason to lose the numbers
+                result.notes.append(f"{picture.key} of step {picture.step} could not be drawn: {error}")
+            else:
+                upload_picture(self._client, run.info.run_id, picture, png)
+                result.images += 1
+            plan.done(picture)
+        self._image_step = max((step for key, step in plan.there if key == names.RIDGES), default=0)
+
+    def _ship_view(self, run: Run, result: ShipResult) -> None:
+        keys = mlflow_view.view_keys(self._progress.keys.values())
+        if (keys, self._image_step) == self._viewed:
+            return
+        try:
+            mlflow_view.write_view(self._client, run.info.experiment_id, keys, self._image_step)
+        except Exception as error:  # an undocumented format: best-effort
+            result.notes.append(f"The saved view could not be written: {error}")
+        self._viewed = (keys, self._image_step)
+
+    def _finish(self, run: Run, result: ShipResult, died: bool) -> None:
+        run_id = run.info.run_id
+        summary = self.folder.read_summary() | result.links
+        findings = self.folder.read_findings()
+        carried, already = ship_artifacts(self._client, run, self.folder, summary)
+        result.artifacts, result.artifacts_already = len(carried), len(already)
+        self._client.set_tag(
+            run_id, "mlflow.note.content", describe(summary, findings, self._info, DIED if died else None)
+        )
+        if verdict := verdict_from(summary, findings):
+            self._client.set_tag(run_id, VERDICT_TAG, verdict)
+        if self._log_model is not None:
+            ship_model(self._client, run, self.folder, self._log_model, self.tracking_uri, result.notes)
+        status = "KILLED" if died else STATUS[str(summary["status"])]
+        result.status = status
+        self._client.set_terminated(run_id, status, end_time=end_ms(self.folder))
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Let one shipper at a time work on the run; two would not harm it, but do everything twice."""
+        if not os.access(self.folder.path, os.W_OK):
+            yield
+            return
+        try:
+            with FileLock(self.folder.path / ".sync.lock", timeout=LOCK_TIMEOUT_S):
+                yield
+        except Timeout as error:
+            raise Unreachable(
+                f"another process has been shipping {self.folder.path} for {LOCK_TIMEOUT_S:g} s"
+            ) from error
+
+    @contextlib.contextmanager
+    def _plain_errors(self) -> Iterator[None]:
+        """Tell a server that does not answer from one that refuses."""
+        from mlflow.exceptions import MlflowException
+        from requests.exceptions import RequestException
+
+        try:
+            yield
+        except (MlflowException, RequestException) as error:
+            match = _HTTP_STATUS.search(str(error))
+            code = int(match[1]) if match else getattr(getattr(error, "response", None), "status_code", None)
+            if code is not None and 400 <= code < 500 and code not in (408, 429):
+                raise self._refused(error) from error
+            passing = getattr(error, "error_code", "") == "TEMPORARILY_UNAVAILABLE" or "API request to" in str(error)
+            if passing or isinstance(error, RequestException) or is_reachable(self.tracking_uri):
+                raise Unreachable(f"{public_uri(self.tracking_uri)} does not answer: {_first_line(error)}") from error
+            raise self._refused(error) from error
+
+    def _refused(self, error: Exception) -> RequestError:
+        text = _first_line(error)
+        host = "Invalid Host" in str(error)
+        allowed = "a host that the server's MLFLOW_SERVER_ALLOWED_HOSTS names" if host else None
+        return RequestError(
+            f"The tracking server refuses: {text}",
+            key="tracking_uri",
+            found=public_uri(self.tracking_uri),
+            allowed=allowed,
+            command=f"stabletrain sync {self.folder.path}",
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:500]
