@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 SIZE_PX = 900
 MAX_COLUMNS = 400
 MAX_LABELS = 24
+MAX_MARKS = 12
 MIN_DECADES = 6  # a narrower scale would make a healthy spread look dramatic
 ZERO_COLOR = "#000000"
 MISSING_COLOR = "#e4e7eb"
@@ -66,7 +67,7 @@ def heatmap_data(record: Record, until_step: int | None = None, max_columns: int
         return HeatmapData(layers, np.zeros(1), np.zeros((len(layers), 0)), np.zeros((len(layers), 0), dtype=bool))
     rms, counts = (_align(source, layers, steps) for source in sources)
     with np.errstate(divide="ignore"):
-        log10_rms = np.log10(rms)
+        log10_rms = np.log10(np.where(np.isfinite(rms), rms, np.nan))
     firsts = _column_starts(steps, max_columns)
     spacing = float(np.median(np.diff(steps[firsts]))) if len(firsts) > 1 else 1.0
     edges = np.append(steps[firsts].astype(float), max(float(steps[-1]) + 1, steps[firsts[-1]] + spacing))
@@ -74,7 +75,7 @@ def heatmap_data(record: Record, until_step: int | None = None, max_columns: int
     sums = np.add.reduceat(np.where(known, log10_rms, 0.0), firsts, axis=1)
     num_known = np.add.reduceat(known, firsts, axis=1, dtype=np.int64)
     means = np.where(num_known > 0, sums / np.maximum(num_known, 1), np.nan)
-    return HeatmapData(layers, edges, means, np.logical_or.reduceat(counts > 0, firsts, axis=1))
+    return HeatmapData(layers, edges, means, np.logical_or.reduceat((counts > 0) | np.isinf(rms), firsts, axis=1))
 
 
 def _align(source: dict, layers: Sequence[str], steps: np.ndarray) -> np.ndarray:
@@ -120,14 +121,14 @@ def draw_heatmap(record: Record, *, until_step: int | None = None) -> bytes:
         return picture_of_words(SIZE_PX, SIZE_PX, "no gradient recorded yet")
     figure = new_figure(SIZE_PX, SIZE_PX)
     axes = figure.add_axes((0.28, 0.1, 0.57, 0.79))
-    scale = figure.add_axes((0.88, 0.3, 0.03, 0.59))
+    scale = figure.add_axes((0.885, 0.3, 0.03, 0.59))
     low, high = color_limits(data.log10_rms)
     _draw_cells(axes, data, low, high)
     _draw_scale(scale, low, high)
     label_rows(axes, data.layers, MAX_LABELS, 13 if len(data.layers) <= 16 else 11)
     _write_legend(scale, data)
     heading = {"fontsize": 18, "weight": "bold", "va": "center"}
-    write_text(axes, 0.02, 0.96, "Gradient of each layer over the run", transform=figure.transFigure, **heading)
+    write_text(axes, 0.02, 0.965, "Gradient of each layer over the run", transform=figure.transFigure, **heading)
     return to_png(figure)
 
 
@@ -155,9 +156,9 @@ def _draw_cells(axes: Axes, data: HeatmapData, low: float, high: float) -> None:
     centres = (data.edges[:-1] + data.edges[1:]) / 2
     bad = np.flatnonzero(data.nonfinite.any(axis=0))
     if bad.size:
-        bad = bad[np.unique(np.linspace(0, bad.size - 1, 30).round().astype(int))]
+        bad = bad[np.unique(np.linspace(0, bad.size - 1, MAX_MARKS).round().astype(int))]
         above = axes.get_xaxis_transform()
-        axes.plot(centres[bad], [1.015] * bad.size, "X", color=ALARM, markersize=9, transform=above, clip_on=False)
+        axes.plot(centres[bad], [1.017] * bad.size, "X", color=ALARM, markersize=10, transform=above, clip_on=False)
 
 
 def _draw_scale(axes: Axes, low: int, high: int) -> None:
@@ -173,7 +174,7 @@ def _draw_scale(axes: Axes, low: int, high: int) -> None:
     axes.yaxis.tick_right()
     ticks = whole_decades(low, high)
     axes.set_yticks(ticks, [power_of_ten(k) for k in ticks], fontsize=14, family=FONT, color=INK)
-    write_text(axes, 0.5, 1.02, "rms of g", transform=axes.transAxes, fontsize=13, ha="center", va="bottom")
+    write_text(axes, 0.0, 1.02, "rms of g", transform=axes.transAxes, fontsize=13, va="bottom")
 
 
 def _write_legend(axes: Axes, data: HeatmapData) -> None:

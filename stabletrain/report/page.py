@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from stabletrain.diagnosis.finding import HEALTHY, Finding, verdict_of, worst_first
-from stabletrain.record.folder import RUNNING, RunFolder, replace_file
+from stabletrain.record.folder import FAILED, RUNNING, RunFolder, replace_file
 from stabletrain.record.reader import Record, load_record
 from stabletrain.report import words
 from stabletrain.report.commands import rerun_command
@@ -33,15 +33,14 @@ def write_report(folder: RunFolder) -> Path:
 def render_report(folder: RunFolder) -> str:
     """Return the page of a run, from whatever part of its record is there."""
     import jinja2
-    from markupsafe import Markup
 
     record, summary, findings = load_record(folder.path), folder.read_summary(), worst_first(folder.read_findings())
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     info = record.info
     return environment.from_string(PAGE).render(
         policy=_policy(),
-        style=Markup(STYLE),
-        script=Markup(SCRIPT),
+        style=STYLE,
+        script=SCRIPT,
         name=" / ".join(str(info[k]) for k in ("experiment_name", "run_name") if info.get(k)) or folder.path.name,
         **_verdict_part(record, summary, findings),
         metrics=[(key, words.number(value)) for key, value in _mapping(summary.get("metrics")).items()],
@@ -66,9 +65,11 @@ def _policy() -> str:
 def _verdict_part(record: Record, summary: Mapping[str, Any], findings: Sequence[Finding]) -> dict[str, Any]:
     status = summary.get("status")
     verdict = summary.get("verdict")
-    if not verdict:  # killed before the last word: the findings so far speak, and their absence proves nothing
+    if not verdict or status == RUNNING:  # the findings so far speak, and their absence proves nothing
         verdict = verdict_of(findings)
         verdict = words.NO_VERDICT if verdict == HEALTHY else verdict
+    if status == FAILED and verdict in (HEALTHY, words.NO_VERDICT):
+        verdict = words.RUN_FAILED
     heading, sentence = words.verdict_words(str(verdict))
     worst = next((f for f in findings if f.kind == verdict and f.severity != "info"), None)
     if verdict in (HEALTHY, words.NO_VERDICT):

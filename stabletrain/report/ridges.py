@@ -30,10 +30,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SIZE_PX = 900
+NUM_COLORS = 64
 MAX_LABELS = 24
+CROWD = 40  # from this many layers on lines are thin and medians have no marker
 MIN_DECADES = 8  # a narrower axis would make a healthy spread look dramatic
 LOW_SHARE = 0.02  # the axis leaves out this share of the smallest gradients of a layer
 NOTABLE_ZEROS = 0.01
+ALL_ZERO = "all zero"
 CENTRES = np.array([log10_edge(k) + LOG10_2 / 2 for k in range(NUM_BINS)])
 
 
@@ -117,7 +120,7 @@ def draw_ridges(
     if not layers:
         return picture_of_words(SIZE_PX, SIZE_PX, f"step {step:,}: no histogram recorded")
     figure = new_figure(SIZE_PX, SIZE_PX)
-    axes = figure.add_axes((0.3, 0.11, 0.52, 0.8))
+    axes = figure.add_axes((0.28, 0.1, 0.55, 0.81))
     low, high = limits or ridge_limits(histograms)
     fontsize = 13 if len(layers) <= 16 else 11
     _prepare_axes(axes, len(layers), low, high)
@@ -126,13 +129,13 @@ def draw_ridges(
     _draw_medians(axes, medians, low, high)
     label_rows(axes, layers, MAX_LABELS, fontsize)
     _write_notes(axes, [histograms[layer] for layer in layers], fontsize)
-    write_text(axes, 0.02, 0.96, heading, transform=figure.transFigure, fontsize=18, weight="bold", va="center")
-    return to_png(figure)
+    write_text(axes, 0.02, 0.965, heading, transform=figure.transFigure, fontsize=18, weight="bold", va="center")
+    return to_png(figure, NUM_COLORS)
 
 
 def _prepare_axes(axes: Axes, num_layers: int, low: float, high: float) -> None:
     axes.set_xlim(low, high)
-    axes.set_ylim(num_layers - 0.6, -1.6 if num_layers > 3 else -1.1)
+    axes.set_ylim(num_layers - (0.5 if num_layers > 3 else 0.8), -0.05 - _height(num_layers))
     axes.set_yticks([])
     ticks = whole_decades(low, high)
     axes.set_xticks(ticks, [power_of_ten(k) for k in ticks], fontsize=14, family=FONT, color=INK)
@@ -144,13 +147,18 @@ def _prepare_axes(axes: Axes, num_layers: int, low: float, high: float) -> None:
     axes.set_xlabel("size of the gradient |g|, per element", fontsize=15, family=FONT, color=INK)
 
 
+def _height(num_layers: int) -> float:
+    """Return the height of a ridge in rows: neighbours overlap where there are many."""
+    return 1.7 if num_layers > 3 else 0.9
+
+
 def _draw_polygons(
     axes: Axes, histograms: Sequence[Histogram], medians: Sequence[float | None], low: float, high: float
 ) -> None:
     from matplotlib import colormaps
     from matplotlib.collections import PolyCollection
 
-    height = 1.7 if len(histograms) > 3 else 0.9
+    height = _height(len(histograms))
     polygons, shades = [], []
     for row, (histogram, median) in enumerate(zip(histograms, medians, strict=True)):
         x, heights = density(histogram)
@@ -158,15 +166,24 @@ def _draw_polygons(
             continue
         polygons.append(np.column_stack([x, row - height * heights / heights.max()]))
         shades.append((median - low) / (high - low))
+    if not polygons:
+        sign, what = ("⚠ ", "finite") if any(h.num_nonfinite for h in histograms) else ("", "above zero")
+        style = {"transform": axes.transAxes, "fontsize": 20, "ha": "center", "va": "center", "zorder": 4}
+        write_text(axes, 0.5, 0.5, f"{sign}no gradient is {what}", **style)
+    crowded = len(histograms) > CROWD
+    if not crowded:
+        axes.hlines(range(len(histograms)), low, high, colors=GRID, linewidth=0.8, zorder=1)
+    for row, histogram in enumerate(histograms):
+        if histogram.num_nonfinite:
+            axes.axhspan(row - 0.5, row + 0.5, color=ALARM, alpha=0.15, linewidth=0, zorder=0)
     colors = colormaps[SEQUENTIAL](np.clip(shades, 0, 1))
-    width = 1.2 if len(histograms) <= 40 else 0.4
-    axes.hlines(range(len(histograms)), low, high, colors=GRID, linewidth=0.8, zorder=1)
-    axes.add_collection(PolyCollection(polygons, facecolors=colors, edgecolors="white", linewidths=width, zorder=2))
+    style = {"edgecolors": "white", "linewidths": 0.4 if crowded else 1.2}
+    axes.add_collection(PolyCollection(polygons, facecolors=colors, zorder=2, **style))
 
 
 def _draw_medians(axes: Axes, medians: Sequence[float | None], low: float, high: float) -> None:
     inside = [(m, row) for row, m in enumerate(medians) if m is not None and low <= m <= high]
-    marker = {"marker": "o", "markersize": 7} if len(medians) <= 40 else {}
+    marker = {"marker": "o", "markersize": 7} if len(medians) <= CROWD else {}
     if inside:
         x, rows = zip(*inside, strict=True)
         axes.plot(x, rows, color=INK, linewidth=1.6, markerfacecolor="white", zorder=3, **marker)
@@ -183,7 +200,7 @@ def _write_notes(axes: Axes, histograms: Sequence[Histogram], fontsize: float) -
     for first in range(0, len(histograms), group):
         members = histograms[first : first + group]
         text, alarming = note_of(max(members, key=lambda h: (h.num_nonfinite, h.num_zero / max(h.size, 1))))
-        style = {"color": ALARM, "weight": "bold"} if alarming else {"color": FAINT}
+        style = {"color": ALARM, "weight": "bold"} if alarming else {"color": INK if text == ALL_ZERO else FAINT}
         row = first + (len(members) - 1) / 2
         if text:
             write_text(axes, 1.02, row, text, transform=side, fontsize=fontsize, va="center", **style)
@@ -196,7 +213,7 @@ def note_of(histogram: Histogram) -> tuple[str, bool]:
         return f"⚠ {'all' if whole else brief_count(histogram.num_nonfinite)} Inf/NaN", True
     share = histogram.num_zero / histogram.size if histogram.size else 0.0
     if share == 1:
-        return "all zero", False
+        return ALL_ZERO, False
     return (f"{min(share, 0.99):.0%} zero", False) if share > NOTABLE_ZEROS else ("", False)
 
 

@@ -19,14 +19,16 @@ header.critical { border-left-color: var(--bad); } header.critical h1 { color: v
 .lead { font-size: 1.15rem; margin: 0.3rem 0; } .faint { color: var(--faint); }
 table { border-collapse: collapse; }
 th, td { text-align: left; padding: 0.25rem 1.2rem 0.25rem 0; vertical-align: top; }
-th { font-weight: 500; color: var(--faint); } td.number { text-align: right; font-variant-numeric: tabular-nums; }
+th { white-space: nowrap; font-weight: 500; color: var(--faint); }
+td.number { text-align: right; font-variant-numeric: tabular-nums; }
 code, pre { font-family: ui-monospace, "DejaVu Sans Mono", Consolas, monospace; font-size: 0.9em; }
 pre { background: var(--code); border-radius: 6px; padding: 0.5rem 0.8rem; margin: 0.3rem 0; white-space: pre-wrap;
   user-select: all; }
-.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1.2rem; }
+.columns { display: grid; grid-template-columns: 1fr 2fr; gap: 1.2rem; }
+@media (max-width: 48rem) { .columns { grid-template-columns: 1fr; } }
 .columns > section { margin-bottom: 0; } .columns { margin-bottom: 1.2rem; }
 .finding { border-top: 1px solid var(--line); padding: 0.8rem 0; } .finding:first-of-type { border-top: 0; }
-.finding h3 { margin: 0; font-size: 1.05rem; }
+.finding p { margin: 0.3rem 0; } .finding h3 { margin: 0; font-size: 1.05rem; }
 .critical > h3 { color: var(--bad); } .warning > h3 { color: var(--warn); }
 img { max-width: 100%; height: auto; border-radius: 6px; background: #ffffff; display: block; }
 figure { margin: 0; } figcaption { color: var(--faint); font-size: 0.9rem; }
@@ -72,7 +74,7 @@ PAGE = """<!doctype html>
 <meta http-equiv="Content-Security-Policy" content="{{ policy }}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ heading }} – {{ name }}</title>
-<style>{{ style }}</style>
+<style>{{ style|safe }}</style>
 </head>
 <body>
 <header class="{{ mood }}">
@@ -98,7 +100,7 @@ PAGE = """<!doctype html>
 {% endfor %}{% if link %}<tr><th scope="row">MLflow</th>
 <td><a href="{{ link }}" rel="noreferrer" target="_blank">open this run</a></td></tr>
 {% endif %}</table>{% else %}<p class="faint">The record does not say what was run.</p>{% endif %}
-{% if command %}<p class="faint">Command</p><pre>{{ command }}</pre>{% endif %}
+{% if command %}<p class="faint">Command:</p><pre>{{ command }}</pre>{% endif %}
 </section>
 </div>
 
@@ -109,12 +111,12 @@ PAGE = """<!doctype html>
 {% if loop.index == shown + 1 %}<details><summary>{{ findings|length - shown }} more</summary>{% endif %}
 <article class="finding {{ finding.severity }}">
 <h3>{{ finding.sign }} {{ finding.heading }}</h3>
-<p class="faint">{{ finding.severity }} · {{ finding.where }} · {{ finding.steps }}</p>
-<p>{{ finding.advice }}</p>
-{% if finding.evidence %}<p class="faint">{{ finding.evidence }}</p>{% endif %}
-{% if finding.commands %}<p class="faint">{{ "Try" if finding.commands|length == 1 else "Try, best first" }}:</p>
+<p class="faint">{{ finding.severity }} · {{ finding.where }} · {{ finding.steps }}{% if finding.evidence %}
+ · {{ finding.evidence }}{% endif %}</p>
+<p>{{ finding.advice }}{% if finding.commands %} {{ "Try:" if finding.commands|length == 1 else "Try, best first:" }}
+{% endif %}</p>
 {% for command in finding.commands %}<pre>{{ command }}</pre>
-{% endfor %}{% endif %}
+{% endfor %}
 </article>
 {% endfor %}
 {% if findings|length > shown %}</details>{% endif %}
@@ -149,7 +151,7 @@ runs off to the right exploding.</p>
 {% for key, value in parameters + versions %}<tr><th scope="row">{{ key }}</th><td><code>{{ value }}</code></td></tr>
 {% endfor %}</table></details>
 </section>{% endif %}
-<script>{{ script }}</script>
+<script>{{ script|safe }}</script>
 </body>
 </html>
 """

@@ -9,6 +9,7 @@ from stabletrain.diagnosis.finding import HEALTHY
 from stabletrain.record import folder
 
 NO_VERDICT = "none"
+RUN_FAILED = "run_failed"
 
 VERDICTS: dict[str, tuple[str, str]] = {
     HEALTHY: ("Healthy", "The gradient reaches every layer in a usable size, and nothing alarming was seen."),
@@ -50,6 +51,10 @@ VERDICTS: dict[str, tuple[str, str]] = {
     "clip_always": (
         "Clipping on every step",
         "Nearly every step is clipped, so that the clipping and not the loss sets the size of the steps.",
+    ),
+    RUN_FAILED: (
+        "The run failed",
+        "It broke off before its end, and not for a reason that the doctor knows: see what the command printed.",
     ),
     NO_VERDICT: ("No verdict yet", "The doctor has not judged this run."),
 }

@@ -1,0 +1,118 @@
+"""Records as real runs leave them, made up from a rule per layer instead of a training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from stabletrain.record.reader import Record, Series
+from stabletrain.signal.histogram import NONFINITE_BIN, NUM_BINS, Histogram
+
+
+def histogram_of(values: np.ndarray) -> Histogram:
+    """Count as the package does, the slow way."""
+    counts = np.zeros(NUM_BINS, dtype=np.int64)
+    for value in np.abs(values.ravel()):
+        if not math.isfinite(value):
+            counts[NONFINITE_BIN] += 1
+        elif value < 2.0**-126:
+            counts[0] += 1
+        else:
+            counts[math.frexp(value)[1] - 1 + 127] += 1
+    return Histogram(counts)
+
+
+def gradient_histogram(log10_rms: float, size: int = 300, zeros: float = 0.0, seed: int = 0) -> Histogram:
+    random = np.random.default_rng(seed)
+    values = random.normal(size=size) * random.gamma(1.0, size=size) ** 0.5 * 10.0**log10_rms
+    values[: int(zeros * size)] = 0.0
+    return histogram_of(values)
+
+
+def layer_name(index: int, num_layers: int) -> str:
+    width = max(2, len(str(num_layers - 1)))
+    return f"L{index:0{width}d}.layers.{index // 2}.{'bias' if index % 2 else 'weight'}"
+
+
+def make_record(
+    num_layers: int,
+    num_steps: int,
+    log10_rms: Callable[[int, int], float],
+    *,
+    nan_from: int | None = None,
+    zeros: float = 0.0,
+    num_histograms: int = 9,
+    loss: Callable[[int], float] = lambda step: 2.3 * math.exp(-step / 60) + 0.1,
+) -> Record:
+    """Make a run's record; `log10_rms(layer, step)` rules the gradient of each layer."""
+    random = np.random.default_rng(1)
+    layers = [layer_name(k, num_layers) for k in range(num_layers)]
+    record = Record(info=dict(INFO))
+    last = num_steps if nan_from is None else nan_from
+    steps = list(range(num_steps))
+    record.scalars["train/loss"] = Series(
+        steps[:last], [loss(s) * math.exp(random.normal() * 0.1) for s in steps[:last]]
+    )
+    for k, layer in enumerate(layers):
+        values = [10.0 ** (log10_rms(k, s) + 0.1 * random.normal()) for s in steps[:last]]
+        record.scalars[f"gradient/rms/{layer}"] = Series(steps[:last], values)
+        bad = [float(300 * (nan_from is not None and s >= nan_from)) for s in steps]
+        record.scalars[f"gradient/nonfinite/{layer}"] = Series(steps, bad)
+    total = [
+        sum(record.scalars[f"gradient/rms/{layer}"].values[s] ** 2 for layer in layers) ** 0.5 for s in steps[:last]
+    ]
+    record.scalars["gradient/norm/total"] = Series(steps[:last], total)
+    record.scalars["clip/norm_after"] = Series(steps[:last], [min(t, 1.0) for t in total])
+    record.scalars["train/lr"] = Series(steps[:last], [0.1 * min(1, (s + 1) / 20) for s in steps[:last]])
+    epochs = list(range(19, last, 20))
+    record.scalars["val/loss"] = Series(epochs, [loss(s) * 1.1 for s in epochs])
+    record.scalars["val/accuracy"] = Series(epochs, [max(0.1, 1 - 0.39 * loss(s)) for s in epochs])
+    for s in sorted({round(f * (num_steps - 1)) for f in np.linspace(0, 1, num_histograms)} if num_histograms else ()):
+        for k, layer in enumerate(layers):
+            if nan_from is not None and s >= nan_from:
+                histogram = histogram_of(np.full(300, np.nan))
+            else:
+                histogram = gradient_histogram(log10_rms(k, s), zeros=zeros, seed=k)
+            record.histograms.setdefault(layer, {})[s] = histogram
+    return record
+
+
+INFO = {
+    "run_uid": "3f2a9c",
+    "command": "python -m stabletrain model=mlp data=digits model.depth=20 output_dir=runs/x",
+    "git_commit": "1bcb978",
+    "choices": {"model": "mlp", "data": "digits", "activation": "sigmoid", "optimizer": "sgd"},
+    "parameters": {"model.depth": 20, "optimizer.lr": 0.1},
+    "dataset": {"name": "digits", "task": "classification", "form": "vector", "num_train": 1437},
+    "num_parameters": 123456,
+    "versions": {"stabletrain": "0.1.0", "torch": "2.13.0"},
+    "experiment_name": "first steps",
+    "run_name": "deep sigmoid",
+    "started": "2026-05-01T10:00:00",
+}
+
+
+def healthy(num_layers: int = 20, num_steps: int = 300) -> Record:
+    return make_record(num_layers, num_steps, lambda k, s: -2.2 - 0.3 * (k % 2) - s / num_steps)
+
+
+def vanishing(num_layers: int = 20, num_steps: int = 300) -> Record:
+    return make_record(
+        num_layers,
+        num_steps,
+        lambda k, s: -2.5 - 14 * (num_layers - 1 - k) / num_layers,
+        loss=lambda s: 2.3,
+        zeros=0.04,
+    )
+
+
+def exploding(num_layers: int = 20, num_steps: int = 300) -> Record:
+    return make_record(
+        num_layers, num_steps, lambda k, s: -2 + 0.25 * (num_layers - k) + 5 * s / num_steps, loss=lambda s: 2.0 + s**2
+    )
+
+
+def nan_run(num_layers: int = 20, num_steps: int = 300) -> Record:
+    return make_record(num_layers, num_steps, lambda k, s: -2.5 + 4 * (s / 180) ** 4, nan_from=180)
