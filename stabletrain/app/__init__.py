@@ -1,0 +1,1 @@
+"""The command line and composition: the only room that knows Hydra."""

@@ -1,0 +1,166 @@
+"""From a configuration to the objects of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from stabletrain.app.targets import make
+from stabletrain.data import Data
+from stabletrain.errors import RequestError, require_range
+from stabletrain.network import Parts
+from stabletrain.training import TrainingModule
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a run is made of.
+
+    Attributes:
+        data: Train, validation and test sets.
+        network: Initialized network.
+        module: The Lightning module around it.
+    """
+
+    data: Data
+    network: nn.Module
+    module: TrainingModule
+
+
+def build(config: Mapping[str, Any]) -> Built:
+    """Build data, network and module; the weights follow from the seed.
+
+    Raises:
+        RequestError: A section does not fit what it names.
+    """
+    pl.seed_everything(config["seed"], workers=True, verbose=False)
+    data = build_data(config)
+    network = build_network(config, data)
+    module = TrainingModule(
+        network,
+        task=data.task,
+        num_outputs=data.num_outputs,
+        optimizer=_optimizer(config, network),
+        schedule=_make(config, "schedule")(),
+        clip=_make(config, "clip")(),
+    )
+    return Built(data, network, module)
+
+
+def build_data(config: Mapping[str, Any]) -> Data:
+    """Build the data set, in the form that the model's family takes."""
+    section = dict(config["data"])
+    if section.get("form") == "auto":
+        section["form"] = input_form(config)
+    return make(section, "data", config["allow_targets"])()
+
+
+def input_form(config: Mapping[str, Any]) -> str:
+    """Return the form of input that the chosen family takes: vector, image or sequence."""
+    from stabletrain.app.targets import expected_types, resolve_target
+
+    target = resolve_target(
+        config["model"].get("_target_"), "model._target_", expected_types("model"), config["allow_targets"]
+    )
+    return getattr(target, "input_form", "auto")
+
+
+def build_network(config: Mapping[str, Any], data: Data) -> nn.Module:
+    """Build and initialize the network."""
+    parts = Parts(
+        activation=_make(config, "activation"),
+        norm=_make(config, "norm"),
+        residual=_make(config, "residual"),
+    )
+    wanted = input_form(config)
+    if wanted not in ("auto", data.form):
+        raise RequestError(
+            f"The model takes a {wanted}, the data gives a {data.form}.",
+            key="data.form",
+            found=config["data"].get("form"),
+            allowed=f"auto, or a form that is a {wanted}",
+            command="data.form=auto",
+        )
+    network = _make(config, "model")(data.num_inputs, data.num_outputs, parts)
+    _make(config, "init")()(network, activation=parts.activation())
+    return network
+
+
+def _make(config: Mapping[str, Any], group: str) -> Any:
+    return make(config[group], group, config["allow_targets"])
+
+
+def _optimizer(config: Mapping[str, Any], network: nn.Module) -> Any:
+    """Return the optimizer's factory, tried once on a throw-away weight so that its complaints come early."""
+    section = config["optimizer"]
+    factory = _make(config, "optimizer")
+    for key, is_open in (("lr", True), ("weight_decay", False)):
+        if isinstance(section.get(key), int | float):
+            require_range(f"optimizer.{key}", section[key], 0.0, open_minimum=is_open)
+    factory([nn.Parameter(torch.zeros(2, 2))])
+    return factory
+
+
+def build_loggers(config: Mapping[str, Any]) -> dict[str, Logger]:
+    """Build the chosen loggers, by name."""
+    sections = config["logger"] or {}
+    return {name: make(section, f"logger.{name}", config["allow_targets"])() for name, section in sections.items()}
+
+
+def build_trainer(config: Mapping[str, Any], **objects: Any) -> pl.Trainer:
+    """Build Lightning's trainer.
+
+    Args:
+        config: The configuration.
+        **objects: Callbacks, loggers, plugins and what else is not configuration.
+    """
+    section = config["trainer"]
+    check_accelerator(section)
+    for key in ("max_epochs", "max_steps"):
+        if section.get(key) is not None:
+            require_range(f"trainer.{key}", section[key], -1)
+    if section.get("gradient_clip_val") is not None:
+        raise RequestError(
+            "Clipping belongs to the clip group.",
+            key="trainer.gradient_clip_val",
+            found=section["gradient_clip_val"],
+            allowed="null",
+            closest="clip.max_norm",
+            command=f"python -m stabletrain clip=norm clip.max_norm={section['gradient_clip_val']}",
+        )
+    factory = _make(config, "trainer")
+    try:
+        return factory(**objects)
+    except MisconfigurationException as error:
+        raise RequestError(f"Lightning refuses the trainer: {error}", key="trainer", found=dict(section)) from error
+
+
+def check_accelerator(section: Mapping[str, Any]) -> None:
+    """Refuse an accelerator or a number of devices that this machine does not have."""
+    accelerator, devices = section.get("accelerator", "auto"), section.get("devices", "auto")
+    num_gpus = torch.cuda.device_count()
+    if accelerator in ("gpu", "cuda") and num_gpus == 0:
+        raise RequestError(
+            "This machine has no GPU that torch can use.",
+            key="trainer",
+            found=f"accelerator={accelerator}",
+            allowed="auto, cpu",
+            closest="auto",
+            command="python -m stabletrain trainer=auto",
+        )
+    wanted = devices if isinstance(devices, int) else 0
+    if accelerator in ("gpu", "cuda") and wanted > num_gpus:
+        raise RequestError(
+            "The machine has fewer GPUs.",
+            key="trainer.devices",
+            found=devices,
+            allowed=f"1 to {num_gpus}",
+            command=f"python -m stabletrain trainer=gpu trainer.devices={num_gpus}",
+        )

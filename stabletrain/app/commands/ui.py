@@ -1,0 +1,22 @@
+"""`ui`: MLflow and TensorBoard on the embedded store, on 127.0.0.1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from stabletrain.app.compose import Composition
+
+
+def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
+    """Serve the runs beside `output_dir` (by default those in `runs/`) until stopped."""
+    from stabletrain.tracking.store import resolve_tracking_uri
+    from stabletrain.tracking.ui import serve
+
+    config = composition.config
+    run_dir = Path(config["output_dir"] or "runs/any").absolute()
+    explicit = ((config["logger"] or {}).get("mlflow") or {}).get("tracking_uri")
+    uri = resolve_tracking_uri(explicit, run_dir)
+    ports = config["ui"]
+    serve(uri, run_dir.parent, mlflow_port=ports["mlflow_port"], tensorboard_port=ports["tensorboard_port"])
+    return 0

@@ -1,0 +1,123 @@
+"""What a run says on the screen: what it is, where to look, how it went."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import rich
+from rich.markup import escape
+from rich.table import Table
+
+from stabletrain.app.compose import Composition
+from stabletrain.diagnosis.finding import HEALTHY, Finding, verdict_of
+from stabletrain.record.folder import RunFolder
+
+SHOWN_METRICS = ("train/loss", "val/loss", "val/accuracy", "val/mse", "test/accuracy", "test/mse")
+
+
+class Console:
+    """Speaks for the first process of a run."""
+
+    def __init__(self) -> None:
+        self.is_terminal = sys.stdout.isatty()
+        self._links: dict[str, Any] = {}
+
+    def print(self, text: str = "") -> None:
+        """Print a line; above the progress bar while there is one. Markup is understood."""
+        rich.get_console().print(text, soft_wrap=True, highlight=False)
+
+    def progress(self) -> Any:
+        """Return the callback that shows progress: a bar in a terminal, lines elsewhere."""
+        if self.is_terminal:
+            from pytorch_lightning.callbacks import RichProgressBar
+
+            return RichProgressBar()
+        from stabletrain.training.callbacks import LineProgress
+
+        return LineProgress()
+
+    def announce(self, composition: Composition, folder: RunFolder, info: dict[str, Any]) -> None:
+        """Say what is about to be trained."""
+        parts = ("model", "activation", "init", "norm", "residual", "clip", "optimizer", "data")
+        chosen = "  ".join(f"{group}=[bold]{composition.choices[group]}[/]" for group in parts)
+        self.print(f"{chosen}  ({info['num_parameters']:,} parameters)")
+        self.print(f"[dim]files[/]  {escape(_short(folder.path))}")
+
+    def start_shipper(self, folder: RunFolder) -> Any:
+        """Start to carry the record to MLflow, beside the training."""
+        from stabletrain.tracking.process import ShipperProcess
+
+        return ShipperProcess(folder.path, self._hear)
+
+    def _hear(self, event: dict[str, Any]) -> None:
+        if event.get("event") == "ready":
+            self._links = event
+            self._print_link(event)
+        elif event.get("event") in ("unreachable", "failed") and not self._links.get("silent"):
+            self._links = {**self._links, "silent": True}
+            self.print(f"[yellow]MLflow[/] is not served: {escape(str(event.get('reason')))}. The run goes on.")
+        if event.get("event") in ("done", "unreachable", "failed"):
+            self._links = {**self._links, "end": event["event"]}
+
+    def _print_link(self, event: dict[str, Any]) -> None:
+        self.print(f"[dim]MLflow[/] {escape(event['url'])}")
+
+    def finish_shipper(self, shipper: Any, folder: RunFolder, timeout_s: float) -> None:
+        """Wait until the record is carried over, or say how to do so later; keep the links in the summary."""
+        in_time = shipper.finish(timeout_s)
+        if self._links.get("run_id"):
+            folder.update_summary(
+                mlflow_run_id=self._links["run_id"],
+                mlflow_tracking_uri=self._links["tracking_uri"],
+                mlflow_url=self._links["url"],
+            )
+        if in_time and self._links.get("end") == "done":
+            self._print_link(self._links)
+            if self._links["tracking_uri"].startswith("sqlite"):
+                self.print(f"       open it with  [bold]{escape(_ui_command(folder))}[/]")
+        else:
+            self.print("[yellow]MLflow[/] has not got everything yet; carry the rest over later with")
+            self.print(f"       [bold]python -m stabletrain sync {escape(_short(folder.path))}[/]")
+
+    def conclude(self, folder: RunFolder, outcome: Any, findings: Sequence[Finding]) -> None:
+        """Print the verdict, the numbers and the findings."""
+        verdict = verdict_of(findings)
+        colour = "green" if verdict == HEALTHY else "red"
+        metrics = "  ".join(f"{m} {outcome.metrics[m]:.4g}" for m in SHOWN_METRICS if m in outcome.metrics)
+        self.print()
+        self.print(f"verdict: [bold {colour}]{verdict}[/]   {outcome.status} after {outcome.steps:,} steps")
+        self.print(f"{metrics}   ({outcome.seconds:.0f} s)")
+        if findings:
+            rich.get_console().print(findings_table(findings))
+        if outcome.error is not None and str(outcome.error):
+            self.print(escape(str(outcome.error)))
+        self.print(f"[dim]report[/] {escape(_short(folder.report))}")
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """Return the findings as a table: what, where, since when, what helps."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("finding", "severity", "layer", "steps", "try"):
+        table.add_column(column, overflow="fold")
+    for f in findings:
+        table.add_row(f.kind, f.severity, f.layer or "all", f"{f.first_step}–{f.last_step}", "  ".join(f.overrides[:2]))
+    return table
+
+
+def _short(path: Any) -> str:
+    """Return a path relative to the current folder if it lies below it."""
+    from pathlib import Path
+
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _ui_command(folder: RunFolder) -> str:
+    from pathlib import Path
+
+    beside_default = folder.path.parent == Path.cwd() / "runs"
+    return "python -m stabletrain ui" + ("" if beside_default else f" output_dir={_short(folder.path)}")

@@ -1,0 +1,49 @@
+"""The last two parts of an error message: the closest name, and the command that mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stabletrain.errors import RequestError
+
+
+def complete(error: RequestError, command: str, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> None:
+    """Add the command that mends an error, where the one who raised it could not know it.
+
+    That is the command line that was typed, with the closest name or the default in place of the wrong value.
+    """
+    from stabletrain.app.compose import command_line
+
+    prefix = ["python", "-m", "stabletrain"] + ([command] if command != "train" else [])
+    if error.command is not None:
+        if not error.command.startswith(("python", "MLFLOW")):  # a bare override: put it into the line that was typed
+            key = error.command.partition("=")[0]
+            error.command = command_line([*_without(overrides, key), error.command])
+        return
+    if error.key == "command" and error.closest:
+        error.command = " ".join([*prefix[:3], error.closest])
+        return
+    default = error.closest or _default(error.key, overrides, config_dirs)
+    if error.key and default is not None:
+        error.command = command_line([*_without(overrides, error.key), f"{error.key}={default}"])
+    else:
+        error.command = "python -m stabletrain --help"
+
+
+def _without(overrides: Sequence[str], key: str) -> list[str]:
+    return [o for o in overrides if o.partition("=")[0].lstrip("+~") != key]
+
+
+def _default(key: str | None, overrides: Sequence[str], config_dirs: Sequence[Path]) -> Any:
+    """Return the value that `key` would have if it were not overridden, or None."""
+    from stabletrain.app.compose import compose
+
+    try:
+        node: Any = compose(_without(overrides, key or ""), config_dirs).config
+        for name in (key or "").split("."):
+            node = node[name]
+    except (RequestError, KeyError, TypeError, IndexError):
+        return None
+    return None if isinstance(node, dict | list) else node

@@ -1,0 +1,113 @@
+"""The typed part of a configuration: what exists, of which type, in which range. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from stabletrain.errors import require_range
+
+GROUPS = (
+    "model",
+    "activation",
+    "init",
+    "norm",
+    "residual",
+    "clip",
+    "optimizer",
+    "schedule",
+    "data",
+    "trainer",
+    "logger",
+    "watch",
+    "doctor",
+    "experiment",
+)
+
+
+@dataclass
+class WatchSettings:
+    """How often to look at the gradients."""
+
+    statistics_every: int = 10
+    """Steps between two measurements of every layer; 0 for never."""
+    histograms_every: int = 50
+    """Steps between two histograms of every layer; 0 for never."""
+
+
+@dataclass
+class DoctorSettings:
+    """What to make of what was seen."""
+
+    enabled: bool = True
+    """Diagnose at the end of the run."""
+    fail_on: str | None = None
+    """Exit with code 3 if a finding is at least this severe: warning or critical."""
+
+
+@dataclass
+class UiSettings:
+    """Where `stabletrain ui` listens, on 127.0.0.1."""
+
+    mlflow_port: int = 5000
+    """Port of the MLflow pages."""
+    tensorboard_port: int = 6006
+    """Port of the TensorBoard pages."""
+
+
+@dataclass
+class Settings:
+    """Everything a run is made of. Groups hold what their chosen option lists."""
+
+    seed: int = 0
+    """Seed of weights, splits and order."""
+    output_dir: str | None = None
+    """Where the run's files go; runs/<unique id> by default."""
+    experiment_name: str = "stabletrain"
+    """MLflow experiment."""
+    run_name: str | None = None
+    """Name of the run in MLflow; the folder's name by default."""
+    resume: str | None = None
+    """auto to go on in output_dir, or the folder of another run to start from its last checkpoint."""
+    allow_targets: list[str] = field(default_factory=list)
+    """Packages whose functions may be named as _target_."""
+    watch: WatchSettings = field(default_factory=WatchSettings)
+    doctor: DoctorSettings = field(default_factory=DoctorSettings)
+    ui: UiSettings = field(default_factory=UiSettings)
+    model: Any = MISSING
+    activation: Any = MISSING
+    init: Any = MISSING
+    norm: Any = MISSING
+    residual: Any = MISSING
+    clip: Any = MISSING
+    optimizer: Any = MISSING
+    schedule: Any = MISSING
+    data: Any = MISSING
+    trainer: Any = MISSING
+    logger: Any = field(default_factory=dict)
+
+
+def register_schema() -> None:
+    """Make the typed part known to Hydra."""
+    ConfigStore.instance().store(name="settings", node=Settings)
+
+
+def check_ranges(config: Mapping[str, Any]) -> None:
+    """Check the typed part's ranges.
+
+    Raises:
+        RequestError: With the key, what was found and what is allowed.
+    """
+    require_range("seed", config["seed"], 0, 2**32 - 1)
+    for key in ("statistics_every", "histograms_every"):
+        require_range(f"watch.{key}", config["watch"][key], 0)
+    for key in ("mlflow_port", "tensorboard_port"):
+        require_range(f"ui.{key}", config["ui"][key], 1, 65535)
+    if config["doctor"]["fail_on"] is not None:
+        from stabletrain.errors import require_choice
+
+        require_choice("doctor.fail_on", config["doctor"]["fail_on"], ["warning", "critical"])

@@ -1,0 +1,45 @@
+"""What to do about it: a sentence, and overrides in the order in which the field tries them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+SATURATING = ("sigmoid", "softplus", "tanh")
+RECURRENT = ("rnn",)
+
+ADVICE = {
+    "vanishing": "The first layers hardly learn: use an activation that does not saturate with the matching "
+    "initialization, normalize, or add residual connections.",
+    "exploding": "The gradient grows on its way back: clip it by its norm, start from smaller weights, or normalize.",
+    "nonfinite": "A gradient overflowed: clip by norm and lower the learning rate.",
+}
+
+
+def advise(kind: str, choices: Mapping[str, str]) -> dict[str, Any]:
+    """Return `advice` and `overrides` of a finding.
+
+    Args:
+        kind: The finding's kind.
+        choices: Chosen option by configuration group; an option that is chosen already is not proposed again. Empty
+            for a model that stabletrain did not compose: then there are no overrides.
+    """
+    proposals: dict[str, list[str]] = {
+        "vanishing": _against_vanishing(choices),
+        "exploding": ["clip=norm", "init=orthogonal", "norm=layer"],
+        "nonfinite": ["clip=norm", "optimizer.lr=1e-4", "norm=layer"],
+    }
+    overrides = [o for o in proposals[kind] if choices and not _is_chosen(o, choices)]
+    return {"advice": ADVICE[kind], "overrides": overrides}
+
+
+def _against_vanishing(choices: Mapping[str, str]) -> list[str]:
+    if choices.get("model") in RECURRENT:
+        return ["model=lstm", "init=orthogonal", "norm=layer"]
+    saturating = ["activation=relu", "init=he"] if choices.get("activation") in SATURATING else ["init=he"]
+    return [*saturating, "norm=layer", "residual=add"]
+
+
+def _is_chosen(override: str, choices: Mapping[str, str]) -> bool:
+    group, _, option = override.partition("=")
+    return choices.get(group) == option

@@ -1,0 +1,75 @@
+"""Checkpoints that are whole or not there, each with a manifest that says what it is."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+
+from stabletrain.record.folder import RunFolder, write_json
+
+LAST = "last.ckpt"
+BEST = "best.ckpt"
+
+
+def manifest_path(checkpoint: Path) -> Path:
+    """Return where the manifest of a checkpoint lies: `last.ckpt` → `last.json`."""
+    return checkpoint.with_suffix(".json")
+
+
+class ManifestCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, flushes it to the disk, moves it there, and writes its manifest."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Save `checkpoint` at `path`.
+
+        Args:
+            checkpoint: Lightning's checkpoint.
+            path: Local file.
+            storage_options: Must be None.
+        """
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        super().save_checkpoint(checkpoint, temporary, storage_options)
+        with temporary.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+        manifest = {
+            "file": path.name,
+            "sha256": digest,
+            "bytes": temporary.stat().st_size,
+            "epoch": checkpoint.get("epoch"),
+            "step": checkpoint.get("global_step"),
+            "saved": datetime.now(UTC).isoformat(timespec="seconds"),
+            "torch": torch.__version__,
+        }
+        temporary.replace(path)
+        write_json(manifest_path(path), manifest)
+
+
+def checkpoint_callbacks(folder: RunFolder) -> list[Callback]:
+    """Return the callbacks that keep `best.ckpt` (lowest `val/loss`) and, every epoch, `last.ckpt`."""
+    best = ModelCheckpoint(
+        dirpath=folder.checkpoints,
+        filename="best",
+        monitor="val/loss",
+        mode="min",
+        save_top_k=1,
+        auto_insert_metric_name=False,
+        enable_version_counter=False,
+    )
+    last = ModelCheckpoint(
+        dirpath=folder.checkpoints,
+        filename="last",
+        save_top_k=1,
+        every_n_epochs=1,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    return [best, last]

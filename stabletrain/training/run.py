@@ -1,0 +1,115 @@
+"""One training run: fit, test the best weights, and say how it ended."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from stabletrain.errors import RequestError
+from stabletrain.record.folder import FAILED, FINISHED, STOPPED, TERMINATED, RunFolder
+from stabletrain.training.checkpoint import BEST, LAST
+from stabletrain.training.stability import StabilityStop
+
+
+@dataclass
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        status: One of the states in `record.folder`.
+        metrics: Last value of every metric, finite ones only.
+        steps: Optimizer steps done.
+        seconds: Time spent in training.
+        error: What ended the run, if it did not finish.
+    """
+
+    status: str = FINISHED
+    metrics: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+    seconds: float = 0.0
+    error: BaseException | None = None
+
+
+class SaveWhenStopped(Callback):
+    """Saves `last.ckpt` when the run is asked to stop (SIGTERM, Ctrl-C).
+
+    Args:
+        path: Where the checkpoint goes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.stopped_by: BaseException | None = None
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Save, if all processes are here to do so together."""
+        if isinstance(exception, SIGTERMException | KeyboardInterrupt):
+            self.stopped_by = exception
+            if isinstance(exception, SIGTERMException) or trainer.world_size == 1:
+                trainer.save_checkpoint(self.path)
+
+
+def execute(
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    datamodule: pl.LightningDataModule,
+    folder: RunFolder,
+    checkpoint: Path | None = None,
+) -> Outcome:
+    """Fit, then test the best weights.
+
+    Args:
+        trainer: With its callbacks and loggers.
+        module: What is trained.
+        datamodule: What it is trained on.
+        folder: Where `checkpoints/best.ckpt` will be.
+        checkpoint: Where to go on from: weights, optimizer, epoch and step.
+
+    Raises:
+        RequestError: The checkpoint is of another composition, or a batch does not divide over the processes.
+    """
+    saver = SaveWhenStopped(folder.checkpoints / LAST)
+    trainer.callbacks.append(saver)  # pyright: ignore[reportAttributeAccessIssue]
+    outcome = Outcome()
+    start = time.perf_counter()
+    try:
+        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+    except StabilityStop as error:
+        outcome.status, outcome.error = STOPPED, error
+    except RequestError:
+        raise
+    except Exception as error:
+        if checkpoint and "loading state_dict" in str(error):
+            raise _other_composition(checkpoint, error) from error
+        outcome.status, outcome.error = FAILED, error
+    except SystemExit as error:  # SIGTERM, and Lightning's answer to Ctrl-C
+        outcome.status, outcome.error = TERMINATED, saver.stopped_by or error
+    outcome.seconds = time.perf_counter() - start
+    outcome.steps = trainer.global_step
+    outcome.metrics = finite_metrics(trainer)
+    best = folder.checkpoints / BEST
+    if outcome.status == FINISHED and best.is_file():
+        trainer.test(module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
+        outcome.metrics |= finite_metrics(trainer)
+    return outcome
+
+
+def finite_metrics(trainer: pl.Trainer) -> dict[str, float]:
+    """Return what was logged last, without Inf and NaN."""
+    values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def _other_composition(checkpoint: Path, error: Exception) -> RequestError:
+    return RequestError(
+        "The checkpoint is of another composition: its weights do not fit this model.",
+        key="resume",
+        found=f"{checkpoint} ({str(error).splitlines()[1].strip() if len(str(error).splitlines()) > 1 else error})",
+        allowed="the settings in config.yaml beside the checkpoint",
+    )
