@@ -36,7 +36,7 @@ MANY = 100  # from this many points on a smooth line is drawn over a pale one
 LOG_RATIO = 100  # a loss that spans more than this is drawn on a logarithmic axis
 LEARNING_RATE = "train/lr"
 LEARNING_RATE_HEADING = "Learning rate"
-NUM_COLORS = 64
+NUM_COLORS = 256
 
 
 @dataclass(frozen=True)

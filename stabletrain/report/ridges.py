@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SIZE_PX = 900
-NUM_COLORS = 64
+NUM_COLORS = 256
 MAX_LABELS = 24
 CROWD = 40  # from this many layers on lines are thin and medians have no marker
 MIN_DECADES = 8  # a narrower axis would make a healthy spread look dramatic
