@@ -1,0 +1,161 @@
+"""What every member must do. A name without its YAML, or a YAML without its row here, fails."""
+
+import functools
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from stabletrain.network import Parts, initialization, initialize_, normalization, residual
+from stabletrain.network.initialization import INITIALIZATIONS, Initialization
+
+CONF = Path(__file__).parents[2] / "conf"
+
+# The rows: option and the class it names.
+ROWS = {
+    "model": {"mlp": "MLP", "rnn": "RNN", "lstm": "LSTM", "gru": "GRU"},
+    "activation": {
+        "identity": "Identity",
+        "sigmoid": "Sigmoid",
+        "tanh": "Tanh",
+        "relu": "ReLU",
+        "leaky_relu": "LeakyReLU",
+        "prelu": "PReLU",
+        "elu": "ELU",
+        "selu": "SELU",
+        "gelu": "GELU",
+        "silu": "SiLU",
+        "mish": "Mish",
+        "softplus": "Softplus",
+    },
+    "norm": {
+        "none": "NoNorm",
+        "batch": "BatchNorm",
+        "layer": "LayerNorm",
+        "group": "GroupNorm",
+        "rms": "RMSNorm",
+    },
+    "residual": {
+        "none": "NoResidual",
+        "add": "AddResidual",
+        "scaled": "ScaledResidual",
+        "rezero": "ReZeroResidual",
+    },
+    "init": {
+        "default": "Default",
+        "normal": "Normal",
+        "xavier": "Xavier",
+        "he": "He",
+        "lecun": "LeCun",
+        "orthogonal": "Orthogonal",
+        "identity": "Identity",
+    },
+}
+OPTIONS = [(group, name) for group, names in ROWS.items() for name in names]
+FAMILIES = list(ROWS["model"])
+
+
+def load(group, name):
+    """The option as `app` builds it: a factory and its parameters."""
+    values = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+    values.pop("defaults", None)  # what the option asks of other groups is for `app` to compose
+    module, attribute = values.pop("_target_").rsplit(".", 1)
+    return getattr(importlib.import_module(module), attribute), values
+
+
+def make(group, name):
+    target, values = load(group, name)
+    return functools.partial(target, **values)
+
+
+def build(family, width=32, **parts):
+    factories = {group: make(group, name) for group, name in parts.items()}
+    return make("model", family)(6, 3, Parts(**factories), depth=2, width=width)
+
+
+def make_input(model, batch=5):
+    return torch.randn(batch, 6) if model.input_form == "vector" else torch.randn(batch, 4, 6)
+
+
+@pytest.mark.parametrize("group", ROWS)
+def test_options_have_rows(group):
+    assert {path.stem for path in (CONF / group).glob("*.yaml")} == set(ROWS[group])
+
+
+@pytest.mark.parametrize(("group", "name"), OPTIONS)
+def test_yaml_names_its_class_and_parameters(group, name):
+    text = (CONF / group / f"{name}.yaml").read_text()
+    assert text.startswith("# ")
+    target, values = load(group, name)
+    assert target.__name__ == ROWS[group][name]
+    signature = inspect.signature(target)
+    assert set(values) <= set(signature.parameters)
+    with pytest.raises(TypeError):
+        target(*([4] * 2), **values, typo=1)
+    if target.__module__.startswith("stabletrain"):
+        defaults = {k: p.default for k, p in signature.parameters.items() if p.default is not p.empty}
+        assert len(signature.parameters) <= 10
+        assert not any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+        assert values == {k: v for k, v in defaults.items() if k != "parts"}
+
+
+def test_every_class_has_a_yaml():
+    def concrete(module, base):
+        found = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__]
+        return {c.__name__ for c in found if issubclass(c, base) and not inspect.isabstract(c)}
+
+    assert concrete(residual, residual.Residual) == set(ROWS["residual"].values())
+    assert concrete(initialization, Initialization) == set(ROWS["init"].values())
+    assert concrete(normalization, nn.Module) - {"StepBatchNorm"} == set(ROWS["norm"].values())
+    assert {name: rule.__name__ for name, rule in INITIALIZATIONS.items()} == ROWS["init"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("activation", ROWS["activation"])
+def test_every_composition_runs_forward_and_backward(family, activation):
+    for norm in ROWS["norm"]:
+        for join in ROWS["residual"]:
+            model = build(family, activation=activation, norm=norm, residual=join)
+            x = make_input(model)
+            outputs = model(x)
+            assert outputs.shape == (5, 3)
+            assert outputs.isfinite().all()
+            outputs.square().mean().backward()
+            for name, parameter in model.named_parameters():
+                assert parameter.grad is not None, (name, norm, join)
+                assert parameter.grad.isfinite().all(), (name, norm, join)
+            model.eval()
+            assert torch.equal(model(x), model(x))
+            assert model(x[:1]).isfinite().all()
+
+
+@pytest.mark.parametrize("init", ROWS["init"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_init_leaves_finite_weights_and_is_reproducible(family, init):
+    model = build(family, norm="layer", residual="rezero", activation="prelu")
+    rule = make("init", init)()
+    rows = {}
+    for activation in (None, nn.Tanh(), nn.SiLU()):
+        torch.manual_seed(3)
+        assert initialize_(model, rule, activation=activation) is model
+        rows[activation] = [p.detach().clone() for p in model.parameters()]
+        assert all(p.isfinite().all() for p in rows[activation])
+        torch.manual_seed(3)
+        initialize_(model, init, activation=activation)
+        assert all(torch.equal(a, b) for a, b in zip(rows[activation], model.parameters(), strict=True))
+    assert all(p.requires_grad and p.grad_fn is None for p in model.parameters())
+    assert model(make_input(model)).isfinite().all()
+
+
+@pytest.mark.parametrize("norm", ROWS["norm"])
+def test_state_dict_round_trips(norm):
+    for family in FAMILIES:
+        first, second = (build(family, norm=norm, residual="rezero", activation="prelu") for _ in range(2))
+        first(make_input(first))
+        second.load_state_dict(first.state_dict())
+        x = make_input(first)
+        assert torch.equal(first.eval()(x), second.eval()(x))
