@@ -197,9 +197,9 @@ def test_corners():
 
 def test_refuses_what_it_does_not_know():
     with pytest.raises(RequestError) as caught:
-        initialize_(nn.Linear(2, 2), "ortogonal")
+        initialize_(nn.Linear(2, 2), "orthogonall")
     assert caught.value.closest == "orthogonal"
-    for make in (lambda: Normal(-1.0), lambda: Xavier("norml"), lambda: He(mode="in"), lambda: Orthogonal(0.0)):
+    for make in (lambda: Normal(-1.0), lambda: Xavier("gaussian"), lambda: He(mode="in"), lambda: Orthogonal(0.0)):
         with pytest.raises(RequestError):
             make()
     with pytest.raises(RequestError, match="lazy"):
