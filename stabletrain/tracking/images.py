@@ -23,7 +23,7 @@ NUM_FIRST_RIDGES = (
     10  # all of the first ones, then on steps that grow by a quarter: 30 pictures for 100 times the steps
 )
 RIDGES_GROWTH = 1.25
-FIRST_HEATMAP_STEP = 50
+FIRST_HEATMAP_STEP = 50  # after that of the first look: a page opens on the first step and says if that is empty
 HEATMAP_GROWTH = 3.0
 MAX_HEATMAPS = 8
 MAX_COLUMNS = 2048  # of a heatmap; it has fewer pixels
@@ -95,7 +95,7 @@ class PicturePlan:
         if self._num_ridges < NUM_FIRST_RIDGES or step >= RIDGES_GROWTH * self._last_ridges:
             self._num_ridges, self._last_ridges = self._num_ridges + 1, step
             self._add(names.RIDGES)
-        due = FIRST_HEATMAP_STEP if self._num_heatmaps == 0 else HEATMAP_GROWTH * self._last_heatmap
+        due = max(FIRST_HEATMAP_STEP, HEATMAP_GROWTH * self._last_heatmap) if self._num_heatmaps else 0
         if self._num_heatmaps < MAX_HEATMAPS and step >= due:
             self._num_heatmaps, self._last_heatmap = self._num_heatmaps + 1, step
             self._add(names.HEATMAP)

@@ -10,11 +10,10 @@ import base64
 import json
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from stabletrain.record import names
-from stabletrain.tracking.points import clean_key
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,37 +22,42 @@ VIEW_ID = "stabletrain-gradient-health"  # one per experiment: a rerun replaces 
 VIEW_NAME = "Gradient health"
 _TAG = f"mlflow.sharedViewState.{VIEW_ID}"
 _PREFIX = "deflate;"
+_STAGES = ("train", "val", "test")
+_FOLDED = (names.GRADIENT_RMS, "clip", *_STAGES)  # MLflow makes one chart of every key that heads none of ours
 MAX_LENGTH = 20_000  # of an experiment tag
-_SECTION = "stabletrain-gradient-health-section"
-_RMS_TITLE = "Gradient RMS of every layer"
+PICTURES = (names.RIDGES, names.HEATMAP)
+# The title of a chart with several curves is the list of their names; a section's name is free.
+LAYERS_SECTION, PICTURES_SECTION, COURSE_SECTION = (
+    "Gradient of every layer (RMS)",
+    "Gradient distributions",
+    "Loss, quality and clipping",
+)
 
 
-def write_view(client: MlflowClient, experiment_id: str, keys: Iterable[str], image_step: int) -> str:
-    """Write the view over the layers of this run and of those that were in it before; return its id.
+def write_view(client: MlflowClient, experiment_id: str, keys: Iterable[str], image_steps: Mapping[str, int]) -> None:
+    """Write the view over the layers of this run and of those that were in it before.
 
     Args:
         client: A client of the tracking server.
         experiment_id: The experiment that gets the view.
         keys: Metric keys of the run.
-        image_step: The step whose pictures it opens with.
+        image_steps: For each kind of picture, the step that it opens with.
     """
     tags = client.get_experiment(experiment_id).tags
     before = decode_view(tags[_TAG]) if _TAG in tags else None
-    merged = sorted(set(keys) | set(_keys_of(before["state"] if before else {})))
-    created = before["createdAt"] if before else _now_ms()
-    text = encode_view(merged, image_step, created)
+    merged = sorted(set(keys) | set(shown_keys(before["state"]) if before else ()))
+    text = encode_view(merged, image_steps, before["createdAt"] if before else _now_ms())
     if text is not None and (before is None or decode_view(text)["state"] != before["state"]):
         client.set_experiment_tag(experiment_id, _TAG, text)
-    return VIEW_ID
 
 
-def encode_view(keys: list[str], image_step: int, created_ms: int) -> str | None:
+def encode_view(keys: list[str], image_steps: Mapping[str, int], created_ms: int) -> str | None:
     """Return the tag's text; layers are thinned out evenly until it fits."""
     layers = [key for key in keys if names.layer_of(key, names.GRADIENT_RMS)]
     others = [key for key in keys if not names.layer_of(key, names.GRADIENT_RMS)]
     stride = 1
     while True:
-        state = view_state(layers[::stride] + others, image_step)
+        state = view_state(layers[::stride] + others, image_steps)
         packed = base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
         fields = {"name": VIEW_NAME, "createdAt": created_ms, "updatedAt": _now_ms(), "state": _PREFIX + packed}
         text = json.dumps(fields, separators=(",", ":"))
@@ -70,22 +74,28 @@ def decode_view(text: str) -> dict[str, Any]:
     return fields | {"state": json.loads(zlib.decompress(base64.b64decode(fields["state"].removeprefix(_PREFIX))))}
 
 
-def view_state(keys: list[str], image_step: int) -> dict[str, Any]:
-    """Return the state of the experiment page: one section of charts."""
+def view_state(keys: list[str], image_steps: Mapping[str, int]) -> dict[str, Any]:
+    """Return the state of the experiment page: our sections of charts, then MLflow's own ones, folded."""
     layers = [key for key in keys if names.layer_of(key, names.GRADIENT_RMS)]
     losses = [key for key in keys if key.endswith("/loss")]
     norms = [key for key in (names.NORM_TOTAL, names.NORM_AFTER) if key in keys]
-    qualities = [k for k in keys if k.split("/")[0] in ("train", "val", "test") and not k.endswith("/loss")]
+    qualities = [key for key in keys if key.split("/")[0] in _STAGES and not key.endswith("/loss")]
+    clipped = [key for key in keys if key == names.CLIP_FRACTION]
     charts = [
-        _line("rms", _RMS_TITLE, layers, "log"),
-        _image("ridges", names.RIDGES, image_step),
-        _image("heatmap", names.HEATMAP, image_step),
-        _line("norm", "Gradient norm before and after clipping", norms, "log"),
-        _line("loss", "Loss", losses, "log"),
-        _line("quality", "Quality", qualities, "linear"),
-        _line("clipped", "Share of steps clipped", [k for k in keys if k == names.CLIP_FRACTION], "linear"),
+        _line(LAYERS_SECTION, "rms", layers, "log"),
+        *(_image(key, image_steps.get(key, 0)) for key in PICTURES),
+        _line(COURSE_SECTION, "loss", losses, "log"),
+        _line(COURSE_SECTION, "quality", qualities, "linear"),
+        _line(COURSE_SECTION, "norm", norms, "log"),
+        _line(COURSE_SECTION, "clipped", clipped, "linear"),
     ]
-    section = {"uuid": _SECTION, "name": VIEW_NAME, "display": True, "isReordered": True}
+    own = [
+        _section(LAYERS_SECTION, columns=1, cardHeight=480),
+        _section(PICTURES_SECTION, columns=2, cardHeight=640),
+        _section(COURSE_SECTION, columns=2, cardHeight=360),
+    ]
+    folded = [name for name in _FOLDED if any(key.startswith(f"{name}/") for key in keys)]
+    folded = [names.GRADIENT_NONFINITE, *folded]
     return {
         "searchFilter": "",
         "orderByKey": "attributes.start_time",
@@ -106,25 +116,29 @@ def view_state(keys: list[str], image_step: int) -> dict[str, Any]:
         "groupBy": None,
         "groupsExpanded": {},
         "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
-        "compareRunSections": [section],
+        "compareRunSections": own + [_section(name, display=False) for name in folded],
         "compareRunCharts": [chart for chart in charts if chart is not None],
     }
 
 
 def view_keys(keys: Iterable[str]) -> list[str]:
     """Return those of a run's keys that the view shows."""
-    return _keys_of(view_state(sorted({clean_key(key) for key in keys}), 0))
+    return shown_keys(view_state(sorted(keys), {}))
 
 
-def _keys_of(state: dict[str, Any]) -> list[str]:
+def shown_keys(state: dict[str, Any]) -> list[str]:
+    """Return the keys of all curves in a state."""
     return [key for chart in state.get("compareRunCharts", []) for key in chart.get("selectedMetricKeys", [])]
 
 
-def _line(name: str, title: str, keys: list[str], scale: str) -> dict[str, Any] | None:
+def _section(name: str, **layout: Any) -> dict[str, Any]:
+    return {"uuid": _uuid(name), "name": name, "display": True, "isReordered": True} | layout
+
+
+def _line(section: str, name: str, keys: list[str], scale: str) -> dict[str, Any] | None:
     if not keys:
         return None
-    return _chart(name, "LINE") | {
-        "displayName": title,
+    return _chart(section, name, "LINE") | {
         "metricKey": keys[0],
         "selectedMetricKeys": keys,
         "lineSmoothness": 0,
@@ -141,19 +155,24 @@ def _line(name: str, title: str, keys: list[str], scale: str) -> dict[str, Any] 
     }
 
 
-def _image(name: str, key: str, step: int) -> dict[str, Any]:
-    return _chart(name, "IMAGE") | {"imageKeys": [key], "step": step, "showRunParams": False}
+def _image(key: str, step: int) -> dict[str, Any]:
+    chart = _chart(PICTURES_SECTION, key, "IMAGE")
+    return chart | {"imageKeys": [key], "step": step, "showRunParams": False}
 
 
-def _chart(name: str, kind: str) -> dict[str, Any]:
+def _chart(section: str, name: str, kind: str) -> dict[str, Any]:
     return {
-        "uuid": f"stabletrain-{name}",
+        "uuid": _uuid(name),
         "type": kind,
         "runsCountToCompare": 10,
-        "metricSectionId": _SECTION,
+        "metricSectionId": _uuid(section),
         "deleted": False,
         "isGenerated": False,
     }
+
+
+def _uuid(name: str) -> str:
+    return f"stabletrain-{zlib.crc32(name.encode()):08x}"
 
 
 def _now_ms() -> int:

@@ -18,7 +18,6 @@ from filelock import FileLock, Timeout
 
 from stabletrain.errors import RequestError
 from stabletrain.record import folder as statuses
-from stabletrain.record import names
 from stabletrain.record.folder import RunFolder
 from stabletrain.record.reader import Info, Position
 from stabletrain.tracking import mlflow_view
@@ -145,8 +144,8 @@ class Shipper:
         self._position: Position = {}
         self._shipped_text: str | None = None
         self._info: dict[str, Any] = {}
-        self._image_step = 0
-        self._viewed: tuple[list[str], int] | None = None
+        self._image_steps: dict[str, int] = {}
+        self._viewed: tuple[list[str], dict[str, int]] | None = None
 
     def ship(
         self, *, ended: bool | None = None, on_run: Callable[[ShipResult], None] = lambda result: None
@@ -277,17 +276,17 @@ class Shipper:
                 upload_picture(self._client, run.info.run_id, picture, png)
                 result.images += 1
             plan.done(picture)
-        self._image_step = max((step for key, step in plan.there if key == names.RIDGES), default=0)
+        self._image_steps = {key: step for key, step in sorted(plan.there)}  # the last of each kind
 
     def _ship_view(self, run: Run, result: ShipResult) -> None:
         keys = mlflow_view.view_keys(self._progress.keys.values())
-        if (keys, self._image_step) == self._viewed:
+        if (keys, self._image_steps) == self._viewed:
             return
         try:
-            mlflow_view.write_view(self._client, run.info.experiment_id, keys, self._image_step)
+            mlflow_view.write_view(self._client, run.info.experiment_id, keys, self._image_steps)
         except Exception as error:  # an undocumented format: best-effort
             result.notes.append(f"The saved view could not be written: {error}")
-        self._viewed = (keys, self._image_step)
+        self._viewed = (keys, self._image_steps)
 
     def _finish(self, run: Run, result: ShipResult, died: bool) -> None:
         run_id = run.info.run_id

@@ -26,7 +26,7 @@ _SQLITE = "sqlite:///"
 
 # Out of the box a request to a dead server is retried for 246 s. The shipper comes back by itself, so it need not wait;
 # and a retried `create run` could make two runs.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -94,7 +94,7 @@ def open_client(uri: str) -> MlflowClient:
     Raises:
         Unreachable: The server does not answer.
     """
-    for name, value in _ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if reason := is_reachable(uri):
         raise Unreachable(reason)

@@ -1,0 +1,50 @@
+"""The best network in MLflow, with its signature and an input example."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Any
+
+import numpy as np
+
+from stabletrain.tracking.store import quiet
+
+MODEL_NAME = "best"
+
+
+def log_network(run_id: str, tracking_uri: str, network: Any, example: np.ndarray, outputs: np.ndarray) -> None:
+    """Log a network under a run.
+
+    It is kept as an exported graph, which loads anywhere and executes no code; a network that cannot be exported
+    is pickled.
+
+    Args:
+        run_id: The MLflow run.
+        tracking_uri: The store.
+        network: A `torch.nn.Module` in evaluation mode, on the CPU.
+        example: Inputs, shape (batch, …), at least two of them: a batch of one would be exported as fixed.
+        outputs: The network's outputs for `example`.
+    """
+    import mlflow
+    import mlflow.pytorch
+    from mlflow.models import infer_signature
+
+    signature = infer_signature(example, outputs)
+    requirements = [f"{name}=={importlib.metadata.version(name)}" for name in ("torch", "numpy")]
+    with quiet():
+        mlflow.set_tracking_uri(tracking_uri)
+        with mlflow.start_run(run_id=run_id):
+            for serialization_format in ("pt2", "pickle"):
+                try:
+                    mlflow.pytorch.log_model(
+                        network,
+                        name=MODEL_NAME,
+                        signature=signature,
+                        input_example=example,
+                        pip_requirements=requirements,
+                        serialization_format=serialization_format,
+                    )
+                    return
+                except Exception:
+                    if serialization_format == "pickle":
+                        raise

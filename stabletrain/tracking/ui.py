@@ -1,0 +1,205 @@
+"""MLflow's and TensorBoard's pages on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from stabletrain.errors import RequestError, require_range
+from stabletrain.tracking.store import artifact_root, database_of, page_url
+
+HOST = "127.0.0.1"  # neither page asks for a password: not for other machines
+START_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 5.0
+POLL_S = 0.2
+
+
+def serve(
+    tracking_uri: str,
+    logdir: Path | str,
+    *,
+    mlflow_port: int = 5000,
+    tensorboard_port: int = 6006,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Serve the embedded store and the event files, print both links, and wait for Ctrl-C or SIGTERM.
+
+    Args:
+        tracking_uri: The store (see `resolve_tracking_uri`). A server has its own pages: only its link is printed.
+        logdir: The folder above the runs.
+        mlflow_port: Port of MLflow's page.
+        tensorboard_port: Port of TensorBoard's page.
+        say: Prints a line.
+
+    Raises:
+        RequestError: There is nothing to show yet, a port is taken, or a page did not come up.
+    """
+    pages = [_tensorboard_page(Path(logdir).absolute(), tensorboard_port)]
+    if (root := artifact_root(tracking_uri)) is None:
+        say(f"MLflow       {home_url(page_url(tracking_uri))}")
+    else:
+        _require_store(tracking_uri)
+        pages.insert(0, _mlflow_page(tracking_uri, root, mlflow_port))
+    for page in pages:
+        _require_free(page)
+    with _asked_to_stop() as stop, contextlib.ExitStack() as stack:
+        for page in pages:
+            stack.enter_context(_running(page))
+        for page in pages:
+            _wait_until_it_answers(page, stop)
+        if not stop.is_set():
+            for page in pages:
+                say(f"{page.title:<12} {page.link}")
+            say("Ctrl-C stops both." if len(pages) > 1 else "Ctrl-C stops it.")
+        while not stop.wait(POLL_S):
+            for page in pages:
+                _require_alive(page)
+
+
+def home_url(base: str) -> str:
+    """Return the link to MLflow's experiments, in the mode that shows training runs."""
+    return f"{base}/#/experiments?workflowType=machine_learning"
+
+
+@dataclass
+class _Page:
+    title: str
+    key: str
+    port: int
+    command: list[str]
+    link: str
+    process: subprocess.Popen[bytes] | None = None
+    log: IO[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"http://{HOST}:{self.port}/"
+
+
+def _mlflow_page(tracking_uri: str, root: Path, port: int) -> _Page:
+    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", tracking_uri, "--default-artifact-root", root.as_uri()]
+    return _Page("MLflow", "ui.mlflow_port", port, command, home_url(f"http://{HOST}:{port}"))
+
+
+def _tensorboard_page(logdir: Path, port: int) -> _Page:
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--host", HOST, "--port", str(port)]
+    return _Page("TensorBoard", "ui.tensorboard_port", port, command, f"http://{HOST}:{port}/")
+
+
+def _require_store(tracking_uri: str) -> None:
+    database = database_of(tracking_uri)
+    if not database.is_file():
+        raise RequestError(
+            f"There is no MLflow store yet: {database} does not exist.",
+            key="tracking_uri",
+            found=tracking_uri,
+            allowed="a store that a training run has written to",
+            command="stabletrain train",
+        )
+
+
+def _require_free(page: _Page) -> None:
+    require_range(page.key, page.port, 1, 65535)
+    if not _is_free(page.port):
+        free = next((port for port in range(page.port + 1, min(page.port + 200, 65536)) if _is_free(port)), 0)
+        raise RequestError(
+            f"The port for {page.title} is taken by another program.",
+            key=page.key,
+            found=page.port,
+            allowed="a free port",
+            command=f"stabletrain ui {page.key}={free or _any_free_port()}",
+        )
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def _any_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _running(page: _Page) -> Iterator[None]:
+    """Start a page in a process group of its own, and end the whole group."""
+    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with tempfile.TemporaryFile() as page.log:
+        page.process = subprocess.Popen(
+            page.command,
+            stdin=subprocess.DEVNULL,
+            stdout=page.log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            yield
+        finally:
+            _end_group(page.process)
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_TIMEOUT_S)
+
+
+def _wait_until_it_answers(page: _Page, stop: threading.Event) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not stop.wait(POLL_S):
+        _require_alive(page)
+        with contextlib.suppress(OSError), urllib.request.urlopen(page.address, timeout=5):
+            return
+        if time.monotonic() > deadline:
+            raise RequestError(f"{page.title} did not answer within {START_TIMEOUT_S:g} s.\n{_tail(page)}")
+
+
+def _require_alive(page: _Page) -> None:
+    assert page.process is not None
+    if page.process.poll() is not None:
+        raise RequestError(f"{page.title} stopped with exit code {page.process.returncode}.\n{_tail(page)}")
+
+
+def _tail(page: _Page, num_lines: int = 8) -> str:
+    assert page.log is not None
+    page.log.seek(0)
+    lines = page.log.read().decode(errors="replace").splitlines()
+    return "\n".join(f"  | {line}" for line in lines[-num_lines:])
+
+
+@contextlib.contextmanager
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C and SIGTERM set."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {n: signal.signal(n, lambda *_: stop.set()) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,113 @@
+"""Small runs as training leaves them, and what MLflow holds of them."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from stabletrain.diagnosis.finding import Finding
+from stabletrain.record import names
+from stabletrain.record.folder import FINISHED, RUNNING, RunFolder
+from stabletrain.record.reader import Scalar, read_entries
+from stabletrain.record.writer import RecordWriter
+from stabletrain.signal.histogram import Histogram
+from stabletrain.signal.snapshot import LayerStatistics, Snapshot
+from stabletrain.tracking.store import open_client, quiet
+
+INFO = {
+    "run_uid": "uid-1",
+    "command": "python -m stabletrain model=rnn",
+    "git_commit": "1f" * 20,
+    "git_dirty": True,
+    "choices": {"model": "rnn", "clip": "norm"},
+    "parameters": {"model.depth": 20, "optimizer.lr": 0.001, "model.act[0]": None},
+    "dataset": {
+        "name": "digits",
+        "task": "classification",
+        "num_train": 100,
+        "num_val": 20,
+        "num_test": 30,
+        "digest": "abc",
+    },
+    "num_parameters": 1234,
+    "versions": {"torch": "2.13.0"},
+    "experiment_name": "demo",
+}
+FINDING = Finding(
+    "vanishing", "critical", "L00.rnn", 10, 20, {"ratio": 1e-5}, "It | fades.", ["init=orthogonal", "norm=layer"]
+)
+
+
+def layer_name(index):
+    return f"L{index:02d}.rnn.weight_{index}"
+
+
+def histogram(rms, size=200):
+    numbers = np.abs(np.random.default_rng(0).normal(size=size) * rms).astype(np.float32)
+    return Histogram(np.bincount(numbers.view(np.int32) >> 23, minlength=256).astype(np.int64))
+
+
+def snapshot(step, num_layers, with_histogram=True):
+    layers = []
+    for index in range(num_layers):
+        rms = 10 ** (-0.2 * (num_layers - index) - step / 500)
+        layers.append(LayerStatistics(layer_name(index), 200, rms, 0, histogram(rms) if with_histogram else None))
+    return Snapshot(step, tuple(layers))
+
+
+def write_steps(writer, steps, num_layers=3, every=10):
+    for step in steps:
+        writer.write_scalars(step, {"train/loss": 2.3 * math.exp(-step / 50), names.NORM_TOTAL: 5 + math.sin(step)})
+        if step % every == 0:
+            writer.write_snapshot(snapshot(step, num_layers))
+
+
+def begin_run(path, info=INFO, steps=range(60), **options):
+    """Write the record of a run that still trains."""
+    folder = RunFolder(path)
+    writer = RecordWriter(folder.events)
+    if info is not None:
+        writer.write_info(info)
+    write_steps(writer, steps, **options)
+    writer.close()
+    folder.config.write_text("model: rnn\n")
+    folder.update_summary(status=RUNNING)
+    return folder
+
+
+def end_run(folder, status=FINISHED):
+    folder.write_findings([FINDING])
+    folder.report.write_text("<h1>report</h1>")
+    folder.update_summary(status=status, verdict="vanishing", metrics={"val/accuracy": 0.93125})
+    return folder
+
+
+def finished_run(path, **options):
+    return end_run(begin_run(path, **options))
+
+
+def recorded(folder):
+    """Every scalar of the record as (name, step, value); of a repeated step the first."""
+    found = {}
+    for entry, _ in read_entries(folder.events):
+        if isinstance(entry, Scalar):
+            found.setdefault((entry.name, entry.step), entry.value)
+    return sorted((name, step, value) for (name, step), value in found.items())
+
+
+def shipped(uri, run_id):
+    """Every metric value on the server as (key, step, value)."""
+    client = open_client(uri)
+    with quiet():
+        keys = client.get_run(run_id).data.metrics
+        return sorted((m.key, m.step, m.value) for key in keys for m in client.get_metric_history(run_id, key))
+
+
+def get_run(uri, run_id):
+    with quiet():
+        return open_client(uri).get_run(run_id)
+
+
+def artifact_names(uri, run_id, folder=None):
+    with quiet():
+        return sorted(Path(f.path).name for f in open_client(uri).list_artifacts(run_id, folder))

@@ -1,0 +1,93 @@
+import math
+
+import pytest
+from mlflow_fakes import begin_run
+
+from stabletrain.record.reader import Scalar
+from stabletrain.record.writer import RecordWriter
+from stabletrain.tracking.points import (
+    Progress,
+    clean_key,
+    covers,
+    decode_position,
+    encode_position,
+    is_shipped,
+    read_events,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("train/loss", "train/loss"),
+        ("gradient/rms/L03.rnn.weight_hh_l0", "gradient/rms/L03.rnn.weight_hh_l0"),
+        ("a[0]@b", "a_0__b"),
+        ("a//b/./c/", "a/b/c"),
+        ("/../x", "__/x"),
+        ("", "_"),
+        ("größe", "gr__e"),
+    ],
+)
+def test_a_key_is_one_that_mlflow_accepts(name, key):
+    from mlflow.utils.validation import _validate_metric_name
+
+    assert clean_key(name) == key
+    _validate_metric_name(clean_key(name))
+
+
+def test_a_long_name_keeps_its_identity():
+    one, other = clean_key("x" * 300 + "1"), clean_key("x" * 300 + "2")
+    assert len(one) == len(other) == 250
+    assert one != other
+
+
+def test_names_that_clean_to_the_same_key_stay_apart():
+    progress = Progress()
+    points = progress.take([Scalar("a[0]", 1, 0.0, 1.0), Scalar("a(0)", 1, 0.0, 2.0), Scalar("a[0]", 2, 0.0, 3.0)])
+    assert [p.key for p in points] == ["a_0_", points[1].key, "a_0_"]
+    assert points[1].key.startswith("a_0_-")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("gradient/rms/L01.a", True),
+        ("gradient/nonfinite/L01.a", True),
+        ("gradient/norm/total", True),
+        ("weight/rms/L01.a", False),
+        ("update/ratio/L123.a", False),
+        ("val/accuracy", True),
+    ],
+)
+def test_of_the_families_by_layer_two_are_shipped(name, expected):
+    assert is_shipped(name) is expected
+
+
+def test_a_repeated_step_and_a_non_finite_value_are_left_out():
+    progress = Progress()
+    values = [(0, 1.0), (1, 2.0), (1, 3.0), (0, 4.0), (2, math.nan), (3, math.inf), (4, 5.0)]
+    points = progress.take([Scalar("x", step, 1.5, value) for step, value in values])
+    assert [(p.step, p.value, p.time_ms) for p in points] == [(0, 1.0, 1500), (1, 2.0, 1500), (4, 5.0, 1500)]
+    assert progress.num_repeated == 2
+
+
+def test_events_are_whole_and_a_position_covers_what_lies_before_it(tmp_path):
+    folder = begin_run(tmp_path / "run", steps=range(3))
+    events = list(read_events(folder.events))
+    assert [len(entries) for entries, _ in events] == [1, 2, 9, 2, 2]  # info, scalars, a snapshot of 3 layers, scalars
+    middle = events[2][1]
+    assert [covers(middle, position) for _, position in events] == [True, True, True, False, False]
+    assert len(list(read_events(folder.events, middle))) == 2
+
+
+def test_the_position_of_a_run_resumed_very_often_fits_a_tag(tmp_path):
+    position = {}
+    for _ in range(120):
+        writer = RecordWriter(tmp_path)
+        writer.write_scalars(1, {"x": 1.0})
+        writer.close()
+        position[writer.path.name] = writer.path.stat().st_size
+    text = encode_position(position)
+    assert len(text) < 8000
+    assert decode_position(text, tmp_path) == position
+    assert decode_position(None, tmp_path) == {}
