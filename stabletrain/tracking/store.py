@@ -46,14 +46,25 @@ def resolve_tracking_uri(explicit: str | None, run_dir: Path | str) -> str:
     """
     uri = explicit or os.environ.get("MLFLOW_TRACKING_URI") or embedded_uri(Path(run_dir).absolute().parent)
     if uri.startswith(_SQLITE):
-        return _SQLITE + str(database_of(uri))
-    if "://" not in uri and uri != "databricks":
+        return _embeddable(_SQLITE + str(database_of(uri)))
+    if uri != "databricks" and ("://" not in uri or uri.startswith("file:")):
         raise RequestError(
             "MLflow no longer keeps runs in plain folders.",
             key="tracking_uri",
             found=uri,
             allowed="http://HOST:PORT, https://HOST, sqlite:////ABSOLUTE/PATH/mlflow.db",
-            command=f"stabletrain sync RUN_DIR tracking_uri={_SQLITE}{Path(uri).absolute() / DATABASE}",
+            command=f"export MLFLOW_TRACKING_URI={_SQLITE}{Path(uri.removeprefix('file:')).absolute() / DATABASE}",
+        )
+    return uri
+
+
+def _embeddable(uri: str) -> str:
+    if "?" in uri:
+        raise RequestError(
+            "A sqlite store cannot lie below a folder with a question mark in its name.",
+            key="tracking_uri",
+            found=uri,
+            allowed="a path without a question mark",
         )
     return uri
 
