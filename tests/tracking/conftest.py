@@ -44,12 +44,12 @@ def uri(runs):
 def server(tmp_path, template):
     """A function that starts a real server on a port; all are stopped at the end."""
     shutil.copy(template, tmp_path / "server.db")
-    with _servers(tmp_path) as start:
+    with servers(tmp_path) as start:
         yield start
 
 
 @contextmanager
-def _servers(folder):
+def servers(folder):
     started = []
 
     def start(port):
