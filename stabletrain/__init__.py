@@ -1,3 +1,47 @@
-"""Train deep and recurrent networks that stay stable, and see where the gradient goes."""
+"""Train deep and recurrent networks that stay stable, and see where the gradient goes.
+
+Names load where they are first used: importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stabletrain import callbacks as callbacks
+    from stabletrain.diagnosis.finding import Finding as Finding
+    from stabletrain.doctor import Doctor as Doctor
+    from stabletrain.errors import RequestError as RequestError
+    from stabletrain.gradient import clip_gradients_ as clip_gradients_
+    from stabletrain.network import initialize_ as initialize_
+    from stabletrain.signal.histogram import Histogram as Histogram
+    from stabletrain.signal.snapshot import LayerStatistics as LayerStatistics
+    from stabletrain.signal.snapshot import Snapshot as Snapshot
+    from stabletrain.signal.watch import Watch as Watch
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Doctor": "doctor",
+    "Finding": "diagnosis.finding",
+    "Histogram": "signal.histogram",
+    "LayerStatistics": "signal.snapshot",
+    "RequestError": "errors",
+    "Snapshot": "signal.snapshot",
+    "Watch": "signal.watch",
+    "clip_gradients_": "gradient",
+    "initialize_": "network",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "callbacks":
+        return importlib.import_module("stabletrain.callbacks")
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"stabletrain.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'stabletrain' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*_HOMES, "callbacks", "__version__"])

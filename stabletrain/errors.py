@@ -89,7 +89,7 @@ def require_choice(key: str, value: str, choices: Iterable[str]) -> str:
 
 def require_range(
     key: str,
-    value: float,
+    value: Any,
     minimum: float | None = None,
     maximum: float | None = None,
     *,
@@ -99,17 +99,27 @@ def require_range(
     """Return `value` if it lies between `minimum` and `maximum` (ends included unless open).
 
     Raises:
-        RequestError: The value is outside the range, or not a finite number.
+        RequestError: The value is outside the range, or is no finite number at all.
     """
-    too_low = minimum is not None and (value <= minimum if open_minimum else value < minimum)
-    too_high = maximum is not None and (value >= maximum if open_maximum else value > maximum)
-    if math.isfinite(value) and not too_low and not too_high:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and _lies_between(value, minimum, maximum, open_minimum, open_maximum):
         return value
     parts = []
     if minimum is not None:
-        parts.append(f"{'above' if open_minimum else 'from'} {minimum:g}")
+        parts.append(f"{'above' if open_minimum else 'from'} {minimum}")
     if maximum is not None:
-        parts.append(f"{'below' if open_maximum else 'up to'} {maximum:g}")
-    kind = "an integer" if isinstance(value, int) else "a number"
-    allowed = " ".join([kind, *parts]) if parts else "a finite number"
-    raise RequestError(f"{key} is out of range.", key=key, found=value, allowed=allowed)
+        parts.append(f"{'below' if open_maximum else 'up to'} {maximum}")
+    whole = isinstance(value, int) and all(isinstance(end, int | None) for end in (minimum, maximum))
+    allowed = " ".join(["an integer" if whole else "a number", *parts]) if parts else "a finite number"
+    problem = f"{key} is out of range." if is_number else f"{key} is not a number."
+    raise RequestError(problem, key=key, found="null" if value is None else value, allowed=allowed)
+
+
+def _lies_between(
+    value: float, minimum: float | None, maximum: float | None, open_minimum: bool, open_maximum: bool
+) -> bool:
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    too_low = minimum is not None and (value <= minimum if open_minimum else value < minimum)
+    too_high = maximum is not None and (value >= maximum if open_maximum else value > maximum)
+    return not too_low and not too_high

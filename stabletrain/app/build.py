@@ -8,15 +8,17 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.loggers.logger import Logger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from stabletrain.app.targets import make
 from stabletrain.data import Data
-from stabletrain.errors import RequestError, require_range
+from stabletrain.errors import RequestError, require_choice, require_range
 from stabletrain.network import Parts
 from stabletrain.training import TrainingModule
+
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,10 @@ def build_network(config: Mapping[str, Any], data: Data) -> nn.Module:
     wanted = input_form(config)
     if wanted not in ("auto", data.form):
         raise RequestError(
-            f"The model takes a {wanted}, the data gives a {data.form}.",
+            f"The model takes {wanted} input, the data gives {data.form} input.",
             key="data.form",
             found=config["data"].get("form"),
-            allowed=f"auto, or a form that is a {wanted}",
+            allowed=f"auto, or a form of the kind {wanted}",
             command="data.form=auto",
         )
     network = _make(config, "model")(data.num_inputs, data.num_outputs, parts)
@@ -102,7 +104,7 @@ def _optimizer(config: Mapping[str, Any], network: nn.Module) -> Any:
     section = config["optimizer"]
     factory = _make(config, "optimizer")
     for key, is_open in (("lr", True), ("weight_decay", False)):
-        if isinstance(section.get(key), int | float):
+        if key in section:
             require_range(f"optimizer.{key}", section[key], 0.0, open_minimum=is_open)
     factory([nn.Parameter(torch.zeros(2, 2))])
     return factory
@@ -123,9 +125,14 @@ def build_trainer(config: Mapping[str, Any], **objects: Any) -> pl.Trainer:
     """
     section = config["trainer"]
     check_accelerator(section)
-    for key in ("max_epochs", "max_steps"):
-        if section.get(key) is not None:
-            require_range(f"trainer.{key}", section[key], -1)
+    for key, minimum in (
+        ("max_epochs", -1),
+        ("max_steps", -1),
+        ("accumulate_grad_batches", 1),
+        ("log_every_n_steps", 1),
+    ):
+        if isinstance(section.get(key), int):
+            require_range(f"trainer.{key}", section[key], minimum)
     if section.get("gradient_clip_val") is not None:
         raise RequestError(
             "Clipping belongs to the clip group.",
@@ -139,13 +146,18 @@ def build_trainer(config: Mapping[str, Any], **objects: Any) -> pl.Trainer:
     try:
         return factory(**objects)
     except MisconfigurationException as error:
-        raise RequestError(f"Lightning refuses the trainer: {error}", key="trainer", found=dict(section)) from error
+        settings = ", ".join(f"{key}={value}" for key, value in section.items() if key != "_target_")
+        raise RequestError(f"Lightning refuses the trainer: {error}", key="trainer", found=settings) from error
 
 
 def check_accelerator(section: Mapping[str, Any]) -> None:
     """Refuse an accelerator or a number of devices that this machine does not have."""
     accelerator, devices = section.get("accelerator", "auto"), section.get("devices", "auto")
     num_gpus = torch.cuda.device_count()
+    if isinstance(accelerator, str):
+        require_choice("trainer.accelerator", accelerator, ACCELERATORS)
+    if isinstance(devices, int) and devices != -1:
+        require_range("trainer.devices", devices, 1)
     if accelerator in ("gpu", "cuda") and num_gpus == 0:
         raise RequestError(
             "This machine has no GPU that torch can use.",

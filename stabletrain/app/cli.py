@@ -57,7 +57,7 @@ def read_request(words: Sequence[str]) -> Request:
     request = Request()
     queue = list(words)
     if queue and _is_name(queue[0]):
-        request.command = require_choice("command", queue.pop(0), COMMANDS)
+        request.command = read_command(queue.pop(0))
     while queue:
         word = queue.pop(0)
         if word in ("-h", "--help"):
@@ -79,6 +79,23 @@ def read_request(words: Sequence[str]) -> Request:
         else:
             request.overrides.append(word)
     return request
+
+
+def read_command(word: str) -> str:
+    """Return the command that a word names; raise RequestError if there is none."""
+    from stabletrain.app.compose import list_groups
+    from stabletrain.app.help import COMMANDS
+
+    if word in COMMANDS:
+        return word
+    group = word if word in list_groups() else None
+    raise RequestError(
+        f"There is no command {word!r}." + (f" {word} is a group: choose one of its options." if group else ""),
+        key="command",
+        found=word,
+        allowed=", ".join(COMMANDS),
+        closest=f"{group}={list_groups()[group][0]}" if group else closest_name(word, COMMANDS),
+    )
 
 
 def _is_name(word: str) -> bool:

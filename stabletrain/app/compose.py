@@ -60,7 +60,7 @@ def compose_config(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -
     known = _hydra_compose([_text(o) for o in chosen], config_dirs, overrides)
     for override in parsed:
         if override not in chosen:
-            check_key(override, known, groups, overrides)
+            check_key(override, known, groups, config_dirs, overrides)
     return _hydra_compose(list(overrides), config_dirs, overrides)
 
 
@@ -90,7 +90,10 @@ def list_groups(config_dirs: Sequence[Path] = ()) -> dict[str, list[str]]:
     for folder in [*config_dirs, find_config_dir()]:
         if not folder.is_dir():
             raise RequestError(
-                "The configuration folder does not exist.", key="--config-dir", found=folder, allowed="an existing folder"
+                "The configuration folder does not exist.",
+                key="--config-dir",
+                found=folder,
+                allowed="an existing folder",
             )
         for path in folder.glob("*/*.yaml"):
             groups.setdefault(path.parent.name, set()).add(path.stem)
@@ -133,7 +136,7 @@ def check_option(override: Override, groups: dict[str, list[str]], overrides: Se
         raise RequestError(
             f"{group} takes the name of an option.",
             key=group,
-            found=value,
+            found="null" if value is None else value,
             allowed=", ".join(options),
             command=replaced(overrides, override, f"{group}={options[0]}"),
         )
@@ -145,24 +148,54 @@ def check_option(override: Override, groups: dict[str, list[str]], overrides: Se
         raise
 
 
-def check_key(override: Override, known: DictConfig, groups: dict[str, list[str]], overrides: Sequence[str]) -> None:
-    """Check that the key of a value override exists in the chosen composition (`+` adds one on purpose)."""
+def check_key(
+    override: Override,
+    known: DictConfig,
+    groups: dict[str, list[str]],
+    config_dirs: Sequence[Path],
+    overrides: Sequence[str],
+) -> None:
+    """Check that the key of a value override exists in the chosen composition.
+
+    `+` adds a key on purpose; that is for sections with a `_target_`, which are bound to its signature later.
+    """
     key = override.key_or_group
     keys = set(_keys(known))
-    if key in keys or override.is_add() or key.split(".")[0].split("/")[0] == "hydra":
+    section, _, rest = key.partition(".")
+    is_open = (rest and "_target_" in (known.get(section) or {})) or section in ("logger", "hydra")
+    if key in keys or section.split("/")[0] == "hydra" or (override.is_add() and is_open):
         return
-    shown = sorted(k for k in keys if k.rpartition(".")[0] == _deepest_known(key, keys) and not k.endswith("_target_"))
-    names = [k for k in keys if not k.startswith("hydra")] + list(groups)
-    closest = closest_name(key, names, 0.6)
     value = (override.input_line or "").partition("=")[2]
+    siblings = sorted(k for k in keys if k.rpartition(".")[0] == _deepest_known(key, keys) and "_target_" not in k)
+    holder = _option_with(section, rest, groups, config_dirs)
+    alike = [k for k in [*keys, *groups] if k.count(".") == key.count(".") and not k.startswith("hydra")]
+    closest = holder or closest_name(key, alike, 0.6)
+    mended = [holder, *_without_choice(overrides, section)] if holder else list(overrides)
+    replacement = f"{key if holder else closest}={value}"
     raise RequestError(
         f"There is no setting {key!r} in this composition.",
         key=key,
         found=override.input_line,
-        allowed=", ".join(shown),
+        allowed=", ".join(k for k in siblings if k != "hydra") or f"nothing: {section} has no settings here",
         closest=closest,
-        command=replaced(overrides, override, f"{closest}={value}") if closest else "python -m stabletrain --help",
+        command=replaced(mended, override, replacement) if closest else "python -m stabletrain --cfg job",
     )
+
+
+def _option_with(group: str, setting: str, groups: dict[str, list[str]], config_dirs: Sequence[Path]) -> str | None:
+    """Return `group=option` for the option of a group that has the setting, the one most like it if several have."""
+    holders = []
+    for option in groups.get(group, []) if setting else []:
+        paths = [folder / group / f"{option}.yaml" for folder in [*config_dirs, find_config_dir()]]
+        text = next((p.read_text() for p in paths if p.is_file()), "")
+        if re.search(rf"^{re.escape(setting)}:", text, re.MULTILINE):
+            holders.append(option)
+    option = closest_name(setting, holders, 0.0)
+    return f"{group}={option}" if option else None
+
+
+def _without_choice(overrides: Sequence[str], group: str) -> list[str]:
+    return [o for o in overrides if o.partition("=")[0] != group]
 
 
 def _deepest_known(key: str, keys: set[str]) -> str:
@@ -173,7 +206,7 @@ def _deepest_known(key: str, keys: set[str]) -> str:
 
 
 def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    for name in node:
+    for name in map(str, node):
         key = f"{prefix}{name}"
         yield key
         if not OmegaConf.is_missing(node, name) and not OmegaConf.is_interpolation(node, name):
@@ -204,7 +237,6 @@ def _explain(error: Exception, overrides: Sequence[str]) -> RequestError:
             key=key,
             found=value,
             allowed=_allowed(reason),
-            command=f"python -m stabletrain --cfg job   # shows {key} and its default",
         )
     return RequestError(_first_line(error), command="python -m stabletrain --help")
 
@@ -214,8 +246,7 @@ def _allowed(reason: str) -> str:
         "converted to Integer": "an integer",
         "converted to Float": "a number",
         "not a valid bool": "true or false",
-        "not in": "one of the keys that --cfg job shows",
-        "not Optional": "a value, not null",
+        "not a ListConfig": "a list: [a,b]",
         "is not Optional": "a value, not null",
     }
     return next((text for sign, text in words.items() if sign in reason), "a value of the setting's type")

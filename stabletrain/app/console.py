@@ -55,7 +55,9 @@ class Console:
         if event.get("event") == "ready":
             self._links = event
             self._print_link(event)
-        elif event.get("event") in ("unreachable", "failed") and not self._links.get("silent"):
+        if event.get("event") == "note":
+            self.print(f"[dim]MLflow[/] {escape(str(event.get('text')))}")
+        if event.get("event") in ("unreachable", "failed") and not self._links.get("silent"):
             self._links = {**self._links, "silent": True}
             self.print(f"[yellow]MLflow[/] is not served: {escape(str(event.get('reason')))}. The run goes on.")
         if event.get("event") in ("done", "unreachable", "failed"):

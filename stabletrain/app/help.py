@@ -33,7 +33,10 @@ COMMANDS = {
         "[key=value …]",
         (
             ("python -m stabletrain model=rnn clip=norm", "a recurrent network on handwritten digits"),
-            ("python -m stabletrain model=lstm data=adding optimizer.lr=1e-2", "another family, data and learning rate"),
+            (
+                "python -m stabletrain model=lstm data=adding optimizer.lr=1e-2",
+                "another family, data and learning rate",
+            ),
             ("python -m stabletrain experiment=vanishing_depth", "see a network that does not train"),
             ("python -m stabletrain resume=auto output_dir=runs/mine", "go on with a run"),
             ("python -m stabletrain --cfg job model=gru", "show the configuration, run nothing"),

@@ -22,8 +22,8 @@ def complete(error: RequestError, command: str, overrides: Sequence[str], config
             key = error.command.partition("=")[0]
             error.command = command_line([*_without(overrides, key), error.command])
         return
-    if error.key == "command" and error.closest:
-        error.command = " ".join([*prefix[:3], error.closest])
+    if error.key in ("command", "RUN_DIR") and error.closest:
+        error.command = " ".join([*(prefix if error.key == "RUN_DIR" else prefix[:3]), error.closest])
         return
     default = error.closest or _default(error.key, overrides, config_dirs)
     if error.key and default is not None:

@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from stabletrain.errors import require_range
+from stabletrain.errors import RequestError, require_choice, require_range
 
 GROUPS = (
     "model",
@@ -108,6 +108,6 @@ def check_ranges(config: Mapping[str, Any]) -> None:
     for key in ("mlflow_port", "tensorboard_port"):
         require_range(f"ui.{key}", config["ui"][key], 1, 65535)
     if config["doctor"]["fail_on"] is not None:
-        from stabletrain.errors import require_choice
-
         require_choice("doctor.fail_on", config["doctor"]["fail_on"], ["warning", "critical"])
+    if not config["experiment_name"].strip():
+        raise RequestError("The experiment has no name.", key="experiment_name", found="", allowed="a text")

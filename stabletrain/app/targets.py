@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -92,6 +93,7 @@ def _locate(name: Any, key: str, allowed: str) -> Any:
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
         sys.path.append(here)  # classes in the current folder, also for the console script
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it would print what is raised here anyway
     try:
         return get_object(name)
     except Exception as error:
@@ -156,7 +158,7 @@ def _check_type(key: str, value: Any, hint: Any) -> None:
         raise RequestError(
             f"{key} does not take this value: {reason[0].lower()}{reason[1:]}.",
             key=key,
-            found=value,
+            found="null" if value is None else value,
             allowed=_type_words(hint),
         ) from error
 

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 
 from stabletrain.record import names
+from stabletrain.record.protos import Event
 from stabletrain.record.writer import masked_crc
 from stabletrain.signal.histogram import LOG10_2, NONFINITE_BIN, NUM_BINS, ZERO_BIN, Histogram
 
@@ -79,7 +78,7 @@ def read_entries(folder: Path, position: Position | None = None) -> Iterator[tup
                 yield entry, dict(position)
 
 
-def _read_events(path: Path, offset: int) -> Iterator[tuple[Event, int]]:
+def _read_events(path: Path, offset: int) -> Iterator[tuple[Any, int]]:
     with path.open("rb") as file:
         file.seek(offset)
         while True:
@@ -96,7 +95,7 @@ def _read_events(path: Path, offset: int) -> Iterator[tuple[Event, int]]:
             yield Event.FromString(body[:-4]), offset
 
 
-def _decode(event: Event, value: Summary.Value) -> Entry | None:
+def _decode(event: Any, value: Any) -> Entry | None:
     kind = value.WhichOneof("value")
     if kind == "simple_value":
         return Scalar(value.tag, event.step, event.wall_time, value.simple_value)
@@ -108,7 +107,7 @@ def _decode(event: Event, value: Summary.Value) -> Entry | None:
     return None
 
 
-def decode_histogram(proto: HistogramProto) -> Histogram:
+def decode_histogram(proto: Any) -> Histogram:
     """Return the histogram that `encode_histogram` wrote."""
     counts = np.zeros(NUM_BINS, dtype=np.int64)
     low = round(proto.bucket_limit[0] / LOG10_2) + 127

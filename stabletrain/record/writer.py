@@ -15,13 +15,17 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary, SummaryMetadata
-from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-from tensorboard.compat.proto.types_pb2 import DT_STRING
 
 from stabletrain.record import names
+from stabletrain.record.protos import (
+    DT_STRING,
+    Event,
+    HistogramProto,
+    Summary,
+    SummaryMetadata,
+    TensorProto,
+    TensorShapeProto,
+)
 from stabletrain.signal.histogram import NONFINITE_BIN, Histogram, log10_edge
 from stabletrain.signal.snapshot import Snapshot
 
@@ -78,11 +82,11 @@ class RecordWriter:
             os.fsync(self._file.fileno())
             self._file.close()
 
-    def _append_values(self, step: int, values: list[Summary.Value]) -> None:
+    def _append_values(self, step: int, values: list[Any]) -> None:
         if values:
             self._append(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 
-    def _append(self, event: Event) -> None:
+    def _append(self, event: Any) -> None:
         self._file.write(frame(event.SerializeToString()))
 
 
@@ -98,7 +102,7 @@ def masked_crc(data: bytes) -> int:
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def encode_histogram(histogram: Histogram) -> HistogramProto:
+def encode_histogram(histogram: Histogram) -> Any:
     """Encode as TensorBoard buckets over log10|g|.
 
     The first bucket counts zeros and subnormals, the last Inf and NaN, even where both are 0; between them lie the

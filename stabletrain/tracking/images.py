@@ -54,6 +54,7 @@ class PicturePlan:
     record: Record = field(default_factory=Record)
     _pending: dict[tuple[str, int], Picture] = field(default_factory=dict)
     _last: tuple[int, int, dict[str, Histogram]] | None = None  # step, time, histograms
+    _limits: tuple[float, float] | None = None
     _num_ridges: int = 0
     _last_ridges: int = -1
     _num_heatmaps: int = 0
@@ -104,7 +105,13 @@ class PicturePlan:
         assert self._last is not None
         step, time_ms, histograms = self._last
         if (key, step) not in self.there and (key, step) not in self._pending:
-            draw = _ridges_drawing(histograms, step) if key == names.RIDGES else _heatmap_drawing(self._copy(), step)
+            if self._limits is None:
+                self._limits = _limits_of(histograms)  # of the first picture: the slider's frames share one axis
+            draw = (
+                _ridges_drawing(histograms, step, self._limits)
+                if key == names.RIDGES
+                else _heatmap_drawing(self._copy(), step)
+            )
             self._pending[key, step] = Picture(key, step, time_ms, draw)
 
     def _take_column(self, entry: Scalar) -> None:
@@ -134,11 +141,17 @@ class PicturePlan:
         return Record(scalars=scalars)
 
 
-def _ridges_drawing(histograms: dict[str, Histogram], step: int) -> Callable[[], bytes]:
+def _limits_of(histograms: dict[str, Histogram]) -> tuple[float, float]:
+    from stabletrain.report.pictures import ridge_limits
+
+    return ridge_limits(histograms)
+
+
+def _ridges_drawing(histograms: dict[str, Histogram], step: int, limits: tuple[float, float]) -> Callable[[], bytes]:
     def draw() -> bytes:
         from stabletrain.report.pictures import draw_ridges
 
-        return draw_ridges(histograms, step=step)
+        return draw_ridges(histograms, step=step, limits=limits)
 
     return draw
 

@@ -26,7 +26,7 @@ def log_network(run_id: str, tracking_uri: str, network: Any, example: np.ndarra
         outputs: The network's outputs for `example`.
     """
     import mlflow
-    import mlflow.pytorch
+    from mlflow import pytorch as mlflow_pytorch
     from mlflow.models import infer_signature
 
     signature = infer_signature(example, outputs)
@@ -36,7 +36,7 @@ def log_network(run_id: str, tracking_uri: str, network: Any, example: np.ndarra
         with mlflow.start_run(run_id=run_id):
             for serialization_format in ("pt2", "pickle"):
                 try:
-                    mlflow.pytorch.log_model(
+                    mlflow_pytorch.log_model(
                         network,
                         name=MODEL_NAME,
                         signature=signature,

@@ -13,7 +13,8 @@ from stabletrain.app.compose import Composition
 from stabletrain.app.run_folder import open_run
 from stabletrain.errors import RequestError
 from stabletrain.record.folder import RunFolder
-from stabletrain.tracking.shipper import Shipper, follow
+from stabletrain.tracking.follow import follow
+from stabletrain.tracking.shipper import Shipper
 from stabletrain.tracking.store import Unreachable, resolve_tracking_uri
 
 FOLLOW = "--follow"

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,19 @@ from stabletrain.app.console import Console
 from stabletrain.app.provenance import describe_run
 from stabletrain.app.run_folder import OUTPUT_DIR_OF_PARENT, choose_folder, is_first_process, make_folder
 from stabletrain.diagnosis.finding import SEVERITIES, Finding, verdict_of
+from stabletrain.errors import RequestError
 from stabletrain.record.folder import FAILED, FINISHED, RUNNING, STOPPED, TERMINATED, RunFolder, replace_file
+from stabletrain.tracking.store import resolve_tracking_uri
 
 EXIT_CODES = {FINISHED: 0, FAILED: 1, STOPPED: 3, TERMINATED: 143}
 SHIPPING_TIMEOUT_S = 60.0
+TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
 
 def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
     """Train as composed; return the exit code."""
     folder, checkpoint = choose_folder(composition.config)
+    check_tracking_uri(composition.config, folder.path)
     from stabletrain.app.build import build, build_loggers, build_trainer
     from stabletrain.training.callbacks import GradientWatch, SystemWatch
     from stabletrain.training.checkpoint import ManifestCheckpointIO, checkpoint_callbacks
@@ -96,7 +100,25 @@ def conclude(folder: RunFolder, config: dict[str, Any], outcome: Any, overhead: 
     return findings
 
 
-def _begin(folder: RunFolder, composition: Composition, info: dict[str, Any], checkpoint: Path | None, record: Any) -> None:
+def check_tracking_uri(config: Mapping[str, Any], run_dir: Path) -> None:
+    """Refuse an address that no tracking server can have; one that does not answer is no mistake."""
+    mlflow = (config["logger"] or {}).get("mlflow")
+    if mlflow is None:
+        return
+    uri = resolve_tracking_uri(mlflow.get("tracking_uri"), run_dir)
+    if uri.partition(":")[0].partition("+")[0] not in TRACKING_SCHEMES:
+        raise RequestError(
+            "MLflow knows no store of this kind.",
+            key="logger.mlflow.tracking_uri",
+            found=uri,
+            allowed="http://HOST:PORT, https://HOST, sqlite:////ABSOLUTE/PATH/mlflow.db, or another database",
+            command="python -m stabletrain logger.mlflow.tracking_uri=http://127.0.0.1:5000",
+        )
+
+
+def _begin(
+    folder: RunFolder, composition: Composition, info: dict[str, Any], checkpoint: Path | None, record: Any
+) -> None:
     make_folder(folder)
     before = folder.read_summary()
     if folder.events.is_dir():  # going on in the same folder: the same run, in MLflow too
