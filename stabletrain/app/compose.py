@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,19 @@ class Composition:
         config: Plain, resolved data.
         choices: Chosen option by group.
         overrides: The overrides that led to it.
+        source: Hydra's configuration object, where references between settings are not resolved yet.
     """
 
     config: dict[str, Any]
     choices: dict[str, str]
-    overrides: tuple[str, ...] = ()
+    overrides: tuple[str, ...]
+    source: DictConfig
+
+    def in_folder(self, output_dir: Path) -> Composition:
+        """Return the same composition with the run's folder known, for the settings that refer to it."""
+        source = self.source.copy()
+        source.output_dir = str(output_dir)
+        return replace(self, config=_resolve(source), source=source)
 
 
 def compose(overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> Composition:
@@ -70,14 +78,19 @@ def to_composition(config: DictConfig, overrides: Sequence[str] = ()) -> Composi
     with open_dict(config):
         config = config.copy()
         del config["hydra"]
+    plain = _resolve(config)
+    choices.pop("settings", None)
+    check_ranges(plain)
+    return Composition(plain, {k: str(v) for k, v in choices.items()}, tuple(overrides), config)
+
+
+def _resolve(config: DictConfig) -> dict[str, Any]:
     try:
         plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or None
         raise RequestError(f"The configuration is incomplete: {_first_line(error)}", key=key) from error
-    choices.pop("settings", None)
-    check_ranges(plain)
-    return Composition(plain, {k: str(v) for k, v in choices.items()}, tuple(overrides))
+    return plain
 
 
 def list_groups(config_dirs: Sequence[Path] = ()) -> dict[str, list[str]]:

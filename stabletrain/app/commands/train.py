@@ -29,6 +29,7 @@ TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "
 def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
     """Train as composed; return the exit code."""
     folder, checkpoint = choose_folder(composition.config)
+    composition = composition.in_folder(folder.path)
     check_tracking_uri(composition.config, folder.path)
     from stabletrain.app.build import build, build_loggers, build_trainer
     from stabletrain.training.callbacks import GradientWatch, SystemWatch
@@ -125,8 +126,7 @@ def _begin(
         from stabletrain.record.reader import load_record
 
         info["run_uid"] = load_record(folder.path).info.get("run_uid", info["run_uid"])
-    config = composition.config | {"output_dir": str(folder.path)}
-    replace_file(folder.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+    replace_file(folder.config, yaml.safe_dump(composition.config, sort_keys=False, allow_unicode=True).encode())
     record.writer.write_info(info)
     folder.update_summary(
         status=RUNNING,
