@@ -12,7 +12,7 @@ from rich.table import Table
 
 from stabletrain.app.compose import Composition
 from stabletrain.diagnosis.finding import HEALTHY, Finding, verdict_of
-from stabletrain.record.folder import RunFolder
+from stabletrain.record.folder import FAILED, RunFolder
 
 SHOWN_METRICS = ("train/loss", "val/loss", "val/accuracy", "val/mse", "test/accuracy", "test/mse")
 
@@ -89,8 +89,10 @@ class Console:
         colour = "green" if verdict == HEALTHY else "red"
         metrics = "  ".join(f"{m} {outcome.metrics[m]:.4g}" for m in SHOWN_METRICS if m in outcome.metrics)
         self.print()
-        self.print(f"verdict: [bold {colour}]{verdict}[/]   {outcome.status} after {outcome.steps:,} steps")
-        self.print(f"{metrics}   ({outcome.seconds:.0f} s)")
+        shown = f"[bold {colour}]{verdict}[/]" if findings or outcome.status != FAILED else "[bold red]none[/]"
+        self.print(f"verdict: {shown}   {outcome.status} after {outcome.steps:,} steps, {outcome.seconds:.0f} s")
+        if metrics:
+            self.print(metrics)
         if findings:
             rich.get_console().print(findings_table(findings))
         if outcome.error is not None and str(outcome.error):

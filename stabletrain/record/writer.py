@@ -46,7 +46,7 @@ class RecordWriter:
         # TensorBoard and the reader take files in the order of their names: time first.
         name = f"events.out.tfevents.{time.time_ns() / 1e9:020.9f}.{socket.gethostname()}.{os.getpid()}"
         self.path = folder / name
-        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (closed in close)
+        self._descriptor: int | None = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._append(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -78,16 +78,24 @@ class RecordWriter:
 
     def close(self) -> None:
         """Flush to the disk and close."""
-        if not self._file.closed:
-            os.fsync(self._file.fileno())
-            self._file.close()
+        if self._descriptor is not None:
+            os.fsync(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", None) is not None:
+            self.close()
 
     def _append_values(self, step: int, values: list[Any]) -> None:
         if values:
             self._append(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 
     def _append(self, event: Any) -> None:
-        self._file.write(frame(event.SerializeToString()))
+        assert self._descriptor is not None, "the record is closed"
+        data = memoryview(frame(event.SerializeToString()))
+        while data:
+            data = data[os.write(self._descriptor, data) :]
 
 
 def frame(data: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
-from stabletrain.record.folder import RunFolder, write_json
+from stabletrain.record.folder import RunFolder, replace_file, write_json
 
 LAST = "last.ckpt"
 BEST = "best.ckpt"
@@ -51,6 +52,13 @@ class ManifestCheckpointIO(TorchCheckpointIO):
         }
         temporary.replace(path)
         write_json(manifest_path(path), manifest)
+
+
+def copy_checkpoint(source: Path, destination: Path) -> None:
+    """Copy a checkpoint and its manifest."""
+    manifest = json.loads(manifest_path(source).read_text()) | {"file": destination.name}
+    replace_file(destination, source.read_bytes())
+    write_json(manifest_path(destination), manifest)
 
 
 def checkpoint_callbacks(folder: RunFolder) -> list[Callback]:

@@ -38,7 +38,10 @@ def eval_batch_size(size: int, num_shards: int, wanted: int) -> int:
     sample makes a batch of its own, which happens only where the smaller shard fills its batches exactly.
     """
     smaller, rest = divmod(size, num_shards)
-    return wanted + 1 if rest and smaller and smaller % wanted == 0 else wanted
+    batch_size = wanted
+    while rest and smaller and smaller % batch_size == 0:
+        batch_size += 1
+    return batch_size
 
 
 class DataModule(pl.LightningDataModule):

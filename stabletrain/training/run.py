@@ -13,7 +13,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from stabletrain.errors import RequestError
 from stabletrain.record.folder import FAILED, FINISHED, STOPPED, TERMINATED, RunFolder
-from stabletrain.training.checkpoint import BEST, LAST
+from stabletrain.training.checkpoint import BEST, LAST, copy_checkpoint
 from stabletrain.training.stability import StabilityStop
 
 
@@ -93,11 +93,29 @@ def execute(
     outcome.seconds = time.perf_counter() - start
     outcome.steps = trainer.global_step
     outcome.metrics = finite_metrics(trainer)
-    best = folder.checkpoints / BEST
-    if outcome.status == FINISHED and best.is_file():
+    if outcome.status == FINISHED:
+        _evaluate(trainer, module, datamodule, folder, outcome)
+    return outcome
+
+
+def _evaluate(
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    datamodule: pl.LightningDataModule,
+    folder: RunFolder,
+    outcome: Outcome,
+) -> None:
+    """Test the best weights; a run that ended before its first validation is validated first."""
+    best, last = folder.checkpoints / BEST, folder.checkpoints / LAST
+    if not best.is_file() and last.is_file():
+        trainer.validate(module, datamodule=datamodule, verbose=False)
+        outcome.metrics |= finite_metrics(trainer)
+        if trainer.is_global_zero:
+            copy_checkpoint(last, best)
+        trainer.strategy.barrier()
+    if best.is_file():
         trainer.test(module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
         outcome.metrics |= finite_metrics(trainer)
-    return outcome
 
 
 def finite_metrics(trainer: pl.Trainer) -> dict[str, float]:

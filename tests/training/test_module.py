@@ -130,8 +130,18 @@ def test_a_nonfinite_gradient_stops_before_the_weights_change(tmp_path):
     record = load_record(tmp_path)
     assert record.scalars["gradient/nonfinite/L00.0.weight"].values[-1] == 24
     assert record.scalars["gradient/nonfinite/L00.0.weight"].steps == [0, 3]  # kept, although the cadence is ten
-    assert record.scalars["train/nonfinite"].values == [1.0]
-    assert record.scalars["train/loss"].steps == [0, 1, 2]  # NaN is counted, never written
+    assert record.scalars["train/loss"].steps == [0, 1, 2]
+
+
+def test_a_nonfinite_value_is_counted_and_never_written(tmp_path):
+    logger = RecordLogger(tmp_path / "tensorboard")
+    for step, loss in enumerate([1.0, float("nan"), float("inf"), 2.0]):
+        logger.log_metrics({"train/loss": loss, "epoch": 0}, step)
+    logger.close()
+    record = load_record(tmp_path)
+    assert record.scalars["train/loss"].steps == [0, 3]
+    assert record.scalars["train/nonfinite"].values == [1.0, 2.0]
+    assert "epoch" not in record.scalars
 
 
 def test_clipping_given_twice_is_refused(tmp_path):

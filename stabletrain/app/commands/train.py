@@ -91,7 +91,7 @@ def conclude(folder: RunFolder, config: dict[str, Any], outcome: Any, overhead: 
     folder.write_findings(findings)
     folder.update_summary(
         status=outcome.status,
-        verdict=verdict_of(findings),
+        verdict=verdict_of(findings) if findings or outcome.status != FAILED else None,
         metrics={name: round(value, 6) for name, value in sorted(outcome.metrics.items())},
         steps=outcome.steps,
         seconds=round(outcome.seconds, 3),
@@ -163,7 +163,8 @@ def _quiet_libraries() -> None:
         ".*was configured so validation will run.*",
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*resuming from a checkpoint that ended before the epoch ended.*",
-        ".*using the same.*num_replicas.*",
+        ".*could not find the monitored key in the returned metrics.*",
+        ".*The dirpath has changed from.*",
     ):
         warnings.filterwarnings("ignore", message=message)
     if not is_first_process():
