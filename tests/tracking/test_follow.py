@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import stop_group
 from mlflow_fakes import INFO, begin_run, end_run, finished_run, get_run, recorded, shipped, write_steps
+from servers import stop_group
 
 from stabletrain.errors import RequestError
 from stabletrain.record.writer import RecordWriter

@@ -1,59 +1,27 @@
 """The saved view and the slider are not documented by MLflow: whether they work only its page can tell."""
 
-from pathlib import Path
+import shutil
 
 import pytest
-from conftest import servers
-from mlflow_fakes import layer_name
+from mlflow_fakes import finished_run, layer_name
+from servers import find_free_port, servers
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-ARGUMENTS += ["--disable-sync", "--no-first-run"]
+from stabletrain.tracking.shipper import Shipper
+
 NUM_LAYERS = 20
-TIMEOUT_MS = 30_000
 
-pytestmark = [
-    pytest.mark.skipif(not CHROMIUM.is_file(), reason=f"{CHROMIUM} is not installed"),
-    pytest.mark.slow,
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def shipped_run(template, tmp_path_factory):
-    import shutil
-    import socket
-
-    from mlflow_fakes import finished_run
-
-    from stabletrain.tracking.shipper import Shipper
-
     folder = tmp_path_factory.mktemp("page")
     shutil.copy(template, folder / "server.db")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = find_free_port()
     with servers(folder) as start:
         start(port)
         run = finished_run(folder / "deep-run", steps=range(61), num_layers=NUM_LAYERS)
         yield Shipper(run, f"http://127.0.0.1:{port}").ship()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as api:
-        browser = api.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser):
-    context = browser.new_context(viewport={"width": 1600, "height": 2400})
-    page = context.new_page()
-    page.set_default_timeout(TIMEOUT_MS)
-    yield page
-    context.close()
 
 
 def test_the_run_page_begins_with_the_verdict(shipped_run, page):

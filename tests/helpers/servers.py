@@ -1,51 +1,31 @@
+"""A real MLflow server on this machine, and pages in a real browser."""
+
+from __future__ import annotations
+
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
-import pytest
-
-from stabletrain.tracking.store import ENVIRONMENT, embedded_uri, open_client
-
-
-@pytest.fixture(scope="session")
-def template(tmp_path_factory):
-    """An initialised database: MLflow needs seconds to make one."""
-    folder = tmp_path_factory.mktemp("template")
-    open_client(embedded_uri(folder))
-    return folder / "mlflow.db"
-
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch):
-    """Undo what `open_client` sets for its process."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    for name in ENVIRONMENT:
-        monkeypatch.delenv(name, raising=False)
+CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 
 
-@pytest.fixture
-def runs(tmp_path, template):
-    """A folder of runs with an embedded store that is set up already."""
-    shutil.copy(template, tmp_path / "mlflow.db")
-    return tmp_path
-
-
-@pytest.fixture
-def uri(runs):
-    return embedded_uri(runs)
-
-
-@pytest.fixture
-def server(tmp_path, template):
-    """A function that starts a real server on a port; all are stopped at the end."""
-    shutil.copy(template, tmp_path / "server.db")
-    with servers(tmp_path) as start:
-        yield start
+def find_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @contextmanager
@@ -99,10 +79,3 @@ def stop_group(process):
     with suppress(ProcessLookupError):
         os.killpg(process.pid, 9)
     process.wait(10)
-
-
-@pytest.fixture
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
