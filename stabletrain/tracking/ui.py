@@ -23,7 +23,7 @@ from stabletrain.tracking.store import artifact_root, database_of, page_url
 HOST = "127.0.0.1"  # neither page asks for a password: not for other machines
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 5.0
-POLL_S = 0.2
+POLL_S = 0.5
 
 
 def serve(
@@ -46,7 +46,14 @@ def serve(
     Raises:
         RequestError: There is nothing to show yet, a port is taken, or a page did not come up.
     """
-    pages = [_tensorboard_page(Path(logdir).absolute(), tensorboard_port)]
+    with tempfile.TemporaryDirectory(prefix="stabletrain-ui-") as shown:
+        _serve(tracking_uri, Path(logdir).absolute(), Path(shown), mlflow_port, tensorboard_port, say)
+
+
+def _serve(
+    tracking_uri: str, logdir: Path, shown: Path, mlflow_port: int, tensorboard_port: int, say: Callable[[str], None]
+) -> None:
+    pages = [_tensorboard_page(shown, tensorboard_port)]
     if (root := artifact_root(tracking_uri)) is None:
         say(f"MLflow       {home_url(page_url(tracking_uri))}")
     else:
@@ -54,6 +61,7 @@ def serve(
         pages.insert(0, _mlflow_page(tracking_uri, root, mlflow_port))
     for page in pages:
         _require_free(page)
+    link_runs(logdir, shown)
     with _asked_to_stop() as stop, contextlib.ExitStack() as stack:
         for page in pages:
             stack.enter_context(_running(page))
@@ -64,8 +72,21 @@ def serve(
                 say(f"{page.title:<12} {page.link}")
             say("Ctrl-C stops both." if len(pages) > 1 else "Ctrl-C stops it.")
         while not stop.wait(POLL_S):
+            link_runs(logdir, shown)
             for page in pages:
                 _require_alive(page)
+
+
+def link_runs(logdir: Path, shown: Path) -> None:
+    """Show each run in `logdir` once, by a link in the folder that TensorBoard reads.
+
+    The embedded store keeps a copy of each run's event files among its artifacts, in the same folder: read as it
+    is, TensorBoard would show every run twice.
+    """
+    for events in logdir.glob("*/tensorboard"):
+        link = shown / events.parent.name
+        if not link.is_symlink():
+            link.symlink_to(events, target_is_directory=True)
 
 
 def home_url(base: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from stabletrain.errors import RequestError
-from stabletrain.tracking.ui import serve
+from stabletrain.tracking.ui import link_runs, serve
 
 SCRIPT = """
 import sys
@@ -77,3 +77,18 @@ def test_both_pages_answer_and_end_with_it(runs, uri):
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def test_tensorboard_is_shown_each_run_once_and_new_ones_too(tmp_path):
+    shown = tmp_path / "shown"
+    shown.mkdir()
+    (tmp_path / "runs/one/tensorboard").mkdir(parents=True)
+    (tmp_path / "runs/mlartifacts/1/artifacts/tensorboard").mkdir(parents=True)
+    link_runs(tmp_path / "runs", shown)
+    assert [p.name for p in shown.iterdir()] == ["one"]
+    (tmp_path / "runs/two/tensorboard").mkdir(parents=True)
+    for _ in range(2):
+        link_runs(tmp_path / "runs", shown)
+    assert {p.name: p.resolve() for p in shown.iterdir()} == {
+        name: tmp_path / "runs" / name / "tensorboard" for name in ("one", "two")
+    }
