@@ -66,10 +66,31 @@ def compose_config(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -
         check_option(override, groups, overrides)
     chosen = [o for o in parsed if o.key_or_group in groups]
     known = _hydra_compose([_text(o) for o in chosen], config_dirs, overrides)
+    drop_leftovers(known, parsed, groups, config_dirs)
     for override in parsed:
         if override not in chosen:
             check_key(override, known, groups, config_dirs, overrides)
-    return _hydra_compose(list(overrides), config_dirs, overrides)
+    config = _hydra_compose(list(overrides), config_dirs, overrides)
+    drop_leftovers(config, parsed, groups, config_dirs)
+    return config
+
+
+def drop_leftovers(
+    config: DictConfig, parsed: Sequence[Override], groups: dict[str, list[str]], config_dirs: Sequence[Path]
+) -> None:
+    """Take an experiment's numbers out of a group for which the user chose an option that has no such setting.
+
+    Hydra merges both: `experiment=exploding_time init=he` would keep the experiment's `init.std`, which `he` lacks.
+    """
+    chosen = {o.key_or_group: _text(o) for o in parsed if o.key_or_group in groups}
+    if chosen.pop("experiment", None) is None or not chosen:
+        return
+    alone = _hydra_compose(list(chosen.values()), config_dirs, list(chosen.values()))
+    added = {o.key_or_group.partition(".")[2] for o in parsed if o.is_add()}
+    with open_dict(config):
+        for group in chosen.keys() & config.keys():
+            for name in set(config[group]) - set(alone[group]) - added:
+                del config[group][name]
 
 
 def to_composition(config: DictConfig, overrides: Sequence[str] = ()) -> Composition:

@@ -8,7 +8,6 @@ from typing import Any
 
 import rich
 from rich.markup import escape
-from rich.table import Table
 
 from stabletrain.app.compose import Composition
 from stabletrain.diagnosis.finding import HEALTHY, Finding, verdict_of
@@ -23,6 +22,7 @@ class Console:
     def __init__(self) -> None:
         self.is_terminal = sys.stdout.isatty()
         self._links: dict[str, Any] = {}
+        self._concluded = False
 
     def print(self, text: str = "") -> None:
         """Print a line; above the progress bar while there is one. Markup is understood."""
@@ -54,7 +54,8 @@ class Console:
     def _hear(self, event: dict[str, Any]) -> None:
         if event.get("event") == "ready":
             self._links = event
-            self._print_link(event)
+            if not self._concluded:  # of a short run it is printed once, at the end
+                self._print_link(event)
         if event.get("event") == "note":
             self.print(f"[dim]MLflow[/] {escape(str(event.get('text')))}")
         if event.get("event") in ("unreachable", "failed") and not self._links.get("silent"):
@@ -85,6 +86,7 @@ class Console:
 
     def conclude(self, folder: RunFolder, outcome: Any, findings: Sequence[Finding]) -> None:
         """Print the verdict, the numbers and the findings."""
+        self._concluded = True
         verdict = verdict_of(findings)
         colour = "green" if verdict == HEALTHY else "red"
         metrics = "  ".join(f"{m} {outcome.metrics[m]:.4g}" for m in SHOWN_METRICS if m in outcome.metrics)
@@ -93,21 +95,24 @@ class Console:
         self.print(f"verdict: {shown}   {outcome.status} after {outcome.steps:,} steps, {outcome.seconds:.0f} s")
         if metrics:
             self.print(metrics)
-        if findings:
-            rich.get_console().print(findings_table(findings))
+        for line in finding_lines(findings):
+            self.print(line)
         if outcome.error is not None and str(outcome.error):
             self.print(escape(str(outcome.error)))
         self.print(f"[dim]report[/] {escape(_short(folder.report))}")
 
 
-def findings_table(findings: Sequence[Finding]) -> Table:
-    """Return the findings as a table: what, where, since when, what helps."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("finding", "severity", "layer", "steps", "try"):
-        table.add_column(column, overflow="fold")
+def finding_lines(findings: Sequence[Finding]) -> list[str]:
+    """Return the findings as lines of markup: what, where, since when, what helps."""
+    lines = []
     for f in findings:
-        table.add_row(f.kind, f.severity, f.layer or "all", f"{f.first_step}–{f.last_step}", "  ".join(f.overrides[:2]))
-    return table
+        colour = {"critical": "red", "warning": "yellow", "info": "dim"}[f.severity]
+        where = escape(f.layer or "the whole model")
+        lines.append(f"  [{colour}]{f.severity}[/] {f.kind} in {where}, steps {f.first_step}–{f.last_step}")
+        lines.append(f"    {escape(f.advice)}")
+        if f.overrides:
+            lines.append(f"    try  [bold]{escape('  '.join(f.overrides))}[/]")
+    return lines
 
 
 def _short(path: Any) -> str:

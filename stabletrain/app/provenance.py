@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import secrets
 import shlex
@@ -53,7 +54,13 @@ def parameters_of(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def git_state() -> tuple[str | None, bool]:
-    """Return the commit of the current folder's repository, and whether it has uncommitted changes."""
+    """Return the commit of the current folder's repository, and whether it has uncommitted changes.
+
+    An image has no repository: it is built with its commit in STABLETRAIN_GIT_COMMIT.
+    """
+    built_from = os.environ.get("STABLETRAIN_GIT_COMMIT")
+    if built_from:
+        return built_from, False
     commit = _git("rev-parse", "HEAD")
     return commit, bool(commit and _git("status", "--porcelain", "--untracked-files=no"))
 

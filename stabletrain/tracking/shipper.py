@@ -312,9 +312,12 @@ class Shipper:
     def _locked(self) -> Iterator[None]:
         """Let one shipper at a time work on the run; two would not harm it, but do everything twice."""
         name = hashlib.sha256(f"{getpass.getuser()} {self.folder.path}".encode()).hexdigest()[:16]
-        try:  # in the system's temporary folder: a run's folder holds what the run left, and may be read-only
-            with FileLock(Path(tempfile.gettempdir(), f"stabletrain-{name}.lock"), timeout=LOCK_TIMEOUT_S):
+        # in the system's temporary folder: a run's folder holds what the run left, and may be read-only
+        path = Path(tempfile.gettempdir(), f"stabletrain-{name}.lock")
+        try:
+            with FileLock(path, timeout=LOCK_TIMEOUT_S):
                 yield
+                path.unlink(missing_ok=True)  # one that waits for it goes on; one that comes now makes its own
         except Timeout as error:
             raise Unreachable(
                 f"another process has been shipping {self.folder.path} for {LOCK_TIMEOUT_S:g} s"

@@ -42,6 +42,17 @@ def test_an_experiment_is_overruled_by_the_user():
     assert overruled.choices["activation"] == "relu"
 
 
+def test_an_experiments_numbers_go_with_the_option_that_takes_them():
+    assert compose(["experiment=exploding_time"]).config["init"]["std"] == 0.15
+    other = compose(["experiment=exploding_time", "init=he"]).config["init"]
+    assert other["_target_"].endswith("He")
+    assert "std" not in other
+    assert compose(["experiment=exploding_time", "init=normal", "init.std=0.3"]).config["init"]["std"] == 0.3
+    assert compose(["experiment=exploding_time", "optimizer=adam"]).config["optimizer"]["lr"] == 0.1
+    with pytest.raises(RequestError, match="no setting"):
+        compose(["experiment=exploding_time", "init=he", "init.std=0.3"])
+
+
 def test_an_overlay_folder_adds_an_option(tmp_path):
     (tmp_path / "clip").mkdir()
     (tmp_path / "clip" / "mine.yaml").write_text("_target_: stabletrain.gradient.NormClip\nmax_norm: 0.25\n")

@@ -136,12 +136,21 @@ def test_a_run_that_explodes_stops_with_code_3(here, capsys):
     assert "clip=norm" in finding["overrides"]
     summary = summary_of(here / "mine")
     assert (summary["status"], summary["verdict"]) == ("stopped", "nonfinite")
-    assert {p.name for p in (here / "mine").iterdir()} == CONTRACT - {"checkpoints"}
+    assert {p.name for p in (here / "mine").iterdir()} == CONTRACT
     assert "verdict: nonfinite" in capsys.readouterr().out
 
 
+def test_what_the_finding_proposes_mends_it(here):
+    assert main(["experiment=exploding_time", "logger=none", "output_dir=mine", "clip=norm"]) == 0
+    summary = summary_of(here / "mine")
+    assert summary["verdict"] == "healthy"
+    assert summary["metrics"]["test/accuracy"] > 0.5
+
+
 def test_a_nonfinite_run_is_found_even_with_the_watch_off(here):
-    assert main(["experiment=exploding_time", "logger=none", "output_dir=mine", "watch=off"]) == 3
+    line = ["model=rnn", "activation=relu", "data.form=pixels", "init=normal", "init.std=0.3", "optimizer=sgd"]
+    assert main([*line, "logger=none", "output_dir=mine", "watch=off"]) == 3
+    assert not (here / "mine/checkpoints").exists()  # it stopped in its first epoch
     (finding,) = json.loads((here / "mine/findings.json").read_text())
     assert (finding["kind"], finding["layer"]) == ("nonfinite", None)
 

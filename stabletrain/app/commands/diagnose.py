@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import rich
-
 from stabletrain.app.compose import Composition
-from stabletrain.app.console import Console, findings_table
+from stabletrain.app.console import Console, finding_lines
 from stabletrain.app.run_folder import open_run
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.finding import Finding, verdict_of
@@ -38,12 +36,13 @@ def examine(folder: RunFolder, error: BaseException | None = None) -> list[Findi
 
 def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
     """Print the verdict of each run and rewrite its findings."""
+    console = Console()
     for path in arguments:
         folder = open_run(path)
         findings = examine(folder)
         folder.write_findings(findings)
         folder.update_summary(verdict=verdict_of(findings))
-        Console().print(f"{path}: [bold]{verdict_of(findings)}[/]")
-        if findings:
-            rich.get_console().print(findings_table(findings))
+        console.print(f"{path}: [bold]{verdict_of(findings)}[/]")
+        for line in finding_lines(findings):
+            console.print(line)
     return 0
