@@ -22,6 +22,7 @@ class Request:
     overrides: list[str] = field(default_factory=list)
     arguments: list[str] = field(default_factory=list)
     config_dirs: list[Path] = field(default_factory=list)
+    saved: Path | None = None
     help: bool = False
     version: bool = False
     show: str | None = None
@@ -70,6 +71,8 @@ def read_request(words: Sequence[str]) -> Request:
             request.show = require_choice("--cfg", _value(word, queue, "--cfg"), ["job"])
         elif word.partition("=")[0] in ("--config-dir", "-cd"):
             request.config_dirs.append(Path(_value(word, queue, "--config-dir")))
+        elif word.partition("=")[0] == "--config":
+            request.saved = Path(_value(word, queue, "--config"))
         elif word == "--follow" and request.command == "sync":
             request.arguments.append(word)
         elif word.startswith("-"):
@@ -112,7 +115,7 @@ def _value(word: str, queue: list[str], flag: str) -> str:
 
 
 def _unknown_flag(word: str) -> RequestError:
-    flags = ["--help", "--version", "--cfg", "--config-dir", "--multirun"]
+    flags = ["--help", "--version", "--cfg", "--config", "--config-dir", "--multirun"]
     return RequestError(
         f"There is no flag {word}.",
         key=word,
@@ -153,7 +156,7 @@ def _run(request: Request) -> int:
 def _run_command(request: Request, module: str) -> int:
     from stabletrain.app.compose import compose
 
-    composition = compose(request.overrides, request.config_dirs)
+    composition = compose(request.overrides, request.config_dirs, request.saved)
     if request.show:
         import yaml
 

@@ -16,9 +16,10 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from stabletrain.app.paths import find_config_dir
-from stabletrain.app.schema import check_ranges, register_schema
+from stabletrain.app.schema import Settings, check_ranges, register_schema
 from stabletrain.errors import RequestError, closest_name, require_choice
 
 
@@ -42,20 +43,53 @@ class Composition:
         """Return the same composition with the run's folder known, for the settings that refer to it."""
         source = self.source.copy()
         source.output_dir = str(output_dir)
+        source.choices = self.choices
         return replace(self, config=_resolve(source), source=source)
 
 
-def compose(overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> Composition:
+def compose(overrides: Sequence[str] = (), config_dirs: Sequence[Path] = (), saved: Path | None = None) -> Composition:
     """Compose a configuration.
 
     Args:
         overrides: Hydra overrides, `key=value`.
         config_dirs: Folders of further options, before our own.
+        saved: A run's `config.yaml` to start from, instead of the defaults.
 
     Raises:
         RequestError: A group, option, key, type or range is wrong; it says which and what would mend it.
     """
+    if saved is not None:
+        config = compose_saved(saved, overrides, config_dirs)
+        return Composition(_resolve(config), dict(config.choices), tuple(overrides), config)
     return to_composition(compose_config(overrides, config_dirs), overrides)
+
+
+def compose_saved(path: Path, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> DictConfig:
+    """Read a run's `config.yaml` back and apply overrides: options replace their whole section."""
+    if not path.is_file():
+        raise RequestError(
+            "There is no such configuration.", key="--config", found=path, allowed="the config.yaml of a run"
+        )
+    groups = list_groups(config_dirs)
+    parsed = [parse_override(o, overrides) for o in overrides]
+    try:
+        config: Any = OmegaConf.merge(OmegaConf.structured(Settings), OmegaConf.load(path), {"output_dir": None})
+        for override in parsed:
+            check_option(override, groups, overrides)
+        chosen = [o for o in parsed if o.key_or_group in groups]
+        options = _hydra_compose([_text(o) for o in chosen], config_dirs, overrides)
+        for override in chosen:
+            config[override.key_or_group] = options[override.key_or_group]
+            config.choices[override.key_or_group] = override.value()
+        for override in parsed:
+            if override not in chosen:
+                check_key(override, config, groups, config_dirs, overrides)
+                OmegaConf.update(config, override.key_or_group, override.value(), force_add=override.is_add())
+    except (OmegaConfBaseException, YAMLError) as error:
+        key = getattr(error, "full_key", None) or "--config"
+        raise RequestError(f"{path} does not fit: {_first_line(error)}", key=key, found=path) from error
+    check_ranges(OmegaConf.to_container(config))  # pyright: ignore[reportArgumentType]
+    return config
 
 
 def compose_config(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> DictConfig:
@@ -210,7 +244,8 @@ def check_key(
         f"There is no setting {key!r} in this composition.",
         key=key,
         found=override.input_line,
-        allowed=", ".join(k for k in siblings if k != "hydra") or f"nothing: {section} has no settings here",
+        allowed=", ".join(k for k in siblings if k not in ("hydra", "choices"))
+        or f"nothing: {section} has no settings here",
         closest=closest,
         command=replaced(mended, override, replacement) if closest else "python -m stabletrain --cfg job",
     )

@@ -13,6 +13,7 @@ from stabletrain.app.compose import Composition
 from stabletrain.diagnosis.finding import HEALTHY, Finding, verdict_of
 from stabletrain.record.folder import FAILED, RunFolder
 
+SHOWN_GROUPS = ("model", "activation", "init", "norm", "residual", "clip", "optimizer", "data")
 SHOWN_METRICS = ("train/loss", "val/loss", "val/accuracy", "val/mse", "test/accuracy", "test/mse")
 
 
@@ -41,7 +42,9 @@ class Console:
     def announce(self, composition: Composition, folder: RunFolder, info: dict[str, Any]) -> None:
         """Say what is about to be trained."""
         parts = ("model", "activation", "init", "norm", "residual", "clip", "optimizer", "data")
-        chosen = "  ".join(f"{group}=[bold]{composition.choices[group]}[/]" for group in parts)
+        chosen = "  ".join(
+            f"{group}=[bold]{composition.choices[group]}[/]" for group in parts if group in composition.choices
+        )
         self.print(f"{chosen}  ({info['num_parameters']:,} parameters)")
         self.print(f"[dim]files[/]  {escape(_short(folder.path))}")
 

@@ -76,6 +76,7 @@ flags
   -h, --help            this text; after a command, that command's
   --version             the version
   --cfg job             print the composed configuration and stop
+  --config FILE         start from the config.yaml of a run instead of the defaults
   --config-dir DIR      take further options from DIR/<group>/<option>.yaml
   -m, --multirun        run every combination of comma-separated values
 

@@ -75,6 +75,8 @@ class Settings:
     """auto to go on in output_dir, or the folder of another run to start from its last checkpoint."""
     allow_targets: list[str] = field(default_factory=list)
     """Packages whose functions may be named as _target_."""
+    choices: dict[str, str] = field(default_factory=dict)
+    """Chosen option by group: written into a run's config.yaml, so that it says where its numbers come from."""
     watch: WatchSettings = field(default_factory=WatchSettings)
     doctor: DoctorSettings = field(default_factory=DoctorSettings)
     ui: UiSettings = field(default_factory=UiSettings)

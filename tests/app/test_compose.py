@@ -53,6 +53,41 @@ def test_an_experiments_numbers_go_with_the_option_that_takes_them():
         compose(["experiment=exploding_time", "init=he", "init.std=0.3"])
 
 
+def test_a_saved_configuration_composes_again(tmp_path):
+    first = compose(["model=rnn", "clip=norm", "clip.max_norm=0.5", "seed=7"]).in_folder(tmp_path)
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(first.config))
+    again = compose(saved=path)
+    assert again.config == first.config | {"output_dir": None}
+    assert again.choices == first.choices
+    changed = compose(["clip=value", "seed=8", "model.width=5"], saved=path)
+    assert changed.config["clip"] == compose(["clip=value"]).config["clip"]
+    assert changed.choices["clip"] == "value"
+    assert (changed.config["seed"], changed.config["model"]["width"]) == (8, 5)
+    assert changed.config["model"]["_target_"] == "stabletrain.network.RNN"
+
+
+@pytest.mark.parametrize(
+    ("content", "overrides", "key"),
+    [
+        ("seed: abc", [], "seed"),
+        ("nonsense: 1", [], "nonsense"),
+        ("a: [1", [], "--config"),
+        ("seed: 1", ["model.widht=3"], "model.widht"),
+        ("seed: 1", ["model=rnnn"], "model"),
+        ("seed: 1", ["seed=-1"], "seed"),
+        (None, [], "--config"),
+    ],
+)
+def test_a_saved_configuration_that_does_not_fit_is_refused(tmp_path, content, overrides, key):
+    path = tmp_path / "config.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(RequestError) as error:
+        compose(overrides, saved=path)
+    assert error.value.key == key
+
+
 def test_an_overlay_folder_adds_an_option(tmp_path):
     (tmp_path / "clip").mkdir()
     (tmp_path / "clip" / "mine.yaml").write_text("_target_: stabletrain.gradient.NormClip\nmax_norm: 0.25\n")
