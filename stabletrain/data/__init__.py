@@ -6,5 +6,6 @@ from stabletrain.data.sequences import Adding as Adding
 from stabletrain.data.sequences import TemporalOrder as TemporalOrder
 from stabletrain.data.sequences import adding_problem as adding_problem
 from stabletrain.data.sequences import temporal_order_problem as temporal_order_problem
+from stabletrain.data.table import Table as Table
 
-__all__ = ["Adding", "Data", "Digits", "TemporalOrder", "adding_problem", "temporal_order_problem"]
+__all__ = ["Adding", "Data", "Digits", "Table", "TemporalOrder", "adding_problem", "temporal_order_problem"]

@@ -18,6 +18,7 @@ Task = Literal["classification", "regression"]
 Split = tuple[Tensor, Tensor]
 
 MAX_SEED = 2**32 - 1  # the largest seed that numpy's and scikit-learn's RandomState take
+USUAL_BATCH_SIZE = 32  # the largest default of a data set
 DIGEST_LENGTH = 16  # hexadecimal digits: 64 bits, a chance collision needs some 2**32 data sets; MLflow allows 36
 
 
@@ -53,7 +54,7 @@ class Data(ABC):
     """
 
     name: ClassVar[str]
-    task: ClassVar[Task]
+    task: Task  # of the class, or of one data set where its file decides
 
     def __init__(self, train: Split, val: Split, test: Split, *, batch_size: int, form: str, num_outputs: int) -> None:
         inputs, targets = train
@@ -147,5 +148,6 @@ def require_batch_size(value: int, num_train: int) -> int:
             key="batch_size",
             found=value,
             allowed=f"an integer from 1 up to {num_train}",
+            closest=str(num_train) if num_train < USUAL_BATCH_SIZE else None,  # else the default fits
         )
     return int(value)

@@ -12,10 +12,9 @@ from stabletrain.data.base import (
     Data,
     Task,
     require_count,
-    require_fraction,
     resolve_form,
 )
-from stabletrain.errors import RequestError
+from stabletrain.data.splits import split_rows, split_sizes
 
 NUM_CLASSES = 10
 MAX_PIXEL = 16.0  # each pixel counts the dark ones of a 4 × 4 block (Alpaydin and Kaynak 1998)
@@ -61,7 +60,7 @@ class Digits(Data):
     """
 
     name: ClassVar[str] = "digits"
-    task: ClassVar[Task] = "classification"
+    task: Task = "classification"
 
     def __init__(
         self,
@@ -75,13 +74,13 @@ class Digits(Data):
         form = resolve_form(form, list(SHAPES))
         seed = require_count("seed", seed, 0, MAX_SEED)
         images, labels = _load_digits()
-        num_val, num_test = _split_sizes(len(labels), val_fraction, test_fraction)
+        num_val, num_test = split_sizes(len(labels), val_fraction, test_fraction, MIN_PER_SPLIT, "images")
         train, val, test = (
             (
                 torch.from_numpy(images[rows].reshape(len(rows), *SHAPES[form])),
                 torch.from_numpy(labels[rows]),
             )
-            for rows in _stratified_split(labels, num_val, num_test, seed)
+            for rows in split_rows(len(labels), num_val, num_test, seed, labels)
         )
         super().__init__(train, val, test, batch_size=batch_size, form=_meaning(form), num_outputs=NUM_CLASSES)
 
@@ -105,35 +104,3 @@ def _load_digits() -> tuple[np.ndarray, np.ndarray]:
     bunch: Any = load_digits()
     images = (bunch.data / MAX_PIXEL - PIXEL_MEAN) / PIXEL_STD
     return images.astype(np.float32), bunch.target.astype(np.int64)
-
-
-def _split_sizes(num_images: int, val_fraction: float, test_fraction: float) -> tuple[int, int]:
-    """Return how many images validate and test; raise RequestError unless every split can be stratified."""
-    sizes = {}
-    for key, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
-        sizes[key] = round(num_images * require_fraction(key, fraction))
-        if sizes[key] < MIN_PER_SPLIT:
-            raise RequestError(
-                f"{key} makes a split of {sizes[key]} images, too few for every class to be in it.",
-                key=key,
-                found=fraction,
-                allowed=f"a number from {MIN_PER_SPLIT / num_images:.3f}",
-            )
-    if num_images - sum(sizes.values()) < MIN_PER_SPLIT:
-        raise RequestError(
-            "val_fraction and test_fraction leave too few images to train on.",
-            key="val_fraction",
-            found=f"{val_fraction} beside test_fraction={test_fraction}",
-            allowed=f"a sum of at most {1 - MIN_PER_SPLIT / num_images:.3f}",
-        )
-    return sizes["val_fraction"], sizes["test_fraction"]
-
-
-def _stratified_split(labels: np.ndarray, num_val: int, num_test: int, seed: int) -> list[np.ndarray]:
-    """Return the row numbers of the training, validation and test set."""
-    from sklearn.model_selection import train_test_split
-
-    rows = np.arange(len(labels))
-    rest, test = train_test_split(rows, test_size=num_test, stratify=labels, random_state=seed)
-    train, val = train_test_split(rest, test_size=num_val, stratify=labels[rest], random_state=seed)
-    return [np.asarray(split) for split in (train, val, test)]

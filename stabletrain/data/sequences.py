@@ -111,7 +111,7 @@ class Adding(Data):
     """
 
     name: ClassVar[str] = "adding"
-    task: ClassVar[Task] = "regression"
+    task: Task = "regression"
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ class TemporalOrder(Data):
     """
 
     name: ClassVar[str] = "temporal_order"
-    task: ClassVar[Task] = "classification"
+    task: Task = "classification"
 
     def __init__(
         self,

@@ -16,13 +16,15 @@ import yaml
 from torch.utils.data import DataLoader
 
 import stabletrain.data
-from stabletrain.data import Adding, Data, Digits, TemporalOrder
+from stabletrain.data import Adding, Data, Digits, Table, TemporalOrder
 from stabletrain.errors import RequestError
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf" / "data"
 
 SMALL = {"num_train": 64, "num_val": 16, "num_test": 24, "batch_size": 8, "num_steps": 20}
+IRIS = {"path": str(Path(__file__).with_name("iris.csv")), "target": "species"}
+REQUIRED: dict[type[Data], dict[str, Any]] = {Table: IRIS}  # what has no default
 
 # One row a class: small arguments, and for each form what one input's shape, num_inputs and num_steps are.
 CONTRACT: dict[type[Data], tuple[dict[str, Any], dict[str, tuple]]] = {
@@ -51,6 +53,13 @@ CONTRACT: dict[type[Data], tuple[dict[str, Any], dict[str, tuple]]] = {
             "sequence": ("sequence", (20, 6), 6, 20),
             "vector": ("vector", (120,), 120, None),
             "auto": ("sequence", (20, 6), 6, 20),
+        },
+    ),
+    Table: (
+        IRIS,
+        {
+            "vector": ("vector", (4,), 4, None),
+            "auto": ("vector", (4,), 4, None),
         },
     ),
 }
@@ -100,10 +109,10 @@ def test_yaml_is_the_signature_with_its_defaults(cls):
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_yaml_builds(cls):
-    settings = {**config(cls), "seed": 0}
+    settings = {**config(cls), **REQUIRED.get(cls, {}), "seed": 0}
     assert settings.pop("_target_") == f"stabletrain.data.{cls.__name__}"
     data = cls(**settings)
-    assert same(data, cls()) == [True] * 3
+    assert same(data, cls(**REQUIRED.get(cls, {}))) == [True] * 3
     x, y = next(iter(DataLoader(data.train, batch_size=data.batch_size, shuffle=True)))
     assert len(x) == len(y) == data.batch_size == settings["batch_size"]
 
@@ -170,10 +179,11 @@ def test_second_process_sees_the_same_numbers_and_no_framework():
 import json, sys
 import stabletrain.data as room
 frameworks = ["pytorch_lightning", "lightning", "hydra", "omegaconf", "mlflow"]
-late = [name for name in ["sklearn", *frameworks] if name in sys.modules]
+late = [name for name in ["sklearn", "pandas", *frameworks] if name in sys.modules]
 small = {SMALL!r}
-digests = {{cls.__name__: cls(**kw, seed=5).describe()["digest"]
-           for cls, kw in ((room.Digits, {{}}), (room.Adding, small), (room.TemporalOrder, small))}}
+iris = {IRIS!r}
+rows = (room.Digits, {{}}), (room.Adding, small), (room.TemporalOrder, small), (room.Table, iris)
+digests = {{cls.__name__: cls(**kw, seed=5).describe()["digest"] for cls, kw in rows}}
 late += [name for name in frameworks if name in sys.modules]
 print(json.dumps([digests, late]))
 """
@@ -231,6 +241,12 @@ def test_batch_size_up_to_the_whole_training_set(cls):
     assert caught.value.allowed == f"an integer from 1 up to {num_train}"
 
 
+def test_a_training_set_below_the_usual_batch_names_the_batch_that_fits():
+    with pytest.raises(RequestError) as caught:
+        Adding(**{**SMALL, "num_train": 12, "batch_size": 16})
+    assert caught.value.closest == "12"
+
+
 @pytest.mark.parametrize("cls", CLASSES)
 @pytest.mark.parametrize("seed", [-1, 2**32, 1.5, None, "0", False])
 def test_refuses_seed(cls, seed):
@@ -250,6 +266,9 @@ def test_refuses_seed(cls, seed):
         (Adding, "vectors", "vector"),
         (TemporalOrder, "pixels", None),
         (TemporalOrder, "sequences", "sequence"),
+        (Table, "sequence", None),
+        (Table, "image", None),
+        (Table, "vectors", "vector"),
     ],
 )
 def test_refuses_form(cls, form, closest):

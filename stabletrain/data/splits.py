@@ -1,0 +1,79 @@
+"""Which rows train, validate and test: sizes from two fractions, rows from a seed."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from stabletrain.data.base import require_fraction
+from stabletrain.errors import RequestError
+
+
+def split_sizes(
+    num_examples: int, val_fraction: float, test_fraction: float, minimum: int, noun: str
+) -> tuple[int, int]:
+    """Return how many examples validate and test.
+
+    Args:
+        num_examples: All examples.
+        val_fraction: Share of them that validates.
+        test_fraction: Share of them that tests.
+        minimum: Fewest examples of each of the three splits.
+        noun: What the examples are, in the plural.
+
+    Raises:
+        RequestError: A fraction is no number between 0 and 1, or one of the three splits falls below `minimum`.
+    """
+    sizes = {}
+    for key, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
+        sizes[key] = round(num_examples * require_fraction(key, fraction))
+        if sizes[key] < minimum:
+            least = f"{math.ceil(1000 * minimum / num_examples) / 1000:.3f}"
+            raise RequestError(
+                f"{key} makes a split of {sizes[key]} {noun}; it takes {minimum} or more.",
+                key=key,
+                found=fraction,
+                allowed=f"a number from {least}",
+                closest=least,
+            )
+    if num_examples - sum(sizes.values()) < minimum:
+        raise RequestError(
+            f"val_fraction and test_fraction leave too few {noun} to train on.",
+            key="val_fraction",
+            found=f"{val_fraction} beside test_fraction={test_fraction}",
+            allowed=f"a sum of at most {1 - minimum / num_examples:.3f}",
+        )
+    return sizes["val_fraction"], sizes["test_fraction"]
+
+
+def split_rows(
+    num_examples: int, num_val: int, num_test: int, seed: int, labels: np.ndarray | None = None
+) -> list[np.ndarray]:
+    """Return the row numbers of the training, validation and test set.
+
+    Each cut keeps the shares of the labels where that is possible: two examples of every class, and room for every
+    class on both sides. It is at random where it is not, or without labels.
+
+    Args:
+        num_examples: All examples.
+        num_val: How many validate.
+        num_test: How many test.
+        seed: Which split.
+        labels: Class of each example (num_examples,), or None.
+    """
+    rest, test = _cut(np.arange(num_examples), num_test, seed, labels)
+    train, val = _cut(rest, num_val, seed, labels)
+    return [train, val, test]
+
+
+def _cut(rows: np.ndarray, size: int, seed: int, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.model_selection import train_test_split
+
+    strata = None if labels is None else labels[rows]
+    if strata is not None:
+        counts = np.unique(strata, return_counts=True)[1]
+        if counts.min() < 2 or min(size, len(rows) - size) < len(counts):
+            strata = None
+    kept, taken = train_test_split(rows, test_size=size, stratify=strata, random_state=seed)
+    return np.asarray(kept), np.asarray(taken)
