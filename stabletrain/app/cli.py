@@ -86,8 +86,8 @@ def read_request(words: Sequence[str]) -> Request:
 
 def read_command(word: str) -> str:
     """Return the command that a word names; raise RequestError if there is none."""
-    from stabletrain.app.compose import list_groups
     from stabletrain.app.help import COMMANDS
+    from stabletrain.app.overrides import list_groups
 
     if word in COMMANDS:
         return word

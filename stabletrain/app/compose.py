@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from stabletrain.app.overrides import check_key, check_option, list_groups, parse_override, text_of
 from stabletrain.app.paths import find_config_dir
 from stabletrain.app.schema import Settings, check_ranges, register_schema
-from stabletrain.errors import RequestError, closest_name, require_choice
+from stabletrain.errors import RequestError
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,8 @@ class Composition:
         source = self.source.copy()
         source.output_dir = str(output_dir)
         source.choices = self.choices
+        if OmegaConf.select(source, "data.path"):  # a file: the same one from any folder, when the run is resumed
+            source.data.path = str(Path(source.data.path).absolute())
         return replace(self, config=_resolve(source), source=source)
 
 
@@ -77,7 +78,7 @@ def compose_saved(path: Path, overrides: Sequence[str], config_dirs: Sequence[Pa
         for override in parsed:
             check_option(override, groups, overrides)
         chosen = [o for o in parsed if o.key_or_group in groups]
-        options = _hydra_compose([_text(o) for o in chosen], config_dirs, overrides)
+        options = _hydra_compose([text_of(o) for o in chosen], config_dirs, overrides)
         for override in chosen:
             config[override.key_or_group] = options[override.key_or_group]
             config.choices[override.key_or_group] = override.value()
@@ -99,7 +100,7 @@ def compose_config(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -
     for override in parsed:
         check_option(override, groups, overrides)
     chosen = [o for o in parsed if o.key_or_group in groups]
-    known = _hydra_compose([_text(o) for o in chosen], config_dirs, overrides)
+    known = _hydra_compose([text_of(o) for o in chosen], config_dirs, overrides)
     drop_leftovers(known, parsed, groups, config_dirs)
     for override in parsed:
         if override not in chosen:
@@ -116,7 +117,7 @@ def drop_leftovers(
 
     Hydra merges both: `experiment=exploding_time init=he` would keep the experiment's `init.std`, which `he` lacks.
     """
-    chosen = {o.key_or_group: _text(o) for o in parsed if o.key_or_group in groups}
+    chosen = {o.key_or_group: text_of(o) for o in parsed if o.key_or_group in groups}
     if chosen.pop("experiment", None) is None or not chosen:
         return
     alone = _hydra_compose(list(chosen.values()), config_dirs, list(chosen.values()))
@@ -146,142 +147,6 @@ def _resolve(config: DictConfig) -> dict[str, Any]:
         key = getattr(error, "full_key", None) or None
         raise RequestError(f"The configuration is incomplete: {_first_line(error)}", key=key) from error
     return plain
-
-
-def list_groups(config_dirs: Sequence[Path] = ()) -> dict[str, list[str]]:
-    """Return the options of each group, sorted, over our own and all given folders.
-
-    Raises:
-        RequestError: A given folder does not exist.
-    """
-    groups: dict[str, set[str]] = {}
-    for folder in [*config_dirs, find_config_dir()]:
-        if not folder.is_dir():
-            raise RequestError(
-                "The configuration folder does not exist.",
-                key="--config-dir",
-                found=folder,
-                allowed="an existing folder",
-            )
-        for path in folder.glob("*/*.yaml"):
-            groups.setdefault(path.parent.name, set()).add(path.stem)
-    return {group: sorted(options) for group, options in sorted(groups.items())}
-
-
-def parse_override(text: str, overrides: Sequence[str]) -> Override:
-    """Parse one override; raise RequestError if it cannot be read."""
-    try:
-        return OverridesParser.create().parse_override(text)
-    except (HydraException, OmegaConfBaseException) as error:
-        guess = f"{text}=…" if "=" not in text else None
-        raise RequestError(
-            f"{text!r} cannot be read as an override.",
-            key=text.partition("=")[0],
-            found=text,
-            allowed="key=value; quote a value with special characters: 'key=\"a b\"'",
-            closest=guess,
-            command="python -m stabletrain --help",
-        ) from error
-
-
-def check_option(override: Override, groups: dict[str, list[str]], overrides: Sequence[str]) -> None:
-    """Check the option of a group override, and that it does not ask for a sweep."""
-    group, value = override.key_or_group, override.value()
-    if override.is_sweep_override():
-        raise RequestError(
-            f"{group} is given several values at once.",
-            key=group,
-            found=override.input_line,
-            allowed="one value, or a sweep with -m",
-            command=f"{command_line(overrides)} -m",
-        )
-    if group not in groups or override.is_delete():
-        return
-    if value is None and group == "experiment":
-        return
-    options = groups[group]
-    if not isinstance(value, str):
-        raise RequestError(
-            f"{group} takes the name of an option.",
-            key=group,
-            found="null" if value is None else value,
-            allowed=", ".join(options),
-            command=replaced(overrides, override, f"{group}={options[0]}"),
-        )
-    try:
-        require_choice(group, value, options)
-    except RequestError as error:
-        mended = error.closest or options[0]
-        error.command = replaced(overrides, override, f"{group}={mended}")
-        raise
-
-
-def check_key(
-    override: Override,
-    known: DictConfig,
-    groups: dict[str, list[str]],
-    config_dirs: Sequence[Path],
-    overrides: Sequence[str],
-) -> None:
-    """Check that the key of a value override exists in the chosen composition.
-
-    `+` adds a key on purpose; that is for sections with a `_target_`, which are bound to its signature later.
-    """
-    key = override.key_or_group
-    keys = set(_keys(known))
-    section, _, rest = key.partition(".")
-    is_open = (rest and "_target_" in (known.get(section) or {})) or section in ("logger", "hydra")
-    if key in keys or section.split("/")[0] == "hydra" or (override.is_add() and is_open):
-        return
-    value = (override.input_line or "").partition("=")[2]
-    siblings = sorted(k for k in keys if k.rpartition(".")[0] == _deepest_known(key, keys) and "_target_" not in k)
-    holder = _option_with(section, rest, groups, config_dirs)
-    alike = [k for k in [*keys, *groups] if k.count(".") == key.count(".") and not k.startswith("hydra")]
-    closest = holder or closest_name(key, alike, 0.6)
-    mended = [holder, *_without_choice(overrides, section)] if holder else list(overrides)
-    replacement = f"{key if holder else closest}={value}"
-    raise RequestError(
-        f"There is no setting {key!r} in this composition.",
-        key=key,
-        found=override.input_line,
-        allowed=", ".join(k for k in siblings if k not in ("hydra", "choices"))
-        or f"nothing: {section} has no settings here",
-        closest=closest,
-        command=replaced(mended, override, replacement) if closest else "python -m stabletrain --cfg job",
-    )
-
-
-def _option_with(group: str, setting: str, groups: dict[str, list[str]], config_dirs: Sequence[Path]) -> str | None:
-    """Return `group=option` for the option of a group that has the setting, the one most like it if several have."""
-    holders = []
-    for option in groups.get(group, []) if setting else []:
-        paths = [folder / group / f"{option}.yaml" for folder in [*config_dirs, find_config_dir()]]
-        text = next((p.read_text() for p in paths if p.is_file()), "")
-        if re.search(rf"^{re.escape(setting)}:", text, re.MULTILINE):
-            holders.append(option)
-    option = closest_name(setting, holders, 0.0)
-    return f"{group}={option}" if option else None
-
-
-def _without_choice(overrides: Sequence[str], group: str) -> list[str]:
-    return [o for o in overrides if o.partition("=")[0] != group]
-
-
-def _deepest_known(key: str, keys: set[str]) -> str:
-    parent = key.rpartition(".")[0]
-    while parent and parent not in keys:
-        parent = parent.rpartition(".")[0]
-    return parent
-
-
-def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    for name in map(str, node):
-        key = f"{prefix}{name}"
-        yield key
-        if not OmegaConf.is_missing(node, name) and not OmegaConf.is_interpolation(node, name):
-            child = node._get_node(name)
-            if isinstance(child, DictConfig) and not child._is_none():
-                yield from _keys(child, f"{key}.")
 
 
 def _hydra_compose(chosen: list[str], config_dirs: Sequence[Path], overrides: Sequence[str]) -> DictConfig:
@@ -323,18 +188,3 @@ def _allowed(reason: str) -> str:
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0]
-
-
-def _text(override: Override) -> str:
-    assert override.input_line is not None
-    return override.input_line
-
-
-def command_line(overrides: Sequence[str]) -> str:
-    """Return the command that a user would type for these overrides."""
-    return shlex.join(["python", "-m", "stabletrain", *overrides])
-
-
-def replaced(overrides: Sequence[str], override: Override, by: str) -> str:
-    """Return the command with one override replaced."""
-    return command_line([by if o == override.input_line else o for o in overrides])

@@ -14,7 +14,7 @@ def complete(error: RequestError, command: str, overrides: Sequence[str], config
 
     That is the command line that was typed, with the closest name or the default in place of the wrong value.
     """
-    from stabletrain.app.compose import command_line
+    from stabletrain.app.overrides import command_line, write_override
 
     prefix = ["python", "-m", "stabletrain"] + ([command] if command != "train" else [])
     if error.command is not None:
@@ -27,7 +27,7 @@ def complete(error: RequestError, command: str, overrides: Sequence[str], config
         return
     default = error.closest or _default(error.key, overrides, config_dirs)
     if error.key and default is not None:
-        error.command = command_line([*_without(overrides, error.key), f"{error.key}={default}"])
+        error.command = command_line([*_without(overrides, error.key), write_override(error.key, default)])
     else:
         error.command = "python -m stabletrain --help"
 

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from stabletrain.app.build import build
-from stabletrain.app.compose import compose, list_groups
+from stabletrain.app.compose import compose
+from stabletrain.app.overrides import list_groups, parse_override, write_override
 from stabletrain.app.paths import find_config_dir
 from stabletrain.app.schema import GROUPS
 from stabletrain.app.targets import bind, expected_types, make, resolve_target
@@ -167,3 +168,15 @@ def test_each_family_receives_digits_in_its_own_form(form, model, shape):
     x, _ = built.data.train[0]
     assert tuple(x.shape) == shape
     assert tuple(built.network(x[None]).shape) == (1, 10)
+
+
+@pytest.mark.parametrize("value", ["rnn", "1e-3", "runs/x-1", "petal length (cm)", 'a "b" \\c', "a,b", "{x}", "", "é"])
+def test_a_proposed_override_says_what_it_means(value):
+    meant = 1e-3 if value == "1e-3" else value
+    assert parse_override(write_override("key", value), []).value() == meant
+
+
+def test_a_file_is_the_same_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    composition = compose(["data=table", "data.path=x.csv", "data.target=y"]).in_folder(tmp_path / "run")
+    assert composition.config["data"]["path"] == str(tmp_path / "x.csv")
