@@ -193,7 +193,12 @@ def clip_gradients_(
         RequestError: The name or an option is unknown, or a number is out of its range.
 
     Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(3, 1)
+        >>> model(torch.full((4, 3), 10.0)).sum().backward()
         >>> norm = clip_gradients_(model.parameters(), "norm", max_norm=1.0)
+        >>> round(float(norm), 2), round(float(model.weight.grad.norm()), 2)
+        (69.4, 1.0)
     """
     if isinstance(parameters, Tensor):
         parameters = [parameters]

@@ -53,8 +53,7 @@ class ForwardOrder:
         """Return all parameters under their layer names, in forward order."""
         paths = {id(p): name for name, p in self._model.named_parameters()}
         ordered: dict[int, nn.Parameter] = {}
-        for module in [*self._reached, self._model]:
-            for parameter in module.parameters(recurse=module is self._model):
-                if id(parameter) in paths:
-                    ordered.setdefault(id(parameter), parameter)
+        reached = [p for module in self._reached for p in module.parameters(recurse=False)]
+        for parameter in [*reached, *self._model.parameters()]:
+            ordered.setdefault(id(parameter), parameter)
         return {layer_name(i, paths[key], len(ordered)): p for i, (key, p) in enumerate(ordered.items())}

@@ -48,7 +48,7 @@ def root_mean_square(x: Tensor) -> float | None:
         return None
     rms = float(torch.linalg.vector_norm(x, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32))
     rms /= x.numel() ** 0.5
-    return rms if np.isfinite(rms) else _robust_rms(x)
+    return rms if np.isfinite(rms) and rms > 0 else _robust_rms(x)  # overflow, or squares that fell to zero
 
 
 def _robust_rms(x: Tensor) -> float | None:

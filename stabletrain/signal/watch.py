@@ -23,7 +23,7 @@ class Watch:
         >>> model = torch.nn.Linear(3, 2)
         >>> watch = Watch(model)
         >>> model(torch.ones(4, 3)).sum().backward()
-        >>> [(layer.layer, layer.rms) for layer in watch.step().layers]
+        >>> [(layer.layer, round(layer.rms, 3)) for layer in watch.step().layers]
         [('L00.weight', 4.0), ('L01.bias', 4.0)]
     """
 

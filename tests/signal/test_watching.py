@@ -1,0 +1,157 @@
+"""Which layers a watch names, in which order, and that it changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from stabletrain.signal.cadence import is_due
+from stabletrain.signal.layers import layer_name
+from stabletrain.signal.watch import Watch
+
+
+class Backwards(nn.Module):
+    """Defines its layers in another order than it uses them; one is never used, one is frozen, one is used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(4, 1)
+        self.unused = nn.Linear(2, 2)
+        self.scale = nn.Parameter(torch.ones(4))
+        self.first = nn.Linear(3, 4)
+        self.twice = nn.Linear(4, 4)
+        self.frozen = nn.Linear(4, 4).requires_grad_(False)
+
+    def forward(self, x):
+        h = self.twice(self.twice(self.first(x)).relu())
+        return self.last(self.frozen(h) * self.scale)
+
+
+def paths(snapshot) -> list[str]:
+    return [layer.layer.partition(".")[2] for layer in snapshot.layers]
+
+
+def test_layers_come_in_the_order_of_the_forward_pass():
+    model = Backwards()
+    watch = Watch(model)
+    model(torch.ones(2, 3)).sum().backward()
+    snapshot = watch.step()
+    assert paths(snapshot) == [
+        "scale",
+        "first.weight",
+        "first.bias",
+        "twice.weight",
+        "twice.bias",
+        "last.weight",
+        "last.bias",
+    ]
+    unused, frozen = (next(n for n in watch.layers if word in n) for word in ("unused", "frozen"))
+    assert unused > frozen  # what no pass reached comes last
+    assert sorted(watch.layers) == watch.layers
+
+
+def test_a_shared_weight_counts_once_where_it_is_first_used():
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
+    model[2].weight = model[0].weight
+    watch = Watch(model)
+    model(torch.ones(2, 3)).sum().backward()
+    assert paths(watch.step()) == ["0.weight", "0.bias", "2.bias"]
+
+
+def test_the_hooks_are_gone_after_one_pass():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    Watch(model)
+    assert any(m._forward_pre_hooks for m in model.modules())
+    model(torch.ones(1, 3))
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
+
+
+def test_a_watch_made_after_the_forward_pass_falls_back_to_the_definition():
+    model = Backwards()
+    loss = model(torch.ones(2, 3)).sum()
+    watch = Watch(model)
+    loss.backward()
+    assert paths(watch.step())[0] == "scale"
+    assert paths(watch.step())[1:3] == ["last.weight", "last.bias"]
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("wrap", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_parametrized_weights_are_watched(wrap):
+    model = nn.Sequential(wrap(nn.Linear(3, 4)), nn.Linear(4, 1))
+    watch = Watch(model)
+    model(torch.randn(2, 3)).sum().backward()
+    names = paths(watch.step())
+    assert any("parametrizations.weight.original" in name for name in names)
+    assert names[-1] == "1.bias"
+
+
+def test_sparse_gradients_are_measured_on_their_values():
+    model = nn.Embedding(10, 2, sparse=True)
+    watch = Watch(model)
+    model(torch.tensor([1, 1, 4])).sum().backward()
+    (layer,) = watch.step().layers
+    assert (layer.size, layer.rms) == (4, pytest.approx((10 / 4) ** 0.5))
+
+
+def test_numbers_of_a_known_gradient():
+    model = nn.Linear(2, 1, bias=False)
+    watch = Watch(model)
+    model(torch.tensor([[3.0, 4.0]])).sum().backward()
+    (layer,) = watch.step().layers
+    assert layer.rms == pytest.approx(12.5**0.5)
+    assert (layer.size, layer.num_nonfinite, layer.histogram.size) == (2, 0, 2)
+    assert watch.step(histograms=False).layers[0].histogram is None
+    assert [watch.step().step, watch.step(step=40).step, watch.step().step] == [2, 40, 41]
+    with pytest.raises(KeyError):
+        watch.step()["L09.nothing"]
+
+
+def test_nonfinite_gradients_are_counted_with_and_without_histograms():
+    model = nn.Linear(2, 1, bias=False)
+    watch = Watch(model)
+    model(torch.tensor([[float("nan"), 4.0]])).sum().backward()
+    for histograms in (True, False):
+        (layer,) = watch.step(histograms=histograms).layers
+        assert (layer.num_nonfinite, layer.rms) == (1, 4.0)
+
+
+def test_watching_changes_nothing():
+    def train(watched: bool):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+        watch = Watch(model) if watched else None
+        optimizer = torch.optim.Adam(model.parameters())
+        for _ in range(50):
+            optimizer.zero_grad()
+            model(torch.randn(8, 4)).square().mean().backward()
+            if watch:
+                watch.step()
+            optimizer.step()
+        return list(model.parameters())
+
+    assert all(a.equal(b) for a, b in zip(train(True), train(False), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("index", "path", "total", "expected"),
+    [
+        (0, "w", 1, "L00.w"),
+        (3, "rnn.weight_hh_l0", 6, "L03.rnn.weight_hh_l0"),
+        (7, "w", 100, "L07.w"),
+        (7, "w", 101, "L007.w"),
+        (1, "a b[0]/é", 2, "L01.a_b_0___"),
+    ],
+)
+def test_layer_names(index, path, total, expected):
+    assert layer_name(index, path, total) == expected
+
+
+@pytest.mark.parametrize(
+    ("every", "due"),
+    [(0, []), (1, list(range(12))), (5, [0, 4, 9]), (10, [0, 9]), (100, [0])],
+)
+def test_cadence(every, due):
+    assert [step for step in range(12) if is_due(step, every)] == due

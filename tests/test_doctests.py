@@ -1,0 +1,27 @@
+"""The examples in the docstrings are true."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import stabletrain
+
+MODULES = sorted(
+    m.name for m in pkgutil.walk_packages(stabletrain.__path__, "stabletrain.") if "__main__" not in m.name
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name):
+    module = importlib.import_module(name)
+    assert doctest.testmod(module).failed == 0
+
+
+def test_there_are_examples():
+    finder = doctest.DocTestFinder()
+    found = [t for name in MODULES for t in finder.find(importlib.import_module(name)) if t.examples]
+    assert {"stabletrain.signal.watch.Watch", "stabletrain.doctor.Doctor"} <= {t.name for t in found}
