@@ -13,6 +13,7 @@ import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
+from stabletrain.errors import RequestError
 from stabletrain.record.folder import RunFolder, replace_file, write_json
 
 LAST = "last.ckpt"
@@ -39,11 +40,10 @@ class ManifestCheckpointIO(TorchCheckpointIO):
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         super().save_checkpoint(checkpoint, temporary, storage_options)
         with temporary.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
         manifest = {
             "file": path.name,
-            "sha256": digest,
+            "sha256": digest_of(temporary),
             "bytes": temporary.stat().st_size,
             "epoch": checkpoint.get("epoch"),
             "step": checkpoint.get("global_step"),
@@ -52,6 +52,24 @@ class ManifestCheckpointIO(TorchCheckpointIO):
         }
         temporary.replace(path)
         write_json(manifest_path(path), manifest)
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load a checkpoint; raise RequestError if it is not the one that its manifest describes."""
+        manifest = manifest_path(Path(path))
+        if manifest.is_file() and json.loads(manifest.read_text())["sha256"] != digest_of(Path(path)):
+            raise RequestError(
+                "The checkpoint is damaged: its content is not what its manifest says.",
+                key="resume",
+                found=path,
+                allowed="a checkpoint whose SHA-256 is that in the .json beside it",
+            )
+        return super().load_checkpoint(path, *args, **kwargs)
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def copy_checkpoint(source: Path, destination: Path) -> None:

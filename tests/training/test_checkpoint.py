@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+from stabletrain.errors import RequestError
 from stabletrain.training.checkpoint import ManifestCheckpointIO, manifest_path
 
 
@@ -27,3 +28,17 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path):
     with pytest.raises(Exception, match=r"(?i)pickle|lambda"):
         ManifestCheckpointIO().save_checkpoint({"epoch": 2, "bad": lambda: None}, path)
     assert path.read_bytes() == before
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "last.ckpt"
+    ManifestCheckpointIO().save_checkpoint({"epoch": 1, "w": torch.arange(100.0)}, path)
+    assert ManifestCheckpointIO().load_checkpoint(path, weights_only=True)["epoch"] == 1
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RequestError, match="damaged"):
+        ManifestCheckpointIO().load_checkpoint(path, weights_only=True)
+    ManifestCheckpointIO().save_checkpoint({"epoch": 2}, tmp_path / "other.ckpt")
+    manifest_path(tmp_path / "other.ckpt").unlink()  # another tool's checkpoint: nothing to compare with
+    assert ManifestCheckpointIO().load_checkpoint(tmp_path / "other.ckpt", weights_only=True)["epoch"] == 2
