@@ -46,7 +46,9 @@ class Doctor:
         """
         snapshot = self._watch.step(histograms=False)
         self._snapshots.append(snapshot)
-        norm = math.sqrt(sum(x.size * x.rms**2 for x in snapshot.layers if x.rms is not None))
+        if any(x.num_nonfinite for x in snapshot.layers):
+            return  # it has no norm
+        norm = math.hypot(*(x.rms * math.sqrt(x.size) for x in snapshot.layers if x.rms is not None))
         if math.isfinite(norm):
             self._norms[snapshot.step] = norm
 

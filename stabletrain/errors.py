@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -48,16 +49,20 @@ class RequestError(ValueError):
         lines = [self.problem]
         labelled = [
             ("key", self.key),
-            (
-                "found",
-                None if self.found is None else f"{self.found!r}" if self.found == "" else str(self.found),
-            ),
+            ("found", None if self.found is None else _show(self.found)),
             ("allowed", self.allowed),
             ("closest", self.closest),
             ("mend", self.command),
         ]
         lines += [f"  {label:<8} {text}" for label, text in labelled if text]
         return "\n".join(lines)
+
+
+def _show(found: Any) -> str:
+    try:
+        return str(found) or repr(found)
+    except ValueError:  # Python refuses to write a whole number of more than 4300 digits
+        return f"a number of {found.bit_length()} bits" if isinstance(found, int) else type(found).__name__
 
 
 _FIELDS = ("key", "found", "allowed", "closest", "command")
@@ -101,7 +106,7 @@ def require_range(
     Raises:
         RequestError: The value is outside the range, or is no finite number at all.
     """
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_number = isinstance(value, Real) and not isinstance(value, bool)  # NumPy's numbers too
     if is_number and _lies_between(value, minimum, maximum, open_minimum, open_maximum):
         return value
     parts = []
@@ -109,16 +114,19 @@ def require_range(
         parts.append(f"{'above' if open_minimum else 'from'} {minimum}")
     if maximum is not None:
         parts.append(f"{'below' if open_maximum else 'up to'} {maximum}")
-    whole = isinstance(value, int) and all(isinstance(end, int | None) for end in (minimum, maximum))
+    whole = isinstance(value, Integral) and all(isinstance(end, int | None) for end in (minimum, maximum))
     allowed = " ".join(["an integer" if whole else "a number", *parts]) if parts else "a finite number"
     problem = f"{key} is out of range." if is_number else f"{key} is not a number."
     raise RequestError(problem, key=key, found="null" if value is None else value, allowed=allowed)
 
 
 def _lies_between(
-    value: float, minimum: float | None, maximum: float | None, open_minimum: bool, open_maximum: bool
+    value: Any, minimum: float | None, maximum: float | None, open_minimum: bool, open_maximum: bool
 ) -> bool:
-    if isinstance(value, float) and not math.isfinite(value):
+    try:
+        if not math.isfinite(value):
+            return False
+    except OverflowError:  # a whole number that no float can hold
         return False
     too_low = minimum is not None and (value <= minimum if open_minimum else value < minimum)
     too_high = maximum is not None and (value >= maximum if open_maximum else value > maximum)

@@ -16,8 +16,10 @@ class Observations:
         snapshots: Per-layer statistics, steps rising.
         norms: Total gradient norm before clipping, by step.
         choices: Chosen option by configuration group, empty if the model is not composed by stabletrain.
+        learning_rate: The optimizer's learning rate, if known.
     """
 
     snapshots: tuple[Snapshot, ...] = ()
     norms: Mapping[int, float] = field(default_factory=dict)
     choices: Mapping[str, str] = field(default_factory=dict)
+    learning_rate: float | None = None

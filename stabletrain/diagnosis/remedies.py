@@ -7,6 +7,9 @@ from typing import Any
 
 SATURATING = ("sigmoid", "softplus", "tanh")
 RECURRENT = ("rnn",)
+GATED = ("lstm", "gru")  # their gates saturate by design: another activation is no remedy
+LR_FACTOR = 0.1  # AutoTrainer (Zhang et al. 2021)
+UNKNOWN_LR = 1e-3  # Adam's default
 
 ADVICE = {
     "vanishing": "The first layers hardly learn: use an activation that does not saturate with the matching "
@@ -16,18 +19,19 @@ ADVICE = {
 }
 
 
-def advise(kind: str, choices: Mapping[str, str]) -> dict[str, Any]:
+def advise(kind: str, choices: Mapping[str, str], learning_rate: float | None = None) -> dict[str, Any]:
     """Return `advice` and `overrides` of a finding.
 
     Args:
         kind: The finding's kind.
         choices: Chosen option by configuration group; an option that is chosen already is not proposed again. Empty
             for a model that stabletrain did not compose: then there are no overrides.
+        learning_rate: What the optimizer's is now; a lower one is proposed.
     """
     proposals: dict[str, list[str]] = {
         "vanishing": _against_vanishing(choices),
         "exploding": ["clip=norm", "init=orthogonal", "norm=layer"],
-        "nonfinite": ["clip=norm", "optimizer.lr=1e-4", "norm=layer"],
+        "nonfinite": ["clip=norm", f"optimizer.lr={(learning_rate or UNKNOWN_LR) * LR_FACTOR:.3g}", "norm=layer"],
     }
     overrides = [o for o in proposals[kind] if choices and not _is_chosen(o, choices)]
     return {"advice": ADVICE[kind], "overrides": overrides}
@@ -36,6 +40,8 @@ def advise(kind: str, choices: Mapping[str, str]) -> dict[str, Any]:
 def _against_vanishing(choices: Mapping[str, str]) -> list[str]:
     if choices.get("model") in RECURRENT:
         return ["model=lstm", "init=orthogonal", "norm=layer"]
+    if choices.get("model") in GATED:
+        return ["init=orthogonal", "norm=layer"]
     saturating = ["activation=relu", "init=he"] if choices.get("activation") in SATURATING else ["init=he"]
     return [*saturating, "norm=layer", "residual=add"]
 

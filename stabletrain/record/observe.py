@@ -15,6 +15,7 @@ def observe(record: Record) -> Observations:
         snapshots=snapshots_of(record),
         norms=dict(zip(norms.steps, norms.values, strict=True)) if norms else {},
         choices=record.info.get("choices", {}),
+        learning_rate=record.info.get("parameters", {}).get("optimizer.lr"),
     )
 
 
@@ -28,8 +29,7 @@ def snapshots_of(record: Record) -> tuple[Snapshot, ...]:
     for layer, series in record.of_layers(names.GRADIENT_NONFINITE).items():
         for step, num_nonfinite in zip(series.steps, series.values, strict=True):
             histogram = record.histograms.get(layer, {}).get(step)
-            statistics = LayerStatistics(
-                layer, sizes.get(layer, 0), rms.get(layer, {}).get(step), int(num_nonfinite), histogram
-            )
+            size = histogram.size if histogram else sizes.get(layer, 0)  # a sparse gradient's size changes
+            statistics = LayerStatistics(layer, size, rms.get(layer, {}).get(step), int(num_nonfinite), histogram)
             by_step.setdefault(step, []).append(statistics)
     return tuple(Snapshot(step, tuple(by_step[step])) for step in sorted(by_step))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import socket
 import struct
@@ -29,12 +28,15 @@ from stabletrain.record.protos import (
 from stabletrain.signal.histogram import NONFINITE_BIN, Histogram, log10_edge
 from stabletrain.signal.snapshot import Snapshot
 
+FLOAT32_MAX = float(np.finfo(np.float32).max)  # what an event keeps of a scalar
+
 
 class RecordWriter:
     """Writes a run's numbers into a TensorBoard event file, which is the record of the run.
 
     A new file is begun each time; a folder may hold several (one per resume). Non-finite scalars are not written:
-    they would hide the whole curve in both UIs. Count them under a name of their own instead.
+    they would hide the whole curve in both UIs, and what lies beyond float32 would be stored as Inf. Count them under
+    a name of their own instead.
 
     Args:
         folder: Where the event files lie; made if missing.
@@ -51,14 +53,14 @@ class RecordWriter:
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Append finite scalars of one step."""
-        values = [Summary.Value(tag=tag, simple_value=v) for tag, v in scalars.items() if math.isfinite(v)]
+        values = [Summary.Value(tag=tag, simple_value=v) for tag, v in scalars.items() if _is_storable(v)]
         self._append_values(step, values)
 
     def write_snapshot(self, snapshot: Snapshot) -> None:
         """Append a step's statistics and, where present, histograms of log10|g| of every layer."""
         values = []
         for layer in snapshot.layers:
-            if layer.rms is not None:
+            if layer.rms is not None and _is_storable(layer.rms):
                 tag = names.of_layer(names.GRADIENT_RMS, layer.layer)
                 values.append(Summary.Value(tag=tag, simple_value=layer.rms))
             tag = names.of_layer(names.GRADIENT_NONFINITE, layer.layer)
@@ -96,6 +98,10 @@ class RecordWriter:
         data = memoryview(frame(event.SerializeToString()))
         while data:
             data = data[os.write(self._descriptor, data) :]
+
+
+def _is_storable(value: float) -> bool:
+    return abs(value) <= FLOAT32_MAX  # False for NaN; a larger number, which float64 has, would be stored as Inf
 
 
 def frame(data: bytes) -> bytes:

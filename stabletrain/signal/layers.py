@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from torch import nn
 
@@ -24,21 +25,20 @@ def layer_name(index: int, path: str, total: int) -> str:
 class ForwardOrder:
     """Finds the order in which a model's parameters are reached, from its first forward pass.
 
-    Light hooks note each module that owns parameters when it is first called, and go after the first complete
-    pass. Parameters that no pass reached come last, in the order of definition. A shared parameter counts once,
-    where it is first used.
+    Light hooks note each module when it is first called, and go after the first complete pass. A module that is
+    used without being called (`nn.MultiheadAttention` multiplies by its `out_proj.weight` itself) follows the module
+    that holds it. Parameters that no pass reached come last, in the order of definition. A shared parameter counts
+    once, where it is first used.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._reached: list[nn.Module] = []
-        owners = [m for m in model.modules() if next(m.parameters(recurse=False), None) is not None]
-        self._handles = [m.register_forward_pre_hook(self._note) for m in owners]
+        self._reached: dict[int, nn.Module] = {}  # by id: a module may define its own equality
+        self._handles = [m.register_forward_pre_hook(self._note) for m in model.modules()]
         self._handles.append(model.register_forward_hook(self._finish))
 
     def _note(self, module: nn.Module, _: object) -> None:
-        if not any(module is m for m in self._reached):
-            self._reached.append(module)
+        self._reached.setdefault(id(module), module)
 
     def _finish(self, *_: object) -> None:
         self.detach()
@@ -53,7 +53,16 @@ class ForwardOrder:
         """Return all parameters under their layer names, in forward order."""
         paths = {id(p): name for name, p in self._model.named_parameters()}
         ordered: dict[int, nn.Parameter] = {}
-        reached = [p for module in self._reached for p in module.parameters(recurse=False)]
+        reached = [p for module in self._reached.values() for p in self._parameters_of(module)]
         for parameter in [*reached, *self._model.parameters()]:
-            ordered.setdefault(id(parameter), parameter)
+            if id(parameter) in paths:  # a module may have left the model since
+                ordered.setdefault(id(parameter), parameter)
         return {layer_name(i, paths[key], len(ordered)): p for i, (key, p) in enumerate(ordered.items())}
+
+    def _parameters_of(self, module: nn.Module) -> Iterator[nn.Parameter]:
+        """Yield a module's own parameters, then those of the children that it never called."""
+        yield from module.parameters(recurse=False)
+        if module is not self._model:  # what hangs on the model itself and was never called is most likely not used
+            for child in module.children():
+                if id(child) not in self._reached:
+                    yield from self._parameters_of(child)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from stabletrain.signal.histogram import NUM_BINS, Histogram
+
+SAFE_RMS = 1e-16  # squares below float32's smallest normal, 1.2e-38, are lost: here no more than one part in a million
+BLOCK = 2**20  # elements whose squares float32 sums up; over 2e8 ones on a CPU its sum stands still at 2**27
 
 
 @torch.no_grad()
@@ -46,9 +51,14 @@ def root_mean_square(x: Tensor) -> float | None:
     x = x.detach()
     if x.numel() == 0:
         return None
-    rms = float(torch.linalg.vector_norm(x, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32))
-    rms /= x.numel() ** 0.5
-    return rms if np.isfinite(rms) and rms > 0 else _robust_rms(x)  # overflow, or squares that fell to zero
+    rms = _norm(x) / x.numel() ** 0.5
+    return rms if np.isfinite(rms) and rms > SAFE_RMS else _robust_rms(x)
+
+
+def _norm(x: Tensor) -> float:
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    blocks = x.reshape(-1).split(BLOCK) if x.numel() > BLOCK else (x,)
+    return math.hypot(*torch.stack([torch.linalg.vector_norm(block, dtype=dtype) for block in blocks]).tolist())
 
 
 def _robust_rms(x: Tensor) -> float | None:
@@ -56,7 +66,7 @@ def _robust_rms(x: Tensor) -> float | None:
     if finite.numel() == 0:
         return None
     largest = finite.abs().max().clamp_min(torch.finfo(torch.float64).tiny)
-    return float(torch.linalg.vector_norm(finite / largest) * largest) / finite.numel() ** 0.5
+    return float(torch.linalg.vector_norm(finite / largest) / finite.numel() ** 0.5 * largest)
 
 
 def count_nonfinite(x: Tensor) -> int:

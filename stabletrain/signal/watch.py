@@ -34,8 +34,8 @@ class Watch:
 
     @property
     def layers(self) -> list[str]:
-        """Layer names in forward order (fixed at the first call of `step`)."""
-        return list(self._named_parameters())
+        """Layer names in forward order, as far as it is known; `step` fixes it."""
+        return list(self._parameters or self._order.named_parameters())
 
     def step(self, *, histograms: bool = True, step: int | None = None) -> Snapshot:
         """Measure all gradients as they are now.
@@ -51,7 +51,7 @@ class Watch:
         measured = tuple(
             measure_layer(name, parameter.grad, histograms)
             for name, parameter in self._named_parameters().items()
-            if parameter.grad is not None
+            if parameter.grad is not None and parameter.requires_grad  # frozen later: its last gradient may linger
         )
         snapshot = Snapshot(self._step, measured)
         self._step += 1
@@ -69,9 +69,11 @@ class Watch:
 
 
 def measure_layer(name: str, gradient: Tensor, histograms: bool) -> LayerStatistics:
-    """Return the statistics of one gradient of any shape (sparse ones are measured on their values)."""
+    """Return the statistics of one gradient of any shape; of a sparse one its values, of a complex one |g|."""
     if gradient.is_sparse:
         gradient = gradient.coalesce().values()
+    if gradient.is_complex():
+        gradient = gradient.abs()
     histogram = count_exponents(gradient) if histograms else None
     rms = root_mean_square(gradient)
     if histogram is not None:

@@ -155,3 +155,67 @@ def test_layer_names(index, path, total, expected):
 )
 def test_cadence(every, due):
     assert [step for step in range(12) if is_due(step, every)] == due
+
+
+def test_a_layer_frozen_later_is_left_out_though_its_gradient_lingers():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
+    watch = Watch(model)
+    model(torch.ones(2, 3)).sum().backward()
+    assert len(watch.step().layers) == 4
+    model[0].requires_grad_(False)
+    assert model[0].weight.grad is not None
+    assert paths(watch.step()) == ["1.weight", "1.bias"]
+
+
+def test_complex_gradients_are_measured_by_their_absolute_value():
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.zeros(2, dtype=torch.cfloat))
+    model.weight.grad = torch.tensor([3 + 4j, complex(0, float("nan"))])
+    (layer,) = Watch(model).step().layers
+    assert (layer.size, layer.rms, layer.num_nonfinite) == (2, pytest.approx(5.0), 1)
+    assert layer.histogram.counts[129] == 1  # 4 <= |3 + 4i| < 8
+
+
+def test_a_sparse_gradient_without_entries():
+    model = nn.Embedding(10, 2, sparse=True)
+    watch = Watch(model)
+    model(torch.empty(0, dtype=torch.long)).sum().backward()
+    (layer,) = watch.step().layers
+    assert (layer.size, layer.rms, layer.num_nonfinite, layer.histogram.size) == (0, None, 0, 0)
+
+
+def test_accumulated_gradients_are_measured_as_they_stand():
+    model = nn.Linear(2, 1, bias=False)
+    watch = Watch(model)
+    for _ in range(3):
+        model(torch.ones(1, 2)).sum().backward()
+    assert watch.step().layers[0].rms == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_gradients_of_other_dtypes(dtype):
+    model = nn.Linear(2, 1, bias=False).to(dtype)
+    watch = Watch(model)
+    model(torch.tensor([[3.0, 4.0]], dtype=dtype)).sum().backward()
+    (layer,) = watch.step().layers
+    assert layer.rms == pytest.approx(12.5**0.5)
+    assert [layer.histogram.counts[k] for k in (128, 129)] == [1, 1]
+
+
+def test_a_model_without_parameters():
+    model = nn.ReLU()
+    watch = Watch(model)
+    model(torch.ones(1))
+    assert watch.step().layers == ()
+    assert watch.layers == []
+
+
+def test_statistics_equal_plain_torch_on_a_real_model():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+    watch = Watch(model)
+    nn.functional.cross_entropy(model(torch.randn(5, 1, 8, 8)), torch.tensor([0, 1, 2, 0, 1])).backward()
+    snapshot = watch.step()
+    assert paths(snapshot) == [name for name, _ in model.named_parameters()]
+    for layer, p in zip(snapshot.layers, model.parameters(), strict=True):
+        assert layer.rms == pytest.approx(float(p.grad.double().square().mean().sqrt()), rel=1e-5)
+        assert layer.histogram.size == layer.size == p.numel()

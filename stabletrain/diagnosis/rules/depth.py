@@ -10,7 +10,7 @@ from stabletrain.diagnosis.finding import Finding
 from stabletrain.diagnosis.observations import Observations
 from stabletrain.diagnosis.remedies import advise
 from stabletrain.diagnosis.windows import robust_z_scores
-from stabletrain.signal.snapshot import Snapshot
+from stabletrain.signal.snapshot import LayerStatistics, Snapshot
 
 RATIO_DECADES = 3.0  # rms(first)/rms(last) < 1e-3: AutoTrainer (Zhang et al. 2021), section 4.1
 CRITICAL_DECADES = 5.0  # below 1e-5 the first layers do not move at all in float32's useful range
@@ -24,11 +24,15 @@ Z_PERSISTENCE = 5  # in a row: a single outlier batch is not an explosion
 
 def depth_decades(snapshot: Snapshot) -> float | None:
     """Return log10(rms(first layer) / rms(last layer)), or None if there are not two layers with a gradient."""
-    layers = [x for x in snapshot.layers if x.rms is not None]
+    layers = _measured(snapshot)
     if len(layers) < 2 or not any(x.rms for x in layers):
         return None
     first, last = layers[0].rms, layers[-1].rms
     return _log10(first) - _log10(last)
+
+
+def _measured(snapshot: Snapshot) -> list[LayerStatistics]:
+    return [x for x in snapshot.layers if x.rms is not None]
 
 
 def _log10(value: float | None) -> float:
@@ -55,7 +59,7 @@ def _find(observations: Observations, kind: str, sign: int) -> list[Finding]:
         Finding(
             kind=kind,
             severity="critical" if sign * typical > CRITICAL_DECADES else "warning",
-            layer=beyond[0][0].layers[0].layer,
+            layer=_measured(beyond[0][0])[0].layer,
             first_step=beyond[0][0].step,
             last_step=beyond[-1][0].step,
             evidence={
@@ -73,7 +77,7 @@ def find_norm_explosion(observations: Observations) -> list[Finding]:
 
     The score is z = (log10 n - median) / (1.4826 MAD) over the last 128 measurements, after 64 of them.
     """
-    steps = sorted(observations.norms)
+    steps = sorted(s for s, norm in observations.norms.items() if math.isfinite(norm))
     scores = robust_z_scores([math.log10(max(observations.norms[s], 10**FLOOR)) for s in steps])
     start = _first_run([z is not None and z > Z_LIMIT for z in scores], Z_PERSISTENCE)
     if start is None:

@@ -30,6 +30,6 @@ def find_nonfinite(observations: Observations) -> list[Finding]:
                 "size": layers[0].size,
                 "layers": [x.layer for x in layers],
             },
-            **advise("nonfinite", observations.choices),
+            **advise("nonfinite", observations.choices, observations.learning_rate),
         )
     ]
