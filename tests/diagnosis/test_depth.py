@@ -117,3 +117,5 @@ def test_nonfinite_only_counts_the_first_step_that_was_hit():
     (finding,) = diagnose(Observations(hit))
     assert (finding.kind, finding.layer, finding.first_step, finding.last_step) == ("nonfinite", "L01.w", 7, 8)
     assert finding.evidence == {"num_nonfinite": 10, "size": 10, "layers": ["L01.w"]}
+    (finding,) = diagnose(Observations(hit, choices={"model": "mlp"}, learning_rate=0.5))
+    assert "optimizer.lr=0.05" in finding.overrides

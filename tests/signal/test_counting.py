@@ -103,7 +103,7 @@ def test_a_quantile_is_exact_to_its_bin(values, q):
         assert found is not None
         low = 2.0 ** math.floor(math.log2(exact))
         assert low <= found <= 2 * low
-        assert 10 ** log10_edge(math.frexp(exact)[1] + 126) == pytest.approx(low)
+        assert 10 ** log10_edge(math.frexp(exact)[1] + 126) == pytest.approx(low, abs=0.0)
 
 
 def test_quantiles_rise_with_q():
@@ -150,7 +150,14 @@ def test_rms_is_that_of_the_finite_elements(values):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rms_neither_overflows_nor_underflows(size, dtype):
     x = torch.full((1000,), size).to(dtype)
-    assert root_mean_square(x) == pytest.approx(float(x[0]), rel=1e-4)
+    assert root_mean_square(x) == pytest.approx(float(x[0]), rel=1e-4, abs=0.0)
+
+
+@given(hnp.arrays(np.float32, 20, elements=st.floats(-1, 1, width=32)), st.integers(-140, 127))
+def test_rms_at_every_scale(values, exponent):
+    values = np.ldexp(values, exponent).astype(np.float32)
+    exact = float(np.sqrt(np.mean(values.astype(np.float64) ** 2)))
+    assert root_mean_square(torch.from_numpy(values)) == pytest.approx(exact, rel=1e-5, abs=0.0)
 
 
 def test_rms_leaves_out_what_is_not_finite():
