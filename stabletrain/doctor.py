@@ -64,6 +64,8 @@ class Doctor:
 
     def report(self) -> str:
         """Return the verdict and the findings as text."""
+        if not any(snapshot.layers for snapshot in self._snapshots):
+            return "verdict: none, no gradient was seen: call step() after backward()"
         lines = [f"verdict: {self.verdict}"]
         for f in self.findings:
             lines.append(f"  {f.severity} {f.kind} in {f.layer or 'all layers'}, steps {f.first_step}–{f.last_step}")

@@ -74,8 +74,9 @@ def _rebuild(problem: str, fields: dict[str, Any]) -> RequestError:
 
 def closest_name(name: str, names: Iterable[str], cutoff: float = 0.5) -> str | None:
     """Return the member of `names` most like `name`, or None if none is alike."""
-    matches = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=cutoff)
-    return matches[0] if matches else None
+    by_lower = {str(n).lower(): str(n) for n in names}
+    matches = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=cutoff)
+    return by_lower[matches[0]] if matches else None
 
 
 def require_choice(key: str, value: str, choices: Iterable[str]) -> str:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.loggers.logger import Logger
 from torch import nn
 
-from stabletrain.app.targets import make
+from stabletrain.app.targets import expected_types, make, resolve_target
 from stabletrain.data import Data
 from stabletrain.errors import RequestError, require_choice, require_range
 from stabletrain.network import Parts
@@ -66,8 +66,6 @@ def build_data(config: Mapping[str, Any]) -> Data:
 
 def input_form(config: Mapping[str, Any]) -> str:
     """Return the form of input that the chosen family takes: vector, image or sequence."""
-    from stabletrain.app.targets import expected_types, resolve_target
-
     target = resolve_target(
         config["model"].get("_target_"), "model._target_", expected_types("model"), config["allow_targets"]
     )
@@ -90,9 +88,48 @@ def build_network(config: Mapping[str, Any], data: Data) -> nn.Module:
             allowed=f"auto, or a form of the kind {wanted}",
             command="data.form=auto",
         )
-    network = _make(config, "model")(data.num_inputs, data.num_outputs, parts)
+    offered = {"num_inputs": data.num_inputs, "num_outputs": data.num_outputs, "parts": parts}
+    factory = _make(config, "model")
+    network = factory(**{name: value for name, value in offered.items() if name in parameters_of_target(config)})
     _make(config, "init")()(network, activation=parts.activation())
+    _try_once(network, data)
     return network
+
+
+def parameters_of_target(config: Mapping[str, Any]) -> set[str]:
+    """Return the names of the parameters that the model's class takes."""
+    target = resolve_target(
+        config["model"].get("_target_"), "model._target_", expected_types("model"), config["allow_targets"]
+    )
+    return set(inspect.signature(target).parameters)
+
+
+def _try_once(network: nn.Module, data: Data) -> None:
+    """Pass two examples through the network, so that what does not fit is said before anything is written."""
+    examples = torch.stack([data.val[i][0] for i in range(2)])  # pyright: ignore[reportArgumentType]
+    network.eval()
+    try:
+        with torch.no_grad():
+            outputs = network(examples)
+    except RequestError:
+        raise
+    except Exception as error:
+        raise RequestError(
+            f"The network cannot take the data: {error}",
+            key="model",
+            found=f"inputs of shape {tuple(examples.shape)}",
+            allowed="a composition whose parts fit one another and the data",
+        ) from error
+    finally:
+        network.train()
+    shape = tuple(getattr(outputs, "shape", ()))
+    if shape != (2, data.num_outputs):
+        raise RequestError(
+            "The network's outputs do not fit the data.",
+            key="model",
+            found=f"outputs of shape {shape or type(outputs).__name__}",
+            allowed=f"shape (batch, {data.num_outputs})",
+        )
 
 
 def _make(config: Mapping[str, Any], group: str) -> Any:
@@ -142,12 +179,7 @@ def build_trainer(config: Mapping[str, Any], **objects: Any) -> pl.Trainer:
             closest="clip.max_norm",
             command=f"python -m stabletrain clip=norm clip.max_norm={section['gradient_clip_val']}",
         )
-    factory = _make(config, "trainer")
-    try:
-        return factory(**objects)
-    except MisconfigurationException as error:
-        settings = ", ".join(f"{key}={value}" for key, value in section.items() if key != "_target_")
-        raise RequestError(f"Lightning refuses the trainer: {error}", key="trainer", found=settings) from error
+    return _make(config, "trainer")(**objects)
 
 
 def check_accelerator(section: Mapping[str, Any]) -> None:
@@ -165,7 +197,7 @@ def check_accelerator(section: Mapping[str, Any]) -> None:
             found=f"accelerator={accelerator}",
             allowed="auto, cpu",
             closest="auto",
-            command="python -m stabletrain trainer=auto",
+            command="trainer=auto",
         )
     wanted = devices if isinstance(devices, int) else 0
     if accelerator in ("gpu", "cuda") and wanted > num_gpus:
@@ -174,5 +206,5 @@ def check_accelerator(section: Mapping[str, Any]) -> None:
             key="trainer.devices",
             found=devices,
             allowed=f"1 to {num_gpus}",
-            command=f"python -m stabletrain trainer=gpu trainer.devices={num_gpus}",
+            command=f"trainer.devices={num_gpus}",
         )

@@ -77,7 +77,7 @@ def read_request(words: Sequence[str]) -> Request:
             request.arguments.append(word)
         elif word.startswith("-"):
             raise _unknown_flag(word)
-        elif "=" not in word and not word.startswith(("~", "+")) and COMMANDS[request.command].takes_folders:
+        elif COMMANDS[request.command].takes_folders and ("=" not in word or Path(word).exists()):
             request.arguments.append(word)
         else:
             request.overrides.append(word)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -10,10 +12,12 @@ import rich
 from rich.markup import escape
 
 from stabletrain.app.compose import Composition
+from stabletrain.app.overrides import write_override
 from stabletrain.diagnosis.finding import HEALTHY, Finding, verdict_of
 from stabletrain.record.folder import FAILED, RunFolder
 
 SHOWN_GROUPS = ("model", "activation", "init", "norm", "residual", "clip", "optimizer", "data")
+FIRST_ANSWER_TIMEOUT_S = 20.0  # of a server that has not answered once during the run
 SHOWN_METRICS = ("train/loss", "val/loss", "val/accuracy", "val/mse", "test/accuracy", "test/mse")
 
 
@@ -27,7 +31,14 @@ class Console:
 
     def print(self, text: str = "") -> None:
         """Print a line; above the progress bar while there is one. Markup is understood."""
-        rich.get_console().print(text, soft_wrap=True, highlight=False)
+        try:
+            rich.get_console().print(text, soft_wrap=True, highlight=False)
+        except (OSError, SystemExit):  # nobody reads any more (`| head`): the run goes on
+            self._lose_the_screen()
+
+    def _lose_the_screen(self) -> None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
+        rich.get_console().file = sys.stdout
 
     def progress(self) -> Any:
         """Return the callback that shows progress: a bar in a terminal, lines elsewhere."""
@@ -72,7 +83,10 @@ class Console:
 
     def finish_shipper(self, shipper: Any, folder: RunFolder, timeout_s: float) -> None:
         """Wait until the record is carried over, or say how to do so later; keep the links in the summary."""
-        in_time = shipper.finish(timeout_s)
+        has_answered = bool(self._links.get("run_id"))
+        if has_answered:
+            self.print("[dim]MLflow[/] gets the rest …")
+        in_time = shipper.finish(timeout_s if has_answered else min(timeout_s, FIRST_ANSWER_TIMEOUT_S))
         if self._links.get("run_id"):
             folder.update_summary(
                 mlflow_run_id=self._links["run_id"],
@@ -85,7 +99,7 @@ class Console:
                 self.print(f"       open it with  [bold]{escape(_ui_command(folder))}[/]")
         else:
             self.print("[yellow]MLflow[/] has not got everything yet; carry the rest over later with")
-            self.print(f"       [bold]python -m stabletrain sync {escape(_short(folder.path))}[/]")
+            self.print(f"       [bold]python -m stabletrain sync {escape(shlex.quote(_short(folder.path)))}[/]")
 
     def conclude(self, folder: RunFolder, outcome: Any, findings: Sequence[Finding]) -> None:
         """Print the verdict, the numbers and the findings."""
@@ -132,4 +146,6 @@ def _ui_command(folder: RunFolder) -> str:
     from pathlib import Path
 
     beside_default = folder.path.parent == Path.cwd() / "runs"
-    return "python -m stabletrain ui" + ("" if beside_default else f" output_dir={_short(folder.path)}")
+    return "python -m stabletrain ui" + (
+        "" if beside_default else f" {shlex.quote(write_override('output_dir', _short(folder.path)))}"
+    )

@@ -18,7 +18,16 @@ def complete(error: RequestError, command: str, overrides: Sequence[str], config
 
     prefix = ["python", "-m", "stabletrain"] + ([command] if command != "train" else [])
     if error.command is not None:
-        if not error.command.startswith(("python", "MLFLOW")):  # a bare override: put it into the line that was typed
+        if error.command.startswith("stabletrain "):
+            error.command = f"python -m {error.command}"
+        elif error.command.startswith("~"):
+            names = [word[1:] for word in error.command.split()]
+            typed = {o.partition("=")[0].lstrip("+~") for o in overrides}
+            kept = [o for o in overrides if o.partition("=")[0].lstrip("+~") not in names]
+            error.command = command_line([*kept, *(f"~{name}" for name in names if name not in typed)])
+        elif not error.command.startswith(
+            ("python", "MLFLOW", "export")
+        ):  # a bare override: put it into the line that was typed
             key = error.command.partition("=")[0]
             error.command = command_line([*_without(overrides, key), error.command])
         return
@@ -26,6 +35,8 @@ def complete(error: RequestError, command: str, overrides: Sequence[str], config
         error.command = " ".join([*(prefix if error.key == "RUN_DIR" else prefix[:3]), error.closest])
         return
     default = error.closest or _default(error.key, overrides, config_dirs)
+    if default is not None:
+        error.closest = error.closest or str(default)
     if error.key and default is not None:
         error.command = command_line([*_without(overrides, error.key), write_override(error.key, default)])
     else:

@@ -6,12 +6,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from stabletrain.app.compose import to_composition
+from stabletrain.app.overrides import list_groups, parse_override
 from stabletrain.app.paths import find_config_dir
 from stabletrain.app.schema import register_schema
-from stabletrain.errors import RequestError
+from stabletrain.errors import RequestError, require_choice
 
 
 def run_all(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> int:
@@ -26,17 +28,47 @@ def run_all(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> int:
     codes: list[int] = []
     search = [f"--config-dir={d.absolute()}" for d in config_dirs]
 
+    wrong: list[RequestError] = []
+    for override in overrides:
+        _check_choices(parse_override(override, overrides), config_dirs)
+
     def job(config: DictConfig) -> int:
-        codes.append(_run_one(config))
+        try:
+            codes.append(_run_one(config))
+        except RequestError as error:  # Hydra would show it as a traceback
+            wrong.append(error)
+            codes.append(2)
         return codes[-1]
 
     before = sys.argv
     sys.argv = [before[0], *overrides, *search, "--multirun"]
     try:
         hydra.main(str(find_config_dir()), "config", version_base="1.3")(job)()
+    except SystemExit as error:  # Hydra has said on the screen what it could not compose
+        raise RequestError(
+            "The sweep cannot be composed.",
+            key="-m",
+            found=" ".join(overrides),
+            allowed="overrides that compose, several values divided by commas",
+        ) from error
     finally:
         sys.argv = before
+    if wrong:
+        raise wrong[0]
     return max(codes, default=1)
+
+
+def _check_choices(override: Override, config_dirs: Sequence[Path]) -> None:
+    """Check each option of a sweep over a group."""
+    options = list_groups(config_dirs).get(override.key_or_group)
+    if options is None or not override.is_sweep_override():
+        return
+    for value in str(override.input_line).partition("=")[2].split(","):
+        try:
+            require_choice(override.key_or_group, value.strip(), options)
+        except RequestError as error:
+            error.command = f"python -m stabletrain -m {override.key_or_group}={error.closest or options[0]}"
+            raise
 
 
 def _run_one(config: DictConfig) -> int:

@@ -80,8 +80,10 @@ def check_option(override: Override, groups: dict[str, list[str]], overrides: Se
     try:
         require_choice(group, value, options)
     except RequestError as error:
-        mended = error.closest or options[0]
-        error.command = replaced(overrides, override, f"{group}={mended}")
+        others = [o for o in overrides if o != override.input_line]
+        error.command = (
+            replaced(overrides, override, f"{group}={error.closest}") if error.closest else command_line(others)
+        )
         raise
 
 
@@ -105,8 +107,7 @@ def check_key(
     value = (override.input_line or "").partition("=")[2]
     siblings = sorted(k for k in keys if k.rpartition(".")[0] == _deepest_known(key, keys) and "_target_" not in k)
     holder = _option_with(section, rest, groups, config_dirs)
-    alike = [k for k in [*keys, *groups] if k.count(".") == key.count(".") and not k.startswith("hydra")]
-    closest = holder or closest_name(key, alike, 0.6)
+    closest = holder or _closest_key(key, [*keys, *groups])
     mended = [holder, *_without_choice(overrides, section)] if holder else list(overrides)
     replacement = f"{key if holder else closest}={value}"
     raise RequestError(
@@ -118,6 +119,17 @@ def check_key(
         closest=closest,
         command=replaced(mended, override, replacement) if closest else "python -m stabletrain --cfg job",
     )
+
+
+def _closest_key(key: str, names: Sequence[str]) -> str | None:
+    """Return the key most like `key`: beside it a name like its own, elsewhere a key like the whole."""
+    parent, _, name = key.rpartition(".")
+    names = [n for n in names if not n.startswith(("hydra", "choices")) and "_target_" not in n]
+    beside = {n.rpartition(".")[2]: n for n in names if n.rpartition(".")[0] == parent}
+    if parent and beside:
+        found = closest_name(name, beside, 0.6)
+        return beside[found] if found else None
+    return closest_name(key, [n for n in names if n.count(".") == key.count(".")], 0.6)
 
 
 def _option_with(group: str, setting: str, groups: dict[str, list[str]], config_dirs: Sequence[Path]) -> str | None:

@@ -111,5 +111,6 @@ def check_ranges(config: Mapping[str, Any]) -> None:
         require_range(f"ui.{key}", config["ui"][key], 1, 65535)
     if config["doctor"]["fail_on"] is not None:
         require_choice("doctor.fail_on", config["doctor"]["fail_on"], ["warning", "critical"])
-    if not config["experiment_name"].strip():
-        raise RequestError("The experiment has no name.", key="experiment_name", found="", allowed="a text")
+    for key in ("experiment_name", "run_name", "output_dir", "resume"):
+        if config[key] is not None and not config[key].strip():
+            raise RequestError(f"{key} is empty.", key=key, found="", allowed="a text that is not empty")

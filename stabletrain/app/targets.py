@@ -120,15 +120,16 @@ def bind(target: Any, settings: Mapping[str, Any], key: str) -> None:
     signature = inspect.signature(target)
     parameters = signature.parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        for name in settings:
-            if name not in parameters:
-                raise RequestError(
-                    f"{key} has no setting {name!r}.",
-                    key=f"{key}.{name}",
-                    found=settings[name],
-                    allowed=", ".join(parameters),
-                    closest=closest_name(name, parameters),
-                )
+        unknown = [name for name in settings if name not in parameters]
+        if unknown:
+            raise RequestError(
+                f"{key} has no setting {unknown[0]!r}.",
+                key=f"{key}.{unknown[0]}",
+                found=settings[unknown[0]],
+                allowed=", ".join(parameters) or "nothing",
+                closest=closest_name(unknown[0], parameters, 0.6),
+                command=" ".join(f"~{key}.{name}" for name in unknown),  # the chosen option's own settings go
+            )
     hints = _type_hints(target)
     for name, value in settings.items():
         if name in hints:
@@ -189,8 +190,13 @@ def _call(factory: Callable[..., Any], key: str, section: Mapping[str, Any], *ar
         if error.key and not error.key.startswith(f"{key}."):
             error.key = f"{key}.{error.key}"
         raise
-    except (ValueError, TypeError) as error:
+    except AssertionError:
+        raise  # ours
+    except Exception as error:
         settings = ", ".join(f"{key}.{k}={v}" for k, v in section.items() if not k.startswith("_"))
         raise RequestError(
-            f"{section['_target_']} refuses its settings: {error}", key=key, found=settings, allowed="what it documents"
+            f"{section['_target_']} refuses its settings: {str(error) or type(error).__name__}",
+            key=key,
+            found=settings,
+            allowed="what its documentation says",
         ) from error

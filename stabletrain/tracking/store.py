@@ -59,12 +59,13 @@ def resolve_tracking_uri(explicit: str | None, run_dir: Path | str) -> str:
 
 
 def _embeddable(uri: str) -> str:
-    if "?" in uri:
+    if "?" in uri or "%" in uri:
         raise RequestError(
-            "A sqlite store cannot lie below a folder with a question mark in its name.",
+            "A sqlite store cannot lie below a folder with a question mark or a percent sign in its name.",
             key="tracking_uri",
             found=uri,
-            allowed="a path without a question mark",
+            allowed="a path without ? and %, or logger=tensorboard",
+            command="python -m stabletrain logger=tensorboard",
         )
     return uri
 
@@ -117,9 +118,24 @@ def open_client(uri: str) -> MlflowClient:
             return MlflowClient(uri, registry_uri=uri)
         root.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{database_of(uri)}.lock"), _default_artifacts(root):
+            if not database_of(uri).exists():
+                _set_up(database_of(uri))
             client = MlflowClient(uri, registry_uri=uri)
             client.search_experiments(max_results=1)
         return client
+
+
+def _set_up(database: Path) -> None:
+    """Make a store beside its place and move it there: one whose making was cut short would be of no use to any run."""
+    from mlflow import MlflowClient
+
+    unfinished = database.with_name(f".{database.name}.{os.getpid()}")
+    try:
+        uri = f"{_SQLITE}{unfinished}"
+        MlflowClient(uri, registry_uri=uri).search_experiments(max_results=1)
+        unfinished.replace(database)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch.optim import Optimizer
 
+from stabletrain.errors import require_range
 from stabletrain.record.writer import RecordWriter
 from stabletrain.signal.cadence import is_due
 from stabletrain.signal.watch import Watch
@@ -44,8 +46,8 @@ class GradientWatch(Callback):
     """
 
     def __init__(self, statistics_every: int = 10, histograms_every: int = 50) -> None:
-        self.statistics_every = statistics_every
-        self.histograms_every = histograms_every
+        self.statistics_every = require_range("statistics_every", statistics_every, 0)
+        self.histograms_every = require_range("histograms_every", histograms_every, 0)
         self.seconds = 0.0
         self._watch: Watch | None = None
         self._writer: RecordWriter | None = None
@@ -150,4 +152,5 @@ class LineProgress(Callback):
         if trainer.is_global_zero and not trainer.sanity_checking:
             shown = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(("train/", "val/"))}
             numbers = "  ".join(f"{name} {value:.4g}" for name, value in sorted(shown.items()))
-            print(f"epoch {trainer.current_epoch + 1:>3}  step {trainer.global_step:>6}  {numbers}", flush=True)
+            with contextlib.suppress(OSError):  # nobody reads any more: the run goes on
+                print(f"epoch {trainer.current_epoch + 1:>3}  step {trainer.global_step:>6}  {numbers}", flush=True)

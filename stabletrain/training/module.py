@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -136,7 +137,8 @@ class TrainingModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Return the optimizer over all trainable parameters, with its schedule."""
         optimizer = self._optimizer([p for p in self.network.parameters() if p.requires_grad])
-        return self._schedule.attach(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
+        total_steps = self.trainer.estimated_stepping_batches
+        return self._schedule.attach(optimizer, total_steps=int(total_steps) if math.isfinite(total_steps) else -1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the clip's state and counts: `clip/fraction` goes on where it was."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
@@ -13,7 +15,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from stabletrain.errors import RequestError
 from stabletrain.record.folder import FAILED, FINISHED, STOPPED, TERMINATED, RunFolder
-from stabletrain.training.checkpoint import BEST, LAST, copy_checkpoint
+from stabletrain.training.checkpoint import BEST, LAST, ManifestCheckpointIO, copy_checkpoint
 from stabletrain.training.stability import StabilityStop
 
 
@@ -72,7 +74,7 @@ def execute(
         checkpoint: Where to go on from: weights, optimizer, epoch and step.
 
     Raises:
-        RequestError: The checkpoint is of another composition, or a batch does not divide over the processes.
+        RequestError: A batch does not divide over the processes.
     """
     saver = SaveWhenStopped(folder.checkpoints / LAST)
     trainer.callbacks.append(saver)  # pyright: ignore[reportAttributeAccessIssue]
@@ -85,8 +87,6 @@ def execute(
     except RequestError:
         raise
     except Exception as error:
-        if checkpoint and "loading state_dict" in str(error):
-            raise _other_composition(checkpoint, error) from error
         outcome.status, outcome.error = FAILED, error
     except SystemExit as error:  # SIGTERM, and Lightning's answer to Ctrl-C
         outcome.status, outcome.error = TERMINATED, saver.stopped_by or error
@@ -118,16 +118,37 @@ def _evaluate(
         outcome.metrics |= finite_metrics(trainer)
 
 
+def check_resumable(checkpoint: Path, module: pl.LightningModule, trainer: Mapping[str, Any]) -> None:
+    """Check that a checkpoint fits the composition, before the run's files are touched.
+
+    Raises:
+        RequestError: Other weights than the model's, a damaged file, or more epochs or steps than asked for.
+    """
+    state = ManifestCheckpointIO().load_checkpoint(checkpoint, weights_only=True)
+    expected = {name: value.shape for name, value in module.state_dict().items()}
+    found = {name: value.shape for name, value in state["state_dict"].items()}
+    if found != expected:
+        differing = sorted(n for n in found.keys() | expected.keys() if found.get(n) != expected.get(n))
+        raise RequestError(
+            "The checkpoint is of another composition: its weights do not fit this model.",
+            key="resume",
+            found=f"{checkpoint}, which differs in {', '.join(differing[:3])}",
+            allowed="the settings in config.yaml beside the checkpoint",
+            command="python -m stabletrain --config …/config.yaml resume=…",
+        )
+    for key, done in (("max_epochs", state["epoch"] + 1), ("max_steps", state["global_step"])):
+        wanted = trainer.get(key)
+        if wanted is not None and wanted != -1 and wanted < done:
+            raise RequestError(
+                f"The run has gone further than trainer.{key} already.",
+                key=f"trainer.{key}",
+                found=wanted,
+                allowed=f"an integer from {done}",
+                closest=str(done),
+            )
+
+
 def finite_metrics(trainer: pl.Trainer) -> dict[str, float]:
     """Return what was logged last, without Inf and NaN."""
     values = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return {name: value for name, value in values.items() if math.isfinite(value)}
-
-
-def _other_composition(checkpoint: Path, error: Exception) -> RequestError:
-    return RequestError(
-        "The checkpoint is of another composition: its weights do not fit this model.",
-        key="resume",
-        found=f"{checkpoint} ({str(error).splitlines()[1].strip() if len(str(error).splitlines()) > 1 else error})",
-        allowed="the settings in config.yaml beside the checkpoint",
-    )

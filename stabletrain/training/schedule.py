@@ -10,7 +10,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau, StepLR
 
-from stabletrain.errors import require_range
+from stabletrain.errors import RequestError, require_range
 
 
 def warmup_cosine_factor(step: int, num_warmup_steps: int, total_steps: int, min_factor: float = 0.0) -> float:
@@ -65,10 +65,21 @@ class WarmupCosine(Schedule):
 
     def __init__(self, num_warmup_steps: int = 100, min_factor: float = 0.0) -> None:
         self.num_warmup_steps = require_range("num_warmup_steps", num_warmup_steps, 0)
-        self.min_factor = require_range("min_factor", min_factor, 0, 1)
+        self.min_factor = require_range("min_factor", min_factor, 0.0, 1.0)
 
     def attach(self, optimizer: Optimizer, total_steps: int) -> dict[str, Any]:
-        """Return the optimizer with a rate that changes at every step."""
+        """Return the optimizer with a rate that changes at every step.
+
+        Raises:
+            RequestError: The run has no end, so the cosine has none.
+        """
+        if total_steps < 0:
+            raise RequestError(
+                "A cosine needs to know where the run ends.",
+                key="trainer.max_epochs",
+                found="no end",
+                allowed="trainer.max_epochs or trainer.max_steps from 0",
+            )
         factor = partial(
             warmup_cosine_factor,
             num_warmup_steps=self.num_warmup_steps,
@@ -88,7 +99,7 @@ class StepDecay(Schedule):
 
     def __init__(self, every_epochs: int = 10, factor: float = 0.5) -> None:
         self.every_epochs = require_range("every_epochs", every_epochs, 1)
-        self.factor = require_range("factor", factor, 0, 1, open_minimum=True)
+        self.factor = require_range("factor", factor, 0.0, 1.0, open_minimum=True)
 
     def attach(self, optimizer: Optimizer, total_steps: int) -> dict[str, Any]:
         """Return the optimizer with a rate that changes at the end of an epoch."""
@@ -105,7 +116,7 @@ class Plateau(Schedule):
 
     def __init__(self, patience_epochs: int = 5, factor: float = 0.1) -> None:
         self.patience_epochs = require_range("patience_epochs", patience_epochs, 0)
-        self.factor = require_range("factor", factor, 0, 1, open_minimum=True, open_maximum=True)
+        self.factor = require_range("factor", factor, 0.0, 1.0, open_minimum=True, open_maximum=True)
 
     def attach(self, optimizer: Optimizer, total_steps: int) -> dict[str, Any]:
         """Return the optimizer with a rate that follows `val/loss`."""

@@ -225,3 +225,68 @@ def test_two_processes_give_the_losses_and_statistics_of_one(here):
         assert {h.size for h in double.histograms[layer].values()} == {
             h.size for h in single.histograms[layer].values()
         }
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [(["model.width=17"], "resume"), (["model=lstm"], "resume"), (["trainer.max_epochs=1"], "trainer.max_epochs")],
+)
+def test_a_refused_resume_leaves_a_finished_run_as_it_was(here, capsys, change, key):
+    assert main([*SMALL, "output_dir=one", "trainer.max_epochs=2"]) == 0
+    before = {p.name: p.read_bytes() for p in (here / "one").rglob("*") if p.is_file()}
+    assert main([*SMALL, "output_dir=one", "trainer.max_epochs=2", "resume=auto", *change]) == 2
+    assert f"key      {key}" in capsys.readouterr().err
+    assert {p.name: p.read_bytes() for p in (here / "one").rglob("*") if p.is_file()} == before
+
+
+def test_a_saved_configuration_of_a_resumed_run_starts_anew(here):
+    assert main([*SMALL, "output_dir=one", "trainer.max_epochs=1"]) == 0
+    assert main([*SMALL, "output_dir=one", "trainer.max_epochs=2", "resume=auto"]) == 0
+    assert main(["--config", "one/config.yaml", "output_dir=two", "trainer.max_epochs=1"]) == 0
+    assert load_record(here / "two").scalars["train/loss"].steps[0] == 9
+
+
+def test_a_run_without_an_end_ends_when_it_is_asked_to(here):
+    process = spawn(here, *SMALL, "output_dir=mine", "trainer.max_epochs=-1")
+    deadline = time.monotonic() + 90
+    while not (here / "mine/checkpoints/last.ckpt").is_file() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, out
+    assert summary_of(here / "mine")["status"] == "terminated"
+
+
+def test_a_reader_that_goes_away_does_not_end_the_run(here):
+    process = spawn(here, *SMALL, "output_dir=mine", "trainer.max_epochs=3")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(90) == 0
+    assert summary_of(here / "mine")["status"] == "finished"
+
+
+def test_a_class_of_ones_own_in_the_current_folder(here):
+    (here / "mynet.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, num_inputs, num_outputs, hidden=8):\n"
+        "        super().__init__()\n"
+        "        self.net = nn.Sequential(nn.Linear(num_inputs, hidden), nn.ReLU(), nn.Linear(hidden, num_outputs))\n"
+        "    def forward(self, x):\n"
+        "        return self.net(x)\n"
+    )
+    words = ["model._target_=mynet.Net", "~model.depth", "~model.width", "~model.dropout", "+model.hidden=5"]
+    process = spawn(here, *words, "trainer=debug", "logger=none", "output_dir=mine")
+    out, _ = process.communicate(timeout=90)
+    assert process.returncode == 0, out
+    assert load_record(here / "mine").layers[0] == "L00.net.0.weight"
+
+
+def test_a_folder_with_odd_characters(here):
+    name = "my run ü=1"
+    words = [*SMALL[:2], "trainer=debug", f'output_dir="{name}"']
+    process = spawn(here, *words)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, out
+    assert summary_of(here / name)["mlflow_run_id"]

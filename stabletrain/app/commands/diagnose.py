@@ -28,7 +28,8 @@ def examine(folder: RunFolder, error: BaseException | None = None) -> list[Findi
         from stabletrain.training.stability import NonFiniteGradient
 
         if isinstance(error, NonFiniteGradient):
-            advice = advise("nonfinite", record.info.get("choices", {}))
+            observed = observe(record)
+            advice = advise("nonfinite", observed.choices, observed.learning_rate)
             evidence = {"norm": str(error.norm)}
             findings.insert(0, Finding("nonfinite", "critical", None, error.step, error.step, evidence, **advice))
     return findings

@@ -12,7 +12,7 @@ import yaml
 from stabletrain.app.compose import Composition
 from stabletrain.app.run_folder import open_run
 from stabletrain.errors import RequestError
-from stabletrain.record.folder import RunFolder
+from stabletrain.record.folder import FAILED, RUNNING, RunFolder
 from stabletrain.tracking.follow import follow
 from stabletrain.tracking.shipper import Shipper
 from stabletrain.tracking.store import Unreachable, resolve_tracking_uri
@@ -39,6 +39,8 @@ def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
                 command=f"python -m stabletrain sync {path}   # again, when it runs",
             ) from error
         shipper.write_links(result)
+        if result.status == "KILLED" and folder.read_summary().get("status") == RUNNING:
+            folder.update_summary(status=FAILED)  # its process is gone and could not say so
         print(f"{path}: {result}")
         for note in result.notes:
             print(f"  {note}")

@@ -36,7 +36,7 @@ def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
     from stabletrain.training.checkpoint import ManifestCheckpointIO, checkpoint_callbacks
     from stabletrain.training.datamodule import DataModule
     from stabletrain.training.loggers import MLflowLogger, RecordLogger
-    from stabletrain.training.run import execute
+    from stabletrain.training.run import check_resumable, execute
 
     _quiet_libraries()
     config = composition.config
@@ -56,6 +56,8 @@ def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
     datamodule = DataModule(built.data, seed=config["seed"])
     datamodule.check(trainer.world_size)
 
+    if checkpoint is not None:
+        check_resumable(checkpoint, built.module, config["trainer"])
     shipper = None
     if is_first_process():
         num_parameters = sum(p.numel() for p in built.network.parameters())
@@ -106,7 +108,8 @@ def check_tracking_uri(config: Mapping[str, Any], run_dir: Path) -> None:
     mlflow = (config["logger"] or {}).get("mlflow")
     if mlflow is None:
         return
-    uri = resolve_tracking_uri(mlflow.get("tracking_uri"), run_dir)
+    explicit = mlflow.get("tracking_uri")
+    uri = str(explicit) if not isinstance(explicit, str | None) else resolve_tracking_uri(explicit, run_dir)
     if uri.partition(":")[0].partition("+")[0] not in TRACKING_SCHEMES:
         raise RequestError(
             "MLflow knows no store of this kind.",
@@ -126,7 +129,8 @@ def _begin(
         from stabletrain.record.reader import load_record
 
         info["run_uid"] = load_record(folder.path).info.get("run_uid", info["run_uid"])
-    replace_file(folder.config, yaml.safe_dump(composition.config, sort_keys=False, allow_unicode=True).encode())
+    config = composition.config | {"resume": None}  # where it went on from is in the summary; the file runs anew
+    replace_file(folder.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
     record.writer.write_info(info)
     folder.update_summary(
         status=RUNNING,
