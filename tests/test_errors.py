@@ -67,7 +67,7 @@ def test_an_error_survives_the_way_between_processes(again):
 @pytest.mark.parametrize(
     "value",
     ["a", "", "3", b"3", True, False, None, [], [1], {}, 1j, object(), int, Decimal(1), np.array([1.0]), np.bool_(1)],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_is_no_number_is_refused(value):
     with pytest.raises(RequestError, match="depth is not a number") as caught:
