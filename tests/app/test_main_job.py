@@ -198,8 +198,12 @@ def test_both_pages_show_the_layers(main_job, run_dir, page):
         time.sleep(2)
         keep(page, "tensorboard_histograms")
     finally:
-        stop_group(process)
-        process.stdout.close()
+        process.terminate()  # it ends both pages, which killing it would not
+        try:
+            process.wait(30)
+        finally:
+            stop_group(process)
+            process.stdout.close()
 
 
 def keep(page, name: str) -> None:
