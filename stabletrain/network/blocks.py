@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 
 from stabletrain.errors import RequestError
-from stabletrain.network.normalization import StepBatchNorm
+from stabletrain.network.step_norm import StepBatchNorm
 
 _UNTOUCHED = (
     _NormBase,

@@ -1,8 +1,9 @@
-"""Norms over the last axis, named alike; batch norm also in the form that recurrent networks need."""
+"""Norms, named alike, for every layout that a family has: vectors, sequences, and channels with positions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,63 +11,100 @@ from torch.nn import functional as F
 
 from stabletrain.errors import RequestError, require_range
 
+# vector: (batch, width). sequence: (batch, time, width). channels: (batch, width, *positions).
+Layout = Literal["vector", "sequence", "channels"]
+
 # Cooijmans et al. 2017, section 5.1: 784 steps (sequential MNIST) is the longest sequence they normalize.
-_MAX_STEPS = 784
-# Cooijmans et al. 2017, section 4: γ = 1 saturates tanh and makes the gradient vanish; 0.1 works.
-_RECURRENT_SCALE = 0.1
+MAX_STEPS = 784
 
 
-class NoNorm(nn.Identity):
+class Norm(nn.Module):
+    """What the norms share: the layout of the tensors that they meet, vectors unless a family says otherwise.
+
+    Attributes:
+        layout: How the tensors are laid out.
+        needs_positions: Whether the norm has nothing to measure in a vector.
+        reads_all_steps: Whether one step of a sequence sees the others.
+        reads_batch: Whether one example sees the others.
+    """
+
+    layout: Layout = "vector"
+    needs_positions: ClassVar[bool] = False
+    reads_all_steps: ClassVar[bool] = False
+    reads_batch: ClassVar[bool] = False
+
+
+class NoNorm(Norm):
     """y = x.
 
     Args:
-        width: Size of the last axis.
+        width: Size of the normalized axis.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x."""
+        return x
 
-class BatchNorm(nn.BatchNorm1d):
-    """y = γ (x − mean) / √(variance + eps) + β, per unit over the batch.
+
+class BatchNorm(nn.BatchNorm1d, Norm):
+    """y = γ (x − mean) / √(variance + eps) + β, per unit over the batch and all positions.
 
     Args:
-        width: Number of units; x is (batch, width).
+        width: Number of units.
         eps: Added to the variance, above 0 (torch's default).
         momentum: Weight of the newest batch in the running statistics, 0 to 1 (torch's default).
         max_steps: In recurrent networks, how many time steps have statistics of their own (from 1 up); later
             steps share the last. 784 as in sequential MNIST.
 
     References:
-        Ioffe and Szegedy 2015, Batch Normalization, algorithm 1. Recurrent: see `StepBatchNorm`.
+        Ioffe and Szegedy 2015, Batch Normalization, algorithm 1 and section 3.2 (convolutions).
+        Recurrent: see `StepBatchNorm`.
     """
 
-    def __init__(self, width: int, eps: float = 1e-5, momentum: float = 0.1, max_steps: int = _MAX_STEPS) -> None:
+    reads_batch: ClassVar[bool] = True
+
+    def __init__(self, width: int, eps: float = 1e-5, momentum: float = 0.1, max_steps: int = MAX_STEPS) -> None:
         require_range("momentum", momentum, 0.0, 1.0)
         super().__init__(width, eps=require_range("eps", eps, 0.0, open_minimum=True), momentum=momentum)
         self.max_steps: int = require_range("max_steps", max_steps, 1)
 
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize a tensor of the norm's layout."""
+        flat = input.flatten(2) if self.layout == "channels" else input.flatten(0, -2)
+        return super().forward(flat).reshape(input.shape)
 
-class LayerNorm(nn.LayerNorm):
-    """y = γ (x − mean) / √(variance + eps) + β, per example over the units.
+
+class LayerNorm(nn.LayerNorm, Norm):
+    """y = γ (x − mean) / √(variance + eps) + β, per example over the units; of channels, over all positions too.
+
+    In a sequence every step is normalized by itself.
 
     Args:
-        width: Number of units, the size of the last axis.
+        width: Number of units.
         eps: Added to the variance, above 0 (torch's default).
 
     References:
-        Ba et al. 2016, Layer Normalization, eq. 3 and 4.
+        Ba et al. 2016, Layer Normalization, eq. 3 and 4; of channels as in Wu and He 2018, eq. 5.
     """
 
     def __init__(self, width: int, eps: float = 1e-5) -> None:
         super().__init__(width, eps=require_range("eps", eps, 0.0, open_minimum=True))
 
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize a tensor of the norm's layout."""
+        if self.layout == "channels":
+            return F.group_norm(input, 1, self.weight, self.bias, self.eps)
+        return super().forward(input)
 
-class RMSNorm(nn.RMSNorm):
-    """y = γ x / √(mean(x²) + eps), per example over the units.
+
+class RMSNorm(nn.RMSNorm, Norm):
+    """y = γ x / √(mean(x²) + eps), per example over the units; of channels, over all positions too.
 
     Args:
-        width: Number of units, the size of the last axis.
+        width: Number of units.
         eps: Added to the mean square, above 0. 1e-5 as in Llama 2; torch's own, the machine epsilon, lets the
             gradient grow 2,900-fold where x is 0, as a recurrent network's first hidden state is.
 
@@ -77,8 +115,16 @@ class RMSNorm(nn.RMSNorm):
     def __init__(self, width: int, eps: float = 1e-5) -> None:
         super().__init__(width, eps=require_range("eps", eps, 0.0, open_minimum=True))
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize a tensor of the norm's layout."""
+        if self.layout != "channels":
+            return super().forward(x)
+        assert self.eps is not None
+        mean_square = x.square().mean(dim=tuple(range(1, x.dim())), keepdim=True)
+        return x * torch.rsqrt(mean_square + self.eps) * self.weight.view(-1, *[1] * (x.dim() - 2))
 
-class GroupNorm(nn.GroupNorm):
+
+class GroupNorm(nn.GroupNorm, Norm):
     """Layer norm within each of `num_groups` equal groups of units.
 
     Args:
@@ -105,58 +151,99 @@ class GroupNorm(nn.GroupNorm):
             )
         super().__init__(num_groups, width, eps=require_range("eps", eps, 0.0, open_minimum=True))
 
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize a tensor of the norm's layout; in a sequence every step by itself."""
+        if self.layout == "channels":
+            return super().forward(input)
+        return super().forward(input.flatten(0, -2)).reshape(input.shape)
 
-class StepBatchNorm(nn.Module):
-    """Batch norm with statistics of its own for each time step, and γ, β shared between the steps.
 
-    y_t = γ (x_t − mean_t) / √(variance_t + eps) + β, γ = 0.1 at the start. When predicting, a step that no
-    training sequence reached takes the statistics of the last one that was reached.
+class InstanceNorm(nn.InstanceNorm1d, Norm):
+    """y = γ (x − mean) / √(variance + eps) + β, per example and unit over the positions.
+
+    A vector has no positions, and neither has one step of a recurrent cell.
 
     Args:
-        width: Number of units; x is (batch, width).
-        eps: Added to the variance.
-        momentum: Weight of the newest batch in the running statistics.
-        max_steps: Steps with statistics of their own; later steps share the last.
+        width: Number of units.
+        eps: Added to the variance, above 0 (torch's default).
 
     References:
-        Cooijmans et al. 2017, Recurrent Batch Normalization, section 3 (per-step statistics) and 4 (γ = 0.1).
+        Ulyanov et al. 2016, Instance Normalization: The Missing Ingredient for Fast Stylization, eq. 4.
     """
 
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
+    needs_positions: ClassVar[bool] = True
+    reads_all_steps: ClassVar[bool] = True
 
-    def __init__(self, width: int, eps: float = 1e-5, momentum: float = 0.1, max_steps: int = _MAX_STEPS) -> None:
+    def __init__(self, width: int, eps: float = 1e-5) -> None:
+        super().__init__(width, eps=require_range("eps", eps, 0.0, open_minimum=True), affine=True)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize a tensor of the norm's layout."""
+        if self.layout == "sequence":
+            return super().forward(input.transpose(1, 2)).transpose(1, 2)
+        return super().forward(input.flatten(2)).reshape(input.shape)
+
+
+class WeightNorm(NoNorm):
+    """W = g V / ‖V‖, per row of every weight: the signal stays as it is, what is normalized are the weights.
+
+    `reparametrize_` does it, once the weights are initialized.
+
+    Args:
+        width: Size of the normalized axis.
+
+    References:
+        Salimans and Kingma 2016, Weight Normalization, eq. 2.
+    """
+
+
+class SpectralNorm(NoNorm):
+    """W = W̄ / σ(W̄), the largest singular value, by power iteration: every layer's Lipschitz constant is 1.
+
+    `reparametrize_` does it, once the weights are initialized.
+
+    Args:
+        width: Size of the normalized axis.
+
+    References:
+        Miyato et al. 2018, Spectral Normalization for Generative Adversarial Networks, eq. 8 and algorithm 1.
+    """
+
+
+class _MovedAxis(nn.Module):
+    """Applies a norm of the last axis to tensors with the width on axis 1."""
+
+    def __init__(self, norm: nn.Module) -> None:
         super().__init__()
-        self.eps, self.momentum, self.max_steps = eps, momentum, max_steps
-        self.weight = nn.Parameter(torch.full((width,), _RECURRENT_SCALE))
-        self.bias = nn.Parameter(torch.zeros(width))
-        self.register_buffer("running_mean", torch.zeros(max_steps, width))
-        self.register_buffer("running_var", torch.ones(max_steps, width))
-        self.register_buffer("num_batches_tracked", torch.zeros(max_steps, dtype=torch.long))
+        self.norm = norm
 
-    def forward(self, x: Tensor, step: int) -> Tensor:
-        """Normalize x (batch, width) with the statistics of time step `step`, counted from 0."""
-        step = min(step, self.max_steps - 1)
-        mean, variance = self.running_mean[step], self.running_var[step]  # (width,), views
-        if self.training:
-            self.num_batches_tracked[step] += 1
-        else:
-            reached = (self.num_batches_tracked > 0).sum().clamp(min=1) - 1  # no .item(): no wait for a GPU
-            at = reached.clamp(max=step)
-            mean, variance = self.running_mean[at], self.running_var[at]
-        return F.batch_norm(x, mean, variance, self.weight, self.bias, self.training, self.momentum, self.eps)
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize x (batch, width, *positions)."""
+        return self.norm(x.movedim(1, -1)).movedim(-1, 1)
 
 
-def build_step_norm(norm: Callable[[int], nn.Module], width: int) -> nn.Module:
-    """Build the norm for one place in a recurrent cell; batch norm becomes `StepBatchNorm`."""
+def build_norm(norm: Callable[[int], nn.Module], width: int, layout: Layout) -> nn.Module:
+    """Build the norm for one place in a network.
+
+    Args:
+        norm: Called with the width. A norm that is not ours must act on the last axis of any tensor.
+        width: Size of the normalized axis.
+        layout: Of the tensors in that place.
+
+    Raises:
+        RequestError: The norm has nothing to measure there.
+    """
     built = norm(width)
-    if not isinstance(built, nn.BatchNorm1d):
-        return built
-    momentum = 0.1 if built.momentum is None else built.momentum
-    return StepBatchNorm(width, built.eps, momentum, getattr(built, "max_steps", _MAX_STEPS))
-
-
-def normalize_step(norm: nn.Module, x: Tensor, step: int) -> Tensor:
-    """Apply a norm made by `build_step_norm` to x (batch, width) at time step `step`."""
-    return norm(x, step) if isinstance(norm, StepBatchNorm) else norm(x)
+    if not isinstance(built, Norm):
+        return _MovedAxis(built) if layout == "channels" else built
+    if built.needs_positions and layout == "vector":
+        raise RequestError(
+            f"{type(built).__name__} measures over positions, and here is only one.",
+            key="norm",
+            found=type(built).__name__,
+            allowed="a norm of units or of the batch: batch, layer, group, rms, weight, spectral",
+            closest="layer",
+            command="norm=layer",
+        )
+    built.layout = layout
+    return built

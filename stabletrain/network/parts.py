@@ -22,7 +22,8 @@ class Parts:
 
     Args:
         activation: Called without arguments; the module maps a tensor to one of the same shape.
-        norm: Called with the width; the module normalizes a tensor whose last axis has that width.
+        norm: Called with the width; the module normalizes a tensor whose last axis has that width, and ours
+            any layout (`normalization.build_norm`).
         residual: Called with the width; the module joins `(skip, branch)`, both of that width.
     """
 
@@ -36,6 +37,9 @@ def require_count(key: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise RequestError(f"{key} is not an integer.", key=key, found=value, allowed="an integer from 1")
     return require_range(key, value, 1)
+
+
+OUTPUTS = ("one", "each_step", "next_step")  # per example; per step; per step, blind to the steps that follow
 
 
 def require_shape(num_inputs: int, num_outputs: int, depth: int, width: int, dropout: float) -> None:

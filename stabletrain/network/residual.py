@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from stabletrain.errors import require_range
+from stabletrain.errors import RequestError, require_range
 
 
 class Residual(nn.Module, ABC):
-    """Joins skip x and branch F(x), tensors of equal shape with `width` on the last axis.
+    """Joins skip x and branch F(x), tensors of equal shape with `width` on one axis.
+
+    Attributes:
+        is_additive: Whether y = a x + b F(x): what scales branches by the depth counts these.
+        needs_norm_after: Whether y is meant to go through a norm.
+        branch_gain: What an initialization multiplies the weights of the branch by.
+        axis: Of the width in both tensors: the last, or 1 in convolutional families.
 
     Args:
-        width: Size of the last axis; for joins that hold weights.
+        width: Size of that axis; for joins that hold weights.
     """
+
+    is_additive: ClassVar[bool] = True
+    needs_norm_after: ClassVar[bool] = False
+    branch_gain: float = 1.0
+    axis: int = -1
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -23,19 +37,102 @@ class Residual(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, skip: Tensor, branch: Tensor) -> Tensor:
-        """Return the joined tensor, shaped as both inputs."""
+        """Return the joined tensor."""
+
+    def join_width(self, skip_width: int) -> int:
+        """Return the width of the joined tensor."""
+        return self.width
+
+    def set_num_branches(self, num_branches: int) -> None:
+        """Hear how many branches the network has; for joins whose scale follows from it."""
 
     def extra_repr(self) -> str:
         """Show the width in `print(model)`."""
         return f"{self.width}"
+
+    def _along_width(self, vector: Tensor, like: Tensor) -> Tensor:
+        """Shape a vector (width,) so that it multiplies `like` along the axis of the width."""
+        return vector if self.axis == -1 else vector.view(-1, *[1] * (like.dim() - 2))
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One residual branch of a network.
+
+    Attributes:
+        residual: What joins it with its skip.
+        weights: What the signal is multiplied by on its way through the branch, (out, in, …) each, in forward
+            order: of attention the value and the output projection, of a feed-forward block both matrices.
+    """
+
+    residual: Residual
+    weights: tuple[Tensor, ...]
+
+
+def find_branches(network: nn.Module) -> list[Branch]:
+    """Return the additive branches of all modules in `network` that name theirs in a method `branches`."""
+    found: Iterator[Branch] = (
+        branch for module in network.modules() if hasattr(module, "branches") for branch in module.branches()
+    )
+    return [branch for branch in found if branch.residual.is_additive]
+
+
+def build_residual(
+    residual: Callable[[int], Residual],
+    width: int,
+    *,
+    axis: int = -1,
+    may_grow: bool = False,
+    norm_follows: bool = False,
+) -> Residual:
+    """Build the join for one place in a network.
+
+    Args:
+        residual: Called with the width.
+        width: Size of the branch on `axis`.
+        axis: Of the width in the tensors of that place.
+        may_grow: Whether the next layer can read more than `width`.
+        norm_follows: Whether a norm acts on the joined tensor.
+
+    Raises:
+        RequestError: The join does not fit that place.
+    """
+    built = residual(width)
+    built.axis = axis
+    if built.join_width(width) != width and not may_grow:
+        raise _unfit(built, "widens every layer, and the layers of this family keep their width")
+    if built.needs_norm_after and not norm_follows:
+        raise _unfit(built, "scales up the skip, which only a norm after every join brings back")
+    return built
+
+
+def _unfit(residual: Residual, reason: str) -> RequestError:
+    return RequestError(
+        f"{type(residual).__name__} {reason}.",
+        key="residual",
+        found=type(residual).__name__,
+        allowed="none, add, scaled, rezero, layerscale, highway; dense in mlp, cnn and densenet1d; deepnorm in a "
+        "transformer with model.placement=post",
+        closest="add",
+        command="residual=add",
+    )
+
+
+def fit_residuals_(network: nn.Module) -> None:
+    """Tell every additive join in `network` how many there are; a family calls it when it is built."""
+    joins = [m for m in network.modules() if isinstance(m, Residual) and m.is_additive]
+    for join in joins:
+        join.set_num_branches(len(joins))
 
 
 class NoResidual(Residual):
     """y = F(x): a plain network.
 
     Args:
-        width: Size of the last axis.
+        width: Size of the axis.
     """
+
+    is_additive: ClassVar[bool] = False
 
     def forward(self, skip: Tensor, branch: Tensor) -> Tensor:
         """Return the branch alone."""
@@ -46,7 +143,7 @@ class AddResidual(Residual):
     """y = x + F(x).
 
     Args:
-        width: Size of the last axis.
+        width: Size of the axis.
 
     References:
         He et al. 2016, Deep Residual Learning for Image Recognition, eq. 1.
@@ -61,7 +158,7 @@ class ScaledResidual(Residual):
     """y = x + factor · F(x), with a factor that is not learned.
 
     Args:
-        width: Size of the last axis.
+        width: Size of the axis.
         factor: Scale of the branch, above 0. The source found 0.1 to 0.3 to stabilize training; 0.1 is also
             what EDSR takes (Lim et al. 2017, section 3.1).
 
@@ -89,7 +186,7 @@ class ReZeroResidual(Residual):
     """y = x + α · F(x), with a learned α that starts at 0, so that every layer starts as the identity.
 
     Args:
-        width: Size of the last axis.
+        width: Size of the axis.
 
     References:
         Bachlechner et al. 2020, ReZero is All You Need, eq. 1 (α = 0 at the start).
@@ -102,3 +199,115 @@ class ReZeroResidual(Residual):
     def forward(self, skip: Tensor, branch: Tensor) -> Tensor:
         """Return skip + α · branch."""
         return skip + self.alpha * branch
+
+
+class LayerScaleResidual(Residual):
+    """y = x + λ ⊙ F(x), with one learned λ for each unit.
+
+    Args:
+        width: Size of the axis.
+        initial: λ at the start, above 0. 1e-5 as in section 3.2 for 24 layers, 0.1 up to 18, 1e-6 beyond. 1 is
+            the multiplier of Fixup (Zhang et al. 2019, section 3.2, rule 3), one for each unit.
+
+    Raises:
+        RequestError: `initial` is not above 0.
+
+    References:
+        Touvron et al. 2021, Going Deeper with Image Transformers, eq. 4.
+    """
+
+    def __init__(self, width: int, initial: float = 1e-5) -> None:
+        super().__init__(width)
+        require_range("initial", initial, 0.0, open_minimum=True)
+        self.scale = nn.Parameter(torch.full((width,), float(initial)))
+
+    def forward(self, skip: Tensor, branch: Tensor) -> Tensor:
+        """Return skip + λ ⊙ branch."""
+        return skip + self._along_width(self.scale, branch) * branch
+
+
+class DeepNormResidual(Residual):
+    """y = α x + F(x), before a norm; the weights of F start smaller by β.
+
+    With N layers of two branches each, α = (2N)^¼ and β = (8N)^-¼: in B = 2N branches, B^¼ and (4B)^-¼.
+
+    Args:
+        width: Size of the axis.
+        alpha: Scale of the skip, above 0; null for B^¼.
+
+    Raises:
+        RequestError: `alpha` is not above 0.
+
+    References:
+        Wang et al. 2022, DeepNet: Scaling Transformers to 1,000 Layers, figure 2 and table 1 (encoder only).
+    """
+
+    needs_norm_after: ClassVar[bool] = True
+
+    def __init__(self, width: int, alpha: float | None = None) -> None:
+        super().__init__(width)
+        self._is_given = alpha is not None
+        self.alpha = 1.0 if alpha is None else require_range("alpha", alpha, 0.0, open_minimum=True)
+
+    def set_num_branches(self, num_branches: int) -> None:
+        """Set α and β from the number of branches."""
+        if not self._is_given:
+            self.alpha = num_branches**0.25
+        self.branch_gain = (4 * num_branches) ** -0.25
+
+    def forward(self, skip: Tensor, branch: Tensor) -> Tensor:
+        """Return α · skip + branch."""
+        return self.alpha * skip + branch
+
+    def extra_repr(self) -> str:
+        """Show width and α in `print(model)`."""
+        return f"{self.width}, alpha={self.alpha:.4g}"
+
+
+class HighwayResidual(Residual):
+    """y = T(x) ⊙ F(x) + (1 − T(x)) ⊙ x, T(x) = σ(W_T x + b_T + bias).
+
+    The source starts b_T at `bias`; here b_T starts at 0, so that no initialization can undo it.
+
+    Args:
+        width: Size of the axis.
+        bias: Of the gate. −2 is in the middle of the source's −1 … −3 (section 2.2), so that a layer
+            starts by carrying 88 % of its input.
+
+    References:
+        Srivastava et al. 2015, Highway Networks, eq. 3.
+    """
+
+    is_additive: ClassVar[bool] = False
+
+    def __init__(self, width: int, bias: float = -2.0) -> None:
+        super().__init__(width)
+        self.bias = bias
+        self.gate = nn.Linear(width, width)
+        nn.init.zeros_(self.gate.bias)
+
+    def forward(self, skip: Tensor, branch: Tensor) -> Tensor:
+        """Return T · branch + (1 − T) · skip."""
+        gate = torch.sigmoid(self.gate(skip.movedim(self.axis, -1)) + self.bias).movedim(-1, self.axis)
+        return skip + gate * (branch - skip)
+
+
+class DenseResidual(Residual):
+    """y = [x, F(x)]: what a layer gives is laid beside what it took, so that the width grows.
+
+    Args:
+        width: Units of the branch.
+
+    References:
+        Huang et al. 2017, Densely Connected Convolutional Networks, eq. 2.
+    """
+
+    is_additive: ClassVar[bool] = False
+
+    def join_width(self, skip_width: int) -> int:
+        """Return both widths together."""
+        return skip_width + self.width
+
+    def forward(self, skip: Tensor, branch: Tensor) -> Tensor:
+        """Return both, concatenated."""
+        return torch.cat([skip, branch], dim=self.axis)

@@ -11,9 +11,11 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
-from stabletrain.network.normalization import build_step_norm, normalize_step
 from stabletrain.network.parts import Parts
+from stabletrain.network.residual import build_residual
+from stabletrain.network.step_norm import build_step_norm, normalize_step
 
 State = tuple[Tensor, ...]  # (h,) or (h, c), each (batch, width)
 
@@ -64,7 +66,9 @@ class Unrolled(nn.RNNBase, ABC):
                 for place, size in self.norm_sizes(hidden_size).items()
             }
         )
-        self.residuals = nn.ModuleDict({f"l{layer}": parts.residual(width) for layer in range(1, num_layers)})
+        self.residuals = nn.ModuleDict(
+            {f"l{layer}": build_residual(parts.residual, width) for layer in range(1, num_layers)}
+        )
 
     @staticmethod
     @abstractmethod
@@ -92,7 +96,11 @@ class Unrolled(nn.RNNBase, ABC):
         Returns:
             The top layer's output (batch, time, directions · H), and the final state, shaped as `hx`.
         """
-        states, finals = self._split_state(x, hx), []
+        with parametrize.cached():  # weight norm and its like: once a pass, not once a step
+            return self._read(x, self._split_state(x, hx))
+
+    def _read(self, x: Tensor, states: list[State]) -> tuple[Tensor, Tensor | State]:
+        finals = []
         for layer in range(self.num_layers):
             inputs = F.dropout(x, self.dropout, self.training) if layer else x  # (batch, time, features)
             outputs = []

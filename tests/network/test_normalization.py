@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from stabletrain.errors import RequestError
-from stabletrain.network.normalization import BatchNorm, GroupNorm, LayerNorm, NoNorm, RMSNorm, StepBatchNorm
+from stabletrain.network.normalization import BatchNorm, GroupNorm, LayerNorm, NoNorm, RMSNorm
 from stabletrain.network.residual import ScaledResidual
+from stabletrain.network.step_norm import StepBatchNorm
 
 
 def test_norms_agree_with_their_equations():

@@ -6,8 +6,9 @@ from torch import nn
 
 from stabletrain.errors import RequestError
 from stabletrain.network import GRU, LSTM, RNN, Parts
-from stabletrain.network.normalization import BatchNorm, LayerNorm, RMSNorm, StepBatchNorm
+from stabletrain.network.normalization import BatchNorm, LayerNorm, RMSNorm
 from stabletrain.network.residual import AddResidual
+from stabletrain.network.step_norm import StepBatchNorm
 from stabletrain.network.unrolled import Unrolled
 
 FAMILIES = [RNN, LSTM, GRU]
