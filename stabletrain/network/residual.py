@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -71,9 +71,8 @@ class Branch:
 
 def find_branches(network: nn.Module) -> list[Branch]:
     """Return the additive branches of all modules in `network` that name theirs in a method `branches`."""
-    found: Iterator[Branch] = (
-        branch for module in network.modules() if hasattr(module, "branches") for branch in module.branches()
-    )
+    owners = [module for module in network.modules() if hasattr(module, "branches")]
+    found = [branch for owner in owners for branch in cast(Any, owner).branches()]
     return [branch for branch in found if branch.residual.is_additive]
 
 

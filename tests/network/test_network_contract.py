@@ -18,7 +18,16 @@ CONF = Path(__file__).parents[2] / "conf"
 
 # The rows: option and the class it names.
 ROWS = {
-    "model": {"mlp": "MLP", "rnn": "RNN", "lstm": "LSTM", "gru": "GRU"},
+    "model": {
+        "mlp": "MLP",
+        "rnn": "RNN",
+        "lstm": "LSTM",
+        "gru": "GRU",
+        "cnn": "CNN",
+        "resnet": "ResNet",
+        "densenet1d": "DenseNet1d",
+        "transformer": "Transformer",
+    },
     "activation": {
         "identity": "Identity",
         "sigmoid": "Sigmoid",
@@ -81,13 +90,18 @@ def make(group, name):
     return functools.partial(target, **values)
 
 
+RECURRENT = ("rnn", "lstm", "gru")
+
+
 def is_refused(family, norm, join):
     """Whether a composition makes no sense, and must be refused."""
-    if join == "dense" and family in ("rnn", "lstm", "gru"):
+    if join == "dense" and family not in ("mlp", "cnn", "densenet1d"):
         return True  # its layers keep their width
+    if family == "densenet1d" and join != "dense":
+        return True
     if join == "deepnorm":
         return True  # without a norm after every join the signal grows by α a layer
-    return norm == "instance"  # one position
+    return norm == "instance" and family in ("mlp", *RECURRENT)  # one position
 
 
 def build(family, width=32, **parts):
@@ -95,8 +109,14 @@ def build(family, width=32, **parts):
     return make("model", family)(6, 3, Parts(**factories), depth=2, width=width)
 
 
+def any_residual(family):
+    return "dense" if family == "densenet1d" else "rezero"
+
+
 def make_input(model, batch=5):
-    return torch.randn(batch, 6) if model.input_form == "vector" else torch.randn(batch, 4, 6)
+    shapes = {"vector": (6,), "sequence": (4, 6), "image": (6, 8, 8)}
+    form = model.input_form if isinstance(model.input_form, str) else model.input_form[0]
+    return torch.randn(batch, *shapes[form])
 
 
 @pytest.mark.parametrize("group", ROWS)
@@ -158,7 +178,7 @@ def test_every_composition_runs_forward_and_backward(family, activation):
 @pytest.mark.parametrize("init", ROWS["init"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_init_leaves_finite_weights_and_is_reproducible(family, init):
-    model = build(family, norm="layer", residual="rezero", activation="prelu")
+    model = build(family, norm="layer", residual=any_residual(family), activation="prelu")
     rule = make("init", init)()
     rows = {}
     for activation in (None, nn.Tanh(), nn.SiLU()):
@@ -173,10 +193,13 @@ def test_every_init_leaves_finite_weights_and_is_reproducible(family, init):
     assert model(make_input(model)).isfinite().all()
 
 
-@pytest.mark.parametrize("norm", sorted(ROWS["norm"].keys() - {"instance"}))
+@pytest.mark.parametrize("norm", ROWS["norm"])
 def test_state_dict_round_trips(norm):
     for family in FAMILIES:
-        first, second = (build(family, norm=norm, residual="rezero", activation="prelu") for _ in range(2))
+        join = any_residual(family)
+        if is_refused(family, norm, join):
+            continue
+        first, second = (build(family, norm=norm, residual=join, activation="prelu") for _ in range(2))
         first(make_input(first))
         second.load_state_dict(first.state_dict())
         x = make_input(first)
