@@ -12,17 +12,30 @@ from torch import Tensor, nn
 from torchmetrics import Accuracy, MeanMetric, MeanSquaredError, Metric
 
 from stabletrain.errors import RequestError
-from stabletrain.gradient import Clip, NoClip, total_norm
+from stabletrain.gradient import Clip, NoClip
 from stabletrain.record import names
+from stabletrain.training.clipping import ClipMeter, parameters_of, stop_if_nonfinite
+from stabletrain.training.parameter_groups import group_parameters
 from stabletrain.training.schedule import Constant, Schedule
-from stabletrain.training.stability import NonFiniteGradient
 
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+OptimizerFactory = Callable[[Iterable[Any]], torch.optim.Optimizer]
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "classification": nn.functional.cross_entropy,
-    "regression": nn.functional.mse_loss,
-}
+
+def measure_loss(task: str, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Return the mean loss over all predictions: cross entropy, or squared error.
+
+    Args:
+        task: `classification` or `regression`.
+        outputs: (batch, num_outputs), or (batch, time, num_outputs) for one prediction per step.
+        targets: Classes (batch,) or (batch, time); numbers shaped as the outputs.
+        label_smoothing: ε, from 0 to below 1: the target is (1 − ε) of the class and ε spread over all.
+
+    References:
+        Label smoothing: Szegedy et al. 2016, Rethinking the Inception Architecture, section 7.
+    """
+    if task == "regression":
+        return nn.functional.mse_loss(outputs, targets)
+    return nn.functional.cross_entropy(outputs.flatten(0, -2), targets.flatten(), label_smoothing=label_smoothing)
 
 
 def make_metric(task: str, num_outputs: int) -> tuple[str, Metric]:
@@ -46,6 +59,7 @@ class TrainingModule(pl.LightningModule):
         optimizer: Makes an optimizer for the parameters that it is given.
         schedule: Learning rate over time.
         clip: What is done to the gradient before each step.
+        label_smoothing: Of the training loss, from 0 to below 1; classification only.
     """
 
     def __init__(
@@ -56,18 +70,18 @@ class TrainingModule(pl.LightningModule):
         optimizer: OptimizerFactory,
         schedule: Schedule | None = None,
         clip: Clip | None = None,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         self.network = network
-        self.clip = clip or NoClip()
-        self._loss = LOSSES[task]
+        self.meter = ClipMeter(clip or NoClip())
+        self.task = task
+        self._label_smoothing = label_smoothing
         self._optimizer = optimizer
         self._schedule = schedule or Constant()
         self.metric_name, metric = make_metric(task, num_outputs)
         self.eval_metrics = nn.ModuleDict({stage: metric.clone() for stage in ("val", "test")})
         self.eval_losses = nn.ModuleDict({stage: MeanMetric() for stage in ("val", "test")})
-        self.num_clipped = 0
-        self.num_steps = 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the network's outputs."""
@@ -76,7 +90,7 @@ class TrainingModule(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
         x, y = batch
-        loss = self._loss(self(x), y)
+        loss = measure_loss(self.task, self(x), y, self._label_smoothing)
         several = self.trainer.world_size > 1
         self.log(names.TRAIN_LOSS, loss, prog_bar=True, on_step=True, on_epoch=False, sync_dist=several)
         return loss
@@ -94,7 +108,9 @@ class TrainingModule(pl.LightningModule):
         outputs = self(x)
         loss: Any = self.eval_losses[stage]
         metric: Any = self.eval_metrics[stage]
-        loss.update(self._loss(outputs, y), weight=len(y))
+        loss.update(measure_loss(self.task, outputs, y), weight=len(y))
+        if self.task == "classification":
+            outputs, y = outputs.flatten(0, -2), y.flatten()
         metric.update(outputs, y)
         shown = stage == "val"
         self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, prog_bar=shown)
@@ -115,42 +131,28 @@ class TrainingModule(pl.LightningModule):
                 allowed="null: choose clipping with the clip group",
                 command=f"clip=norm clip.max_norm={gradient_clip_val}",
             )
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        before = self.clip(parameters)
-        if not torch.isfinite(before):
-            self._meet_nonfinite(float(before))
-            return
-        after = before if isinstance(self.clip, NoClip) else total_norm([p.grad for p in parameters])
-        self.num_steps += 1
-        self.num_clipped += int(after < before)
-        norms = {
-            names.NORM_TOTAL: before,
-            names.NORM_AFTER: after,
-            names.CLIP_FRACTION: self.num_clipped / self.num_steps,
-        }
-        self.log_dict(norms, on_step=True, on_epoch=False, rank_zero_only=True)
+        norm, values = self.meter.step(parameters_of(optimizer))
+        self.meet_norm(norm)
+        self.log_dict(values, on_step=True, on_epoch=False, rank_zero_only=True)
 
-    def _meet_nonfinite(self, norm: float) -> None:
-        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
-            raise NonFiniteGradient(self.global_step, norm)
+    def meet_norm(self, norm: Tensor) -> None:
+        """Stop the run if the gradient's norm is not finite."""
+        stop_if_nonfinite(self.trainer, norm)
 
     def configure_optimizers(self) -> Any:
-        """Return the optimizer over all trainable parameters, with its schedule."""
+        """Return the optimizer over all trainable parameters, with its schedule; decay acts on weights alone."""
         optimizer = self._optimizer([p for p in self.network.parameters() if p.requires_grad])
+        if optimizer.defaults.get("weight_decay"):
+            optimizer = self._optimizer(group_parameters(self.network))
         total_steps = self.trainer.estimated_stepping_batches
         return self._schedule.attach(optimizer, total_steps=int(total_steps) if math.isfinite(total_steps) else -1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the clip's state and counts: `clip/fraction` goes on where it was."""
-        checkpoint["stabletrain_clip"] = {
-            "state": self.clip.state_dict(),
-            "num_clipped": self.num_clipped,
-            "num_steps": self.num_steps,
-        }
+        checkpoint["stabletrain_clip"] = self.meter.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the clip's state and counts back."""
         kept = checkpoint.get("stabletrain_clip")
         if kept:
-            self.clip.load_state_dict(kept["state"])
-            self.num_clipped, self.num_steps = kept["num_clipped"], kept["num_steps"]
+            self.meter.load_state_dict(kept)
