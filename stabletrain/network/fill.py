@@ -10,10 +10,14 @@ from torch import Tensor, nn
 from stabletrain.errors import require_choice
 
 DISTRIBUTIONS = ("uniform", "normal")
+KERNELS = ("flat", "delta")
 
 
 def compute_fans(weight: Tensor) -> tuple[int, int]:
-    """Return fan-in and fan-out of a weight (out, in, …): with the kernel's positions, as torch.nn.init counts."""
+    """Return fan-in and fan-out of a weight (out, in, …): with the kernel's positions, as torch.nn.init counts.
+
+    Of a grouped convolution they are those of one group (`blocks.split_weight`), where torch counts the outputs of all.
+    """
     positions = weight[0, 0].numel()
     return weight.size(1) * positions, weight.size(0) * positions
 
@@ -93,21 +97,34 @@ def lecun_(weight: Tensor, distribution: str = "normal") -> Tensor:
 
 
 @torch.no_grad()
-def orthogonal_(weight: Tensor, gain: float = 1.0) -> Tensor:
+def orthogonal_(weight: Tensor, gain: float = 1.0, kernel: str = "flat") -> Tensor:
     """Gain times a random matrix with orthonormal rows or columns, whichever are fewer.
 
-    Kernels are taken as (out, in · positions). Drawn in float32 at least: QR knows no half precision.
+    Flat kernels are taken as (out, in · positions). Delta kernels hold the matrix (out, in) at their centre and 0
+    elsewhere, so that the whole convolution is orthogonal as a map of images, if out ≥ in; the source has no
+    other case. If in > out the rows are orthonormal: the map keeps the length of what it does not drop.
+    Drawn in float32 at least: QR knows no half precision.
 
     Args:
         weight: (out, in, …).
         gain: All singular values.
+        kernel: `flat` or `delta`.
 
     References:
-        Saxe et al. 2014, Exact Solutions to the Nonlinear Dynamics of Learning, section 3.1.
+        Saxe et al. 2014, Exact Solutions to the Nonlinear Dynamics of Learning, section 3.1. Delta: Xiao et al.
+        2018, Dynamical Isometry and a Mean Field Theory of CNNs, section 2.5 and algorithm 1.
     """
+    if require_choice("kernel", kernel, KERNELS) == "delta" and weight.dim() > 2:
+        return _fill_centre_(weight, orthogonal_(weight.new_empty(weight.shape[:2]), gain))
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
     drawn = torch.empty(weight.shape, dtype=dtype, device=weight.device)
     return weight.copy_(nn.init.orthogonal_(drawn, gain))
+
+
+def _fill_centre_(kernel: Tensor, matrix: Tensor) -> Tensor:
+    kernel.zero_()
+    kernel[(slice(None), slice(None), *(size // 2 for size in kernel.shape[2:]))] = matrix
+    return kernel
 
 
 @torch.no_grad()
@@ -121,8 +138,4 @@ def identity_(weight: Tensor, gain: float = 1.0) -> Tensor:
     References:
         Le et al. 2015, A Simple Way to Initialize Recurrent Networks of Rectified Linear Units, section 3.
     """
-    weight.zero_()
-    centre = tuple(size // 2 for size in weight.shape[2:])
-    for unit in range(min(weight.shape[:2])):
-        weight[(unit, unit, *centre)] = gain
-    return weight
+    return _fill_centre_(weight, gain * torch.eye(*weight.shape[:2], dtype=weight.dtype, device=weight.device))
