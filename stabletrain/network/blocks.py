@@ -26,7 +26,7 @@ _UNTOUCHED = (
     nn.PReLU,
 )
 _NUM_GATES = {"LSTM": 4, "GRU": 3}  # torch stacks i f g o, and r z n, along the first axis
-_HOOKED = ("_g", "_v", "_orig")  # what torch's older, hook-based weight norm and spectral norm call their parts
+_HOOKED = ("_g", "_v", "_orig")  # the parts of torch's older weight norm and spectral norm, which a hook puts together
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def find_parametrized(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
 
 def is_weight(name: str) -> bool:
     """Whether a parameter of that name is a weight: what others mean only their author knows."""
-    return "weight" in name and "bias" not in name and not name.endswith(_HOOKED)
+    return "weight" in name and "bias" not in name
 
 
 def find_weights(module: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
@@ -89,11 +89,19 @@ def find_weights(module: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
 
     Those behind a parametrization can be filled within `parametrized.writable_weights` only.
     """
-    found: list[tuple[nn.Module, str, Tensor]] = [(o, n, p) for o, n, p in find_parameters(module) if is_weight(n)]
+    found: list[tuple[nn.Module, str, Tensor]] = [
+        (o, n, p) for o, n, p in find_parameters(module) if is_weight(n) and not _is_hooked(o, n)
+    ]
     found += [(owner, name, getattr(owner, name)) for owner, name in find_parametrized(module)]
     place = {id(owner): index for index, owner in enumerate(module.modules())}
     found.sort(key=lambda row: place[id(row[0])])
     return [(owner, name, weight.detach()) for owner, name, weight in found if weight.dim() >= 2]
+
+
+def _is_hooked(owner: nn.Module, name: str) -> bool:
+    """Whether a hook computes another tensor from this parameter: `weight` from `weight_g` and `weight_v`."""
+    whole = next((name.removesuffix(end) for end in _HOOKED if name.endswith(end)), None)
+    return whole is not None and isinstance(getattr(owner, whole, None), Tensor)
 
 
 def find_blocks(module: nn.Module) -> Iterator[Block]:

@@ -25,7 +25,7 @@ class Chrono(Initialization):
         RequestError: The module has no gated layer, or neither `max_steps` nor inputs are given.
 
     References:
-        Tallec and Ollivier 2018, Can Recurrent Neural Networks Warp Time?, eq. 16; section 2.2 (GRU-like cells).
+        Tallec and Ollivier 2018, Can Recurrent Neural Networks Warp Time?, eq. 16.
     """
 
     def __init__(self, max_steps: int | None = None) -> None:

@@ -32,8 +32,8 @@ class Critical(Initialization):
         RequestError: The activation has no such point (sigmoid, softplus), or is not given and cannot be found.
 
     References:
-        Poole et al. 2016, eq. 3 and 7; Schoenholz et al. 2017, section 3; Xiao et al. 2018, section 2.5 (delta);
-        Pennington et al. 2017, Resurrecting the Sigmoid, section 2.5.2 (orthogonal rather than Gaussian);
+        Poole et al. 2016 and Schoenholz et al. 2017: see `find_critical`; Xiao et al. 2018, algorithm 1 (delta);
+        Pennington et al. 2017, Resurrecting the Sigmoid in Deep Learning (orthogonal, not Gaussian);
         Roberts et al. 2022, The Principles of Deep Learning Theory, section 5.3 (first layer at q*).
     """
 

@@ -37,7 +37,7 @@ def find_critical(activation: Activation, bias_std: float | None = None) -> Mean
         1.76
 
     References:
-        Poole et al. 2016, Exponential Expressivity in Deep Neural Networks through Transient Chaos, eq. 3 and 7;
+        Poole et al. 2016, Exponential Expressivity in Deep Neural Networks through Transient Chaos, sections 2 and 3;
         Schoenholz et al. 2017, Deep Information Propagation, section 3; Roberts et al. 2022, The Principles of
         Deep Learning Theory, sections 5.2 and 5.3 (both susceptibilities 1).
     """

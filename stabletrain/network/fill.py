@@ -112,7 +112,7 @@ def orthogonal_(weight: Tensor, gain: float = 1.0, kernel: str = "flat") -> Tens
 
     References:
         Saxe et al. 2014, Exact Solutions to the Nonlinear Dynamics of Learning, section 3.1. Delta: Xiao et al.
-        2018, Dynamical Isometry and a Mean Field Theory of CNNs, section 2.5 and algorithm 1.
+        2018, Dynamical Isometry and a Mean Field Theory of CNNs, section 2 and algorithm 1.
     """
     if require_choice("kernel", kernel, KERNELS) == "delta" and weight.dim() > 2:
         return _fill_centre_(weight, orthogonal_(weight.new_empty(weight.shape[:2]), gain))

@@ -31,7 +31,7 @@ class LSUV(Initialization):
 
     Args:
         tolerance: Of the variance, above 0; 0.1 in the source.
-        max_tries: Passes, from 1; 10 in the source's code.
+        max_tries: Passes, from 1; 10 in the authors' code.
 
     Raises:
         RequestError: No inputs are given.
@@ -70,7 +70,7 @@ class LSUV(Initialization):
 
         def scale(layer: nn.Module, args: Any, output: Any) -> Any:
             first = output[0] if isinstance(output, tuple) else output
-            if layer in met or not isinstance(first, Tensor) or not first.is_floating_point():
+            if layer in met or not isinstance(first, Tensor) or not first.numel():
                 return None
             met.add(layer)
             variance = float(first.float().var(correction=0))

@@ -163,7 +163,7 @@ def find_fixed_point(activation: Activation, weight_variance: float, bias_varian
         With `variance` inf and χ₁ as it was last where V has no fixed point.
 
     References:
-        Poole et al. 2016, Exponential Expressivity in Deep Neural Networks through Transient Chaos, eq. 3 and 7;
+        Poole et al. 2016, Exponential Expressivity in Deep Neural Networks through Transient Chaos, sections 2 and 3;
         Schoenholz et al. 2017, Deep Information Propagation, section 4: ξ_∇⁻¹ = −ln χ₁.
     """
     variance = 1.0
