@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from stabletrain.app.overrides import check_key, check_option, list_groups, parse_override, text_of
+from stabletrain.app.overrides import (
+    add_or_set,
+    check_key,
+    check_option,
+    is_own_setting,
+    list_groups,
+    parse_override,
+    text_of,
+)
 from stabletrain.app.paths import find_config_dir
 from stabletrain.app.schema import Settings, check_ranges, register_schema
 from stabletrain.errors import RequestError
@@ -45,6 +53,13 @@ class Composition:
         source.choices = self.choices
         if OmegaConf.select(source, "data.path"):  # a file: the same one from any folder, when the run is resumed
             source.data.path = str(Path(source.data.path).absolute())
+        return replace(self, config=_resolve(source), source=source)
+
+    def with_values(self, values: Mapping[str, Any]) -> Composition:
+        """Return the same composition with some settings at other values."""
+        source = self.source.copy()
+        for key, value in values.items():
+            OmegaConf.update(source, key, value)
         return replace(self, config=_resolve(source), source=source)
 
 
@@ -102,10 +117,11 @@ def compose_config(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -
     chosen = [o for o in parsed if o.key_or_group in groups]
     known = _hydra_compose([text_of(o) for o in chosen], config_dirs, overrides)
     drop_leftovers(known, parsed, groups, config_dirs)
+    parsed = [o if o in chosen else parse_override(add_or_set(o, known), overrides) for o in parsed]
     for override in parsed:
-        if override not in chosen:
+        if override not in chosen and not is_own_setting(override, known):
             check_key(override, known, groups, config_dirs, overrides)
-    config = _hydra_compose(list(overrides), config_dirs, overrides)
+    config = _hydra_compose([text_of(o) for o in parsed], config_dirs, overrides)
     drop_leftovers(config, parsed, groups, config_dirs)
     return config
 
@@ -145,6 +161,15 @@ def _resolve(config: DictConfig) -> dict[str, Any]:
         plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or None
+        if key and key.endswith("._target_"):
+            group = key.partition(".")[0]
+            raise RequestError(
+                f"{group}=custom needs the class to make.",
+                key=key,
+                found="nothing",
+                allowed="the dotted name of a class that can be imported from here",
+                command=f"{key}=my.module.Class",
+            ) from error
         raise RequestError(f"The configuration is incomplete: {_first_line(error)}", key=key) from error
     return plain
 

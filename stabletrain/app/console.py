@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import rich
@@ -52,12 +52,27 @@ class Console:
 
     def announce(self, composition: Composition, folder: RunFolder, info: dict[str, Any]) -> None:
         """Say what is about to be trained."""
-        parts = ("model", "activation", "init", "norm", "residual", "clip", "optimizer", "data")
-        chosen = "  ".join(
-            f"{group}=[bold]{composition.choices[group]}[/]" for group in parts if group in composition.choices
-        )
-        self.print(f"{chosen}  ({info['num_parameters']:,} parameters)")
+        self.print(f"{_choices(composition)}  ({info['num_parameters']:,} parameters)")
         self.print(f"[dim]files[/]  {escape(_short(folder.path))}")
+
+    def describe(self, composition: Composition, dataset: Mapping[str, Any], num_parameters: int) -> None:
+        """Say what would be trained, and on what."""
+        self.print(f"{_choices(composition)}  ({num_parameters:,} parameters)")
+        counts = [
+            f"{dataset[f'num_{split}']:,} {split}" for split in ("train", "val", "test") if f"num_{split}" in dataset
+        ]
+        shape = f"{dataset['form']} input of {dataset['num_inputs']}, {dataset['num_outputs']} outputs"
+        steps = f", {dataset['num_steps']} steps" if dataset.get("num_steps") else ""
+        self.print(f"[dim]data[/]   {escape(str(dataset['name']))}: {dataset['task']}, {shape}{steps}")
+        if counts:
+            self.print(f"       {', '.join(counts)} examples")
+
+    def advise(self, notes: Sequence[str], found: Any = None) -> None:
+        """Print what the checks noted, and the learning rate that was found."""
+        if found is not None:
+            self.print(f"[dim]rate[/]   {found.lr:.3g}, of {found.num_steps} tried up to {found.highest:.2g}")
+        for note in notes:
+            self.print(f"[yellow]note[/]   {escape(note)}")
 
     def start_shipper(self, folder: RunFolder) -> Any:
         """Start to carry the record to MLflow, beside the training."""
@@ -117,6 +132,11 @@ class Console:
         if outcome.error is not None and str(outcome.error):
             self.print(escape(str(outcome.error)))
         self.print(f"[dim]report[/] {escape(_short(folder.report))}")
+
+
+def _choices(composition: Composition) -> str:
+    chosen = [(group, composition.choices[group]) for group in SHOWN_GROUPS if group in composition.choices]
+    return "  ".join(f"{group}=[bold]{option}[/]" for group, option in chosen)
 
 
 def finding_lines(findings: Sequence[Finding]) -> list[str]:

@@ -39,7 +39,17 @@ COMMANDS = {
             ),
             ("python -m stabletrain experiment=vanishing_depth", "see a network that does not train"),
             ("python -m stabletrain resume=auto output_dir=runs/mine", "go on with a run"),
+            ("python -m stabletrain +lr_find=true", "look for the learning rate first"),
             ("python -m stabletrain --cfg job model=gru", "show the configuration, run nothing"),
+        ),
+    ),
+    "check": Command(
+        "check",
+        "validate configuration, data and environment; train nothing",
+        "[key=value …]",
+        (
+            ("python -m stabletrain check model=resnet norm=group", "do these fit together, and what would be trained"),
+            ("python -m stabletrain check data=table data.path=my.csv data.target=y", "is the data as it should be"),
         ),
     ),
     "diagnose": Command(

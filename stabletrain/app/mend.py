@@ -14,6 +14,13 @@ def complete(error: RequestError, command: str, overrides: Sequence[str], config
 
     That is the command line that was typed, with the closest name or the default in place of the wrong value.
     """
+    _complete(error, command, overrides, config_dirs)
+    plain, named = "python -m stabletrain ", f"python -m stabletrain {command} "
+    if command == "check" and (error.command or "").startswith(plain) and "--" not in (error.command or ""):
+        error.command = named + (error.command or "").removeprefix(plain)  # what mends it is checked first too
+
+
+def _complete(error: RequestError, command: str, overrides: Sequence[str], config_dirs: Sequence[Path]) -> None:
     from stabletrain.app.overrides import command_line, write_override
 
     prefix = ["python", "-m", "stabletrain"] + ([command] if command != "train" else [])

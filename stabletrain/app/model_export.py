@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 
-from stabletrain.app.build import build_data, build_network
+from stabletrain.app.build_data import build_data, examples_of
+from stabletrain.app.build_model import build_network
 from stabletrain.record.folder import RunFolder
 from stabletrain.tracking.model import log_network
 from stabletrain.training.checkpoint import BEST
@@ -18,13 +20,13 @@ NUM_EXAMPLES = 4
 def log_best_network(folder: RunFolder, config: Mapping[str, Any], run_id: str, tracking_uri: str) -> None:
     """Log the network of `checkpoints/best.ckpt` to MLflow."""
     data = build_data(config)
-    network = build_network(config, data)
+    network = build_network(config, data, initialized=False)
     checkpoint = torch.load(folder.checkpoints / BEST, map_location="cpu", weights_only=True)
-    prefix = "network."
+    prefix = "" if isinstance(network, pl.LightningModule) else "network."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     network.load_state_dict(weights)
     network.eval()
-    example = torch.stack([data.test[i][0] for i in range(min(NUM_EXAMPLES, len(data.test)))])  # pyright: ignore[reportArgumentType]
+    example = examples_of(data, NUM_EXAMPLES, "test")
     with torch.no_grad():
         outputs = network(example)
     log_network(run_id, tracking_uri, network, example.numpy(), outputs.numpy())

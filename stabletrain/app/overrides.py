@@ -16,6 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from stabletrain.app.paths import find_config_dir
 from stabletrain.errors import RequestError, closest_name, require_choice
 
+OWN = "custom"  # the option of a group whose class, and so whose settings, are the user's
+
 
 def list_groups(config_dirs: Sequence[Path] = ()) -> dict[str, list[str]]:
     """Return the options of each group, sorted, over our own and all given folders.
@@ -119,6 +121,22 @@ def check_key(
         closest=closest,
         command=replaced(mended, override, replacement) if closest else "python -m stabletrain --cfg job",
     )
+
+
+def is_own_setting(override: Override, known: DictConfig) -> bool:
+    """Whether an override sets an argument of a class of the user's own: `model=custom model.hidden=64`."""
+    section, _, rest = override.key_or_group.partition(".")
+    return bool(rest) and OmegaConf.select(known, f"hydra.runtime.choices.{section}") == OWN
+
+
+def add_or_set(override: Override, known: DictConfig) -> str:
+    """Return the override as Hydra wants it: `+` only before what is not there, and there for a class of one's own."""
+    text, exists = text_of(override), override.key_or_group in set(_keys(known))
+    if override.is_add() and exists and "." not in override.key_or_group:
+        return text.lstrip("+")
+    if is_own_setting(override, known) and not exists and not override.is_delete():
+        return f"++{text.lstrip('+')}"
+    return text
 
 
 def _closest_key(key: str, names: Sequence[str]) -> str | None:

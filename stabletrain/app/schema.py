@@ -50,6 +50,14 @@ class DoctorSettings:
 
 
 @dataclass
+class LossSettings:
+    """What is minimized, beside what the task of the data says."""
+
+    label_smoothing: float = 0.0
+    """Share of the target that is spread over all classes, from 0 to below 1 (Szegedy et al. 2016, section 7)."""
+
+
+@dataclass
 class UiSettings:
     """Where `stabletrain ui` listens, on 127.0.0.1."""
 
@@ -75,8 +83,11 @@ class Settings:
     """auto to go on in output_dir, or the folder of another run to start from its last checkpoint."""
     allow_targets: list[str] = field(default_factory=list)
     """Packages whose functions may be named as _target_."""
+    lr_find: bool = False
+    """Look for the learning rate first, with Lightning's finder, and train with it."""
     choices: dict[str, str] = field(default_factory=dict)
     """Chosen option by group: written into a run's config.yaml, so that it says where its numbers come from."""
+    loss: LossSettings = field(default_factory=LossSettings)
     watch: WatchSettings = field(default_factory=WatchSettings)
     doctor: DoctorSettings = field(default_factory=DoctorSettings)
     ui: UiSettings = field(default_factory=UiSettings)
@@ -105,6 +116,7 @@ def check_ranges(config: Mapping[str, Any]) -> None:
         RequestError: With the key, what was found and what is allowed.
     """
     require_range("seed", config["seed"], 0, 2**32 - 1)
+    require_range("loss.label_smoothing", config["loss"]["label_smoothing"], 0.0, 1.0, open_maximum=True)
     for key in ("statistics_every", "histograms_every"):
         require_range(f"watch.{key}", config["watch"][key], 0)
     for key in ("mlflow_port", "tensorboard_port"):

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from stabletrain.app.schema import GROUPS
 from stabletrain.errors import RequestError, closest_name
 
 
@@ -187,7 +188,7 @@ def _call(factory: Callable[..., Any], key: str, section: Mapping[str, Any], *ar
     try:
         return factory(*args, **objects)
     except RequestError as error:
-        if error.key and not error.key.startswith(f"{key}."):
+        if error.key and error.key.partition(".")[0] not in (*GROUPS, key):  # else it names its section already
             error.key = f"{key}.{error.key}"
         raise
     except AssertionError:

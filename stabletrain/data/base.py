@@ -40,6 +40,9 @@ class Data(ABC):
         num_inputs: Features of a vector or of one time step, channels of an image.
         num_outputs: Classes, or targets of a regression.
         num_steps: Length of a sequence; None for the other forms.
+        forms: The forms that this data set can take, the natural one first.
+        per_step: Whether there is a target for every time step: int64 ``(N, steps)``.
+        causal: Whether a network must not look at the steps after the one that it predicts from.
 
     Args:
         train: Inputs and targets of the training set.
@@ -54,6 +57,9 @@ class Data(ABC):
     """
 
     name: ClassVar[str]
+    forms: ClassVar[tuple[str, ...]]
+    per_step: bool = False
+    causal: bool = False
     task: Task  # of the class, or of one data set where its file decides
 
     def __init__(self, train: Split, val: Split, test: Split, *, batch_size: int, form: str, num_outputs: int) -> None:
@@ -79,7 +85,7 @@ class Data(ABC):
 
         Returns:
             `name`, `task`, `form`, `num_train`, `num_val`, `num_test`, `num_inputs`, `num_outputs`, `num_steps`,
-            `digest` (see `digest`) and `source`.
+            `per_step`, `digest` (see `digest`) and `source`.
         """
         return {
             "name": self.name,
@@ -91,6 +97,7 @@ class Data(ABC):
             "num_inputs": self.num_inputs,
             "num_outputs": self.num_outputs,
             "num_steps": self.num_steps,
+            "per_step": self.per_step,
             "digest": digest(self.train, self.val, self.test),
             "source": self.source,
         }

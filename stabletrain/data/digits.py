@@ -60,6 +60,7 @@ class Digits(Data):
     """
 
     name: ClassVar[str] = "digits"
+    forms: ClassVar[tuple[str, ...]] = ("vector", "image", "sequence")
     task: Task = "classification"
 
     def __init__(

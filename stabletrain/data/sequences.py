@@ -111,6 +111,7 @@ class Adding(Data):
     """
 
     name: ClassVar[str] = "adding"
+    forms: ClassVar[tuple[str, ...]] = ("sequence", "vector")
     task: Task = "regression"
 
     def __init__(
@@ -159,6 +160,7 @@ class TemporalOrder(Data):
     """
 
     name: ClassVar[str] = "temporal_order"
+    forms: ClassVar[tuple[str, ...]] = ("sequence", "vector")
     task: Task = "classification"
 
     def __init__(

@@ -23,8 +23,72 @@ MIN_ROWS = 3 * MIN_PER_SPLIT
 MIN_PER_CLASS = 3  # one for each split
 
 
+STANDARDISED = "standardised by mean and deviation of the training set"
+
+
+class Tabular(Data):
+    """A data frame without gaps, of which one column is predicted from the others; see `Table`.
+
+    Args:
+        table: Columns of numbers, booleans, text or categories; the target is taken out of it.
+        target: Name of the column to predict.
+        task: ``classification``, ``regression`` or ``auto``.
+        batch_size: Global batch size.
+        form: What the shape of one input means.
+        fractions: Shares of the rows that validate and test.
+        seed: Which split.
+        shape: Of one input where it is no vector.
+    """
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        target: str,
+        *,
+        task: str,
+        batch_size: int,
+        form: str,
+        fractions: tuple[float, float],
+        seed: int,
+        shape: tuple[int, ...] | None = None,
+    ) -> None:
+        self.target, self.num_rows = target, len(table)
+        column = table.pop(target)
+        self.task = resolve_task(task, column)
+        labels = self._set_classes(column) if self.task == "classification" else None
+        rows = _split(len(table), *fractions, seed, labels)
+        targets = self._standardised(column, rows[0]) if labels is None else labels
+        inputs = encode_features(table, rows[0])
+        inputs = inputs if shape is None else inputs.reshape(len(inputs), *shape)
+        train, val, test = (_tensors(inputs, targets, part) for part in rows)
+        num_outputs = len(self.classes) if self.classes else 1
+        super().__init__(train, val, test, batch_size=batch_size, form=form, num_outputs=num_outputs)
+
+    @property
+    def _what(self) -> str:
+        return "numeric features" if self.classes else "numeric features and the target"
+
+    def _set_classes(self, column: pd.Series) -> np.ndarray:
+        """Keep the classes, and return the number of each row's class, int64 (N,)."""
+        values, labels = np.unique(_plain(column), return_inverse=True)
+        if len(values) < 2:
+            raise _single_value(self.target, values[0], "in the file")
+        self.classes: tuple[Any, ...] | None = tuple(values.tolist())
+        self.target_mean, self.target_std = 0.0, 1.0
+        return labels.astype(np.int64)
+
+    def _standardised(self, column: pd.Series, train: np.ndarray) -> np.ndarray:
+        """Keep mean and deviation of the training set, and return the standardised target, float32 (N, 1)."""
+        values = column.to_numpy(dtype=np.float64)
+        if np.ptp(values[train]) == 0:
+            raise _single_value(self.target, values[train[0]], "in the training set")
+        self.classes = None
+        self.target_mean, self.target_std = float(values[train].mean()), float(values[train].std())
+        return standardise(values, train).astype(np.float32)[:, None]
+
+
 @final
-class Table(Data):
+class Table(Tabular):
     r"""The columns of a CSV or Parquet file: one is the target, all others are features.
 
     Numbers are standardised by the mean and the deviation of the training split alone, since initialisations are
@@ -69,6 +133,7 @@ class Table(Data):
     """
 
     name: ClassVar[str] = "table"
+    forms: ClassVar[tuple[str, ...]] = ("vector",)
 
     def __init__(
         self,
@@ -86,45 +151,23 @@ class Table(Data):
         seed = require_count("seed", seed, 0, MAX_SEED)
         require_choice("task", task, ["auto", "classification", "regression"])
         table = read_table(path)
-        self.target = require_target(target, list(table.columns))
-        require_complete(table, self.target)
-        self._file, self._num_rows = Path(str(path)).name, len(table)
-        column = table.pop(self.target)
-        self.task = resolve_task(task, column)
-        labels = self._set_classes(column) if self.task == "classification" else None
-        rows = _split(len(table), val_fraction, test_fraction, seed, labels)
-        targets = self._standardised(column, rows[0]) if labels is None else labels
-        inputs = encode_features(table, rows[0])
-        train, val, test = (_tensors(inputs, targets, part) for part in rows)
-        num_outputs = len(self.classes) if self.classes else 1
-        super().__init__(train, val, test, batch_size=batch_size, form=form, num_outputs=num_outputs)
+        target = require_target(target, list(table.columns))
+        require_complete(table, target)
+        self._file = Path(str(path)).name
+        super().__init__(
+            table,
+            target,
+            task=task,
+            batch_size=batch_size,
+            form=form,
+            fractions=(val_fraction, test_fraction),
+            seed=seed,
+        )
 
     @property
     def source(self) -> str:
         """One sentence that says where the numbers come from."""
-        also = "numeric features" if self.classes else "numeric features and the target"
-        return (
-            f"Column {self.target!r} of {self._file} ({self._num_rows} rows), "
-            f"{also} standardised by mean and deviation of the training set."
-        )
-
-    def _set_classes(self, column: pd.Series) -> np.ndarray:
-        """Keep the classes, and return the number of each row's class, int64 (N,)."""
-        values, labels = np.unique(_plain(column), return_inverse=True)
-        if len(values) < 2:
-            raise _single_value(self.target, values[0], "in the file")
-        self.classes: tuple[Any, ...] | None = tuple(values.tolist())
-        self.target_mean, self.target_std = 0.0, 1.0
-        return labels.astype(np.int64)
-
-    def _standardised(self, column: pd.Series, train: np.ndarray) -> np.ndarray:
-        """Keep mean and deviation of the training set, and return the standardised target, float32 (N, 1)."""
-        values = column.to_numpy(dtype=np.float64)
-        if np.ptp(values[train]) == 0:
-            raise _single_value(self.target, values[train[0]], "in the training set")
-        self.classes = None
-        self.target_mean, self.target_std = float(values[train].mean()), float(values[train].std())
-        return standardise(values, train).astype(np.float32)[:, None]
+        return f"Column {self.target!r} of {self._file} ({self.num_rows} rows), {self._what} {STANDARDISED}."
 
 
 def standardise(values: np.ndarray, train: np.ndarray) -> np.ndarray:

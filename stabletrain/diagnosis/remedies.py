@@ -7,6 +7,8 @@ from typing import Any
 
 SATURATING = ("sigmoid", "softplus", "tanh")
 RECURRENT = ("rnn",)
+OWN = "custom"
+JOINING = ("add", "scaled", "rezero", "layerscale", "deepnorm", "highway", "dense")
 GATED = ("lstm", "gru")  # their gates saturate by design: another activation is no remedy
 LR_FACTOR = 0.1  # AutoTrainer (Zhang et al. 2021)
 UNKNOWN_LR = 1e-3  # Adam's default
@@ -30,8 +32,8 @@ def advise(kind: str, choices: Mapping[str, str], learning_rate: float | None = 
     """
     proposals: dict[str, list[str]] = {
         "vanishing": _against_vanishing(choices),
-        "exploding": ["clip=norm", "init=orthogonal", "norm=layer"],
-        "nonfinite": ["clip=norm", f"optimizer.lr={(learning_rate or UNKNOWN_LR) * LR_FACTOR:.3g}", "norm=layer"],
+        "exploding": ["clip=norm", "init=orthogonal", *_norm(choices)],
+        "nonfinite": ["clip=norm", f"optimizer.lr={(learning_rate or UNKNOWN_LR) * LR_FACTOR:.3g}", *_norm(choices)],
     }
     overrides = [o for o in proposals[kind] if choices and not _is_chosen(o, choices)]
     return {"advice": ADVICE[kind], "overrides": overrides}
@@ -42,8 +44,15 @@ def _against_vanishing(choices: Mapping[str, str]) -> list[str]:
         return ["model=lstm", "init=orthogonal", "norm=layer"]
     if choices.get("model") in GATED:
         return ["init=orthogonal", "norm=layer"]
+    if choices.get("model") == OWN:
+        return []  # a model of the user's own: which parts it takes, nobody knows
     saturating = ["activation=relu", "init=he"] if choices.get("activation") in SATURATING else ["init=he"]
-    return [*saturating, "norm=layer", "residual=add"]
+    joins = [] if choices.get("residual") in JOINING else ["residual=add"]
+    return [*saturating, "norm=layer", *joins]
+
+
+def _norm(choices: Mapping[str, str]) -> list[str]:
+    return [] if choices.get("model") == OWN else ["norm=layer"]
 
 
 def _is_chosen(override: str, choices: Mapping[str, str]) -> bool:

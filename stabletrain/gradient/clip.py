@@ -7,20 +7,17 @@ norm would turn finite gradients into zeros or NaN. To detect this and not to st
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_
 
-from stabletrain.errors import RequestError, closest_name, require_choice, require_range
+from stabletrain.errors import RequestError, require_range
 from stabletrain.gradient.norms import total_norm
-
-# Added to the norm before dividing by it, as torch.nn.utils.clip_grads_with_norm_ does.
-_EPS = 1e-6
+from stabletrain.gradient.parts import gradients_of, part_of, select
+from stabletrain.gradient.scale import choose_scale, limit_tensors_, scale_to_norm_
 
 
 def clip_by_norm_(parameters: Iterable[nn.Parameter], max_norm: float = 1.0, norm_type: float = 2.0) -> Tensor:
@@ -37,13 +34,14 @@ def clip_by_norm_(parameters: Iterable[nn.Parameter], max_norm: float = 1.0, nor
     References:
         Pascanu et al. 2013, On the Difficulty of Training Recurrent Neural Networks, algorithm 1.
     """
-    with_gradient = _select(parameters)
-    norm = total_norm(_gradients(with_gradient), norm_type)
+    with_gradient = select(parameters)
+    norm = total_norm(gradients_of(with_gradient), norm_type)
     if torch.isfinite(norm):
-        _scale_(with_gradient, max_norm, norm)
+        scale_to_norm_(with_gradient, max_norm, norm)
     return norm
 
 
+@torch.no_grad()
 def clip_by_value_(parameters: Iterable[nn.Parameter], max_value: float = 1.0) -> Tensor:
     """Each element by itself: g ← clamp(g, −max_value, max_value); the direction may change.
 
@@ -57,12 +55,12 @@ def clip_by_value_(parameters: Iterable[nn.Parameter], max_value: float = 1.0) -
     References:
         Mikolov 2012, Statistical Language Models Based on Neural Networks, section 3.2.2.
     """
-    gradients = _gradients(_select(parameters))
+    gradients = gradients_of(select(parameters))
     norm = total_norm(gradients)
     if torch.isfinite(norm):
         for gradient in gradients:
             limit = min(max_value, torch.finfo(gradient.dtype).max)
-            gradient.clamp_(-limit, limit)
+            part_of(gradient).clamp_(-limit, limit)
     return norm
 
 
@@ -79,11 +77,10 @@ def clip_by_layer_(parameters: Iterable[nn.Parameter], max_norm: float = 1.0) ->
     References:
         Keras, `clipnorm` of every optimizer.
     """
-    with_gradient = _select(parameters)
-    norm = total_norm(_gradients(with_gradient))
+    gradients = gradients_of(select(parameters))
+    norm = total_norm(gradients)
     if torch.isfinite(norm):
-        for parameter in with_gradient:
-            clip_by_norm_([parameter], max_norm)
+        limit_tensors_(gradients, max_norm, choose_scale(norm, max_norm))
     return norm
 
 
@@ -93,6 +90,9 @@ class Clip(ABC):
     @abstractmethod
     def __call__(self, parameters: Iterable[nn.Parameter]) -> Tensor:
         """Clip the gradients of `parameters` and return their total norm before."""
+
+    def attach(self, model: nn.Module) -> None:  # noqa: B027 (most clips need not know)
+        """Hear which model the gradients will be of, once, before the first step."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must hold: nothing, for a clip that remembers nothing."""
@@ -115,7 +115,7 @@ class NoClip(Clip):
 
     def __call__(self, parameters: Iterable[nn.Parameter]) -> Tensor:
         """Return the 2-norm of the gradients."""
-        return total_norm(_gradients(_select(parameters)))
+        return total_norm(gradients_of(select(parameters)))
 
 
 class NormClip(Clip):
@@ -174,69 +174,3 @@ class LayerClip(Clip):
     def __call__(self, parameters: Iterable[nn.Parameter]) -> Tensor:
         """Clip each tensor by its norm; return the 2-norm of all before."""
         return clip_by_layer_(parameters, self.max_norm)
-
-
-CLIPS: dict[str, type[Clip]] = {"none": NoClip, "norm": NormClip, "value": ValueClip, "layer": LayerClip}
-
-
-def clip_gradients_(
-    parameters: Iterable[nn.Parameter] | nn.Parameter, clip: str | Clip = "norm", **options: Any
-) -> Tensor:
-    """Clip the gradients of `parameters` in place and return their total norm before.
-
-    Args:
-        parameters: One or many; those whose `.grad` is None are skipped.
-        clip: A name of `CLIPS`, or an instance, which is also what keeps state from step to step.
-        **options: Of the clip named, such as `max_norm`.
-
-    Raises:
-        RequestError: The name or an option is unknown, or a number is out of its range.
-
-    Example:
-        >>> import torch
-        >>> model = torch.nn.Linear(3, 1)
-        >>> model(torch.full((4, 3), 10.0)).sum().backward()
-        >>> norm = clip_gradients_(model.parameters(), "norm", max_norm=1.0)
-        >>> round(float(norm), 2), round(float(model.weight.grad.norm()), 2)
-        (69.4, 1.0)
-    """
-    if isinstance(parameters, Tensor):
-        parameters = [parameters]
-    if isinstance(clip, str):
-        chosen = CLIPS[require_choice("clip", clip, CLIPS)]
-        _require_options(clip, options, list(inspect.signature(chosen).parameters))
-        clip = chosen(**options)
-    else:
-        _require_options(type(clip).__name__, options, [])
-    return clip(parameters)
-
-
-def _require_options(clip: str, options: dict[str, Any], allowed: list[str]) -> None:
-    for name, value in options.items():
-        if name not in allowed:
-            raise RequestError(
-                f"clip {clip!r} has no option {name!r}.",
-                key=name,
-                found=value,
-                allowed=", ".join(allowed) or "no options",
-                closest=closest_name(name, allowed),
-            )
-
-
-def _select(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    return [parameter for parameter in parameters if parameter.grad is not None]
-
-
-def _gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
-    return [parameter.grad for parameter in parameters if parameter.grad is not None]
-
-
-@torch.no_grad()
-def _scale_(parameters: list[nn.Parameter], max_norm: float, norm: Tensor) -> None:
-    """Multiply by min(1, max_norm / (norm + 1e-6)), also where that is too small a number for float32."""
-    factor = max_norm / (float(norm) + _EPS)
-    if factor >= torch.finfo(torch.float32).tiny:
-        clip_grads_with_norm_(parameters, max_norm, norm)
-        return
-    for gradient in _gradients(parameters):
-        gradient.mul_(factor**0.5).mul_(factor**0.5)

@@ -150,7 +150,8 @@ class LineProgress(Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the epoch, the step and the validation metrics."""
         if trainer.is_global_zero and not trainer.sanity_checking:
-            shown = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(("train/", "val/"))}
+            logged = {k: float(v) for k, v in trainer.callback_metrics.items()}
+            shown = {k: v for k, v in logged.items() if not k.startswith(("gradient/", "clip/", "system/"))}
             numbers = "  ".join(f"{name} {value:.4g}" for name, value in sorted(shown.items()))
             with contextlib.suppress(OSError):  # nobody reads any more: the run goes on
                 print(f"epoch {trainer.current_epoch + 1:>3}  step {trainer.global_step:>6}  {numbers}", flush=True)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
@@ -79,9 +80,25 @@ def copy_checkpoint(source: Path, destination: Path) -> None:
     write_json(manifest_path(destination), manifest)
 
 
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the weights of the lowest `val/loss`; of a module that logs no such thing, of its own validation loss.
+
+    A LightningModule that is not ours may call it `val_loss` or `valid/loss`: the first metric, in the order of the
+    alphabet, with both `val` and `loss` in its name is taken. Without one there is no best, and the last is kept.
+    """
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save, if the validation loss is the lowest so far."""
+        logged = trainer.callback_metrics
+        if self.monitor not in logged:
+            self.monitor = next((n for n in sorted(logged) if "val" in n.lower() and "loss" in n.lower()), self.monitor)
+        if self.monitor in logged:
+            super().on_validation_end(trainer, pl_module)
+
+
 def checkpoint_callbacks(folder: RunFolder) -> list[Callback]:
     """Return the callbacks that keep `best.ckpt` (lowest `val/loss`) and, every epoch, `last.ckpt`."""
-    best = ModelCheckpoint(
+    best = BestCheckpoint(
         dirpath=folder.checkpoints,
         filename="best",
         monitor="val/loss",

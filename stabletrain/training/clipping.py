@@ -63,7 +63,7 @@ class ClipMeter:
 def stop_if_nonfinite(trainer: pl.Trainer, norm: Tensor) -> None:
     """Raise NonFiniteGradient for a norm that is Inf or NaN, unless a loss scaler will skip the step by itself."""
     if not torch.isfinite(norm) and getattr(trainer.precision_plugin, "scaler", None) is None:
-        raise NonFiniteGradient(trainer.global_step, float(norm))
+        raise NonFiniteGradient(trainer.global_step, float(norm.detach()))
 
 
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:

@@ -16,6 +16,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from stabletrain.errors import RequestError
 from stabletrain.record.folder import FAILED, FINISHED, STOPPED, TERMINATED, RunFolder
 from stabletrain.training.checkpoint import BEST, LAST, ManifestCheckpointIO, copy_checkpoint
+from stabletrain.training.foreign import has_hook
 from stabletrain.training.stability import StabilityStop
 
 
@@ -108,14 +109,21 @@ def _evaluate(
     """Test the best weights; a run that ended before its first validation is validated first."""
     best, last = folder.checkpoints / BEST, folder.checkpoints / LAST
     if not best.is_file() and last.is_file():
-        trainer.validate(module, datamodule=datamodule, verbose=False)
-        outcome.metrics |= finite_metrics(trainer)
+        if _has_stage("val", module, datamodule):
+            trainer.validate(module, datamodule=datamodule, verbose=False)
+            outcome.metrics |= finite_metrics(trainer)
         if trainer.is_global_zero:
             copy_checkpoint(last, best)
         trainer.strategy.barrier()
-    if best.is_file():
+    if best.is_file() and _has_stage("test", module, datamodule):
         trainer.test(module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
         outcome.metrics |= finite_metrics(trainer)
+
+
+def _has_stage(stage: str, module: pl.LightningModule, datamodule: pl.LightningDataModule) -> bool:
+    """Whether both sides bring what Lightning needs to validate (`val`) or to test; those of users may not."""
+    step = {"val": "validation_step", "test": "test_step"}[stage]
+    return has_hook(step, module) and has_hook(f"{stage}_dataloader", datamodule)
 
 
 def check_resumable(checkpoint: Path, module: pl.LightningModule, trainer: Mapping[str, Any]) -> None:

@@ -99,7 +99,12 @@ def test_an_overlay_folder_adds_an_option(tmp_path):
 
 @pytest.mark.parametrize(
     "path",
-    [p for g in (*TARGET_GROUPS, "logger") for p in sorted((find_config_dir() / g).glob("*.yaml"))],
+    [
+        p
+        for g in (*TARGET_GROUPS, "logger")
+        for p in sorted((find_config_dir() / g).glob("*.yaml"))
+        if p.stem != "custom"  # names no class until the user does
+    ],
     ids=lambda p: f"{p.parent.name}-{p.stem}",
 )
 def test_every_option_binds_to_its_target(path, tmp_path):

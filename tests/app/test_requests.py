@@ -9,14 +9,14 @@ from stabletrain.app.compose import compose
 
 # command line, key at fault, what was found, part of what is allowed, part of the command that mends it
 WRONG = [
-    ("model=rnnn", "model", "rnnn", "gru, lstm, mlp, rnn", "model=rnn"),
-    ("model=null", "model", "null", "gru, lstm, mlp, rnn", "model="),
+    ("model=rnnn", "model", "rnnn", "gru, lstm, mlp, resnet, rnn, transformer", "model=rnn"),
+    ("model=null", "model", "null", "gru, lstm, mlp, resnet, rnn, transformer", "model="),
     ("model", "command", "model", "train", "model="),
     ("modle=rnn", "modle", "modle=rnn", "model", "model=rnn"),
     ("experiment=nothing", "experiment", "nothing", "vanishing_depth", "python -m stabletrain"),
     ("diagnos", "command", "diagnos", "diagnose", "stabletrain diagnose"),
     ("diagnose", "RUN_DIR", "nothing", "output_dir", "diagnose runs/"),
-    ("-m model=rnn,foo", "model", "foo", "gru, lstm, mlp, rnn", "-m model="),
+    ("-m model=rnn,foo", "model", "foo", "gru, lstm, mlp, resnet, rnn, transformer", "-m model="),
     ("-m model.depth=0,-1 logger=none", "model.depth", "0", "from 1", ""),
     ("-m trainer=ddp_cpu logger=none", "trainer", "ddp_cpu", "one process per job", "-m trainer=cpu"),
     ("model=RNN", "model", "RNN", "rnn", "model=rnn"),

@@ -1,0 +1,26 @@
+"""`check`: everything that `train` checks before it trains; trains and writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stabletrain.app.compose import Composition
+from stabletrain.app.console import Console
+from stabletrain.app.run_folder import choose_folder
+
+
+def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
+    """Build and check the composition, and say what it is."""
+    folder, checkpoint = choose_folder(composition.config)
+    from stabletrain.app.prepare import prepare
+    from stabletrain.training.run import check_resumable
+
+    console = Console()
+    prepared = prepare(composition.in_folder(folder.path), folder, console)
+    if checkpoint is not None:
+        check_resumable(checkpoint, prepared.built.module, prepared.composition.config["trainer"])
+    num_parameters = sum(p.numel() for p in prepared.built.network.parameters())
+    console.describe(prepared.composition, prepared.built.data.describe(), num_parameters)
+    console.advise(prepared.notes, prepared.found)
+    console.print("[green]ready to train[/]")
+    return 0

