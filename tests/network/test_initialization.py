@@ -1,14 +1,18 @@
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from stabletrain.errors import RequestError
-from stabletrain.network import LSTM, Parts, initialize_
+from stabletrain.network import LSTM, Parts, initialize_, second_moment_gain
+from stabletrain.network.edge_of_chaos import find_critical
 from stabletrain.network.fill import compute_fans, fill_with_std_, identity_, orthogonal_
 from stabletrain.network.init_base import find_rectifier_gain
-from stabletrain.network.initialization import He, Identity, Normal, Orthogonal, Xavier
+from stabletrain.network.initialization import INITIALIZATIONS, He, Identity, Normal, Orthogonal, Xavier
 from stabletrain.network.normalization import LayerNorm
 
 GATES = {nn.RNN: 1, nn.LSTM: 4, nn.GRU: 3, nn.RNNCell: 1, nn.LSTMCell: 4, nn.GRUCell: 3}
@@ -205,3 +209,30 @@ def test_refuses_what_it_does_not_know():
             make()
     with pytest.raises(RequestError, match="lazy"):
         initialize_(nn.LazyLinear(3), "he")
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "initialization.md"
+
+
+def test_every_option_has_its_heading_in_the_docs():
+    headings = {line.removeprefix("## ") for line in DOCS.read_text().splitlines() if line.startswith("## ")}
+    assert headings >= set(INITIALIZATIONS)
+
+
+def test_the_tables_of_the_docs_are_those_of_the_solver():
+    conf = DOCS.parents[1] / "conf" / "activation"
+    rows = re.findall(r"^\| (\w+) \| ([\d.]+|none) \| ([\d.]+|none) \| ?(.*?) ?\|$", DOCS.read_text(), re.MULTILINE)
+    assert {row[0] for row in rows} >= {path.stem for path in conf.glob("*.yaml")}
+    gains = dict(re.findall(r"\| ([a-z]+) \| (\d\.\d{3}) ", DOCS.read_text()))
+    for name, weights, biases, variance in rows:
+        values = yaml.safe_load((conf / f"{name}.yaml").read_text())
+        activation = getattr(nn, values.pop("_target_").rsplit(".", 1)[1])(**values)
+        if name in gains:
+            assert second_moment_gain(activation) == pytest.approx(float(gains[name]), abs=6e-4)
+        if weights == "none":
+            with pytest.raises(RequestError):
+                find_critical(activation)
+            continue
+        found = find_critical(activation)
+        assert (found.weight_variance, found.bias_variance) == pytest.approx((float(weights), float(biases)), abs=1e-6)
+        assert ("any" if found.variance is None else f"{found.variance:.3f}".replace("0.000", "0")) == variance
