@@ -7,6 +7,7 @@ from stabletrain.data.copying import copying_problem as copying_problem
 from stabletrain.data.dataset import wrap_dataset as wrap_dataset
 from stabletrain.data.digits import Digits as Digits
 from stabletrain.data.images import MnistSmall as MnistSmall
+from stabletrain.data.lazy import LazySplit as LazySplit
 from stabletrain.data.mnist1d import Mnist1d as Mnist1d
 from stabletrain.data.openml import OpenML as OpenML
 from stabletrain.data.planar import Blobs as Blobs

@@ -10,12 +10,14 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
+from stabletrain.data.lazy import numbers_of
 from stabletrain.errors import RequestError, require_choice, require_range
 
 Task = Literal["classification", "regression"]
 Split = tuple[Tensor, Tensor]
+Examples = Any  # a map-style Dataset of pairs (x, y), with a length: torch's own type promises none
 
 MAX_SEED = 2**32 - 1  # the largest seed that numpy's and scikit-learn's RandomState take
 USUAL_BATCH_SIZE = 32  # the largest default of a data set
@@ -27,7 +29,11 @@ class Data(ABC):
 
     Inputs are float32: ``(N, features)`` as vectors, ``(N, steps, features)`` as sequences and
     ``(N, channels, height, width)`` as images. Targets are int64 ``(N,)`` for classification and
-    float32 ``(N, num_outputs)`` for regression.
+    float32 ``(N, num_outputs)`` for regression. With a target for every step (`per_step`) they are ``(N, steps)``
+    and ``(N, steps, num_outputs)``, and a network's outputs ``(batch, steps, num_outputs)``.
+
+    A split is a map-style Dataset of pairs (x, y). Two tensors become one; what would not fit into memory is a
+    `LazySplit`, which makes an example when it is asked for.
 
     Attributes:
         name: The name of the data set, as in ``conf/data/<name>.yaml``.
@@ -41,11 +47,11 @@ class Data(ABC):
         num_outputs: Classes, or targets of a regression.
         num_steps: Length of a sequence; None for the other forms.
         forms: The forms that this data set can take, the natural one first.
-        per_step: Whether there is a target for every time step: int64 ``(N, steps)``.
+        per_step: Whether there is a target for every time step.
         causal: Whether a network must not look at the steps after the one that it predicts from.
 
     Args:
-        train: Inputs and targets of the training set.
+        train: Inputs and targets of the training set, as two tensors or as a Dataset.
         val: Inputs and targets of the validation set.
         test: Inputs and targets of the test set.
         batch_size: Global batch size, from 1 to the size of the training set.
@@ -62,18 +68,28 @@ class Data(ABC):
     causal: bool = False
     task: Task  # of the class, or of one data set where its file decides
 
-    def __init__(self, train: Split, val: Split, test: Split, *, batch_size: int, form: str, num_outputs: int) -> None:
-        inputs, targets = train
-        assert inputs.dtype == torch.float32
-        assert targets.dtype == (torch.int64 if self.task == "classification" else torch.float32)
-        self.batch_size = require_batch_size(batch_size, len(inputs))
-        self.train = TensorDataset(*train)
-        self.val = TensorDataset(*val)
-        self.test = TensorDataset(*test)
+    def __init__(
+        self,
+        train: Split | Dataset[Any],
+        val: Split | Dataset[Any],
+        test: Split | Dataset[Any],
+        *,
+        batch_size: int,
+        form: str,
+        num_outputs: int,
+    ) -> None:
+        self.train: Examples = as_dataset(train)
+        self.val: Examples = as_dataset(val)
+        self.test: Examples = as_dataset(test)
+        self.batch_size = require_batch_size(batch_size, len(self.train))
+        x, y = self.train[0]
+        assert x.dtype == torch.float32
+        assert y.dtype == (torch.int64 if self.task == "classification" else torch.float32)
+        assert y.dim() == self.per_step + (self.task == "regression")
         self.form = form
-        self.num_inputs = inputs.shape[1] if form == "image" else inputs.shape[-1]
+        self.num_inputs = x.shape[0] if form == "image" else x.shape[-1]
         self.num_outputs = num_outputs
-        self.num_steps = inputs.shape[1] if form == "sequence" else None
+        self.num_steps = x.shape[0] if form == "sequence" else None
 
     @property
     @abstractmethod
@@ -103,11 +119,17 @@ class Data(ABC):
         }
 
 
-def digest(*splits: TensorDataset) -> str:
+def as_dataset(split: Split | Dataset[Any]) -> Dataset[Any]:
+    """Return a split as a Dataset: itself, or one of the two tensors."""
+    return TensorDataset(*split) if isinstance(split, tuple) else split
+
+
+def digest(*splits: Dataset[Any]) -> str:
     """Return the first hexadecimal digits of the SHA-256 of all numbers in the splits, in order.
 
     The length and type of each tensor count and its shape does not: the same images read as vectors or
-    as sequences are the same data, and keep one digest.
+    as sequences are the same data, and keep one digest. Of a `LazySplit` the numbers behind it count, of another
+    Dataset its first `MAX_SCANNED` examples.
 
     Args:
         splits: Data sets of tensors, of any shape.
@@ -117,7 +139,7 @@ def digest(*splits: TensorDataset) -> str:
     """
     hasher = hashlib.sha256()
     for split in splits:
-        for tensor in split.tensors:
+        for tensor in numbers_of(split):
             hasher.update(f"{len(tensor)} {tensor.dtype};".encode())
             hasher.update(tensor.contiguous().numpy().data)
     return hasher.hexdigest()[:DIGEST_LENGTH]

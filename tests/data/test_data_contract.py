@@ -202,7 +202,7 @@ def test_describe(cls):
     assert json.loads(json.dumps(entry)) == entry
     assert list(entry) == [
         "name", "task", "form", "num_train", "num_val", "num_test",
-        "num_inputs", "num_outputs", "num_steps", "digest", "source",
+        "num_inputs", "num_outputs", "num_steps", "per_step", "digest", "source",
     ]  # fmt: skip
     assert entry["name"] == cls.name
     assert [entry["num_train"], entry["num_val"], entry["num_test"]] == [len(x) for x, _ in splits(data)]
