@@ -2,66 +2,118 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from stabletrain.data.base import Data
+from stabletrain.data.lazy import blocks_of
 from stabletrain.errors import RequestError
+
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def check_data(data: Data) -> None:
     """Check all splits of a data set.
 
+    Tensors are read whole. Of a split whose examples are made one by one, at most the first
+    `stabletrain.data.lazy.MAX_SCANNED` are.
+
     Raises:
-        RequestError: A split is empty, inputs or targets are not finite, sequences have no steps, labels lie outside
-            the classes, or the training set holds a single class.
+        RequestError: A split is empty, its inputs hold no numbers (sequences without steps), inputs or the targets of
+            a regression are not finite, labels lie outside the classes, or the training set holds a single class.
     """
-    for split in ("train", "val", "test"):
-        inputs, targets = getattr(data, split).tensors
-        _require_examples(split, inputs)
-        _require_finite(split, "input", inputs)
+    for split in SPLITS:
+        _check_split(data, split)
+
+
+def _check_split(data: Data, split: str) -> None:
+    _require_examples(data, split)
+    inputs_failing, targets_failing = _Failing(), _Failing()
+    lowest, highest = [], []
+    for inputs, targets in blocks_of(getattr(data, split)):
+        _require_numbers(split, inputs, data.form)
+        inputs_failing.add(~torch.isfinite(inputs))
         if data.task == "classification":
-            _require_labels(split, targets, data.num_outputs)
+            targets_failing.add((targets < 0) | (targets >= data.num_outputs), targets)
+            lowest.append(int(targets.min()))
+            highest.append(int(targets.max()))
         else:
-            _require_finite(split, "target", targets)
-    labels = data.train.tensors[1]
-    if data.task == "classification" and bool((labels == labels.flatten()[0]).all()):
+            targets_failing.add(~torch.isfinite(targets))
+    _require_finite(split, "inputs", inputs_failing)
+    if data.task == "regression":
+        _require_finite(split, "targets", targets_failing)
+        return
+    _require_classes(split, targets_failing, data.num_outputs)
+    if split == "train" and targets_failing.num_read == len(data.train):  # the rest may hold the other classes
+        _require_two_classes(min(lowest), max(highest), len(data.train))
+
+
+@dataclass
+class _Failing:
+    """Examples that fail a test: how many of how many, the first of them, and its value."""
+
+    num_read: int = 0
+    count: int = 0
+    first: int = -1
+    value: float = 0.0
+
+    def add(self, failing: Tensor, values: Tensor | None = None) -> None:
+        """Add a block of examples; `failing` has one element for each number."""
+        examples = failing.flatten(1).any(dim=1) if failing.dim() > 1 else failing
+        if self.count == 0 and bool(examples.any()):
+            row = int(examples.nonzero()[0])
+            self.first = self.num_read + row
+            self.value = 0.0 if values is None else float(values[row][failing[row]].flatten()[0])
+        self.num_read += len(examples)
+        self.count += int(examples.sum())
+
+    def __str__(self) -> str:
+        return f"in {self.count} of {self.num_read} examples, the first at index {self.first}"
+
+
+def _require_examples(data: Data, split: str) -> None:
+    if len(getattr(data, split)) == 0:
+        raise RequestError(f"The {SPLITS[split]} set is empty.", key="data", found="0 examples", allowed="1 or more")
+
+
+def _require_numbers(split: str, inputs: Tensor, form: str) -> None:
+    if inputs[0].numel() == 0:
+        has_no_steps = form == "sequence" and inputs.shape[1] == 0
+        raise RequestError(
+            f"The {SPLITS[split]} set holds {'sequences without steps' if has_no_steps else 'inputs without numbers'}.",
+            key="data",
+            found=f"inputs of shape {tuple(inputs.shape[1:])}",
+            allowed="sequences of one step or more" if has_no_steps else "one feature or more",
+        )
+
+
+def _require_finite(split: str, what: str, failing: _Failing) -> None:
+    if failing.count:
+        raise RequestError(
+            f"The {SPLITS[split]} set holds {what} that are not finite.",
+            key="data",
+            found=f"NaN or Inf {failing}",
+            allowed="finite numbers: fill or leave out such examples",
+        )
+
+
+def _require_classes(split: str, failing: _Failing, num_classes: int) -> None:
+    if failing.count:
+        raise RequestError(
+            f"The {SPLITS[split]} set holds labels that are no class.",
+            key="data",
+            found=f"labels outside the classes {failing} (label {failing.value:.0f})",
+            allowed=f"0 to {num_classes - 1}",
+        )
+
+
+def _require_two_classes(lowest: int, highest: int, num_examples: int) -> None:
+    if lowest == highest:
         raise RequestError(
             "The training set holds a single class: there is nothing to learn.",
             key="data",
-            found=f"class {int(labels.flatten()[0])} in all {len(labels)} examples",
+            found=f"class {lowest} in all {num_examples} examples",
             allowed="two classes or more",
-        )
-
-
-def _require_examples(split: str, inputs: Tensor) -> None:
-    if inputs.numel() == 0:
-        raise RequestError(
-            f"The {split} set is empty.",
-            key="data",
-            found=f"inputs of shape {tuple(inputs.shape)}",
-            allowed="at least one example, of at least one step and feature",
-        )
-
-
-def _require_finite(split: str, what: str, values: Tensor) -> None:
-    bad = ~torch.isfinite(values.flatten(1) if values.dim() > 1 else values.unsqueeze(1)).all(dim=1)
-    if bool(bad.any()):
-        raise RequestError(
-            f"The {split} set holds {what}s that are not finite.",
-            key="data",
-            found=f"Inf or NaN in {int(bad.sum())} of {len(bad)} examples, number {int(bad.nonzero()[0])} the first",
-            allowed="finite numbers",
-        )
-
-
-def _require_labels(split: str, labels: Tensor, num_classes: int) -> None:
-    bad = ((labels < 0) | (labels >= num_classes)).flatten()
-    if bool(bad.any()):
-        first = labels.flatten()[bad][0]
-        raise RequestError(
-            f"The {split} set holds labels that are no class.",
-            key="data",
-            found=f"label {int(first)}, and {int(bad.sum()) - 1} more",
-            allowed=f"0 to {num_classes - 1}",
         )

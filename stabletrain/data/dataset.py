@@ -2,44 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
-from typing import Any, ClassVar, cast, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stabletrain.data.base import MAX_SEED, Data, Split, require_count
+from stabletrain.data.base import MAX_SEED, Data, Task, require_count
+from stabletrain.data.lazy import LazySplit
+from stabletrain.data.scan import Scan, refuse, scan, to_tensor
 from stabletrain.data.splits import split_rows, split_sizes
-from stabletrain.errors import RequestError, require_choice
+from stabletrain.errors import require_choice
 
-FORMS = {1: "vector", 2: "sequence", 3: "image"}  # by the number of axes of one input
-MIN_PER_SPLIT = 2
+MIN_PER_SPLIT = 1
+
+
+class ExampleSplit(LazySplit):
+    """Some examples of a Dataset, asked for anew each time: what augments at random does so in every epoch.
+
+    Args:
+        dataset: Gives pairs (x, y).
+        rows: Which of its examples, int64 (n,).
+        known: What `scan` found in it.
+    """
+
+    max_scanned = 256  # `scan` has looked at them
+
+    def __init__(self, dataset: Dataset[Any], rows: np.ndarray, known: Scan) -> None:
+        self._dataset, self._rows, self._known = dataset, rows, known
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return an input, float32, and its target, int64 or float32."""
+        row = int(self._rows[index])
+        x, y = self._dataset[row]
+        x, y = to_tensor(x).to(torch.float32), to_tensor(y)
+        if self._known.task == "regression":
+            y = y.to(torch.float32)
+            return x, y if y.dim() else y[None]
+        y = y.to(torch.int64)
+        if not 0 <= int(y.min()) <= int(y.max()) < self._known.num_outputs:
+            allowed = f"0 to {self._known.num_outputs - 1}; or a Dataset with `num_classes`"
+            raise refuse("gives a label that was not among those looked at", f"{y.tolist()} at index {row}", allowed)
+        return x, y
+
+    def numbers(self) -> list[Tensor]:
+        """Return the hash of what `scan` read, and which examples these are."""
+        return [torch.tensor(list(self._known.fingerprint), dtype=torch.uint8), torch.from_numpy(self._rows)]
 
 
 @final
 class DatasetData(Data):
-    """A map-style Dataset of pairs (x, y), read into memory once.
+    """A map-style Dataset of pairs (x, y), split by shares and seed.
 
-    An input of one axis is a vector, of two a sequence (time, features), of three an image (channels, height,
-    width). Integer targets are classes 0 to K − 1, one for each example or, of sequences, one for each step; all
-    other targets are numbers to be predicted.
+    An input of one axis is a vector, of two a sequence (steps, features), of three an image (channels, height,
+    width). Whole targets are classes 0 to K − 1, one for each example or, of sequences, one for each step; all
+    others are numbers to be predicted. Nothing is standardised: what the Dataset gives is what the network reads.
+
+    K is what the Dataset says in `num_classes` or `classes`, or the highest label and one.
 
     Args:
         dataset: With `__len__` and `__getitem__`.
         batch_size: Global batch size, from 1 to the size of the training set.
         val_fraction: Share of the examples that validates, above 0.
         test_fraction: Share of the examples that tests, above 0; both shares together below 1.
-        seed: Which split, from 0 to 2³² - 1.
+        seed: Which split, from 0 to 2³² - 1. Classes keep their shares where the label of every example is known:
+            of up to 10,000 examples, or from the Dataset's `targets`.
         task: ``classification``, ``regression``, or ``auto`` for what the targets' type says.
 
     Raises:
-        RequestError: The Dataset does not give such pairs, or an argument is out of its range.
+        RequestError: The Dataset does not give such pairs (see `scan`), or an argument is out of its range.
     """
 
     name: ClassVar[str] = "custom"
-    forms: ClassVar[tuple[str, ...]] = ()
+    forms: ClassVar[tuple[str, ...]] = ()  # its own alone
 
     def __init__(
         self,
@@ -54,25 +94,20 @@ class DatasetData(Data):
         seed = require_count("seed", seed, 0, MAX_SEED)
         require_choice("task", task, ["auto", "classification", "regression"])
         self._origin = f"{type(dataset).__module__}.{type(dataset).__qualname__}"
-        inputs, targets = read_pairs(dataset)
-        is_classes = not targets.is_floating_point() if task == "auto" else task == "classification"
-        self.task = "classification" if is_classes else "regression"
-        form = FORMS[inputs.dim() - 1]
-        self.per_step = form == "sequence" and targets.dim() == (2 if is_classes else 3)
-        targets = targets.to(torch.int64) if is_classes else targets.to(torch.float32)
-        if not is_classes and targets.dim() == 1:
-            targets = targets.unsqueeze(1)
-        num_val, num_test = split_sizes(len(inputs), val_fraction, test_fraction, MIN_PER_SPLIT, "examples")
-        labels = targets.numpy() if is_classes and targets.dim() == 1 else None
-        rows = split_rows(len(inputs), num_val, num_test, seed, labels)
-        splits: list[Split] = [(inputs[part], targets[part]) for part in map(torch.from_numpy, rows)]
-        num_outputs = int(targets.max()) + 1 if is_classes else targets.shape[-1]
-        super().__init__(*splits, batch_size=batch_size, form=form, num_outputs=max(1, num_outputs))
+        known = scan(dataset, task)
+        self.task: Task = known.task
+        self.per_step = known.per_step
+        count = len(dataset)  # pyright: ignore[reportArgumentType]
+        num_val, num_test = split_sizes(count, val_fraction, test_fraction, MIN_PER_SPLIT, "examples")
+        train, val, test = (
+            ExampleSplit(dataset, rows, known) for rows in split_rows(count, num_val, num_test, seed, known.labels)
+        )
+        super().__init__(train, val, test, batch_size=batch_size, form=known.form, num_outputs=known.num_outputs)
 
     @property
     def source(self) -> str:
         """One sentence that says where the numbers come from."""
-        return f"The examples of {self._origin}, in the order of the Dataset before they were split."
+        return f"The examples of {self._origin}, as it gives them."
 
 
 def wrap_dataset(
@@ -84,42 +119,12 @@ def wrap_dataset(
     seed: int = 0,
     task: str = "auto",
 ) -> Data:
-    """Return a Dataset as `Data`; see `DatasetData`."""
-    return DatasetData(dataset, batch_size, val_fraction, test_fraction, seed, task)
+    """Return a Dataset as `Data`; see `DatasetData`.
 
-
-def read_pairs(dataset: Dataset[Any]) -> tuple[Tensor, Tensor]:
-    """Return all inputs, float32 (N, …) of two to four axes, and all targets.
-
-    Raises:
-        RequestError: No length, no examples, no pairs, or examples of different shapes.
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> data = wrap_dataset(TensorDataset(torch.randn(100, 3), torch.arange(100) % 2))
+        >>> data.task, data.form, data.num_inputs, data.num_outputs, len(data.train)
+        ('classification', 'vector', 3, 2, 70)
     """
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-        raise _refuse("has no length", type(dataset).__name__)
-    count = len(cast(Sized, dataset))
-    if count == 0:
-        raise _refuse("is empty", "0 examples")
-    pairs = [dataset[index] for index in range(count)]
-    if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
-        raise _refuse("does not give pairs (x, y)", type(pairs[0]).__name__)
-    try:
-        inputs = torch.stack([_tensor(x) for x, _ in pairs])
-        targets = torch.stack([_tensor(y) for _, y in pairs])
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise _refuse("gives examples that do not stack", str(error).splitlines()[0]) from error
-    if not 2 <= inputs.dim() <= 4:
-        raise _refuse("gives inputs that are no vectors, sequences or images", f"shape {tuple(inputs.shape[1:])}")
-    return inputs.to(torch.float32), targets
-
-
-def _tensor(value: Any) -> Tensor:
-    return value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
-
-
-def _refuse(what: str, found: str) -> RequestError:
-    return RequestError(
-        f"The Dataset {what}.",
-        key="_target_",
-        found=found,
-        allowed="a Dataset of pairs (x, y) of equal shapes, or a LightningDataModule",
-    )
+    return DatasetData(dataset, batch_size, val_fraction, test_fraction, seed, task)

@@ -23,10 +23,9 @@ def require_package(module: str, extra: str) -> Any:
     except ImportError as error:
         package = module.partition(".")[0]
         raise RequestError(
-            f"This data set comes with the package {package}, which is not installed.",
+            f"This data set comes with the package {package}, which cannot be imported: {error}.",
             key="data",
             found=f"no {package}",
-            allowed=f"the package: pip install 'stabletrain[{extra}]'",
-            closest="digits",
-            command="data=digits",
+            allowed=f"{package} installed (the extra `{extra}`), or a data set that needs no package, such as digits",
+            command=f"python -m pip install 'stabletrain[{extra}]'",
         ) from error

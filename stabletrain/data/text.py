@@ -9,13 +9,50 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stabletrain.data.base import MAX_SEED, Data, Split, Task, require_count, resolve_form
+from stabletrain.data.base import Data, Task, require_count, resolve_form
+from stabletrain.data.lazy import LazySplit
 from stabletrain.data.splits import split_sizes
 from stabletrain.errors import RequestError
 
 MAX_CHARACTERS = 1000  # different ones: a one-hot step has as many numbers, and beyond that words are meant
-MIN_WINDOWS = 3  # one for each split
-MAX_NUMBERS = 2**29  # of all one-hot inputs together: 2 GiB in float32
+NUM_SPLITS = 3
+
+
+class Windows(LazySplit):
+    """Windows of a text, one-hot only when asked for: 64 steps of 100 characters are 25 kB, and 64 bytes of text.
+
+    Args:
+        codes: Number of each character, int16 (length,).
+        num_steps: Characters of a window.
+        stride: Characters from the start of one window to that of the next.
+        num_characters: Different characters, K.
+        form: ``sequence``: inputs (num_steps, K), targets (num_steps,); ``vector``: (num_steps · K,), targets ().
+    """
+
+    max_scanned = 256  # one-hot by construction
+
+    def __init__(self, codes: np.ndarray, num_steps: int, stride: int, num_characters: int, form: str) -> None:
+        self._codes = torch.from_numpy(codes)
+        self._num_steps, self._stride = num_steps, stride
+        self._num_characters, self._form = num_characters, form
+
+    def __len__(self) -> int:
+        """Return the number of windows that fit, each with the character after it."""
+        return max(0, (len(self._codes) - 1 - self._num_steps) // self._stride + 1)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return one window, one-hot, and the characters to predict."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        start = index * self._stride
+        window = self._codes[start : start + self._num_steps + 1].to(torch.int64)
+        inputs = torch.zeros(self._num_steps, self._num_characters)
+        inputs.scatter_(1, window[:-1, None], 1.0)
+        return (inputs.flatten(), window[-1]) if self._form == "vector" else (inputs, window[1:])
+
+    def numbers(self) -> list[Tensor]:
+        """Return the text as numbers, and how it is cut."""
+        return [self._codes, torch.tensor([self._num_steps, self._stride])]
 
 
 @final
@@ -23,26 +60,36 @@ class Text(Data):
     """A text, cut into windows of `num_steps` characters; the next character is to be predicted.
 
     As a sequence, every step is one character, one-hot, and every step asks for the one that follows: a character
-    language model. As a vector, a window is laid out flat and only the character after it is asked for.
+    language model (Graves 2013, section 2). As a vector, a window is laid out flat and only the character after it
+    is asked for.
 
-    The first part of the text trains, the next validates, the last tests. A character that the training part lacks
-    is a class all the same.
+    The first part of the text trains, the next validates, the last tests; no window reaches over a border. The
+    classes are the characters of the whole text: one that the training part lacks is a class all the same.
 
     Attributes:
         characters: The classes, in sorted order.
 
     Args:
         path: A file in UTF-8; null for the English documentation of Python that CPython ships (`pydoc_data.topics`).
-        batch_size: Global batch size, from 1 to the size of the training set.
-        num_steps: Characters of a window, from 1.
+        batch_size: Global batch size, from 1 to the windows of the training set.
+        num_steps: Characters of a window, from 1. 64 are about eleven English words.
+        stride: Characters from one window to the next, from 1; null for `num_steps`: windows side by side.
         form: ``sequence`` (num_steps, characters) or ``vector``; ``auto`` is ``sequence``.
-        val_fraction: Share of the windows that validates, above 0.
-        test_fraction: Share of the windows that tests, above 0; both shares together below 1.
-        max_characters: Read no more of the text than this, from 100; null for all.
-        seed: Not used: a text has one order. From 0 to 2³² - 1, like that of other data.
+        val_fraction: Share of the text that validates, above 0.
+        test_fraction: Share of the text that tests, above 0; both shares together below 1.
+        max_characters: Read no more of the text than this, from 1; null for all.
 
     Raises:
         RequestError: The file cannot be read or is too short, or an argument is out of its range.
+
+    References:
+        Graves 2013, Generating Sequences With Recurrent Neural Networks.
+
+    Example:
+        >>> data = Text(num_steps=32, max_characters=20_000)
+        >>> x, y = data.train[0]
+        >>> x.shape == (32, len(data.characters)), y.shape, bool((x[1:].argmax(1) == y[:-1]).all())
+        (True, torch.Size([32]), True)
     """
 
     name: ClassVar[str] = "text"
@@ -55,30 +102,25 @@ class Text(Data):
         path: str | None = None,
         batch_size: int = 32,
         num_steps: int = 64,
+        stride: int | None = None,
         form: str = "auto",
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
         max_characters: int | None = None,
-        seed: int = 0,
     ) -> None:
         require_count("batch_size", batch_size)
         require_count("num_steps", num_steps)
-        require_count("seed", seed, 0, MAX_SEED)
+        stride = num_steps if stride is None else require_count("stride", stride)
         form = resolve_form(form, self.forms)
         self.per_step = form == "sequence"
-        text = read_text(path)
-        text = text if max_characters is None else text[: require_count("max_characters", max_characters, 100)]
+        text = read_text(path, max_characters)
         self._origin = "Python's own documentation (pydoc_data.topics)" if path is None else Path(path).name
         self.characters, codes = encode(text)
-        windows = cut_windows(codes, num_steps)
-        _require_memory(windows.size, len(self.characters))
-        num_val, num_test = split_sizes(len(windows), val_fraction, test_fraction, 1, "windows")
-        num_train = len(windows) - num_val - num_test
-        splits: list[Split] = [
-            _pair(torch.from_numpy(part), len(self.characters), form)
-            for part in np.split(windows, [num_train, num_train + num_val])
-        ]
-        super().__init__(*splits, batch_size=batch_size, form=form, num_outputs=len(self.characters))
+        train, val, test = (
+            Windows(part, num_steps, stride, len(self.characters), form)
+            for part in cut_text(codes, num_steps, val_fraction, test_fraction)
+        )
+        super().__init__(train, val, test, batch_size=batch_size, form=form, num_outputs=len(self.characters))
 
     @property
     def source(self) -> str:
@@ -86,77 +128,71 @@ class Text(Data):
         return f"Characters of {self._origin}: {len(self.characters)} different ones, each from those before it."
 
 
-def read_text(path: str | None) -> str:
+def read_text(path: str | None, max_characters: int | None = None) -> str:
     """Return a text file's content, or the documentation that ships with Python.
 
     Raises:
-        RequestError: There is no such file, or it is not UTF-8.
+        RequestError: There is no such file, it is not UTF-8, or it is empty.
     """
+    limit = -1 if max_characters is None else require_count("max_characters", max_characters)
     if path is None:
         from pydoc_data.topics import topics
 
-        return "\n".join(topics[name] for name in sorted(topics))
+        return "\n".join(topics[name] for name in sorted(topics))[: None if limit < 0 else limit]
     file = Path(path).expanduser()
     if not file.is_file():
-        raise RequestError("There is no such text.", key="path", found=path, allowed="a text file, or null")
+        found = f"{path} (a folder)" if file.is_dir() else path
+        raise RequestError("There is no such text.", key="path", found=found, allowed="a text file, or null")
     try:
-        return file.read_text(encoding="utf-8")
+        with file.open(encoding="utf-8-sig") as handle:
+            text = handle.read(limit)
     except (UnicodeDecodeError, OSError) as error:
         raise RequestError(
             f"The file cannot be read as text: {error}.", key="path", found=path, allowed="a text file in UTF-8"
         ) from error
+    if not text:
+        raise RequestError("The text is empty.", key="path", found=path, allowed="a text file with characters in it")
+    return text
 
 
 def encode(text: str) -> tuple[str, np.ndarray]:
-    """Return the characters of a text in sorted order, and the text as their numbers, int64.
+    """Return the characters of a text in sorted order, and the text as their numbers, int16 (length,).
 
     Raises:
-        RequestError: The text has fewer than two different characters, or more than a thousand.
+        RequestError: The text has a single character, however often, or more than a thousand different ones.
     """
-    characters = "".join(sorted(set(text)))
-    if not 2 <= len(characters) <= MAX_CHARACTERS:
+    points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+    known = np.unique(points)
+    characters = "".join(map(chr, known.tolist()))
+    if not 2 <= len(known) <= MAX_CHARACTERS:
+        is_single = len(known) < 2
         raise RequestError(
-            "The text is empty, or of a single character, or of too many different ones.",
+            f"The text has {'a single character' if is_single else 'too many different characters to be one-hot'}.",
             key="path",
-            found=f"{len(text)} characters, {len(characters)} of them different",
+            found=f"{characters!r}, {len(text)} times" if is_single else f"{len(known)} different characters",
             allowed=f"2 to {MAX_CHARACTERS} different characters",
         )
-    number = {character: i for i, character in enumerate(characters)}
-    return characters, np.fromiter((number[c] for c in text), dtype=np.int64, count=len(text))
+    numbers = np.zeros(int(known[-1]) + 1, dtype=np.int16)
+    numbers[known] = np.arange(len(known))
+    return characters, numbers[points]
 
 
-def cut_windows(codes: np.ndarray, num_steps: int) -> np.ndarray:
-    """Return windows of num_steps + 1 numbers, (windows, num_steps + 1); the last of each begins the next.
+def cut_text(codes: np.ndarray, num_steps: int, val_fraction: float, test_fraction: float) -> list[np.ndarray]:
+    """Return the first, middle and last part of a text, each long enough for one window and what follows it.
 
     Raises:
-        RequestError: The text is too short for one window in each split.
+        RequestError: The text is too short for one window in each part, or a fraction is too small or too large.
     """
-    num_windows = (len(codes) - 1) // num_steps
-    if num_windows < MIN_WINDOWS:
+    least = num_steps + 1
+    if len(codes) < NUM_SPLITS * least:
+        longest = len(codes) // NUM_SPLITS - 1
         raise RequestError(
             "The text is too short for three splits of such windows.",
-            key="num_steps",
+            key="num_steps" if longest >= 1 else "path",
             found=f"windows of {num_steps} in a text of {len(codes)} characters",
-            allowed=f"an integer from 1 up to {max(1, (len(codes) - 1) // MIN_WINDOWS)}",
-            closest=str(max(1, (len(codes) - 1) // MIN_WINDOWS)),
+            allowed=f"an integer from 1 up to {longest}" if longest >= 1 else "a text of 6 characters or more",
+            closest=str(longest) if longest >= 1 else None,
         )
-    starts = np.arange(num_windows)[:, None] * num_steps
-    return codes[starts + np.arange(num_steps + 1)]
-
-
-def _pair(windows: Tensor, num_characters: int, form: str) -> Split:
-    inputs = torch.nn.functional.one_hot(windows[:, :-1], num_characters).to(torch.float32)
-    if form == "vector":
-        return inputs.flatten(1), windows[:, -1].contiguous()
-    return inputs, windows[:, 1:].contiguous()
-
-
-def _require_memory(num_codes: int, num_characters: int) -> None:
-    if num_codes * num_characters > MAX_NUMBERS:
-        raise RequestError(
-            "The text is too long to be held one-hot.",
-            key="max_characters",
-            found=f"{num_codes} characters of {num_characters} kinds",
-            allowed=f"an integer up to {MAX_NUMBERS // num_characters}",
-            command=f"data.max_characters={MAX_NUMBERS // num_characters}",
-        )
+    num_val, num_test = split_sizes(len(codes), val_fraction, test_fraction, least, "characters")
+    num_train = len(codes) - num_val - num_test
+    return np.split(codes, [num_train, num_train + num_val])
