@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from stabletrain.errors import RequestError as RequestError
     from stabletrain.gradient import clip_gradients_ as clip_gradients_
     from stabletrain.network import initialize_ as initialize_
+    from stabletrain.network import replace_activations_ as replace_activations_
+    from stabletrain.network import replace_norms_ as replace_norms_
     from stabletrain.signal.histogram import Histogram as Histogram
     from stabletrain.signal.snapshot import LayerStatistics as LayerStatistics
     from stabletrain.signal.snapshot import Snapshot as Snapshot
@@ -32,6 +34,8 @@ _HOMES = {
     "Watch": "signal.watch",
     "clip_gradients_": "gradient",
     "initialize_": "network",
+    "replace_activations_": "network",
+    "replace_norms_": "network",
 }
 
 

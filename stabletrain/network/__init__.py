@@ -10,6 +10,8 @@ from stabletrain.network.parts import Parts as Parts
 from stabletrain.network.recurrent import GRU as GRU
 from stabletrain.network.recurrent import LSTM as LSTM
 from stabletrain.network.recurrent import RNN as RNN
+from stabletrain.network.replacement import replace_activations_ as replace_activations_
+from stabletrain.network.replacement import replace_norms_ as replace_norms_
 from stabletrain.network.residual import Residual as Residual
 from stabletrain.network.resnet import ResNet as ResNet
 from stabletrain.network.transformer import Transformer as Transformer

@@ -1,4 +1,4 @@
-"""Activations that torch does not have as a class with a closed signature; all others are torch's own."""
+"""The activations by name: torch's own classes, and one that torch has only with an open signature."""
 
 from __future__ import annotations
 
@@ -10,3 +10,19 @@ class Identity(nn.Identity):
 
     def __init__(self) -> None:
         super().__init__()
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "identity": Identity,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "prelu": nn.PReLU,
+    "elu": nn.ELU,
+    "selu": nn.SELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "mish": nn.Mish,
+    "softplus": nn.Softplus,
+}

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from stabletrain.errors import RequestError, require_range
 from stabletrain.network.convolution import average, build_convolution, halve, to_channels
+from stabletrain.network.counts import require_count
 from stabletrain.network.normalization import BatchNorm, build_norm
-from stabletrain.network.parts import Parts, require_count, require_shape
+from stabletrain.network.parts import Parts, require_shape
 from stabletrain.network.residual import DenseResidual, Residual, build_residual
 
 
@@ -66,7 +67,7 @@ class DenseNet1d(nn.Module):
         parts: Activation, norm and residual; ReLU, batch and dense if left out. The residual must be dense.
         depth: Dense layers in all, from 1; the first blocks take one more where it does not divide.
         width: Growth rate: channels that each layer adds, from 1. Twice as many leave the first convolution.
-        num_blocks: Blocks of dense layers, from 1; no more than `depth`.
+        num_blocks: Blocks of dense layers, from 1; where there are fewer layers, each is a block.
         reduction: Share of the channels that a transition keeps, above 0 up to 1.
         kernel_size: Of the dense layers, an odd number from 1.
         dropout: Share of elements dropped in every dense layer while training, from 0 to below 1.

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stabletrain.errors import RequestError, require_range
+from stabletrain.network.counts import require_count
 
-# vector: (batch, width). sequence: (batch, time, width). channels: (batch, width, *positions).
+# vector: (batch, width). sequence: (batch, time, width), or more axes between. channels: (batch, width, *positions).
 Layout = Literal["vector", "sequence", "channels"]
 
 # Cooijmans et al. 2017, section 5.1: 784 steps (sequential MNIST) is the longest sequence they normalize.
@@ -43,6 +43,7 @@ class NoNorm(Norm):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.width = width
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x."""
@@ -64,17 +65,19 @@ class BatchNorm(nn.BatchNorm1d, Norm):
         Recurrent: see `StepBatchNorm`.
     """
 
+    reads_all_steps: ClassVar[bool] = True  # while training: the statistics are of all steps together
     reads_batch: ClassVar[bool] = True
 
     def __init__(self, width: int, eps: float = 1e-5, momentum: float = 0.1, max_steps: int = MAX_STEPS) -> None:
         require_range("momentum", momentum, 0.0, 1.0)
         super().__init__(width, eps=require_range("eps", eps, 0.0, open_minimum=True), momentum=momentum)
-        self.max_steps: int = require_range("max_steps", max_steps, 1)
+        self.max_steps: int = require_count("max_steps", max_steps)
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize a tensor of the norm's layout."""
-        flat = input.flatten(2) if self.layout == "channels" else input.flatten(0, -2)
-        return super().forward(flat).reshape(input.shape)
+        if self.layout == "channels":
+            return super().forward(input.flatten(2) if input.dim() > 2 else input).reshape(input.shape)
+        return super().forward(input.flatten(0, -2)).reshape(input.shape)
 
 
 class LayerNorm(nn.LayerNorm, Norm):
@@ -119,9 +122,8 @@ class RMSNorm(nn.RMSNorm, Norm):
         """Normalize a tensor of the norm's layout."""
         if self.layout != "channels":
             return super().forward(x)
-        assert self.eps is not None
-        mean_square = x.square().mean(dim=tuple(range(1, x.dim())), keepdim=True)
-        return x * torch.rsqrt(mean_square + self.eps) * self.weight.view(-1, *[1] * (x.dim() - 2))
+        normalized = F.rms_norm(x, x.shape[1:], None, self.eps)  # in float32 where x is in half: its square overflows
+        return normalized * self.weight.view(-1, *[1] * (x.dim() - 2))
 
 
 class GroupNorm(nn.GroupNorm, Norm):
@@ -141,7 +143,7 @@ class GroupNorm(nn.GroupNorm, Norm):
     """
 
     def __init__(self, width: int, num_groups: int = 4, eps: float = 1e-5) -> None:
-        require_range("num_groups", num_groups, 1)
+        require_count("num_groups", num_groups)
         if width % num_groups or width < 2 * num_groups:
             raise RequestError(
                 "num_groups does not divide the width into groups of two units or more.",
@@ -179,9 +181,11 @@ class InstanceNorm(nn.InstanceNorm1d, Norm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize a tensor of the norm's layout."""
-        if self.layout == "sequence":
-            return super().forward(input.transpose(1, 2)).transpose(1, 2)
-        return super().forward(input.flatten(2)).reshape(input.shape)
+        if input.dim() < 3:
+            raise _unfit(self)
+        moved = input.movedim(-1, 1) if self.layout == "sequence" else input  # (batch, width, *positions)
+        normalized = super().forward(moved.flatten(2)).reshape(moved.shape)
+        return normalized.movedim(1, -1) if self.layout == "sequence" else normalized
 
 
 class WeightNorm(NoNorm):
@@ -237,13 +241,29 @@ def build_norm(norm: Callable[[int], nn.Module], width: int, layout: Layout) -> 
     if not isinstance(built, Norm):
         return _MovedAxis(built) if layout == "channels" else built
     if built.needs_positions and layout == "vector":
-        raise RequestError(
-            f"{type(built).__name__} measures over positions, and here is only one.",
-            key="norm",
-            found=type(built).__name__,
-            allowed="a norm of units or of the batch: batch, layer, group, rms, weight, spectral",
-            closest="layer",
-            command="norm=layer",
-        )
+        raise _unfit(built)
     built.layout = layout
     return built
+
+
+def _unfit(norm: nn.Module) -> RequestError:
+    return RequestError(
+        f"{type(norm).__name__} measures over positions, and here is only one.",
+        key="norm",
+        found=type(norm).__name__,
+        allowed="a norm of units or of the batch: batch, layer, group, rms, weight, spectral",
+        closest="layer",
+        command="norm=layer",
+    )
+
+
+NORMS: dict[str, type[Norm]] = {
+    "none": NoNorm,
+    "batch": BatchNorm,
+    "layer": LayerNorm,
+    "group": GroupNorm,
+    "instance": InstanceNorm,
+    "rms": RMSNorm,
+    "weight": WeightNorm,
+    "spectral": SpectralNorm,
+}

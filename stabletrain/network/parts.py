@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
-from stabletrain.errors import RequestError, require_range
+from stabletrain.errors import require_range
+from stabletrain.network.counts import require_count
 from stabletrain.network.normalization import NoNorm
 from stabletrain.network.residual import NoResidual, Residual
 
@@ -30,13 +30,6 @@ class Parts:
     activation: Callable[[], nn.Module] = nn.Tanh
     norm: Callable[[int], nn.Module] = NoNorm
     residual: Callable[[int], Residual] = NoResidual
-
-
-def require_count(key: str, value: Any) -> int:
-    """Return `value` if it is an integer from 1 up; raise RequestError otherwise."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise RequestError(f"{key} is not an integer.", key=key, found=value, allowed="an integer from 1")
-    return require_range(key, value, 1)
 
 
 OUTPUTS = ("one", "each_step", "next_step")  # per example; per step; per step, blind to the steps that follow

@@ -10,7 +10,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import parametrizations
 
 from stabletrain.errors import RequestError
-from stabletrain.network.blocks import find_parameters
+from stabletrain.network.blocks import find_parameters, is_transposed_linear
 from stabletrain.network.normalization import SpectralNorm, WeightNorm
 from stabletrain.network.unrolled import Unrolled
 
@@ -40,16 +40,19 @@ def reparametrize_(network: nn.Module, kind: str) -> nn.Module:
         if weight.dim() >= 2 and "weight" in name and "bias" not in name and uses[id(weight)] == 1
     ]
     for owner, _, weight in found:
-        axis = 1 if isinstance(owner, _ConvTransposeNd) else 0  # of the outputs
         _require_plain_layer(owner, kind)
-        _require_direction(weight.detach().movedim(axis, 0), kind, type(owner).__name__)
+        _require_direction(weight.detach().movedim(_output_axis(owner), 0), kind, type(owner).__name__)
     for owner, name, _ in found:
-        axis = 1 if isinstance(owner, _ConvTransposeNd) else 0
+        axis = _output_axis(owner)
         if kind == "weight":
             parametrizations.weight_norm(owner, name, dim=axis)
         else:
             parametrizations.spectral_norm(owner, name, dim=axis)
     return network
+
+
+def _output_axis(owner: nn.Module) -> int:
+    return 1 if isinstance(owner, _ConvTransposeNd) or is_transposed_linear(owner) else 0
 
 
 def _require_plain_layer(owner: nn.Module, kind: str) -> None:

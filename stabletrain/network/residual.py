@@ -273,6 +273,9 @@ class HighwayResidual(Residual):
         bias: Of the gate. −2 is in the middle of the source's −1 … −3 (section 2.2), so that a layer
             starts by carrying 88 % of its input.
 
+    Raises:
+        RequestError: `bias` is not a finite number.
+
     References:
         Srivastava et al. 2015, Highway Networks, eq. 3.
     """
@@ -281,7 +284,7 @@ class HighwayResidual(Residual):
 
     def __init__(self, width: int, bias: float = -2.0) -> None:
         super().__init__(width)
-        self.bias = bias
+        self.bias = require_range("bias", bias)
         self.gate = nn.Linear(width, width)
         nn.init.zeros_(self.gate.bias)
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stabletrain.errors import RequestError, require_choice
+from stabletrain.network.counts import require_count
 from stabletrain.network.normalization import LayerNorm, Norm, build_norm
-from stabletrain.network.parts import OUTPUTS, Parts, require_count, require_shape
+from stabletrain.network.parts import OUTPUTS, Parts, require_shape
 from stabletrain.network.residual import AddResidual, Branch, build_residual, fit_residuals_
 from stabletrain.network.stochastic_depth import DropBranch, branch_rates, require_branches
 
@@ -188,21 +189,21 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map x (batch, time, num_inputs) to (batch, num_outputs), or (batch, time, num_outputs)."""
         x = self.embedding(x)  # (batch, time, width)
-        x = x + encode_positions(x.size(1), x.size(2)).to(x)
+        x = x + encode_positions(x.size(1), x.size(2), x.device).to(x.dtype)
         for layer in self.layers:
             x = layer(x)  # (batch, time, width)
         x = self.norm(x)
         return self.head(x.mean(dim=1) if self.output == "one" else x)
 
 
-def encode_positions(num_steps: int, width: int) -> Tensor:
+def encode_positions(num_steps: int, width: int, device: torch.device | None = None) -> Tensor:
     """Return sin(t / 10000^(2i/width)) and cos of it, in turn over the units: (num_steps, width).
 
     References:
         Vaswani et al. 2017, Attention Is All You Need, section 3.5.
     """
-    steps = torch.arange(num_steps).unsqueeze(1)  # (time, 1)
-    rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))  # (width / 2,)
+    steps = torch.arange(num_steps, device=device).unsqueeze(1)  # (time, 1)
+    rates = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000.0) / width))  # (width / 2,)
     angles = steps * rates
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
