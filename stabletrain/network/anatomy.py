@@ -9,9 +9,9 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from stabletrain.errors import RequestError
 from stabletrain.network.blocks import find_weights, is_transposed_linear
-from stabletrain.network.foreign import FINDERS
+from stabletrain.network.foreign import FINDERS, find_named_branches, names_branches
 from stabletrain.network.init_base import Activation
-from stabletrain.network.residual import AddResidual, Branch, find_branches
+from stabletrain.network.residual import AddResidual, Branch
 
 _ELEMENTWISE = (
     nn.ELU,
@@ -44,9 +44,9 @@ def find_all_branches(network: nn.Module) -> list[Branch]:
 
     Within `parametrized.writable_weights` the weights can be filled.
     """
-    found = find_branches(network)
+    found = find_named_branches(network)
     for module in network.modules():
-        if not hasattr(module, "branches"):
+        if not names_branches(module):
             paths = next((paths for finder in FINDERS if (paths := finder(module))), [])
             found += [Branch(AddResidual(path[-1].size(0)), path) for path in paths]
     return [branch for branch in found if branch.weights]

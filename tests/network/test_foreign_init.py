@@ -303,6 +303,26 @@ def test_layers_that_are_no_blocks_are_not_taken_for_some():
             initialize_(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), init)
 
 
+def test_what_others_call_branches_is_no_obstacle():
+    class Parallel(nn.Module):  # as in HRNet
+        def __init__(self):
+            super().__init__()
+            self.branches = nn.ModuleList([BasicBlock(4, 4, 1)])
+
+    class Tree(nn.Linear):
+        def branches(self, depth):
+            raise AssertionError
+
+    class Other(nn.Linear):
+        def branches(self):
+            return ["no branch of ours"]
+
+    model = nn.Sequential(Parallel(), Tree(2, 2), Other(2, 2))
+    assert len(find_all_branches(model)) == 1
+    initialize_(model, "fixup")
+    assert not model[0].branches[0].conv2.weight.any()
+
+
 def test_timm():
     timm = pytest.importorskip("timm")
     for name, num_branches in (("vit_tiny_patch16_224", 24), ("resnet18", 8)):
