@@ -323,12 +323,13 @@ def test_what_others_call_branches_is_no_obstacle():
     assert not model[0].branches[0].conv2.weight.any()
 
 
+@pytest.mark.slow
 def test_timm():
     timm = pytest.importorskip("timm")
-    for name, num_branches in (("vit_tiny_patch16_224", 24), ("resnet18", 8)):
-        model = timm.create_model(name, num_classes=5)
+    for name, options, num_branches in (("vit_tiny_patch16_224", {"img_size": 64}, 24), ("resnet18", {}, 8)):
+        model = timm.create_model(name, num_classes=5, **options)
         assert len(find_all_branches(model)) == num_branches
-        inputs = torch.randn(2, 3, 224, 224)
+        inputs = torch.randn(2, 3, 64, 64)
         for init in INITIALIZATIONS.keys() - {"chrono"}:
             initialize_(model, init, activation=nn.GELU(), inputs=inputs)
             assert model(inputs).isfinite().all()
