@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from stabletrain.errors import RequestError, require_range
 from stabletrain.gradient.norms import total_norm
-from stabletrain.gradient.parts import gradients_of, part_of, select
-from stabletrain.gradient.scale import choose_scale, limit_tensors_, scale_to_norm_
+from stabletrain.gradient.parts import gradients_of, part_of, select, tensor_norms
+from stabletrain.gradient.scale import choose_scale, limit_, scale_to_norm_, shaped
 
 
 def clip_by_norm_(parameters: Iterable[nn.Parameter], max_norm: float = 1.0, norm_type: float = 2.0) -> Tensor:
@@ -65,7 +65,7 @@ def clip_by_value_(parameters: Iterable[nn.Parameter], max_value: float = 1.0) -
 
 
 def clip_by_layer_(parameters: Iterable[nn.Parameter], max_norm: float = 1.0) -> Tensor:
-    """Each tensor by its own 2-norm: g_l ← g_l · min(1, max_norm / (‖g_l‖ + 1e-6)).
+    """Each tensor by its own 2-norm: g_l ← g_l · min(1, max_norm / ‖g_l‖).
 
     Args:
         parameters: Those whose `.grad` is None are skipped.
@@ -80,7 +80,9 @@ def clip_by_layer_(parameters: Iterable[nn.Parameter], max_norm: float = 1.0) ->
     gradients = gradients_of(select(parameters))
     norm = total_norm(gradients)
     if torch.isfinite(norm):
-        limit_tensors_(gradients, max_norm, choose_scale(norm, max_norm))
+        scale = choose_scale(norm, max_norm)
+        parts, norms = [part_of(g) for g in gradients], tensor_norms(gradients, scale=scale)
+        limit_(parts, [shaped(n, p) for n, p in zip(norms, parts, strict=True)], max_norm, scale)
     return norm
 
 

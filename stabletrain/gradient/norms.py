@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import math
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from stabletrain.errors import require_range
+from stabletrain.gradient.parts import is_sharded, tensor_norms
 
 
 @torch.no_grad()
@@ -21,12 +22,12 @@ def total_norm(gradients: Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
     float64 and scaled by the largest element. Reading the result costs one wait for the device.
 
     Args:
-        gradients: Tensors of any floating dtype, sharded (DTensor) or not.
+        gradients: Tensors of any floating dtype, dense, sparse or sharded (DTensor).
         norm_type: p, above 0; inf for the largest magnitude.
 
     Returns:
         A scalar; float32 for half precision and for no gradients (0), float64 where float32 does not hold it.
-        Non-finite if a gradient is.
+        Non-finite if a gradient is. The same in every process where gradients are sharded.
 
     Raises:
         RequestError: `norm_type` is not above 0.
@@ -40,16 +41,16 @@ def total_norm(gradients: Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
     tensors = [g.detach() for g in gradients if g.numel()]
     if not tensors:
         return torch.zeros(())
-    if any(g.dtype in (torch.float16, torch.bfloat16) for g in tensors):
-        norm = _combine([torch.linalg.vector_norm(g, norm_type, dtype=torch.float32) for g in tensors], norm_type)
-    else:
-        norm = _gather(get_total_norm(tensors, norm_type))
+    norm = _norm(tensors, norm_type)
     return norm if _is_safe(norm, norm_type) else _compute_scaled(tensors, norm_type, norm)
 
 
-def is_finite(tensors: Iterable[Tensor]) -> bool:
-    """Return whether no tensor holds inf or NaN."""
-    return all(bool(_gather(torch.isfinite(t).all())) for t in tensors)
+def _norm(tensors: Sequence[Tensor], norm_type: float) -> Tensor:
+    # torch's norm fails on half precision's range, on sparse tensors and, for p = inf, on an empty shard.
+    whole = all(t.layout == torch.strided and not is_sharded(t) for t in tensors)
+    if whole and not any(t.dtype in (torch.float16, torch.bfloat16) for t in tensors):
+        return get_total_norm(list(tensors), norm_type)
+    return _combine(tensor_norms(tensors, norm_type), norm_type)
 
 
 def _is_safe(norm: Tensor, norm_type: float) -> bool:
@@ -61,20 +62,14 @@ def _is_safe(norm: Tensor, norm_type: float) -> bool:
     return bool((norm > smallest) & torch.isfinite(norm))
 
 
-def _compute_scaled(tensors: list[Tensor], norm_type: float, norm: Tensor) -> Tensor:
+def _compute_scaled(tensors: Sequence[Tensor], norm_type: float, norm: Tensor) -> Tensor:
     """Return m ‖g / m‖ in float64, m = max |g|; `norm` as it is if a gradient is zero or not finite."""
-    largest = max(float(_gather(g.abs().max())) for g in tensors)
-    if largest == 0.0 or not is_finite(tensors):
+    largest = float(_combine(tensor_norms(tensors, float("inf")), float("inf")))
+    if largest == 0.0 or not math.isfinite(largest):
         return norm
-    parts = [torch.linalg.vector_norm(g.abs().double() / largest, norm_type) for g in tensors]
-    return _combine(parts, norm_type) * largest
+    return _combine(tensor_norms(tensors, norm_type, scale=largest), norm_type) * largest
 
 
-def _combine(norms: list[Tensor], norm_type: float) -> Tensor:
-    gathered = [_gather(norm) for norm in norms]
-    return torch.linalg.vector_norm(torch.stack([n.to(gathered[0].device) for n in gathered]), norm_type)
-
-
-def _gather(value: Any) -> Tensor:
-    """A scalar of sharded tensors (DTensor) as a plain one."""
-    return value.full_tensor() if hasattr(value, "full_tensor") else value
+def _combine(norms: Sequence[Tensor], norm_type: float) -> Tensor:
+    widest = max((n.dtype for n in norms), key=lambda dtype: torch.finfo(dtype).bits)
+    return torch.linalg.vector_norm(torch.stack([n.to(norms[0].device, widest) for n in norms]), norm_type)
