@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from stabletrain.data.base import Data
+from stabletrain.data.chance import keep_generators
 from stabletrain.data.lazy import blocks_of
 from stabletrain.errors import RequestError
 
@@ -24,8 +25,9 @@ def check_data(data: Data) -> None:
         RequestError: A split is empty, its inputs hold no numbers (sequences without steps), inputs or the targets of
             a regression are not finite, labels lie outside the classes, or the training set holds a single class.
     """
-    for split in SPLITS:
-        _check_split(data, split)
+    with keep_generators():  # an example may be made at random
+        for split in SPLITS:
+            _check_split(data, split)
 
 
 def _check_split(data: Data, split: str) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stabletrain.data.base import MAX_SEED, Data, Task, require_count
+from stabletrain.data.chance import keep_generators
 from stabletrain.data.lazy import LazySplit
 from stabletrain.data.scan import Scan, refuse, scan, to_tensor
 from stabletrain.data.splits import split_rows, split_sizes
@@ -102,7 +103,8 @@ class DatasetData(Data):
         train, val, test = (
             ExampleSplit(dataset, rows, known) for rows in split_rows(count, num_val, num_test, seed, known.labels)
         )
-        super().__init__(train, val, test, batch_size=batch_size, form=known.form, num_outputs=known.num_outputs)
+        with keep_generators():  # the first example is made once more
+            super().__init__(train, val, test, batch_size=batch_size, form=known.form, num_outputs=known.num_outputs)
 
     @property
     def source(self) -> str:
