@@ -200,7 +200,7 @@ def test_refuses_a_gradient_sparse_in_both_axes():
         ({"clipping": 0.0}, None),
         ({"eps": 0.0}, None),
         ({"exclude": "last"}, "last_linear"),
-        ({"cliping": 1.0}, "clipping"),
+        ({"clipping_": 1.0}, "clipping"),
     ],
 )
 def test_refuses(options, closest):

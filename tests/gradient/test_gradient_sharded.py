@@ -156,10 +156,8 @@ def check_range(rank):
         tensors = [torch.full((3, 2), value), torch.full((1,), -value), torch.full((5,), value)]
         sharded = [distribute_tensor(t, mesh, [Shard(0)]) for t in tensors]
         for p in (1.0, 2.0, 3.0, INF):
-            assert float(total_norm(sharded, p)) == pytest.approx(float(total_norm(tensors, p)), rel=1e-5, abs=0), (
-                value,
-                p,
-            )
+            expected = pytest.approx(float(total_norm(tensors, p)), rel=1e-5, abs=0)
+            assert float(total_norm(sharded, p)) == expected, (value, p)
             own = float(total_norm([t.to_local() for t in sharded], p))  # what a process would find alone
             assert p == INF or own != expected
             assert float(total_norm([tensors[0], *sharded[1:]], p)) == expected, (value, p)
