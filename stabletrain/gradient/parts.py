@@ -1,7 +1,7 @@
 """Tensors that are not simply there: sharded over processes (DTensor), or sparse.
 
 All in this room is computed on what the own process holds, and results are combined over the processes where a
-tensor is sharded. Every process must make the same calls in the same order; none may hold an empty shard differently.
+tensor is sharded. Every process must make the same calls in the same order; its own shard may be empty.
 """
 
 from __future__ import annotations
