@@ -12,7 +12,9 @@ from torch import nn
 
 from stabletrain.errors import RequestError
 from stabletrain.network import Parts, initialize_, normalization, residual
+from stabletrain.network.activation import ACTIVATIONS
 from stabletrain.network.initialization import INITIALIZATIONS, Initialization
+from stabletrain.network.normalization import NORMS
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -84,10 +86,14 @@ FAMILIES = list(ROWS["model"])
 
 def load(group, name):
     """The option as `app` builds it: a factory and its parameters."""
-    values = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+    values = load_text(group, name)
     values.pop("defaults", None)  # what the option asks of other groups is for `app` to compose
     module, attribute = values.pop("_target_").rsplit(".", 1)
     return getattr(importlib.import_module(module), attribute), values
+
+
+def load_text(group, name):
+    return yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
 
 
 def make(group, name):
@@ -126,7 +132,23 @@ def make_input(model, batch=5):
 
 @pytest.mark.parametrize("group", ROWS)
 def test_options_have_rows(group):
-    assert {path.stem for path in (CONF / group).glob("*.yaml")} == set(ROWS[group])
+    # `custom` names no class of ours: it is for a model of one's own.
+    assert {path.stem for path in (CONF / group).glob("*.yaml")} - {"custom"} == set(ROWS[group])
+
+
+def test_custom_asks_for_a_class():
+    assert load_text("model", "custom") == {"_target_": "???"}
+
+
+@pytest.mark.parametrize(("group", "table"), [("activation", ACTIVATIONS), ("norm", NORMS)])
+def test_tables_hold_what_the_configuration_names(group, table):
+    """With the same numbers: a name means the same to `replace_norms_` as to `norm=`."""
+    assert {name: part.__name__ for name, part in table.items()} == ROWS[group]
+    for name, part in table.items():
+        target, values = load(group, name)
+        assert target is part
+        defaults = {k: p.default for k, p in inspect.signature(part).parameters.items()}
+        assert values == {k: defaults[k] for k in values}
 
 
 @pytest.mark.parametrize(("group", "name"), OPTIONS)

@@ -6,7 +6,7 @@ from torch import nn
 
 from stabletrain.errors import RequestError
 from stabletrain.network import GRU, LSTM, RNN, Parts
-from stabletrain.network.normalization import BatchNorm, LayerNorm, RMSNorm
+from stabletrain.network.normalization import BatchNorm, LayerNorm, NoNorm, RMSNorm
 from stabletrain.network.residual import AddResidual
 from stabletrain.network.step_norm import StepBatchNorm
 from stabletrain.network.unrolled import Unrolled
@@ -208,3 +208,69 @@ def test_refuses_what_is_out_of_range():
 def test_one_step_one_unit_one_example(family):
     for implementation in ("fused", "unrolled"):
         assert family(1, 1, width=1, implementation=implementation)(torch.randn(1, 1, 1)).shape == (1, 1)
+
+
+# --- one output per step -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("implementation", ["fused", "unrolled"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_output_per_step_reads_every_state(family, implementation):
+    x = torch.randn(4, 6, 3, dtype=torch.float64)
+    models = {
+        output: family(3, 2, depth=2, width=5, output=output, implementation=implementation).double()
+        for output in ("one", "each_step", "next_step")
+    }
+    for model in models.values():
+        model.load_state_dict(models["one"].state_dict())
+    states = models["one"].rnn(x)[0]
+    expected = states @ models["one"].head.weight.T + models["one"].head.bias  # (batch, time, outputs)
+    torch.testing.assert_close(models["each_step"](x), expected, **EXACT)
+    assert torch.equal(models["next_step"](x), models["each_step"](x))
+    torch.testing.assert_close(models["one"](x), expected[:, -1], **EXACT)
+
+
+@pytest.mark.parametrize("norm", [NoNorm, LayerNorm, RMSNorm, BatchNorm])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_predicting_the_next_step_sees_none_that_follows(family, norm):
+    """Batch norm as well: it keeps statistics for each step."""
+    model = family(3, 2, Parts(norm=norm), depth=2, width=4, output="next_step").double()
+    x = torch.randn(5, 6, 3, dtype=torch.float64)
+    changed = x.clone()
+    changed[:, 3:] = 10.0 * torch.randn(5, 3, 3, dtype=torch.float64)
+    torch.testing.assert_close(model(x)[:, :3], model(changed)[:, :3], rtol=0, atol=0)
+    assert not torch.allclose(model(x)[:, 3:], model(changed)[:, 3:])
+    inputs = x.clone().requires_grad_()
+    for step in range(6):
+        (gradient,) = torch.autograd.grad(model(inputs)[:, step].square().sum(), inputs)
+        assert gradient[:, step + 1 :].eq(0).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_reading_backwards_sees_all_steps_and_may_not_predict_the_next(family):
+    with pytest.raises(RequestError) as caught:
+        family(3, 2, bidirectional=True, output="next_step")
+    assert caught.value.key == "bidirectional"
+    model = family(3, 2, bidirectional=True, output="each_step", width=4).double()
+    x = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    y = model(x)
+    assert y.shape == (2, 5, 2)
+    (gradient,) = torch.autograd.grad(y[:, 2].square().sum(), x)
+    assert gradient.ne(0).any(-1).all()
+
+
+@pytest.mark.parametrize("output", ["one", "each_step", "next_step"])
+@pytest.mark.parametrize("num_steps", [1, 2, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_short_sequences_reach_every_parameter(family, num_steps, output):
+    for parts in (Parts(), Parts(nn.Mish, LayerNorm, AddResidual)):
+        model = family(3, 2, parts, depth=2, width=4, output=output)
+        model(torch.randn(2, num_steps, 3)).square().sum().backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_unknown_outputs_are_refused(family):
+    with pytest.raises(RequestError) as caught:
+        family(3, 2, output="next")
+    assert (caught.value.key, caught.value.closest) == ("output", "next_step")
