@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from stabletrain.data.base import MAX_SEED, require_count, resolve_form
-from stabletrain.data.table import STANDARDISED, Tabular
 from stabletrain.data.table_file import require_complete
+from stabletrain.data.tabular import STANDARDISED, Tabular
 from stabletrain.errors import RequestError, require_choice
 
 if TYPE_CHECKING:
@@ -105,7 +105,11 @@ def fetch(dataset: str | None, version: int, target: str | None) -> tuple[pd.Dat
     """
     if dataset is None or not str(dataset).strip():
         raise RequestError(
-            "The data set has no name.", key="dataset", found="null", allowed=f"a name on openml.org: {EXAMPLES}"
+            "The data set has no name.",
+            key="dataset",
+            found="null",
+            allowed=f"a name on openml.org: {EXAMPLES}",
+            closest="mnist_784",
         )
     from sklearn.datasets import fetch_openml, get_data_home
 

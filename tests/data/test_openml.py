@@ -98,6 +98,13 @@ def test_pixels_are_standardised_together(answer, form):
     assert max(split.tensors[0].abs().max() for split in (data.train, data.val, data.test)) < 3
 
 
+def test_images_of_one_grey_are_zero_and_the_pixels_of_scikit_learn_stay(answer):
+    frame = images().assign(**{f"pixel{i}": np.float32(0.1) for i in range(12)})
+    answer(frame)
+    assert not OpenML("made", image_shape=[1, 3, 4]).train.tensors[0].any()
+    assert (frame.drop(columns="kind") == np.float32(0.1)).all().all()
+
+
 def test_columns_of_a_table_are_standardised_one_by_one(answer):
     answer(images())
     x = OpenML("made").train.tensors[0]
