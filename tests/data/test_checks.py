@@ -151,6 +151,13 @@ def test_an_empty_split(kind, split):
     assert refusal(finish()).problem.endswith("set is empty.")
 
 
+@pytest.mark.parametrize(("task", "per_step"), [("classification", True), ("regression", True)])
+def test_targets_have_the_axes_that_the_facts_say(task, per_step):
+    tensors, _ = make(task=task)
+    with pytest.raises(AssertionError):  # ours, not the user's
+        Made([tensors[split] for split in SPLITS], task=task, per_step=per_step)
+
+
 def test_an_empty_training_set_has_no_batch():
     tensors, finish = make()
     tensors["train"] = tuple(t[:0] for t in tensors["train"])
@@ -210,3 +217,15 @@ def test_digest_of_every_kind_of_split_sees_a_change():
     assert lazy == lazy_again == make()[1]().describe()["digest"]
     assert plain == plain_again
     assert len({lazy, lazy_changed, plain, plain_changed}) == 4
+
+
+def test_reading_examples_moves_no_global_generator():
+    class Noisy(Plain):
+        def __getitem__(self, index):
+            x, y = super().__getitem__(index)
+            return x + torch.randn(()), y
+
+    data = make(Noisy)[1]()
+    before = torch.get_rng_state()
+    check_data(data)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 from stabletrain.data import Text, check_data
 from stabletrain.data.text import Windows, cut_text, encode, read_text
@@ -155,6 +156,15 @@ def test_refuses_fractions_too_small_for_a_window(tmp_path):
     error = refusal(path=write(tmp_path, ALL_DIFFERENT), num_steps=10, val_fraction=0.01)
     assert (error.key, error.closest) == ("val_fraction", "0.013")
     Text(write(tmp_path, ALL_DIFFERENT), num_steps=10, val_fraction=0.013)
+
+
+def test_loader_processes_read_the_same_windows(tmp_path):
+    data = Text(write(tmp_path, ALL_DIFFERENT), num_steps=10)
+    one, other = (list(DataLoader(data.val, batch_size=5, num_workers=n)) for n in (0, 1))
+    assert [len(x) for x, _ in one] == [5, 3]
+    for (x, y), (u, v) in zip(one, other, strict=True):
+        assert torch.equal(x, u)
+        assert torch.equal(y, v)
 
 
 def test_cut_is_by_position():
