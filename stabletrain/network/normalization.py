@@ -90,7 +90,7 @@ class LayerNorm(nn.LayerNorm, Norm):
         eps: Added to the variance, above 0 (torch's default).
 
     References:
-        Ba et al. 2016, Layer Normalization, eq. 3 and 4; of channels as in Wu and He 2018, eq. 5.
+        Ba et al. 2016, Layer Normalization, eq. 3 and 4; of channels as in Wu and He 2018, eq. 4.
     """
 
     def __init__(self, width: int, eps: float = 1e-5) -> None:
@@ -170,7 +170,7 @@ class InstanceNorm(nn.InstanceNorm1d, Norm):
         eps: Added to the variance, above 0 (torch's default).
 
     References:
-        Ulyanov et al. 2016, Instance Normalization: The Missing Ingredient for Fast Stylization, eq. 4.
+        Ulyanov et al. 2016, Instance Normalization: The Missing Ingredient for Fast Stylization, section 2.
     """
 
     needs_positions: ClassVar[bool] = True
