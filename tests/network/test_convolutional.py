@@ -235,7 +235,7 @@ def test_bfloat16(family):
     [
         (functools.partial(CNN, depth=0), "depth"),
         (functools.partial(ResNet, width=0), "width"),
-        (functools.partial(ResNet, order="psot"), "order"),
+        (functools.partial(ResNet, order="after"), "order"),
         (functools.partial(CNN, form="imgae"), "form"),
         (functools.partial(CNN, dropout=1.0), "dropout"),
         (functools.partial(ResNet, parts=Parts(residual=DenseResidual)), "residual"),
