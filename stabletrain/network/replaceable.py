@@ -45,6 +45,8 @@ _ACTIVATIONS = (
 )
 # transformers.activations, timm.layers.activations, timm.layers.activations_me: nothing but activations.
 _ACTIVATION_HOME = re.compile(r"(transformers|timm)\.(.+\.)?activations(_\w+)?")
+# BloomGelu, QuickGELU, HSwish: what others call so is one, unless it holds other modules (ConvBNReLU).
+_ACTIVATION_NAME = re.compile(r"(elu|relu6?|silu|swish|mish|sigmoid|tanh|softplus)$", re.IGNORECASE)
 _FUNCTIONS = {
     function
     for home in (torch, F)
@@ -60,10 +62,12 @@ _NORM_NAME = re.compile(r"(Layer|RMS)Norm(2d)?$")  # LlamaRMSNorm, T5LayerNorm; 
 
 
 def is_activation(module: nn.Module) -> bool:
-    """Whether `module` is an elementwise activation of torch, ours, of transformers or of timm."""
+    """Whether `module` is an elementwise activation: of torch or ours by class, of others by name."""
     if isinstance(module, _ACTIVATIONS):
         return True
-    return _ACTIVATION_HOME.fullmatch(type(module).__module__) is not None and not list(module.children())
+    kind = type(module)
+    is_called_so = _ACTIVATION_HOME.fullmatch(kind.__module__) or _ACTIVATION_NAME.search(kind.__name__)
+    return is_called_so is not None and next(module.children(), None) is None
 
 
 def is_activation_function(value: Any) -> bool:
@@ -92,7 +96,8 @@ def find_norm(module: Any, path: str) -> tuple[int, Layout] | None:
     if isinstance(module, nn.GroupNorm):
         return module.num_channels, own or "channels"
     named = _NORM_NAME.search(type(module).__name__)
-    layout = own or ("channels" if named and named[2] else "sequence")
+    has_channels_first = (named and named[2]) or getattr(module, "data_format", None) == "channels_first"  # ConvNeXt
+    layout = own or ("channels" if has_channels_first else "sequence")
     if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
         return _require_one_axis(tuple(module.normalized_shape), path), layout
     weight = getattr(module, "weight", None) if named and isinstance(module, nn.Module) else None

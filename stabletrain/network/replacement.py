@@ -106,7 +106,11 @@ def replace_norms_(model: nn.Module, norm: str | Callable[[int], nn.Module], **o
 
     def build(place: _Place) -> nn.Module:
         width, layout = sites[id(place.found)]
-        return build_step_norm(make, width) if id(place.found) in stepwise else build_norm(make, width, layout)
+        try:
+            return build_step_norm(make, width) if id(place.found) in stepwise else build_norm(make, width, layout)
+        except RequestError as error:
+            error.problem = f"{place.path or 'The model'}: {error.problem}"
+            raise
 
     model = _replace_(model, places, build, before=lambda: kind and reparametrize_(model, kind))
     refresh_fast_paths(model)

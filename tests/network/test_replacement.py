@@ -252,6 +252,29 @@ def test_a_function_that_many_layers_keep_becomes_a_module_for_each():
     assert len([n for n, _ in case.model.named_parameters() if "activation" in n]) == 2
 
 
+class BloomGelu(nn.Module):
+    """As in transformers: an activation of its own, outside the library's module of activations."""
+
+    def forward(self, x):
+        return F.gelu(x)
+
+
+class ConvBNReLU(nn.Sequential):
+    pass
+
+
+class GEGLU(nn.Module):
+    pass
+
+
+def test_activations_of_others_are_known_by_name():
+    assert is_activation(BloomGelu())
+    assert type(st.replace_activations_(nn.Sequential(BloomGelu()), "tanh")[0]) is nn.Tanh
+    block = ConvBNReLU(nn.Linear(2, 2), nn.ReLU())
+    assert not any(map(is_activation, (block, GEGLU(), nn.GLU(), nn.Softmax(-1), nn.Identity(), nn.Linear(1, 1))))
+    assert type(st.replace_activations_(block, "tanh")[1]) is nn.Tanh
+
+
 def test_functions_with_bound_arguments_and_what_is_none():
     assert is_activation_function(functools.partial(F.gelu, approximate="tanh"))
     assert is_activation_function(torch.tanh)
@@ -292,6 +315,12 @@ class LayerNorm2d(nn.LayerNorm):
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
+class ConvNextLayerNorm(nn.LayerNorm):
+    """As in ConvNeXt: both layouts, by an attribute."""
+
+    data_format = "channels_first"
+
+
 class T5LayerNorm(nn.Module):
     """As in transformers: no subclass of torch's."""
 
@@ -311,6 +340,7 @@ class T5LayerNorm(nn.Module):
         (nn.LayerNorm(6, elementwise_affine=False), 6, "sequence"),
         (nn.RMSNorm(6), 6, "sequence"),
         (LayerNorm2d(6), 6, "channels"),
+        (ConvNextLayerNorm(6), 6, "channels"),
         (T5LayerNorm(6), 6, "sequence"),
         (LayerNorm(6), 6, "vector"),
         (NoNorm(6), 6, "vector"),
@@ -424,7 +454,8 @@ def test_factories():
 
 def test_a_width_that_does_not_fit_changes_nothing():
     model = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 6), nn.LayerNorm(6))
-    refuse(lambda: st.replace_norms_(model, "group"), "num_groups")
+    error = refuse(lambda: st.replace_norms_(model, "group"), "num_groups")
+    assert str(error).startswith("2: num_groups")
     assert type(model[0]) is nn.LayerNorm
 
 
