@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from stabletrain.errors import RequestError
-from stabletrain.network import CNN, MLP, Parts, ResNet, Transformer
+from stabletrain.network import CNN, GRU, LSTM, MLP, RNN, Parts, ResNet, Transformer
 from stabletrain.network.residual import (
     AddResidual,
     DeepNormResidual,
@@ -171,3 +171,21 @@ def test_refuses_numbers_out_of_range(make, key):
     with pytest.raises(RequestError) as caught:
         make()
     assert caught.value.key == key
+
+
+class Counted(AddResidual):
+    """An additive join of one's own that hears how many there are."""
+
+    num_branches = None
+
+    def set_num_branches(self, num_branches):
+        self.num_branches = num_branches
+
+
+@pytest.mark.parametrize(
+    ("family", "depth", "expected"),
+    [(MLP, 4, 3), (CNN, 4, 3), (ResNet, 4, 4), (Transformer, 4, 8), (RNN, 4, 3), (LSTM, 4, 3), (GRU, 4, 3)],
+)
+def test_every_family_tells_its_joins_how_many_they_are(family, depth, expected):
+    model = family(3, 2, Parts(residual=Counted), depth=depth, width=8)
+    assert [m.num_branches for m in model.modules() if isinstance(m, Counted)] == [expected] * expected
