@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stabletrain.app.targets import expected_types, make, resolve_target
+from stabletrain.app.targets import call, expected_types, make, resolve_target
 from stabletrain.data import Data, wrap_dataset
 from stabletrain.errors import RequestError
 from stabletrain.training.foreign import LoadedData
@@ -48,7 +48,8 @@ def _kept(section: Mapping[str, Any], target: Any) -> dict[str, Any]:
 
 def _wrap(dataset: Dataset[Any], section: Mapping[str, Any]) -> Data:
     names = inspect.signature(wrap_dataset).parameters
-    return wrap_dataset(dataset, **{k: v for k, v in section.items() if k in SPLIT_SETTINGS and k in names})
+    settings = {k: v for k, v in section.items() if k in SPLIT_SETTINGS and k in names}
+    return call(wrap_dataset, "data", section, dataset, **settings)
 
 
 def accepted_forms(config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ def make(section: Mapping[str, Any], key: str, allow_targets: Sequence[str] = ()
     settings = {k: v for k, v in section.items() if not k.startswith("_")}
     _check_nested(settings, key, expected_types(group), allow_targets)
     bind(target, settings, key)
-    return partial(_call, _instantiate(section), key, section)
+    return partial(call, _instantiate(section, key), key, section)
 
 
 def resolve_target(name: Any, key: str, expected: tuple[type, ...], allow_targets: Sequence[str]) -> Any:
@@ -108,7 +108,8 @@ def _check_nested(value: Any, key: str, expected: tuple[type, ...], allow_target
 
     if isinstance(value, Mapping):
         if "_target_" in value:
-            resolve_target(value["_target_"], f"{key}._target_", (*expected, nn.Module), allow_targets)
+            target = resolve_target(value["_target_"], f"{key}._target_", (*expected, nn.Module), allow_targets)
+            bind(target, {k: v for k, v in value.items() if not k.startswith("_")}, key)
         for name, child in value.items():
             _check_nested(child, f"{key}.{name}", expected, allow_targets)
     elif isinstance(value, list):
@@ -177,13 +178,35 @@ def _type_words(hint: Any) -> str:
     return str(hint).replace("typing.", "")
 
 
-def _instantiate(section: Mapping[str, Any]) -> Callable[..., Any]:
+def _instantiate(section: Mapping[str, Any], key: str) -> Callable[..., Any]:
+    """Return the target with its settings bound; the sections inside are made at once."""
+    from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
-    return instantiate(section, _partial_=True, _convert_="all")
+    try:
+        return instantiate(section, _partial_=True, _convert_="all")
+    except InstantiationException as error:
+        inner = _inner_section(str(error), key)
+        cause = error.__cause__
+        if isinstance(cause, RequestError):
+            cause.key = f"{inner}.{cause.key}" if cause.key else inner
+            raise cause from error
+        raise RequestError(
+            f"{inner} cannot be made: {str(cause or error).strip().splitlines()[0]}",
+            key=inner,
+            found=section,
+            allowed="what its documentation says",
+        ) from error
 
 
-def _call(factory: Callable[..., Any], key: str, section: Mapping[str, Any], *args: Any, **objects: Any) -> Any:
+def _inner_section(message: str, key: str) -> str:
+    """Return the key of the section that Hydra could not make, which it names in its message's last line."""
+    last = message.strip().splitlines()[-1]
+    name = last.partition("full_key: ")[2].strip() if "full_key: " in last else ""
+    return f"{key}.{name}" if name else key
+
+
+def call(factory: Callable[..., Any], key: str, section: Mapping[str, Any], *args: Any, **objects: Any) -> Any:
     """Call the factory; say which section a complaint is about."""
     try:
         return factory(*args, **objects)

@@ -9,9 +9,9 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from stabletrain.errors import RequestError
 from stabletrain.network.blocks import find_weights, is_transposed_linear
-from stabletrain.network.foreign import FINDERS, find_named_branches, names_branches
+from stabletrain.network.foreign import FINDERS
 from stabletrain.network.init_base import Activation
-from stabletrain.network.residual import AddResidual, Branch
+from stabletrain.network.residual import AddResidual, Branch, find_branches, names_branches
 
 _ELEMENTWISE = (
     nn.ELU,
@@ -44,7 +44,7 @@ def find_all_branches(network: nn.Module) -> list[Branch]:
 
     Within `parametrized.writable_weights` the weights can be filled.
     """
-    found = find_named_branches(network)
+    found = find_branches(network)
     for module in network.modules():
         if not names_branches(module):
             paths = next((paths for finder in FINDERS if (paths := finder(module))), [])

@@ -6,7 +6,6 @@ weight as (out, in, …), or nothing if it does not know the module.
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable
 from typing import Any
@@ -14,22 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from stabletrain.network.blocks import is_transposed_linear, split_weight
-from stabletrain.network.residual import Branch
 
 Paths = list[tuple[Tensor, ...]]
-
-
-def names_branches(module: nn.Module) -> bool:
-    """Whether `module` has our method `branches()`, and not something of its own by that name (HRNet's list)."""
-    method = getattr(module, "branches", None)
-    return inspect.ismethod(method) and not inspect.signature(method).parameters
-
-
-def find_named_branches(network: nn.Module) -> list[Branch]:
-    """Return the additive branches that modules of `network` name in a method `branches`."""
-    owners: list[Any] = [module for module in network.modules() if names_branches(module)]
-    found = [branch for owner in owners for branch in owner.branches() if isinstance(branch, Branch)]
-    return [branch for branch in found if branch.residual.is_additive]
 
 
 def find_torch_layer(module: Any) -> Paths:

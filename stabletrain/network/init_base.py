@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from stabletrain.network.blocks import Block, find_biases, find_blocks
-from stabletrain.network.foreign import find_named_branches
 from stabletrain.network.meanfield import second_moment_gain
 from stabletrain.network.parametrized import writable_weights
+from stabletrain.network.residual import find_branches
 
 Activation = Callable[[Tensor], Tensor]
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
@@ -42,7 +42,7 @@ class Initialization(ABC):
         """
         with writable_weights(module):
             self.apply_(module, activation, inputs)
-            for branch in find_named_branches(module):
+            for branch in find_branches(module):
                 for weight in branch.weights if branch.residual.branch_gain != 1 else ():
                     weight.detach().mul_(branch.residual.branch_gain)  # Wang et al. 2022, figure 2
         return module

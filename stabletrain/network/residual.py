@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -71,9 +72,15 @@ class Branch:
 
 def find_branches(network: nn.Module) -> list[Branch]:
     """Return the additive branches of all modules in `network` that name theirs in a method `branches`."""
-    owners = [module for module in network.modules() if hasattr(module, "branches")]
-    found = [branch for owner in owners for branch in cast(Any, owner).branches()]
+    owners: list[Any] = [module for module in network.modules() if names_branches(module)]
+    found = [branch for owner in owners for branch in owner.branches() if isinstance(branch, Branch)]
     return [branch for branch in found if branch.residual.is_additive]
+
+
+def names_branches(module: nn.Module) -> bool:
+    """Whether a module has our method `branches()`, and not something of its own by that name (HRNet's list)."""
+    method = getattr(module, "branches", None)
+    return inspect.ismethod(method) and not inspect.signature(method).parameters
 
 
 def build_residual(

@@ -70,6 +70,10 @@ class Unrolled(nn.RNNBase, ABC):
             {f"l{layer}": build_residual(parts.residual, width) for layer in range(1, num_layers)}
         )
 
+    def _init_flat_weights(self) -> None:
+        """Keep no second list of the weights: to read one that is normalized by iteration is to iterate."""
+        self._flat_weights = [None] * len(self._flat_weights_names)
+
     @staticmethod
     @abstractmethod
     def norm_sizes(hidden_size: int) -> dict[str, int]:

@@ -71,6 +71,16 @@ def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
+def unscale_before_step_(optimizer: Optimizer) -> None:
+    """Have gradients unscaled before they are watched and clipped, also those of a fused optimizer.
+
+    Under a loss scaler a fused optimizer unscales inside its step, and Lightning leaves that to it: what comes between
+    would see gradients some 65,536 times too large.
+    """
+    if getattr(optimizer, "_step_supports_amp_scaling", False):
+        optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
+
+
 class ClipGradients(Callback):
     """Clips the gradients of a LightningModule that is not ours, with automatic optimization; see `ClipMeter`.
 
@@ -82,6 +92,11 @@ class ClipGradients(Callback):
 
     def __init__(self, clip: Clip) -> None:
         self.meter = ClipMeter(clip)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Have gradients unscaled before they are clipped."""
+        for optimizer in trainer.optimizers:
+            unscale_before_step_(optimizer)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer

@@ -14,7 +14,7 @@ from torchmetrics import Accuracy, MeanMetric, MeanSquaredError, Metric
 from stabletrain.errors import RequestError
 from stabletrain.gradient import Clip, NoClip
 from stabletrain.record import names
-from stabletrain.training.clipping import ClipMeter, parameters_of, stop_if_nonfinite
+from stabletrain.training.clipping import ClipMeter, parameters_of, stop_if_nonfinite, unscale_before_step_
 from stabletrain.training.parameter_groups import group_parameters
 from stabletrain.training.schedule import Constant, Schedule
 
@@ -144,6 +144,7 @@ class TrainingModule(pl.LightningModule):
         optimizer = self._optimizer([p for p in self.network.parameters() if p.requires_grad])
         if optimizer.defaults.get("weight_decay"):
             optimizer = self._optimizer(group_parameters(self.network))
+        unscale_before_step_(optimizer)
         total_steps = self.trainer.estimated_stepping_batches
         return self._schedule.attach(optimizer, total_steps=int(total_steps) if math.isfinite(total_steps) else -1)
 
