@@ -74,6 +74,10 @@ class Unrolled(nn.RNNBase, ABC):
         """Keep no second list of the weights: to read one that is normalized by iteration is to iterate."""
         self._flat_weights = [None] * len(self._flat_weights_names)
 
+    def _weights_have_changed(self) -> bool:
+        """Say that a list which is not kept is up to date; copying and pickling ask."""
+        return False
+
     @staticmethod
     @abstractmethod
     def norm_sizes(hidden_size: int) -> dict[str, int]:

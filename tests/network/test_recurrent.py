@@ -1,4 +1,6 @@
+import copy
 import functools
+import pickle
 
 import pytest
 import torch
@@ -6,7 +8,8 @@ from torch import nn
 
 from stabletrain.errors import RequestError
 from stabletrain.network import GRU, LSTM, RNN, Parts
-from stabletrain.network.normalization import BatchNorm, LayerNorm, NoNorm, RMSNorm
+from stabletrain.network.normalization import BatchNorm, LayerNorm, NoNorm, RMSNorm, SpectralNorm
+from stabletrain.network.reparametrization import reparametrize_
 from stabletrain.network.residual import AddResidual
 from stabletrain.network.step_norm import StepBatchNorm
 from stabletrain.network.unrolled import Unrolled
@@ -274,3 +277,34 @@ def test_unknown_outputs_are_refused(family):
     with pytest.raises(RequestError) as caught:
         family(3, 2, output="next")
     assert (caught.value.key, caught.value.closest) == ("output", "next_step")
+
+
+# --- copies ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("implementation", ["fused", "unrolled"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_copies_and_conversions_compute_the_same(family, implementation):
+    model = family(3, 2, depth=2, width=4, bidirectional=True, implementation=implementation)
+    x = torch.randn(2, 5, 3)
+    model(x).sum().backward()
+    expected = model(x)
+    assert torch.equal(copy.deepcopy(model)(x), expected)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(x), expected)
+    changed = copy.deepcopy(model)
+    for parameter in changed.parameters():
+        nn.init.zeros_(parameter)
+    assert changed(x).eq(0).all()
+    assert torch.equal(model(x), expected)
+    torch.testing.assert_close(copy.deepcopy(model).double()(x.double()).float(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_copies_and_conversions_do_not_iterate_a_spectral_norm():
+    model = reparametrize_(RNN(3, 2, Parts(norm=SpectralNorm), width=4), "spectral")
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    copied = copy.deepcopy(model).double().float()
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, buffers[name])
+        assert torch.equal(copied.get_buffer(name), buffers[name])
+    model(torch.randn(2, 5, 3))
+    assert any(not torch.equal(buffer, buffers[name]) for name, buffer in model.named_buffers())
