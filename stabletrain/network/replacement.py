@@ -199,6 +199,8 @@ def _settle(new: nn.Module, place: _Place, model: nn.Module) -> nn.Module:
 
 
 def _missing(model: nn.Module, part: str, allowed: str) -> RequestError:
+    if any(isinstance(m, nn.RNNBase) and not isinstance(m, Unrolled) for m in model.modules()):
+        allowed += "; ours with implementation=unrolled, since a fused recurrent kernel cannot be changed"
     return RequestError(
         f"The model has no {part} that could be replaced.",
         key="model",

@@ -474,7 +474,9 @@ def test_a_lazy_norm_is_refused():
 
 def test_fused_recurrent_layers_are_left_alone():
     model = RNN(3, 2, depth=1)
-    refuse(lambda: st.replace_activations_(model, "relu"), "model")
+    assert "implementation=unrolled" in refuse(lambda: st.replace_activations_(model, "relu"), "model").allowed
+    model = RNN(3, 2, depth=1, implementation="unrolled")
+    assert type(st.replace_activations_(model, "relu").rnn.activations["l0"]) is nn.ReLU
 
 
 def test_activations_of_timm():
