@@ -1,0 +1,315 @@
+"""Runs compositions of options: each builds, trains three steps, watches, saves and reloads, or is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import json
+import math
+import shutil
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from allpairspy import AllPairs
+from pytorch_lightning.callbacks import Callback
+
+from stabletrain.app.build_data import accepted_forms, build_data, examples_of
+from stabletrain.app.build_model import build_network
+from stabletrain.app.commands.diagnose import examine
+from stabletrain.app.compose import Composition, compose
+from stabletrain.app.console import Console
+from stabletrain.app.overrides import list_groups
+from stabletrain.app.prepare import prepare
+from stabletrain.errors import RequestError
+from stabletrain.record.folder import FINISHED, RunFolder
+from stabletrain.record.observe import snapshots_of
+from stabletrain.record.reader import load_record
+from stabletrain.training.run import execute
+
+HERE = Path(__file__).parent
+NUM_STEPS = 3
+FAMILIES = (
+    "mlp",
+    "rnn",
+    "lstm",
+    "gru",
+    "cnn",
+    "resnet",
+    "resnet_pre",
+    "densenet1d",
+    "transformer",
+    "transformer_post",
+    "custom",
+)
+GROUPS = (
+    "activation",
+    "init",
+    "norm",
+    "residual",
+    "clip",
+    "optimizer",
+    "schedule",
+    "data",
+    "trainer",
+    "logger",
+    "watch",
+    "doctor",
+)
+# Small enough to train three steps of in a moment; what an option needs in order to mean something.
+SIZES = {
+    "data=adding": {"num_steps": 12, "num_train": 64, "num_val": 32, "num_test": 16},
+    "data=temporal_order": {"num_steps": 12, "num_train": 64, "num_val": 32, "num_test": 16},
+    "data=copy": {"num_steps": 4, "num_train": 64, "num_val": 32, "num_test": 16},
+    "data=text": {"path": str(HERE / "matrix_text.txt"), "num_steps": 12},
+    "data=table": {"path": str(HERE.parent / "data" / "iris.csv"), "target": "species"},
+}
+OWN = {
+    "model": {"_target_": "matrix_parts.Net", "width": 16},
+    "data": {"_target_": "matrix_parts.Waves", "batch_size": 16},
+}
+SMALL = {"width": 16, "depth": 3}
+# Families that come in two kinds, by one setting of the model.
+VARIANTS = {"transformer_post": ("transformer", {"placement": "post"}), "resnet_pre": ("resnet", {"order": "pre"})}
+# What an option is tried with where the family's default would have it refused.
+SUPPORT = {
+    ("init", "depth_scaled"): {"residual": "add"},
+    ("init", "fixup"): {"residual": "add"},
+    ("residual", "deepnorm"): {"norm": "layer"},
+}
+
+
+@dataclass
+class Result:
+    """What became of one composition."""
+
+    choices: dict[str, str]
+    refusal: str | None = None
+    failure: str | None = None
+
+
+@dataclass
+class Tally:
+    """What became of a family."""
+
+    family: str
+    worked: list[dict[str, str]] = field(default_factory=list)
+    refused: list[Result] = field(default_factory=list)
+    failed: list[Result] = field(default_factory=list)
+    num_pairs: int = 0
+    num_pairs_worked: int = 0
+    refused_pairs: dict[tuple[tuple[str, str], tuple[str, str]], str] = field(default_factory=dict)
+    missing_pairs: list[tuple] = field(default_factory=list)
+
+    def reasons(self) -> list[tuple[str, int]]:
+        """Return why pairs were refused, and how many for each reason."""
+        return Counter(self.refused_pairs.values()).most_common()
+
+    def __str__(self) -> str:
+        """Give the counts in one line."""
+        reasons = Counter(r.refusal for r in self.refused)
+        return (
+            f"{self.family}: {len(self.worked) + len(self.refused) + len(self.failed)} compositions, "
+            f"{len(self.worked)} worked, {len(self.refused)} refused ({len(reasons)} reasons), "
+            f"{len(self.failed)} failed; "
+            f"{self.num_pairs} pairs, {self.num_pairs_worked} work, {len(self.refused_pairs)} refused with a reason, "
+            f"{len(self.missing_pairs)} unexplained"
+        )
+
+
+UNUSABLE = {"data": {"openml"}, "trainer": {"ddp_cpu"}}  # no network; two processes, in test_matrix_ddp
+
+
+@functools.cache
+def options(group: str) -> tuple[str, ...]:
+    """Return the options of a group that can be tried in one process without a network."""
+    return tuple(o for o in list_groups()[group] if o not in UNUSABLE.get(group, ()))
+
+
+@functools.cache
+def base() -> str:
+    """Return the default configuration, as JSON."""
+    return json.dumps(compose([]).config)
+
+
+@functools.cache
+def section(group: str, option: str) -> str:
+    """Return one group's section for an option, as JSON, from a real composition."""
+    if option == "custom":
+        return json.dumps(OWN[group])
+    option, changes = VARIANTS.get(option, (option, {}))
+    chosen = compose([f"{group}={option}"]).config[group]
+    if isinstance(chosen, dict):
+        chosen |= (SMALL if group == "model" else {}) | changes | SIZES.get(f"{group}={option}", {})
+    return json.dumps(chosen)
+
+
+@functools.cache
+def defaults(family: str) -> dict[str, str]:
+    """Return the options that a family takes where nothing else is chosen."""
+    if family == "custom":
+        return {**defaults("mlp"), "model": family}
+    choices = compose([f"model={VARIANTS.get(family, (family,))[0]}"]).choices
+    return {"model": family, **{group: choices[group] for group in GROUPS}, "trainer": "cpu", "logger": "none"}
+
+
+def compose_quickly(choices: dict[str, str], folder: Path) -> Composition:
+    """Return what `compose` would, from sections that were composed once."""
+    config = json.loads(base())
+    for group, option in choices.items():
+        config[group] = json.loads(section(group, option))
+    config["trainer"] |= {
+        "max_steps": NUM_STEPS,
+        "max_epochs": 1,
+        "limit_val_batches": 1,
+        "limit_test_batches": 1,
+        "log_every_n_steps": 1,
+    }
+    config["output_dir"] = str(folder)
+    for each in config["logger"].values():
+        if "save_dir" in each:
+            each["save_dir"] = str(folder)
+    return Composition(config, choices, (), None)
+
+
+class SilentConsole(Console):
+    """Says nothing."""
+
+    def print(self, text: str = "") -> None:
+        pass
+
+    def progress(self):
+        return Callback()
+
+
+def run_case(choices: dict[str, str], folder: Path) -> Result:
+    """Build, train, watch, save and reload one composition."""
+    result = Result(choices)
+    run = RunFolder(folder)
+    try:
+        _train(choices, run)
+    except RequestError as error:
+        is_explained = error.__cause__ is None or isinstance(error.__cause__, RequestError)
+        if is_explained or choices["trainer"] == "gpu":
+            result.refusal = error.problem
+        else:  # an exception in other words is no reason
+            result.failure = traceback.format_exc()
+    except Exception:
+        result.failure = traceback.format_exc()
+    shutil.rmtree(folder, ignore_errors=True)
+    return result
+
+
+def _train(choices: dict[str, str], run: RunFolder) -> None:
+    composition = compose_quickly(choices, run.path)
+    prepared = prepare(composition, run, SilentConsole())
+    run.path.mkdir(parents=True)
+    prepared.record.writer.write_info({"choices": choices})
+    outcome = execute(prepared.trainer, prepared.built.module, prepared.built.datamodule, run)
+    prepared.record.close()
+    if outcome.status != FINISHED:
+        raise outcome.error or AssertionError(outcome.status)
+    assert outcome.steps == NUM_STEPS
+    _require_watched(prepared, run, choices)
+    if choices["doctor"] != "off":
+        examine(run)
+    _require_same_after_reload(prepared, run)
+
+
+def _require_watched(prepared, run: RunFolder, choices: dict[str, str]) -> None:
+    record = load_record(run.path)
+    losses = record.scalars["train/loss"].values
+    assert len(losses) == NUM_STEPS, losses
+    assert all(map(math.isfinite, losses)), losses
+    num_parameters = sum(p.requires_grad for p in prepared.built.network.parameters())
+    watched = {s.layer for snapshot in snapshots_of(record)[:1] for s in snapshot.layers}
+    assert len(watched) == (0 if choices["watch"] == "off" else num_parameters), watched
+    for name in ("clip/norm_after", "clip/fraction", "gradient/norm/total"):
+        assert len(record.scalars[name].values) == NUM_STEPS
+
+
+def _require_same_after_reload(prepared, run: RunFolder) -> None:
+    config, data = prepared.composition.config, prepared.built.data
+    again = build_network(config, data, initialized=False)
+    saved = torch.load(run.checkpoints / "last.ckpt", weights_only=True)["state_dict"]
+    again.load_state_dict({k.removeprefix("network."): v for k, v in saved.items() if k.startswith("network.")})
+    inputs = examples_of(data, 4, "val")
+    with torch.no_grad():
+        assert torch.equal(again.eval()(inputs), prepared.built.network.eval()(inputs))
+
+
+def pairs_of(choices: dict[str, str]) -> set[tuple]:
+    """Return all pairs of options from two groups."""
+    return set(itertools.combinations(sorted(choices.items()), 2))
+
+
+def cover(family: str, folder: Path, say=lambda result: None) -> Tally:
+    """Try every pair of options from any two groups, each in a composition that works or is refused for that pair.
+
+    First every option alone; an option that is refused alone takes its pairs along. Then a covering array of the
+    others. A refused composition says nothing about the pairs in it that are not to blame: each of those is tried
+    again with the family's own defaults around it.
+    """
+    tally, known = Tally(family), defaults(family)
+    number = itertools.count()
+    reasons: dict[tuple[str, str], str] = {}
+
+    def attempt(changes: dict[str, str]) -> Result:
+        support = [SUPPORT.get(one, {}) for one in changes.items()] if len(changes) <= 2 else []
+        result = run_case(
+            known | dict(itertools.chain(*(s.items() for s in support))) | changes, folder / str(next(number))
+        )
+        bucket = tally.failed if result.failure else tally.refused if result.refusal else tally.worked
+        bucket.append(result.choices if bucket is tally.worked else result)
+        say(result)
+        return result
+
+    for group in GROUPS:
+        for option in options(group):
+            result = attempt({group: option})
+            if result.refusal:
+                reasons[group, option] = result.refusal
+    left = {g: [o for o in options(g) if (g, o) not in reasons] for g in GROUPS}
+    for row in AllPairs([left[g] for g in GROUPS]):
+        attempt(dict(zip(GROUPS, row, strict=True)))
+    wanted = {
+        tuple(sorted([(g, a), (h, b)]))
+        for g, h in itertools.combinations(GROUPS, 2)
+        for a in options(g)
+        for b in options(h)
+    }
+    tally.num_pairs = len(wanted)
+    covered = set().union(*map(pairs_of, tally.worked)) & wanted
+    for pair in sorted(wanted - covered):
+        blamed = next((reasons[one] for one in pair if one in reasons), None)
+        if blamed is None and pair not in covered:
+            result = attempt(dict(pair))
+            if not result.failure and not result.refusal:
+                covered |= pairs_of(result.choices) & wanted
+                continue
+            blamed = result.refusal
+        if blamed is not None:
+            tally.refused_pairs[pair] = blamed
+        elif pair not in covered:
+            tally.missing_pairs.append(pair)
+    tally.num_pairs_worked = len(covered)
+    return tally
+
+
+@contextlib.contextmanager
+def shared_data(monkeypatch) -> Iterator[None]:
+    """Build each data set once: what a composition changes is everything around it."""
+    made: dict[str, object] = {}
+
+    def build_once(config):
+        key = json.dumps([config["data"], accepted_forms(config)], sort_keys=True)
+        if key not in made:
+            made[key] = build_data(config)
+        return made[key]
+
+    monkeypatch.setattr("stabletrain.app.build.build_data", build_once)
+    yield
