@@ -276,7 +276,14 @@ def test_a_class_of_ones_own_in_the_current_folder(here):
         "    def forward(self, x):\n"
         "        return self.net(x)\n"
     )
-    words = ["model._target_=mynet.Net", "~model.depth", "~model.width", "~model.dropout", "+model.hidden=5"]
+    words = [
+        "model._target_=mynet.Net",
+        "~model.depth",
+        "~model.width",
+        "~model.dropout",
+        "~model.stochastic_depth",
+        "+model.hidden=5",
+    ]
     process = spawn(here, *words, "trainer=debug", "logger=none", "output_dir=mine")
     out, _ = process.communicate(timeout=90)
     assert process.returncode == 0, out
