@@ -161,7 +161,7 @@ def test_what_fits_is_described_and_nothing_is_written(here, capsys, words, show
         ("loss.label_smoothing=1", "loss.label_smoothing", "1.0"),
         ("loss.label_smoothing=0.1 model=lstm data=adding", "loss.label_smoothing", "0.1"),
         ("model=custom", "model._target_", "nothing"),
-        ("model=custom model._target_=own_parts.Net model.hiden=3", "model.hiden", "3"),
+        ("model=custom model._target_=own_parts.Net model.hiddden=3", "model.hiddden", "3"),
         ("model=custom model._target_=own_parts.Net model.hidden=x", "model.hidden", "x"),
         ("model=custom model._target_=own_parts.Net norm=batch", "norm", "BatchNorm"),
         ("model=custom model._target_=own_parts.Net residual=add", "residual", "AddResidual"),

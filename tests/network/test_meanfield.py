@@ -75,7 +75,9 @@ CRITICAL = [
 ]
 
 
-@pytest.mark.parametrize(("activation", "weights", "biases"), CRITICAL, ids=lambda value: getattr(value, "__name__", str(value)))
+@pytest.mark.parametrize(
+    ("activation", "weights", "biases"), CRITICAL, ids=lambda value: getattr(value, "__name__", str(value))
+)
 def test_critical_points(activation, weights, biases):
     found = find_critical(activation)
     assert found.weight_variance == pytest.approx(weights, abs=1e-6)
