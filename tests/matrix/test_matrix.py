@@ -6,11 +6,19 @@ Minutes, not seconds: `python -m pytest -m matrix -n 2 -rP`, which `.ci/run` cal
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import matrix
 import pytest
 import torch
+
+from stabletrain.record.reader import load_record
+
+ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.matrix
 
@@ -41,3 +49,26 @@ def test_a_composition_that_breaks_is_no_refusal(tmp_path, monkeypatch):
     assert matrix.run_case(matrix.defaults("mlp"), tmp_path / "whole").failure is None
     monkeypatch.setattr("stabletrain.training.callbacks.GradientWatch._measure", lambda *args, **kwargs: None)
     assert "AssertionError" in matrix.run_case(matrix.defaults("mlp"), tmp_path / "unwatched").failure
+
+
+@pytest.mark.parametrize("family", ["mlp", "rnn", "lstm", "gru", "cnn", "resnet", "densenet1d", "transformer"])
+def test_every_family_trains_in_two_processes(family, tmp_path):
+    """`trainer=ddp_cpu` starts a second process of the command, so that it stands outside the array."""
+    words = [
+        f"model={family}",
+        "clip=zscore",
+        "trainer=ddp_cpu",
+        "trainer.max_epochs=1",
+        "logger=none",
+        "trainer.log_every_n_steps=1",
+    ]
+    words += ["+trainer.limit_train_batches=3", "watch=every_step", "output_dir=run"]
+    command = [sys.executable, "-m", "stabletrain", *words]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=180
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = load_record(tmp_path / "run")
+    assert len(record.scalars["clip/norm_after"].values) == 3
+    assert all(sorted(steps) == [0, 1, 2] for steps in record.histograms.values())
