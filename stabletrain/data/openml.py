@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from stabletrain.data.base import MAX_SEED, require_count, resolve_form
@@ -75,6 +76,7 @@ class OpenML(Tabular):
         form = _resolve_form(form, image_shape)
         self._dataset = f"{dataset} (version {version})"
         table, target = fetch(dataset, version, target)
+        _require_features(table, self._dataset)
         if image_shape is not None:
             _require_pixels(image_shape, table.shape[1] - 1)
         with _blame_dataset():
@@ -188,11 +190,23 @@ def _resolve_form(form: str, image_shape: list[int] | None) -> str:
     return form
 
 
-def _require_pixels(shape: list[int], num_features: int) -> None:
-    if len(shape) != 3 or min(shape) < 1 or math.prod(shape) != num_features:
+def _require_features(table: pd.DataFrame, dataset: str) -> None:
+    if table.empty or table.shape[1] < 2:
+        raise RequestError(
+            "The data set has no rows, or no column to predict from.",
+            key="dataset",
+            found=f"{dataset}: {len(table)} rows, {table.shape[1]} columns",
+            allowed="rows, and one column or more beside the target",
+        )
+
+
+def _require_pixels(shape: Any, num_features: int) -> None:
+    is_list = isinstance(shape, Sequence) and not isinstance(shape, str)
+    are_counts = is_list and all(isinstance(size, Integral) and int(size) >= 1 for size in shape)
+    if not are_counts or len(shape) != 3 or math.prod(shape) != num_features:
         raise RequestError(
             "A row does not fill an image of this shape.",
             key="image_shape",
-            found=list(shape),
+            found=list(shape) if is_list else shape,
             allowed=f"channels, height and width with a product of {num_features}",
         )

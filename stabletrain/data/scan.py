@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, cast
 
 import numpy as np
@@ -18,6 +19,12 @@ from stabletrain.data.lazy import MAX_SCANNED
 from stabletrain.errors import RequestError
 
 FORMS = {1: "vector", 2: "sequence", 3: "image"}  # by the number of axes of one input
+WIDER = {  # what neither numpy nor torch's comparisons know, as what holds it
+    torch.bfloat16: torch.float32,
+    torch.uint16: torch.int64,
+    torch.uint32: torch.int64,
+    torch.uint64: torch.int64,
+}
 
 
 @dataclass(frozen=True)
@@ -71,11 +78,17 @@ def scan(dataset: Dataset[Any], task: str) -> Scan:
 
 
 def to_tensor(value: Any) -> Tensor:
-    """Return a number, an array or a tensor as a tensor; raise TypeError for anything else, and for PIL's images."""
+    """Return a number, an array or a tensor as a dense tensor; raise TypeError for anything else.
+
+    Images of PIL and complex numbers are refused too: a network reads neither.
+    """
     if type(value).__module__.startswith("PIL."):  # height, width, channels, where networks take channels first
         raise TypeError("a PIL image")
     tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
-    return tensor.detach().cpu()
+    if tensor.is_complex():
+        raise TypeError("complex numbers")
+    tensor = tensor.detach().cpu() if tensor.layout == torch.strided else tensor.detach().cpu().to_dense()
+    return tensor.to(WIDER.get(tensor.dtype, tensor.dtype))
 
 
 def refuse(what: str, found: Any, allowed: str = "pairs (x, y) of equal shapes") -> RequestError:
@@ -85,9 +98,12 @@ def refuse(what: str, found: Any, allowed: str = "pairs (x, y) of equal shapes")
 
 def _count(dataset: Dataset[Any]) -> int:
     name = type(dataset).__name__
-    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+    try:
+        count = len(cast(Sized, dataset)) if hasattr(dataset, "__getitem__") else None
+    except TypeError:  # what a stream's length raises, by torch's advice
+        count = None
+    if count is None:
         raise refuse("cannot be split", f"{name} without a length", "a map-style Dataset, or a LightningDataModule")
-    count = len(cast(Sized, dataset))
     if count == 0:
         raise refuse("is empty", "0 examples", "1 example or more in each split")
     return count
@@ -103,7 +119,7 @@ def _read(dataset: Dataset[Any], rows: np.ndarray) -> tuple[Tensor, Tensor, byte
         targets.append(y)
         _require_same_shape("inputs", row, x, first)
         _require_same_shape("targets", row, y, targets[0])
-        if not (torch.isfinite(x).all() and torch.isfinite(y).all()):
+        if not (torch.isfinite(x.to(torch.float32)).all() and torch.isfinite(y).all()):
             failing.append(row)
         hasher.update(x.contiguous().numpy().tobytes() + y.contiguous().numpy().tobytes())
     assert first is not None
@@ -138,7 +154,7 @@ def _require_same_shape(what: str, row: int, one: Tensor, first: Tensor) -> None
 def _require_finite(failing: list[int], num_read: int) -> None:
     if failing:
         found = f"NaN or Inf in {len(failing)} of {num_read} examples, the first at index {failing[0]}"
-        raise refuse("gives numbers that are not finite", found, "finite numbers")
+        raise refuse("gives numbers that are not finite", found, "finite numbers, within float32")
 
 
 def _resolve_task(task: str, target: Tensor) -> Task:
@@ -188,13 +204,16 @@ def _count_classes(dataset: Any, labels: np.ndarray, *, is_strict: bool) -> int:
     said = getattr(dataset, "num_classes", None)
     if said is None and isinstance(getattr(dataset, "classes", None), list | tuple):
         said = len(dataset.classes)
+    said = int(said) if isinstance(said, Integral) else None
     present, highest = np.unique(labels), int(labels.max())
-    if isinstance(said, int) and highest >= said:
+    if said is not None and highest >= said:
         raise refuse("gives labels beyond its own classes", f"label {highest} of {said} classes", f"0 to {said - 1}")
     if len(present) < 2:
         raise refuse("gives a single class: there is nothing to learn", f"class {highest} always", "two or more")
-    if is_strict and not isinstance(said, int) and len(present) <= highest:
+    if said is not None:
+        return said
+    if len(present) <= highest and (is_strict or highest >= labels.size):  # the rest may fill some gaps, not such
         missing = int(np.setdiff1d(np.arange(len(present) + 1), present)[0])
         found = f"{len(present)} labels from {present[0]} to {highest}, without {missing}"
         raise refuse("gives labels with gaps", found, f"0 to {len(present) - 1}; or a Dataset with `num_classes`")
-    return said if isinstance(said, int) else highest + 1
+    return highest + 1

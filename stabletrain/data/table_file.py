@@ -55,7 +55,7 @@ def require_table_path(path: str | None) -> Path:
     if path is None or not str(path).strip():
         found = "null" if path is None else ""
         raise _wrong_file("The table has no path.", found, ALLOWED, _closest_file(Path(".")))
-    file = Path(path).expanduser()
+    file = Path(str(path)).expanduser()  # a name of digits alone is a number in YAML
     if file.is_dir():
         raise _wrong_file("The path is a folder.", path, ALLOWED, _closest_file(file))
     if not file.exists():

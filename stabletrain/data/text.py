@@ -114,7 +114,7 @@ class Text(Data):
         form = resolve_form(form, self.forms)
         self.per_step = form == "sequence"
         text = read_text(path, max_characters)
-        self._origin = "Python's own documentation (pydoc_data.topics)" if path is None else Path(path).name
+        self._origin = "Python's own documentation (pydoc_data.topics)" if path is None else Path(str(path)).name
         self.characters, codes = encode(text)
         train, val, test = (
             Windows(part, num_steps, stride, len(self.characters), form)
@@ -139,7 +139,7 @@ def read_text(path: str | None, max_characters: int | None = None) -> str:
         from pydoc_data.topics import topics
 
         return "\n".join(topics[name] for name in sorted(topics))[: None if limit < 0 else limit]
-    file = Path(path).expanduser()
+    file = Path(str(path)).expanduser()  # a name of digits alone is a number in YAML
     if not file.is_file():
         found = f"{path} (a folder)" if file.is_dir() else path
         raise RequestError("There is no such text.", key="path", found=found, allowed="a text file, or null")

@@ -74,6 +74,24 @@ def test_facts_follow_from_the_examples(pair, facts):
     assert "test_dataset" in data.source
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.uint8, torch.int64])
+@pytest.mark.parametrize("label", [torch.uint8, torch.uint16, torch.uint64, torch.int32, torch.bool])
+def test_types_of_numbers_do_not_matter(dtype, label):
+    x = torch.arange(120).reshape(40, 3)
+    data = wrap_dataset(TensorDataset(x.to(dtype), (torch.arange(40) % 2).to(label)), batch_size=4)
+    assert (data.task, data.num_outputs) == ("classification", 2)
+    for inputs, y in data.train:
+        assert torch.equal(inputs, x[inputs[0].int() // 3].float())
+        assert y == inputs[0].int() // 3 % 2
+
+
+def test_regression_targets_in_half_precision_and_sparse_inputs():
+    y = torch.arange(40).bfloat16()
+    data = wrap_dataset(TensorDataset(torch.eye(40).to_sparse(), y), batch_size=4)
+    assert data.task == "regression"
+    assert [int(x.argmax()) for x, _ in data.test] == [int(value) for _, value in data.test]
+
+
 @pytest.mark.parametrize(("task", "dtype"), [("regression", torch.float32), ("classification", torch.int64)])
 def test_task_decides_where_the_type_does_not(task, dtype):
     whole = wrap_dataset(Pairs(100, lambda i: (X[i], i % 4)), task=task)
@@ -139,7 +157,7 @@ def test_labels_of_a_large_set_come_from_its_own_list_if_that_agrees(few):
     assert wrap_dataset(lying).num_outputs == 2
 
 
-@pytest.mark.parametrize("attributes", [{"num_classes": 7}, {"classes": list("abcdefg")}])
+@pytest.mark.parametrize("attributes", [{"num_classes": 7}, {"num_classes": np.int64(7)}, {"classes": list("abcdefg")}])
 def test_a_dataset_may_name_its_number_of_classes(attributes):
     dataset = Pairs(100, lambda i: (X[i], 2 * (i % 2)), **attributes)  # 0 and 2 of 0 to 6
     assert wrap_dataset(dataset).num_outputs == 7
@@ -176,6 +194,9 @@ def put(value):
         (Pairs(50, lambda i: (X[i], -(i % 2))), "no class", "-1 at index 1"),
         (Pairs(50, lambda i: (X[i], 1 + i % 3)), "with gaps", "3 labels from 1 to 3, without 0"),
         (Pairs(50, lambda i: (X[i], [0, 1, 5][i % 3])), "with gaps", "without 2"),
+        (Pairs(50, lambda i: (X[i].reshape(3, 2), [0, 0, 10**9])), "with gaps", "2 labels from 0 to 1000000000"),
+        (spoiled(42, put(1e300)), "not finite", "1 of 100 examples, the first at index 42"),
+        (Pairs(50, lambda i: (X[i] * 1j, i % 2)), "no number", "ndarray and int at index 0"),
         (Pairs(50, lambda i: ("text", 1)), "no number", "str and int at index 0"),
         (Pairs(50, lambda i: (X[i], "cat")), "no number", "ndarray and str"),
         (Pairs(50, lambda i: (X[i], None)), "no number", "NoneType"),
@@ -200,12 +221,27 @@ def test_refuses_half_labels():
     assert (error.found, "no class" in error.problem) == ("0.5 at index 0", True)
 
 
+class Endless(Dataset):
+    """With examples, and a length that is not known."""
+
+    def __getitem__(self, index):
+        return X[index], index % 2
+
+    def __len__(self):
+        raise TypeError("endless")
+
+
 def test_refuses_a_stream():
     class Stream(IterableDataset):
         def __iter__(self):
             return iter([(torch.zeros(2), 0)])
 
-    assert "cannot be split" in refusal(Stream()).problem
+    class Sized(Stream):
+        def __len__(self):
+            raise TypeError
+
+    for dataset in (Stream(), Sized(), TensorDataset, Endless()):
+        assert "cannot be split" in refusal(dataset).problem
 
 
 @pytest.mark.parametrize(

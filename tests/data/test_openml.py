@@ -112,7 +112,9 @@ def test_columns_of_a_table_are_standardised_one_by_one(answer):
     assert torch.allclose(x[:, 1:].square().mean(dim=0), torch.ones(11), atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [[12], [1, 3, 5], [3, 2, 2, 1], [-1, -3, 4], [0, 3, 4], []])
+@pytest.mark.parametrize(
+    "shape", [[12], [1, 3, 5], [3, 2, 2, 1], [-1, -3, 4], [0, 3, 4], [], [1, 1.5, 8], ["1", "3", "4"], "1,3,4", 12]
+)
 def test_refuses_shapes_that_a_row_does_not_fill(answer, shape):
     answer(images())
     error = refusal(dataset="made", image_shape=shape)
@@ -125,6 +127,14 @@ def test_refuses_images_without_a_shape_and_shapes_of_text(answer):
     assert refusal(dataset="made", form="image").key == "image_shape"
     assert calls == [], "before anything is fetched"
     assert refusal(dataset="made", image_shape=[1, 1, 2]).key == "image_shape"
+
+
+@pytest.mark.parametrize("frame", [mixed().iloc[:0], mixed()[["kind"]]], ids=["rows", "columns"])
+def test_refuses_data_without_rows_or_features(answer, frame):
+    answer(frame)
+    error = refusal(dataset="made")
+    assert error.key == "dataset"
+    assert f"{len(frame)} rows, {frame.shape[1]} columns" in error.found
 
 
 @pytest.mark.parametrize("name", [None, "", "  "])

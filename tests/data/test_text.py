@@ -113,6 +113,12 @@ def test_line_ends_and_a_byte_order_mark_are_no_characters(tmp_path):
     assert read_text(write(tmp_path, b"\xef\xbb\xbfone\r\ntwo")) == "one\ntwo"
 
 
+def test_a_file_named_by_digits(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "1984").write_text("abc" * 100)
+    assert Text(1984, num_steps=5).source.startswith("Characters of 1984: 3 different ones")
+
+
 @pytest.mark.parametrize("path", ["missing.txt", "."])
 def test_refuses_what_is_no_file(tmp_path, path):
     error = refusal(path=str(tmp_path / path))

@@ -21,6 +21,8 @@ CHROMIUM_ARGUMENTS = [
     "--no-first-run",
 ]
 
+START_TIMEOUT_S = 150  # a machine that does much else at once takes a minute to import MLflow
+
 
 def find_free_port() -> int:
     with socket.socket() as probe:
@@ -52,21 +54,25 @@ def servers(folder):
             str(folder / "served"),
         ]
         environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd=folder,
-        )
+        said = folder / f"server_{len(started)}.txt"
+        with said.open("w") as out:
+            process = subprocess.Popen(
+                command, env=environment, start_new_session=True, stdout=out, stderr=subprocess.STDOUT, cwd=folder
+            )
         started.append(process)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + START_TIMEOUT_S
+        answer = None
         while time.monotonic() < deadline and process.poll() is None:
-            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                return process
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                    return process
+            except OSError as error:
+                answer = error
             time.sleep(0.2)
-        raise AssertionError("the server did not come up")
+        raise AssertionError(
+            f"the server did not come up: exit code {process.poll()}, last answer {answer!r}, and it said\n"
+            + said.read_text()[-4000:]
+        )
 
     try:
         yield start
