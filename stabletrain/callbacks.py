@@ -1,3 +1,3 @@
 """Callbacks for any `pytorch_lightning.Trainer`."""
 
-from stabletrain.training.callbacks import GradientWatch as GradientWatch
+from stabletrain.training.watch import GradientWatch as GradientWatch

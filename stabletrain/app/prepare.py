@@ -24,10 +24,11 @@ from stabletrain.errors import RequestError
 from stabletrain.record.folder import RunFolder
 from stabletrain.tracking.store import resolve_tracking_uri
 from stabletrain.training import TrainingModule
-from stabletrain.training.callbacks import GradientWatch, SystemWatch
+from stabletrain.training.callbacks import SystemWatch
 from stabletrain.training.checkpoint import ManifestCheckpointIO, checkpoint_callbacks
 from stabletrain.training.loggers import RecordLogger
 from stabletrain.training.lr_finder import FoundRate, find_lr
+from stabletrain.training.watch import GradientWatch
 
 TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
@@ -74,7 +75,7 @@ def prepare(composition: Composition, folder: RunFolder, console: Console) -> Pr
     config = composition.config
     loggers = build_loggers(config)
     record = RecordLogger(folder.events)
-    watch = GradientWatch(config["watch"]["statistics_every"], config["watch"]["histograms_every"])
+    watch = GradientWatch(**config["watch"])
     trainer = build_trainer(
         config,
         logger=[record, *loggers.values()],

@@ -11,6 +11,7 @@ from omegaconf import MISSING
 
 from stabletrain.errors import RequestError, require_choice, require_range
 
+SIGNALS = ("gradient", "delta", "activation", "weight", "update", "moment", "clip")  # as in signal/snapshot
 GROUPS = (
     "model",
     "activation",
@@ -31,12 +32,20 @@ GROUPS = (
 
 @dataclass
 class WatchSettings:
-    """How often to look at the gradients."""
+    """What to look at, and how often."""
 
     statistics_every: int = 10
     """Steps between two measurements of every layer; 0 for never."""
     histograms_every: int = 50
     """Steps between two histograms of every layer; 0 for never."""
+    points_per_decade: int = 0
+    """If above 0, looks come this often in each tenfold of the steps, close together at first and far apart later."""
+    signals: list[str] = field(default_factory=lambda: ["gradient"])
+    """What to measure: gradient and any of delta, activation, weight, update, moment, clip."""
+    signals_every: int = 50
+    """Steps between two measurements of the signals beside the gradient; 0 for never."""
+    time_every: int = 0
+    """Steps between two measurements of the gradient through time of recurrent layers; 0 for never."""
 
 
 @dataclass
@@ -117,8 +126,10 @@ def check_ranges(config: Mapping[str, Any]) -> None:
     """
     require_range("seed", config["seed"], 0, 2**32 - 1)
     require_range("loss.label_smoothing", config["loss"]["label_smoothing"], 0.0, 1.0, open_maximum=True)
-    for key in ("statistics_every", "histograms_every"):
+    for key in ("statistics_every", "histograms_every", "points_per_decade", "signals_every", "time_every"):
         require_range(f"watch.{key}", config["watch"][key], 0)
+    for signal in config["watch"]["signals"]:
+        require_choice("watch.signals", signal, SIGNALS)
     for key in ("mlflow_port", "tensorboard_port"):
         require_range(f"ui.{key}", config["ui"][key], 1, 65535)
     if config["doctor"]["fail_on"] is not None:

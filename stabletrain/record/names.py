@@ -7,6 +7,14 @@ NORM_TOTAL = "gradient/norm/total"  # before clipping
 NORM_AFTER = "clip/norm_after"
 CLIP_FRACTION = "clip/fraction"  # share of steps clipped so far
 
+RMS, NONFINITE, HISTOGRAM = "rms", "nonfinite", "histogram"  # of every signal, see signal/snapshot
+QUANTILES = {"p05": 0.05, "p50": 0.5, "p95": 0.95}  # of |g|, with each histogram
+UPDATE_RATIO = "update/ratio"  # ‖ΔW‖/‖W‖
+TIME_NORM = "time/norm"  # vectors: ‖∂L/∂h_t‖ for each t
+TIME_SURFACE = "time/surface"
+UPDATE_RATIOS = "update/ratios"
+CLIPPING = "clip/before_after"
+
 GRADIENT_RMS = "gradient/rms"
 GRADIENT_NONFINITE = "gradient/nonfinite"
 GRADIENT_HISTOGRAM = "gradient/histogram"
@@ -14,6 +22,11 @@ HEATMAP = "gradient/heatmap"
 RIDGES = "gradient/ridges"
 
 RUN_INFO = "run/info"
+
+
+def of_signal(signal: str, statistic: str) -> str:
+    """Return `<signal>/<statistic>`."""
+    return f"{signal}/{statistic}"
 
 
 def of_layer(statistic: str, layer: str) -> str:

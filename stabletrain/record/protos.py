@@ -13,3 +13,4 @@ SummaryMetadata: Any = summary_pb2.SummaryMetadata
 TensorProto: Any = tensor_pb2.TensorProto
 TensorShapeProto: Any = tensor_shape_pb2.TensorShapeProto
 DT_STRING: int = types_pb2.DT_STRING
+DT_FLOAT: int = types_pb2.DT_FLOAT

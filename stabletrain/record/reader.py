@@ -15,6 +15,7 @@ from stabletrain.record import names
 from stabletrain.record.protos import Event
 from stabletrain.record.writer import masked_crc
 from stabletrain.signal.histogram import LOG10_2, NONFINITE_BIN, NUM_BINS, ZERO_BIN, Histogram
+from stabletrain.signal.snapshot import GRADIENT, SIGNALS
 
 Position = dict[str, int]  # bytes read so far, by file name
 
@@ -31,12 +32,23 @@ class Scalar:
 
 @dataclass(frozen=True)
 class LayerHistogram:
-    """One layer's histogram of one step."""
+    """One layer's histogram of one step; of another signal than the gradient if that is named."""
 
     layer: str
     step: int
     time_s: float
     histogram: Histogram
+    signal: str = GRADIENT
+
+
+@dataclass(frozen=True, eq=False)
+class Vector:
+    """An array of one axis of one step, such as a norm for each time step."""
+
+    name: str
+    step: int
+    time_s: float
+    values: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,7 @@ class Info:
     info: dict[str, Any]
 
 
-Entry = Scalar | LayerHistogram | Info
+Entry = Scalar | LayerHistogram | Vector | Info
 
 
 def event_files(folder: Path) -> list[Path]:
@@ -99,16 +111,21 @@ def _decode(event: Any, value: Any) -> Entry | None:
     kind = value.WhichOneof("value")
     if kind == "simple_value":
         return Scalar(value.tag, event.step, event.wall_time, value.simple_value)
-    layer = names.layer_of(value.tag, names.GRADIENT_HISTOGRAM)
-    if kind == "histo" and layer is not None:
-        return LayerHistogram(layer, event.step, event.wall_time, decode_histogram(value.histo))
+    if kind == "histo":
+        signal, _, rest = value.tag.partition("/")
+        layer = names.layer_of(rest, names.HISTOGRAM)
+        if layer is None or signal not in SIGNALS:
+            return None
+        return LayerHistogram(layer, event.step, event.wall_time, decode_histogram(value.histo), signal)
     if kind == "tensor" and value.tag == names.RUN_INFO:
         return Info(event.wall_time, json.loads(value.tensor.string_val[0]))
+    if kind == "tensor" and value.tag.startswith(f"{names.TIME_NORM}/"):
+        return Vector(value.tag, event.step, event.wall_time, np.frombuffer(value.tensor.tensor_content, "<f4"))
     return None
 
 
 def decode_histogram(proto: Any) -> Histogram:
-    """Return the histogram that `encode_histogram` wrote."""
+    """Return the histogram that `encoding.Histograms` wrote; signs are not in it."""
     counts = np.zeros(NUM_BINS, dtype=np.int64)
     low = round(proto.bucket_limit[0] / LOG10_2) + 127
     buckets = np.array(proto.bucket, dtype=np.int64)
@@ -131,12 +148,16 @@ class Record:
 
     Attributes:
         scalars: Series by name, in the order of first appearance.
-        histograms: For each layer, histograms by step (rising).
+        histograms: For each layer, histograms of its gradient by step (rising).
+        other_histograms: The same for the other signals, by signal.
+        vectors: For each name, arrays by step (rising).
         info: What the run is.
     """
 
     scalars: dict[str, Series] = field(default_factory=dict)
     histograms: dict[str, dict[int, Histogram]] = field(default_factory=dict)
+    other_histograms: dict[str, dict[str, dict[int, Histogram]]] = field(default_factory=dict)
+    vectors: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -146,9 +167,13 @@ class Record:
         return sorted({layer for layer in found if layer} | set(self.histograms))
 
     def of_layers(self, statistic: str) -> dict[str, Series]:
-        """Return the series `<statistic>/<layer>` by layer, in forward order."""
-        found = {layer: self.scalars.get(names.of_layer(statistic, layer)) for layer in self.layers}
-        return {layer: series for layer, series in found.items() if series is not None}
+        """Return the series `<signal>/<statistic>/<layer>` by layer, in forward order, of any signal."""
+        found = {names.layer_of(name, statistic): series for name, series in self.scalars.items()}
+        return {layer: series for layer, series in sorted((k, v) for k, v in found.items() if k is not None)}
+
+    def histograms_of(self, signal: str) -> dict[str, dict[int, Histogram]]:
+        """Return the histograms of a signal by layer and step."""
+        return self.histograms if signal == GRADIENT else self.other_histograms.get(signal, {})
 
 
 def load_record(run_dir: Path | str) -> Record:
@@ -159,11 +184,23 @@ def load_record(run_dir: Path | str) -> Record:
         if isinstance(entry, Scalar):
             scalars.setdefault(entry.name, {})[entry.step] = entry.value
         elif isinstance(entry, LayerHistogram):
-            record.histograms.setdefault(entry.layer, {})[entry.step] = entry.histogram
+            if entry.signal == GRADIENT:
+                by_layer = record.histograms
+            else:
+                by_layer = record.other_histograms.setdefault(entry.signal, {})
+            by_layer.setdefault(entry.layer, {})[entry.step] = entry.histogram
+        elif isinstance(entry, Vector):
+            record.vectors.setdefault(entry.name, {})[entry.step] = entry.values
         else:
             record.info = entry.info
     for name, by_step in scalars.items():
         steps = sorted(by_step)
         record.scalars[name] = Series(steps, [by_step[s] for s in steps])
-    record.histograms = {k: dict(sorted(v.items())) for k, v in record.histograms.items()}
+    record.histograms = _by_step(record.histograms)
+    record.other_histograms = {signal: _by_step(found) for signal, found in record.other_histograms.items()}
+    record.vectors = _by_step(record.vectors)
     return record
+
+
+def _by_step(found: dict[str, dict[int, Any]]) -> dict[str, dict[int, Any]]:
+    return {key: dict(sorted(by_step.items())) for key, by_step in found.items()}

@@ -16,19 +16,20 @@ import google_crc32c
 import numpy as np
 
 from stabletrain.record import names
+from stabletrain.record.encoding import FLOAT32_MAX, encode_event
 from stabletrain.record.protos import (
+    DT_FLOAT,
     DT_STRING,
     Event,
-    HistogramProto,
     Summary,
     SummaryMetadata,
     TensorProto,
     TensorShapeProto,
 )
-from stabletrain.signal.histogram import NONFINITE_BIN, Histogram, log10_edge
+from stabletrain.record.snapshots import Snapshots
 from stabletrain.signal.snapshot import Snapshot
 
-FLOAT32_MAX = float(np.finfo(np.float32).max)  # what an event keeps of a scalar
+PLUGIN = "stabletrain"  # TensorBoard's pages leave alone what belongs to a plugin they do not have
 
 
 class RecordWriter:
@@ -49,7 +50,8 @@ class RecordWriter:
         name = f"events.out.tfevents.{time.time_ns() / 1e9:020.9f}.{socket.gethostname()}.{os.getpid()}"
         self.path = folder / name
         self._descriptor: int | None = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        self._append(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        self._snapshots = Snapshots()
+        self._append(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Append finite scalars of one step."""
@@ -57,18 +59,21 @@ class RecordWriter:
         self._append_values(step, values)
 
     def write_snapshot(self, snapshot: Snapshot) -> None:
-        """Append a step's statistics and, where present, histograms of log10|g| of every layer."""
+        """Append, as one event, a step's statistics and, where present, histograms of log10|g| of every layer."""
+        summary = self._snapshots.encode(snapshot)
+        if summary:
+            self._append(encode_event(snapshot.step, time.time(), summary))
+
+    def write_vectors(self, step: int, vectors: Mapping[str, np.ndarray]) -> None:
+        """Append arrays of one axis, such as a norm for each time step, in float32."""
         values = []
-        for layer in snapshot.layers:
-            if layer.rms is not None and _is_storable(layer.rms):
-                tag = names.of_layer(names.GRADIENT_RMS, layer.layer)
-                values.append(Summary.Value(tag=tag, simple_value=layer.rms))
-            tag = names.of_layer(names.GRADIENT_NONFINITE, layer.layer)
-            values.append(Summary.Value(tag=tag, simple_value=layer.num_nonfinite))
-            if layer.histogram is not None:
-                tag = names.of_layer(names.GRADIENT_HISTOGRAM, layer.layer)
-                values.append(Summary.Value(tag=tag, histo=encode_histogram(layer.histogram)))
-        self._append_values(snapshot.step, values)
+        for tag, vector in vectors.items():
+            shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=len(vector))])
+            data = np.ascontiguousarray(vector, "<f4").tobytes()
+            tensor = TensorProto(dtype=DT_FLOAT, tensor_content=data, tensor_shape=shape)
+            metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name=PLUGIN))
+            values.append(Summary.Value(tag=tag, tensor=tensor, metadata=metadata))
+        self._append_values(step, values)
 
     def write_info(self, info: Mapping[str, Any]) -> None:
         """Append what the run is (plain JSON data), shown on TensorBoard's text page."""
@@ -91,11 +96,12 @@ class RecordWriter:
 
     def _append_values(self, step: int, values: list[Any]) -> None:
         if values:
-            self._append(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+            summary = Summary(value=values).SerializeToString()
+            self._append(encode_event(step, time.time(), summary))
 
-    def _append(self, event: Any) -> None:
+    def _append(self, event: bytes) -> None:
         assert self._descriptor is not None, "the record is closed"
-        data = memoryview(frame(event.SerializeToString()))
+        data = memoryview(frame(event))
         while data:
             data = data[os.write(self._descriptor, data) :]
 
@@ -114,27 +120,3 @@ def masked_crc(data: bytes) -> int:
     """Return the CRC-32C of `data`, rotated and offset as the TFRecord format asks."""
     crc = google_crc32c.value(data)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def encode_histogram(histogram: Histogram) -> Any:
-    """Encode as TensorBoard buckets over log10|g|.
-
-    The first bucket counts zeros and subnormals, the last Inf and NaN, even where both are 0; between them lie the
-    bins from the lowest to the highest filled one, so that the page shows the range that is used.
-    """
-    finite = histogram.counts[1:NONFINITE_BIN]
-    filled = np.flatnonzero(finite)
-    low, high = (int(filled[0]) + 1, int(filled[-1]) + 1) if filled.size else (1, 0)
-    middle = histogram.counts[low : high + 1]
-    counts = [histogram.num_zero, *middle.tolist(), histogram.num_nonfinite]
-    limits = [log10_edge(k) for k in range(low, high + 3)]
-    centres = np.array([log10_edge(k) for k in range(low, high + 1)]) + 0.5 * log10_edge(128)
-    return HistogramProto(
-        min=log10_edge(low - 1),
-        max=limits[-1],
-        num=histogram.size,
-        sum=float(centres @ middle),
-        sum_squares=float(centres**2 @ middle),
-        bucket_limit=limits,
-        bucket=counts,
-    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def is_due(step: int, every: int) -> bool:
     """Whether something done `every` steps is due on `step`.
@@ -14,3 +16,20 @@ def is_due(step: int, every: int) -> bool:
         every: Steps between two looks; 0 means never.
     """
     return every > 0 and (step == 0 or (step + 1) % every == 0)
+
+
+def is_due_by_decade(step: int, points: int) -> bool:
+    """Whether a look that comes `points` times in each tenfold of the steps is due on `step`.
+
+    Looks are close together at first, where most happens, and far apart later: the number of steps done, step + 1,
+    is the rounded 10**(k/points) for a whole k. With 20 points that is every step up to 8, and 110 looks in the
+    first million.
+
+    Args:
+        step: Number of optimizer steps done before this one, from 0.
+        points: Looks per tenfold; 0 means never.
+    """
+    if points <= 0:
+        return False
+    place = points * math.log10(step + 1)
+    return any(round(10 ** (k / points)) == step + 1 for k in (math.floor(place), math.ceil(place), round(place)))

@@ -1,13 +1,14 @@
-"""A histogram of |x| whose bins are the binary exponents of the numbers themselves.
+"""A histogram whose bins are the signs and binary exponents of the numbers themselves.
 
-A float32 keeps its exponent in eight bits. Counting those bits needs one pass, no range to be guessed beforehand,
-and gives bins of equal width in log2. Counts add up: over layers, over processes, over time.
+A float32 keeps sign and exponent in its nine upper bits. Counting those needs one pass, no range to be guessed
+beforehand, and gives bins of equal width in log2. Counts add up: over layers, over processes, over time.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -24,23 +25,41 @@ def log10_edge(index: int) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Histogram:
-    """Counts of |x| by binary exponent.
+    """Counts of x by binary exponent, and by sign where that is known.
 
     Attributes:
-        counts: (256,) int64. Bin 0 counts zeros and subnormals, bin k in 1…254 counts 2**(k-127) <= |x| < 2**(k-126),
-            bin 255 counts Inf and NaN.
+        counts: (256,) int64, of |x|. Bin 0 counts zeros and subnormals, bin k in 1…254 counts
+            2**(k-127) <= |x| < 2**(k-126), bin 255 counts Inf and NaN.
+        negative: (256,) int64, the part of `counts` whose sign bit is set; None where signs are not kept, as in a
+            record on disk.
+        num_subnormal: How many of bin 0 are subnormals, 0 < |x| < 2**-126; None where that is not kept.
+        num_nan: How many of bin 255 are NaN; None where that is not kept.
     """
 
     counts: np.ndarray
+    negative: np.ndarray | None = None
+    num_subnormal: int | None = None
+    num_nan: int | None = None
 
     def __post_init__(self) -> None:
         assert self.counts.shape == (NUM_BINS,), self.counts.shape
 
     def __add__(self, other: Histogram) -> Histogram:
-        return Histogram(self.counts + other.counts)
+        """Count both; what one of the two does not keep, the sum does not either."""
+        return Histogram(
+            self.counts + other.counts,
+            _add(self.negative, other.negative),
+            _add(self.num_subnormal, other.num_subnormal),
+            _add(self.num_nan, other.num_nan),
+        )
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Histogram) and bool(np.array_equal(self.counts, other.counts))
+        return isinstance(other, Histogram) and bool(
+            np.array_equal(self.counts, other.counts)
+            and (self.negative is None) == (other.negative is None)
+            and np.array_equal(self.negative, other.negative)  # pyright: ignore[reportArgumentType]
+            and (self.num_subnormal, self.num_nan) == (other.num_subnormal, other.num_nan)
+        )
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -58,6 +77,28 @@ class Histogram:
     def num_nonfinite(self) -> int:
         """Number of Inf and NaN."""
         return int(self.counts[NONFINITE_BIN])
+
+    @property
+    def signed(self) -> np.ndarray | None:
+        """(512,) int64 counts from -Inf over the zeros to +Inf, or None where signs are not kept."""
+        if self.negative is None:
+            return None
+        return np.concatenate([self.negative[::-1], self.counts - self.negative])
+
+    def share_below(self, exponent: int) -> float:
+        """Return the share of elements with 0 < |x| < 2**exponent among those that are finite and not zero.
+
+        Below 2**-25 a number is rounded to zero in float16, below 2**-14 it is a subnormal there: `share_below(-25)`
+        is float16's underflow, whatever the format in which it was measured. Where subnormals are not told from
+        zeros, both are left out.
+
+        Args:
+            exponent: From -126 to 128.
+        """
+        subnormal = self.num_subnormal or 0
+        total = int(self.counts[1:NONFINITE_BIN].sum()) + subnormal
+        below = int(self.counts[1 : exponent + 127].sum()) + subnormal
+        return below / total if total else 0.0
 
     def quantile(self, q: float) -> float | None:
         """Return the q-quantile of |x| over the finite elements, exact to its bin (a factor of 2).
@@ -83,3 +124,7 @@ class Histogram:
         below = cumulative[index] - finite[index]
         share = (target - below) / finite[index]
         return 2.0 ** (index - 127 + min(max(float(share), 0.0), 1.0))
+
+
+def _add(one: Any, other: Any) -> Any:
+    return None if one is None or other is None else one + other

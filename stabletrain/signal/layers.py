@@ -32,7 +32,7 @@ class ForwardOrder:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._model = model
+        self.model = model
         self._reached: dict[int, nn.Module] = {}  # by id: a module may define its own equality
         self._handles = [m.register_forward_pre_hook(self._note) for m in model.modules()]
         self._handles.append(model.register_forward_hook(self._finish))
@@ -51,10 +51,10 @@ class ForwardOrder:
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """Return all parameters under their layer names, in forward order."""
-        paths = {id(p): name for name, p in self._model.named_parameters()}
+        paths = {id(p): name for name, p in self.model.named_parameters()}
         ordered: dict[int, nn.Parameter] = {}
         reached = [p for module in self._reached.values() for p in self._parameters_of(module)]
-        for parameter in [*reached, *self._model.parameters()]:
+        for parameter in [*reached, *self.model.parameters()]:
             if id(parameter) in paths:  # a module may have left the model since
                 ordered.setdefault(id(parameter), parameter)
         return {layer_name(i, paths[key], len(ordered)): p for i, (key, p) in enumerate(ordered.items())}
@@ -62,7 +62,7 @@ class ForwardOrder:
     def _parameters_of(self, module: nn.Module) -> Iterator[nn.Parameter]:
         """Yield a module's own parameters, then those of the children that it never called."""
         yield from module.parameters(recurse=False)
-        if module is not self._model:  # what hangs on the model itself and was never called is most likely not used
+        if module is not self.model:  # what hangs on the model itself and was never called is most likely not used
             for child in module.children():
                 if id(child) not in self._reached:
                     yield from self._parameters_of(child)

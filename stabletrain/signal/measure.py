@@ -1,74 +1,131 @@
-"""Measuring tensors: the one-pass histogram and the root mean square. Observes, changes nothing."""
+"""Measuring tensors, many at once: counts by exponent and the root mean square. Observes, changes nothing."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stabletrain.signal.histogram import NUM_BINS, Histogram
+from stabletrain.signal.histogram import NONFINITE_BIN, NUM_BINS, Histogram
+from stabletrain.signal.measures import Arrays, Measures
 
-SAFE_RMS = 1e-16  # squares below float32's smallest normal, 1.2e-38, are lost: here no more than one part in a million
-BLOCK = 2**20  # elements whose squares float32 sums up; over 2e8 ones on a CPU its sum stands still at 2**27
+
+def prepare() -> None:
+    """Compile what measuring needs, or load what an earlier process compiled, rather than in the first step."""
+    from stabletrain.signal import exponents
+
+    exponents.prepare()
 
 
 @torch.no_grad()
-def count_exponents(x: Tensor) -> Histogram:
-    """Count |x| by binary exponent in one pass over the bits.
+def measure_tensors(layers: Sequence[str], tensors: Sequence[Tensor], *, histograms: bool) -> Measures:
+    """Measure tensors of any floating dtype, shape and device; of sparse ones the values, of complex ones |x|.
 
-    float32 is counted from its own bits; bfloat16 and float16 are widened to float32 first, which is exact.
-    float64 is binned by its own exponent; finite values beyond float32's range go to the outermost finite bins.
+    float32 on the CPU is read where it lies; bfloat16 and float16 are widened to float32, which is exact. float64 is
+    binned by its own exponent; finite values beyond float32's range go to the outermost finite bins. On a GPU nothing
+    waits: the numbers are there when they are first looked at.
 
     Args:
-        x: Tensor of any floating dtype, shape and device.
-
-    Returns:
-        Histogram whose counts sum to `x.numel()`.
+        layers: Names, one for each tensor.
+        tensors: What to measure.
+        histograms: Whether to count exponents too.
     """
-    x = x.detach().reshape(-1)
-    if x.dtype == torch.float64:
-        return Histogram(_count_float64(x.cpu().numpy()))
-    x = x.to(torch.float32)
-    if x.device.type == "cpu":
-        bits = x.contiguous().numpy().view(np.uint32)
-        counts = np.bincount(bits >> 23, minlength=2 * NUM_BINS)  # sign and exponent are the nine upper bits
-        return Histogram(counts[:NUM_BINS] + counts[NUM_BINS:])
-    exponents = (x.view(torch.int32) >> 23) & 0xFF
-    return Histogram(torch.bincount(exponents, minlength=NUM_BINS).cpu().numpy())
+    sizes = np.fromiter((x.numel() for x in tensors), np.int64, len(tensors))
+    if all(x.is_cpu and x.dtype is torch.float32 and x.layout is torch.strided and x.is_contiguous() for x in tensors):
+        return Measures(layers, sizes, _measure_floats(tensors, sizes, histograms), with_counts=histograms)
+    plain = [_plain(x) for x in tensors]
+    sizes = np.fromiter((x.numel() for x in plain), np.int64, len(plain))
+    if any(x.is_cuda for x in plain):
+        from stabletrain.signal.device import measure_on_device
+
+        return Measures(layers, sizes, measure_on_device(plain, histograms), with_counts=histograms)
+    floats = [i for i, x in enumerate(plain) if x.dtype is torch.float32]
+    arrays = _empty(len(plain), histograms)
+    _assign(arrays, floats, _measure_floats([plain[i] for i in floats], sizes[floats], histograms))
+    for i in sorted(set(range(len(plain))) - set(floats)):
+        _assign(arrays, [i], measure_doubles(plain[i].numpy(), histograms))
+    return Measures(layers, sizes, arrays, with_counts=histograms)
 
 
-def _count_float64(x: np.ndarray) -> np.ndarray:
-    exponents = ((np.ascontiguousarray(x).view(np.uint64) >> np.uint64(52)) & np.uint64(0x7FF)).astype(np.int64)
-    bins = np.clip(exponents - 1023 + 127, 0, 254)  # below float32's smallest normal: with the zeros
-    return np.bincount(np.where(exponents == 0x7FF, 255, bins), minlength=NUM_BINS)
+def _plain(x: Tensor) -> Tensor:
+    """Return the elements as a contiguous tensor of float32, or of float64 on the CPU."""
+    x = x.detach()
+    if x.layout is not torch.strided:
+        x = x.coalesce().values() if x.layout is torch.sparse_coo else x.values()
+    if x.is_complex():
+        x = x.abs()
+    if x.dtype is torch.float64 and not x.is_cuda:
+        return x.cpu().contiguous()
+    return (x if x.is_cuda else x.cpu()).to(torch.float32).contiguous()
 
 
-@torch.no_grad()
+def _measure_floats(tensors: Sequence[Tensor], sizes: np.ndarray, histograms: bool) -> Arrays:
+    from stabletrain.signal import exponents
+
+    num = len(tensors)
+    addresses = np.fromiter((x.data_ptr() for x in tensors), np.int64, num)
+    sums, nonfinite = np.empty(num), np.zeros(num, np.int64)
+    exponents.sum_squares_(addresses, sizes, sums)
+    if not np.isfinite(sums).all():
+        exponents.sum_finite_squares_(addresses, sizes, sums, nonfinite)
+    num_finite = sizes - nonfinite
+    with np.errstate(invalid="ignore"):  # nothing finite: 0/0, which is NaN
+        rms = np.sqrt(sums / num_finite)
+    if not histograms:
+        return Arrays(rms, nonfinite)
+    counts, special = np.empty((num, 2 * NUM_BINS), np.int64), np.empty((num, 2), np.int64)
+    exponents.count_exponents_(addresses, sizes, counts, special)
+    return Arrays(rms, nonfinite, counts, special)
+
+
+def measure_doubles(x: np.ndarray, histograms: bool) -> Arrays:
+    """Measure one float64 array; its squares may leave float64's range, so that it is scaled first."""
+    x = np.ascontiguousarray(x).reshape(-1)
+    finite = x[np.isfinite(x)]
+    largest = float(np.abs(finite).max(initial=0.0))
+    scale = max(largest, np.finfo(np.float64).tiny)
+    with np.errstate(invalid="ignore"):
+        rms = np.array([np.sqrt(np.square(finite / scale).sum() / np.float64(finite.size)) * scale])
+    nonfinite = np.array([x.size - finite.size])
+    if not histograms:
+        return Arrays(rms, nonfinite)
+    bits = x.view(np.uint64)
+    exponents = ((bits >> np.uint64(52)) & np.uint64(0x7FF)).astype(np.int64)
+    bins = np.clip(exponents - 1023 + 127, 0, NONFINITE_BIN - 1)  # below float32's smallest normal: with the zeros
+    bins = np.where(exponents == 0x7FF, NONFINITE_BIN, bins) + NUM_BINS * (bits >> np.uint64(63)).astype(np.int64)
+    counts = np.bincount(bins, minlength=2 * NUM_BINS)
+    num_subnormal = counts[0] + counts[NUM_BINS] - np.count_nonzero(x == 0)
+    return Arrays(rms, nonfinite, counts[None], np.array([[num_subnormal, np.isnan(x).sum()]]))
+
+
+def _empty(num: int, histograms: bool) -> Arrays:
+    if not histograms:
+        return Arrays(np.empty(num), np.empty(num, np.int64))
+    counts, special = np.empty((num, 2 * NUM_BINS), np.int64), np.empty((num, 2), np.int64)
+    return Arrays(np.empty(num), np.empty(num, np.int64), counts, special)
+
+
+def _assign(arrays: Arrays, rows: list[int], part: Arrays) -> None:
+    for name in ("rms", "num_nonfinite", "counts", "special"):
+        whole = getattr(arrays, name)
+        if whole is not None:
+            whole[rows] = getattr(part, name)
+
+
+def count_exponents(x: Tensor) -> Histogram:
+    """Return the histogram of a tensor of any floating dtype, shape and device; its counts sum to `x.numel()`."""
+    histogram = measure_tensors([""], [x], histograms=True)[0].histogram
+    assert histogram is not None
+    return histogram
+
+
 def root_mean_square(x: Tensor) -> float | None:
     """Return sqrt(mean(x**2)) over the finite elements, free of overflow; None if no element is finite."""
-    x = x.detach()
-    if x.numel() == 0:
-        return None
-    rms = _norm(x) / x.numel() ** 0.5
-    return rms if np.isfinite(rms) and rms > SAFE_RMS else _robust_rms(x)
-
-
-def _norm(x: Tensor) -> float:
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    blocks = x.reshape(-1).split(BLOCK) if x.numel() > BLOCK else (x,)
-    return math.hypot(*torch.stack([torch.linalg.vector_norm(block, dtype=dtype) for block in blocks]).tolist())
-
-
-def _robust_rms(x: Tensor) -> float | None:
-    finite = x[torch.isfinite(x)].to(torch.float64)
-    if finite.numel() == 0:
-        return None
-    largest = finite.abs().max().clamp_min(torch.finfo(torch.float64).tiny)
-    return float(torch.linalg.vector_norm(finite / largest) / finite.numel() ** 0.5 * largest)
+    return measure_tensors([""], [x], histograms=False)[0].rms
 
 
 def count_nonfinite(x: Tensor) -> int:
     """Return the number of Inf and NaN in `x`."""
-    return int(x.numel() - torch.isfinite(x.detach()).sum())
+    return measure_tensors([""], [x], histograms=False)[0].num_nonfinite

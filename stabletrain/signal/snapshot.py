@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from stabletrain.signal.histogram import Histogram
+from stabletrain.signal.measures import LayerStatistics as LayerStatistics
 
-
-@dataclass(frozen=True)
-class LayerStatistics:
-    """Statistics of one parameter's gradient.
-
-    Attributes:
-        layer: `L<index in forward order>.<parameter path>`.
-        size: Number of elements.
-        rms: Root mean square over the finite elements, or None if none is finite.
-        num_nonfinite: Number of Inf and NaN.
-        histogram: Counts of |g| by binary exponent, or None where only norms were asked for.
-    """
-
-    layer: str
-    size: int
-    rms: float | None
-    num_nonfinite: int
-    histogram: Histogram | None = None
+GRADIENT = "gradient"  # of the loss by the parameter, before clipping
+DELTA = "delta"  # of the loss by a layer's output
+ACTIVATION = "activation"  # a layer's output
+WEIGHT = "weight"  # before the step
+UPDATE = "update"  # what the step adds to the weight
+MOMENT = "moment"  # the optimizer's second moment, after the step
+CLIP = "clip"  # the gradient as the optimizer sees it, after clipping
+SIGNALS = (GRADIENT, DELTA, ACTIVATION, WEIGHT, UPDATE, MOMENT, CLIP)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All layers with a gradient on one step, in forward order."""
+    """All layers with a gradient on one step, in forward order, and what else was measured.
+
+    Attributes:
+        step: Number of the step.
+        layers: The gradient's statistics per layer.
+        signals: Those of the other signals, by name. What the optimizer's step brings about (`update`, `moment`,
+            `clip`) comes in when that step is done.
+    """
 
     step: int
-    layers: tuple[LayerStatistics, ...]
+    layers: Sequence[LayerStatistics]
+    signals: dict[str, Sequence[LayerStatistics]] = field(default_factory=dict)
 
     def __getitem__(self, layer: str) -> LayerStatistics:
         for statistics in self.layers:
             if statistics.layer == layer:
                 return statistics
         raise KeyError(layer)
+
+    @property
+    def update_ratios(self) -> Mapping[str, float]:
+        """‖ΔW‖/‖W‖ by layer, where both were measured and W is not zero."""
+        weights = {x.layer: x.rms for x in self.signals.get(WEIGHT, ()) if x.rms}
+        updates = {x.layer: x.rms for x in self.signals.get(UPDATE, ()) if x.rms is not None}
+        return {layer: rms / weights[layer] for layer, rms in updates.items() if layer in weights}

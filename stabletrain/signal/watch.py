@@ -1,22 +1,39 @@
-"""Watching every layer's gradient in any training loop."""
+"""Watching every layer in any training loop."""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from collections.abc import Sequence
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from stabletrain.errors import RequestError, require_choice
 from stabletrain.signal.layers import ForwardOrder
-from stabletrain.signal.measure import count_exponents, count_nonfinite, root_mean_square
-from stabletrain.signal.snapshot import LayerStatistics, Snapshot
+from stabletrain.signal.measure import measure_tensors, prepare
+from stabletrain.signal.shards import measure_shards
+from stabletrain.signal.snapshot import CLIP, GRADIENT, MOMENT, SIGNALS, UPDATE, WEIGHT, Snapshot
+from stabletrain.signal.taps import TAPPED, Taps
+
+OF_STEP = (UPDATE, MOMENT, CLIP)  # what only the optimizer's step brings about
+SECOND_MOMENTS = ("exp_avg_sq", "square_avg", "sum", "v")  # Adam and AdamW, RMSprop, Adagrad, and others' name for it
 
 
 class Watch:
-    """Measures the gradient of every parameter of a model; changes nothing.
+    """Measures the gradient of every parameter of a model, and more if asked; changes nothing.
 
     Call `step()` after `backward()` and before `optimizer.step()`. Layers are named in the order of the first
     forward pass after the watch was made. Parameters without a gradient (frozen, unused) are left out.
 
     Args:
         model: Any `torch.nn.Module`.
+        optimizer: The optimizer that steps the model; `update`, `moment` and `clip` need it.
+        signals: What to measure: `gradient` always; `delta` and `activation` (at the output of each layer, in the
+            forward and backward pass before the call), `weight`, `update`, `moment` and `clip`.
+
+    Raises:
+        RequestError: A signal that does not exist, or that needs the optimizer.
 
     Example:
         >>> import torch
@@ -27,39 +44,114 @@ class Watch:
         [('L00.weight', 4.0), ('L01.bias', 4.0)]
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(
+        self, model: nn.Module, *, optimizer: Optimizer | None = None, signals: Sequence[str] = (GRADIENT,)
+    ) -> None:
+        self.signals = tuple(require_choice("signals", signal, SIGNALS) for signal in signals)
+        if optimizer is None and set(self.signals) & set(OF_STEP):
+            raise RequestError(
+                "These signals are measured around the optimizer's step.",
+                key="signals",
+                found=", ".join(s for s in self.signals if s in OF_STEP),
+                allowed="together with optimizer=…",
+                command="Watch(model, optimizer=optimizer, signals=…)",
+            )
+        prepare()
         self._order = ForwardOrder(model)
+        self._taps = Taps(model, self.signals)
         self._parameters: dict[str, nn.Parameter] | None = None
+        self._optimizer = optimizer
+        self._pending: _Step | None = None
+        self._handles: list[Any] = []
         self._step = 0
+        if set(self.signals) & set(TAPPED):
+            self._taps.open()
 
     @property
     def layers(self) -> list[str]:
         """Layer names in forward order, as far as it is known; `step` fixes it."""
         return list(self._parameters or self._order.named_parameters())
 
-    def step(self, *, histograms: bool = True, step: int | None = None) -> Snapshot:
-        """Measure all gradients as they are now.
+    def expect(self, taps: bool, *, histograms: bool = True) -> None:
+        """Say whether the coming forward pass is to be measured; without a word every one is.
+
+        Args:
+            taps: Whether `delta` and `activation` are wanted of the next step.
+            histograms: Whether to count their distributions too.
+        """
+        if taps:
+            self._taps.open(histograms=histograms)
+        else:
+            self._taps.close()
+
+    def step(self, *, histograms: bool = True, step: int | None = None, others: bool = True) -> Snapshot:
+        """Measure all gradients as they are now, and the other signals.
 
         Args:
             histograms: Whether to count the distributions too.
             step: Number of this step; by default one more than the last.
+            others: Whether to measure the signals beside the gradient on this step.
 
         Returns:
-            Statistics per layer, in forward order.
+            Statistics per layer, in forward order. The signals of the optimizer's step join it when that is done.
         """
         self._step = self._step if step is None else step
-        measured = tuple(
-            measure_layer(name, parameter.grad, histograms)
-            for name, parameter in self._named_parameters().items()
-            if parameter.grad is not None and parameter.requires_grad  # frozen later: its last gradient may linger
-        )
-        snapshot = Snapshot(self._step, measured)
+        parameters = self._named_parameters()
+        found = [(name, p) for name, p in parameters.items() if p.grad is not None and p.requires_grad]
+        names = [name for name, _ in found]  # frozen later: the last gradient may linger, and is left out
+        gradients: list[Tensor] = [p.grad for _, p in found]  # pyright: ignore[reportAssignmentType]
+        snapshot = Snapshot(self._step, _measure(names, gradients, histograms))
+        if others:
+            snapshot.signals.update(self._taps.collect())
+            self._measure_weights(snapshot, names, [p for _, p in found], histograms)
         self._step += 1
         return snapshot
+
+    @property
+    def tap_seconds(self) -> float:
+        """Time spent in the forward and backward passes so far, on `delta` and `activation`."""
+        return self._taps.seconds
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether parameters lie in shards on several processes: then all of them must call `step`."""
+        return any(hasattr(p, "device_mesh") for p in self._order.model.parameters())
 
     def detach(self) -> None:
         """Remove what is left of the hooks."""
         self._order.detach()
+        self._taps.close()
+        self._forget()
+
+    def _measure_weights(
+        self, snapshot: Snapshot, names: Sequence[str], parameters: Sequence[nn.Parameter], histograms: bool
+    ) -> None:
+        if WEIGHT in self.signals or UPDATE in self.signals:
+            wanted = histograms and WEIGHT in self.signals
+            snapshot.signals[WEIGHT] = _measure(names, [p.detach() for p in parameters], wanted)
+        if self._optimizer is None or not set(self.signals) & set(OF_STEP):
+            return
+        self._forget()  # a step that never came
+        self._pending = _Step(self.signals, names, parameters, snapshot, histograms)
+        self._handles = [
+            self._optimizer.register_step_pre_hook(self._before),
+            self._optimizer.register_step_post_hook(self._after),
+        ]
+
+    def _before(self, optimizer: Optimizer, *_: Any) -> None:
+        if self._pending is not None:
+            self._pending.begin()
+
+    def _after(self, optimizer: Optimizer, *_: Any) -> None:
+        if self._pending is not None:
+            self._pending.end(optimizer)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._pending = None
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
 
     def _named_parameters(self) -> dict[str, nn.Parameter]:
         if self._parameters is None:
@@ -68,16 +160,52 @@ class Watch:
         return self._parameters
 
 
-def measure_layer(name: str, gradient: Tensor, histograms: bool) -> LayerStatistics:
-    """Return the statistics of one gradient of any shape; of a sparse one its values, of a complex one |g|."""
-    if gradient.is_sparse:
-        gradient = gradient.coalesce().values()
-    if gradient.is_complex():
-        gradient = gradient.abs()
-    histogram = count_exponents(gradient) if histograms else None
-    rms = root_mean_square(gradient)
-    if histogram is not None:
-        num_nonfinite = histogram.num_nonfinite
-    else:
-        num_nonfinite = count_nonfinite(gradient)
-    return LayerStatistics(name, gradient.numel(), rms, num_nonfinite, histogram)
+class _Step:
+    """Looks at one optimizer step from both sides."""
+
+    def __init__(
+        self,
+        signals: Sequence[str],
+        names: Sequence[str],
+        parameters: Sequence[nn.Parameter],
+        snapshot: Snapshot,
+        histograms: bool,
+    ) -> None:
+        self.signals, self.names, self.parameters = signals, list(names), list(parameters)
+        self.snapshot, self.histograms = snapshot, histograms
+        self._weights: list[Tensor] = []
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Measure what the optimizer sees, and keep the weights."""
+        if CLIP in self.signals:
+            present = [(n, p.grad) for n, p in zip(self.names, self.parameters, strict=True) if p.grad is not None]
+            names, gradients = [n for n, _ in present], [g for _, g in present]
+            self.snapshot.signals[CLIP] = _measure(names, gradients, self.histograms)
+        if UPDATE in self.signals:
+            self._weights = [p.detach().clone() for p in self.parameters]
+
+    @torch.no_grad()
+    def end(self, optimizer: Optimizer) -> None:
+        """Measure what the step did."""
+        if UPDATE in self.signals and self._weights:
+            changes = [p.detach() - w for p, w in zip(self.parameters, self._weights, strict=True)]
+            self.snapshot.signals[UPDATE] = _measure(self.names, changes, self.histograms)
+        if MOMENT in self.signals:
+            found = [
+                (n, m)
+                for n, p in zip(self.names, self.parameters, strict=True)
+                if (m := _moment(optimizer, p)) is not None
+            ]
+            self.snapshot.signals[MOMENT] = _measure([n for n, _ in found], [m for _, m in found], self.histograms)
+
+
+def _moment(optimizer: Optimizer, parameter: nn.Parameter) -> Tensor | None:
+    state = optimizer.state.get(parameter, {})
+    return next((state[k] for k in SECOND_MOMENTS if isinstance(state.get(k), Tensor)), None)
+
+
+def _measure(names: Sequence[str], tensors: Sequence[Tensor], histograms: bool) -> Any:
+    if any(type(x) is not Tensor and hasattr(x, "device_mesh") for x in tensors):
+        return measure_shards(names, tensors, histograms=histograms)
+    return measure_tensors(names, tensors, histograms=histograms)

@@ -1,6 +1,5 @@
 """Training through Lightning: the module, callbacks, loggers, checkpoints. The only room that knows Lightning."""
 
-from stabletrain.training.callbacks import GradientWatch as GradientWatch
 from stabletrain.training.loggers import MLflowLogger as MLflowLogger
 from stabletrain.training.loggers import RecordLogger as RecordLogger
 from stabletrain.training.module import TrainingModule as TrainingModule
@@ -12,3 +11,4 @@ from stabletrain.training.schedule import Schedule as Schedule
 from stabletrain.training.schedule import StepDecay as StepDecay
 from stabletrain.training.schedule import WarmupCosine as WarmupCosine
 from stabletrain.training.schedule import WarmupStableDecay as WarmupStableDecay
+from stabletrain.training.watch import GradientWatch as GradientWatch

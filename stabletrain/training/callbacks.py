@@ -1,4 +1,4 @@
-"""Callbacks that only observe: the gradient watch, the system, and a progress line where no terminal listens."""
+"""Callbacks that only observe: the system, and a progress line where no terminal listens."""
 
 from __future__ import annotations
 
@@ -10,86 +10,8 @@ import psutil
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from torch.optim import Optimizer
 
-from stabletrain.errors import require_range
-from stabletrain.record.writer import RecordWriter
-from stabletrain.signal.cadence import is_due
-from stabletrain.signal.watch import Watch
-from stabletrain.training.loggers import RecordLogger
-from stabletrain.training.stability import NonFiniteGradient
-
-
-def find_writer(trainer: pl.Trainer) -> RecordWriter | None:
-    """Return the record of the trainer's `RecordLogger`, or None if it has no such logger."""
-    for logger in trainer.loggers:
-        if isinstance(logger, RecordLogger):
-            return logger.writer
-    return None
-
-
-class GradientWatch(Callback):
-    """Records every layer's gradient, as the optimizer is about to see it, before clipping.
-
-    | name | what |
-    |---|---|
-    | `gradient/rms/<layer>` | root mean square over the finite elements |
-    | `gradient/nonfinite/<layer>` | number of Inf and NaN |
-    | `gradient/histogram/<layer>` | counts of log10 of the absolute value |
-
-    Under data parallelism every process holds the same averaged gradient: the first one measures, once per layer.
-    In a trainer without a `RecordLogger` it writes an event file of its own into the trainer's log folder.
-
-    Args:
-        statistics_every: Steps between two measurements; 0 for never.
-        histograms_every: Steps between two histograms; 0 for never.
-    """
-
-    def __init__(self, statistics_every: int = 10, histograms_every: int = 50) -> None:
-        self.statistics_every = require_range("statistics_every", statistics_every, 0)
-        self.histograms_every = require_range("histograms_every", histograms_every, 0)
-        self.seconds = 0.0
-        self._watch: Watch | None = None
-        self._writer: RecordWriter | None = None
-        self._own_writer = False
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to watch on the first process."""
-        if trainer.is_global_zero and (self.statistics_every or self.histograms_every):
-            self._watch = Watch(getattr(pl_module, "network", pl_module))
-            self._writer = find_writer(trainer)
-            if self._writer is None:
-                self._writer = RecordWriter(trainer.log_dir or trainer.default_root_dir)
-                self._own_writer = True
-
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
-    ) -> None:
-        """Measure, if this step is due."""
-        step = trainer.global_step
-        histograms = is_due(step, self.histograms_every)
-        if histograms or is_due(step, self.statistics_every):
-            self._measure(step, histograms)
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Keep the gradient that stopped the run, whatever the cadence."""
-        if isinstance(exception, NonFiniteGradient):
-            self._measure(exception.step, histograms=True)
-
-    def _measure(self, step: int, histograms: bool) -> None:
-        if self._watch is None or self._writer is None:
-            return
-        start = time.perf_counter()
-        self._writer.write_snapshot(self._watch.step(histograms=histograms, step=step))
-        self.seconds += time.perf_counter() - start
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Let go of the model, and of the event file if it is our own."""
-        if self._watch is not None:
-            self._watch.detach()
-        if self._own_writer and self._writer is not None:
-            self._writer.close()
-        self._watch, self._writer, self._own_writer = None, None, False
+from stabletrain.training.loggers import find_writer
 
 
 class SystemWatch(Callback):

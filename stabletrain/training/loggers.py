@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.loggers.logger import Logger
 
@@ -71,6 +72,14 @@ class RecordLogger(Logger):
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+def find_writer(trainer: pl.Trainer) -> RecordWriter | None:
+    """Return the record of the trainer's `RecordLogger`, or None if it has no such logger."""
+    for logger in trainer.loggers:
+        if isinstance(logger, RecordLogger):
+            return logger.writer
+    return None
 
 
 class MLflowLogger(Logger):

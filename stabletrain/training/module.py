@@ -103,6 +103,11 @@ class TrainingModule(pl.LightningModule):
         """Add one batch to the test loss and metric."""
         self._evaluate("test", batch)
 
+    def probe(self, batch: tuple[Tensor, Tensor], num_examples: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Return the first inputs of a batch, and the loss of the outputs for them."""
+        x, y = batch[0][:num_examples], batch[1][:num_examples]
+        return x, lambda outputs: measure_loss(self.task, outputs, y, self._label_smoothing)
+
     def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
         x, y = batch
         outputs = self(x)

@@ -74,7 +74,7 @@ def test_a_repeated_step_and_a_non_finite_value_are_left_out():
 def test_events_are_whole_and_a_position_covers_what_lies_before_it(tmp_path):
     folder = begin_run(tmp_path / "run", steps=range(3))
     events = list(read_events(folder.events))
-    assert [len(entries) for entries, _ in events] == [1, 2, 9, 2, 2]  # info, scalars, a snapshot of 3 layers, scalars
+    assert [len(entries) for entries, _ in events] == [1, 2, 18, 2, 2]  # info, scalars, a snapshot: 6 of 3 layers
     middle = events[2][1]
     assert [covers(middle, position) for _, position in events] == [True, True, True, False, False]
     assert len(list(read_events(folder.events, middle))) == 2

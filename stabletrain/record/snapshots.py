@@ -1,0 +1,76 @@
+"""A snapshot as the summary of one event: which numbers of which signal are kept, and under which names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from stabletrain.record import names
+from stabletrain.record.encoding import Histograms, Scalars
+from stabletrain.signal.measures import LayerStatistics, Measures
+from stabletrain.signal.snapshot import GRADIENT, UPDATE, WEIGHT, Snapshot
+
+
+class Snapshots:
+    """Encodes the snapshots of one run; what does not change from step to step is made once.
+
+    | name | of | what |
+    |---|---|---|
+    | `<signal>/rms/<layer>` | every signal | root mean square over the finite elements |
+    | `<signal>/nonfinite/<layer>` | the gradient; others where above 0 | number of Inf and NaN |
+    | `<signal>/histogram/<layer>` | every signal | counts of log10 of the absolute value |
+    | `gradient/p05/<layer>`, `p50`, `p95` | the gradient, with each histogram | quantiles of the absolute value |
+    | `update/ratio/<layer>` | the update | ‖ΔW‖/‖W‖ |
+    """
+
+    def __init__(self) -> None:
+        self._scalars: dict[tuple[str, ...], Scalars] = {}
+        self._histograms: dict[tuple[str, ...], Histograms] = {}
+
+    def encode(self, snapshot: Snapshot) -> bytes:
+        """Return the summary of all signals of a snapshot; empty if nothing was measured."""
+        parts = [self._encode_signal(GRADIENT, group) for group in _groups(snapshot.layers)]
+        for signal, layers in snapshot.signals.items():
+            parts += [self._encode_signal(signal, group) for group in _groups(layers)]
+        if UPDATE in snapshot.signals and WEIGHT in snapshot.signals:
+            ratios = snapshot.update_ratios
+            parts.append(self._encode_scalars([names.UPDATE_RATIO], list(ratios), [np.array(list(ratios.values()))]))
+        return b"".join(parts)
+
+    def _encode_signal(self, signal: str, measures: Measures) -> bytes:
+        arrays = measures.arrays
+        nonfinite = arrays.num_nonfinite.astype(np.float64)
+        if signal != GRADIENT:
+            nonfinite[nonfinite == 0] = np.nan  # left out
+        statistics, columns = [names.RMS, names.NONFINITE], [arrays.rms, nonfinite]
+        if measures.with_counts and signal == GRADIENT:
+            statistics += names.QUANTILES
+            columns += list(measures.quantiles(list(names.QUANTILES.values())).T)
+        tags = [names.of_signal(signal, statistic) for statistic in statistics]
+        encoded = self._encode_scalars(tags, measures.layers, columns)
+        if arrays.counts is None:
+            return encoded
+        return encoded + self._encode_histograms(
+            names.of_signal(signal, names.HISTOGRAM), measures.layers, arrays.counts
+        )
+
+    def _encode_scalars(self, tags: Sequence[str], layers: Sequence[str], columns: Sequence[np.ndarray]) -> bytes:
+        key = (*tags, *layers)
+        if key not in self._scalars:
+            self._scalars[key] = Scalars([names.of_layer(tag, layer) for layer in layers for tag in tags])
+        return self._scalars[key].encode(np.stack(columns, axis=1).ravel()) if layers else b""
+
+    def _encode_histograms(self, tag: str, layers: Sequence[str], counts: np.ndarray) -> bytes:
+        key = (tag, *layers)
+        if key not in self._histograms:
+            self._histograms[key] = Histograms([names.of_layer(tag, layer) for layer in layers])
+        return self._histograms[key].encode(counts)
+
+
+def _groups(layers: Sequence[LayerStatistics]) -> list[Measures]:
+    """Return statistics as arrays: one group, or two where only some layers have a histogram."""
+    if isinstance(layers, Measures):
+        return [layers] if len(layers) else []
+    groups = [[x for x in layers if (x.histogram is None) == missing] for missing in (True, False)]
+    return [Measures.of(group) for group in groups if group]

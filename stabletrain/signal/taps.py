@@ -1,0 +1,121 @@
+"""Taps: what a layer puts out in the forward pass, and the gradient that comes back to that output."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stabletrain.signal.layers import layer_name
+from stabletrain.signal.measure import measure_tensors
+from stabletrain.signal.measures import Arrays, Measures, merge
+from stabletrain.signal.snapshot import ACTIVATION, DELTA
+
+TAPPED = (ACTIVATION, DELTA)
+SILENT = (nn.Identity, nn.Dropout, nn.Flatten, nn.Unflatten)  # they put out what came in
+
+
+class Taps:
+    """Measures the outputs of a model's layers while it trains, and the gradients at these outputs.
+
+    A layer is a module with parameters of its own or without children, the model itself included. Of a tuple, as
+    recurrent layers return it, the first tensor is taken. Several calls before `collect` add up: micro-batches, or a
+    layer used twice. Passes in evaluation mode or without a graph are not measured. The hooks are on the model only
+    between `open` and `close`.
+
+    Args:
+        model: Any module.
+        signals: `activation`, `delta`, or both.
+    """
+
+    def __init__(self, model: nn.Module, signals: Sequence[str]) -> None:
+        self._signals = [signal for signal in TAPPED if signal in signals]
+        self._paths = {id(m): (path, m) for path, m in model.named_modules() if _is_tapped(m)}
+        self._order: dict[str, int] = {}  # path: place in forward order
+        self._parts: dict[str, dict[str, list[Measures]]] = {signal: {} for signal in self._signals}
+        self._handles: list[Any] = []
+        self._histograms = True
+        self.seconds = 0.0
+
+    def open(self, *, histograms: bool = True) -> None:
+        """Put the hooks on, and forget what was not collected."""
+        self._histograms = histograms
+        for parts in self._parts.values():
+            parts.clear()
+        if self._signals and not self._handles:
+            for path, module in self._paths.values():
+                self._handles.append(module.register_forward_hook(self._hook(path)))
+
+    def close(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def collect(self) -> Mapping[str, Measures]:
+        """Return what was measured since `open` or the last `collect`, by signal."""
+        found = {s: self._merged(parts) for s, parts in self._parts.items() if parts}
+        for parts in self._parts.values():
+            parts.clear()
+        return found
+
+    def _hook(self, path: str) -> Any:
+        def look(module: nn.Module, _: Any, output: Any) -> None:
+            tensor = _first_tensor(output)
+            if tensor is None or not module.training or not torch.is_grad_enabled():
+                return
+            self._order.setdefault(path, len(self._order))
+            if ACTIVATION in self._signals:
+                self._add(ACTIVATION, path, tensor)
+            if DELTA in self._signals and tensor.requires_grad:
+                tensor.register_hook(lambda gradient: self._add(DELTA, path, gradient))
+
+        return look
+
+    def _add(self, signal: str, path: str, tensor: Tensor) -> None:
+        start = time.perf_counter()
+        measures = measure_tensors([path], [tensor], histograms=self._histograms)
+        self._parts[signal].setdefault(path, []).append(measures)
+        self.seconds += time.perf_counter() - start
+
+    def _merged(self, parts: Mapping[str, Sequence[Measures]]) -> Measures:
+        paths = sorted(parts, key=self._order.__getitem__)
+        names = [layer_name(self._order[path], path, len(self._paths)) for path in paths]
+        sizes = np.array([sum(int(m.sizes[0]) for m in parts[path]) for path in paths])
+
+        def join() -> Arrays:
+            rows = [merge_calls(parts[path]) for path in paths]
+            counts, special = (
+                np.concatenate([getattr(row, name) for row in rows]) if rows[0].counts is not None else None
+                for name in ("counts", "special")
+            )
+            rms, nonfinite = (np.concatenate([getattr(row, name) for row in rows]) for name in ("rms", "num_nonfinite"))
+            return Arrays(rms, nonfinite, counts, special)
+
+        parts = {path: list(parts[path]) for path in paths}
+        return Measures(names, sizes, join, with_counts=self._histograms)
+
+
+def merge_calls(calls: Sequence[Measures]) -> Arrays:
+    """Return the statistics over several calls of one layer."""
+    if len(calls) == 1:
+        return calls[0].arrays
+    return merge([m.arrays for m in calls], [m.sizes for m in calls])
+
+
+def _is_tapped(module: nn.Module) -> bool:
+    has_own = next(module.parameters(recurse=False), None) is not None
+    is_leaf = next(module.children(), None) is None
+    return (has_own or is_leaf) and not isinstance(module, SILENT)
+
+
+def _first_tensor(output: Any) -> Tensor | None:
+    while isinstance(output, tuple | list) and output:
+        output = output[0]
+    if isinstance(output, Tensor) and (output.is_floating_point() or output.is_complex()):
+        return output
+    return None
