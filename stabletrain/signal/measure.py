@@ -67,17 +67,16 @@ def _measure_floats(tensors: Sequence[Tensor], sizes: np.ndarray, histograms: bo
     num = len(tensors)
     addresses = np.fromiter((x.data_ptr() for x in tensors), np.int64, num)
     sums, nonfinite = np.empty(num), np.zeros(num, np.int64)
-    exponents.sum_squares_(addresses, sizes, sums)
+    counts = np.empty((num, 2 * NUM_BINS), np.int64) if histograms else None
+    special = np.empty((num, 2), np.int64) if histograms else None
+    if histograms:
+        exponents.count_exponents_(addresses, sizes, sums, counts, special)
+    else:
+        exponents.sum_squares_(addresses, sizes, sums)
     if not np.isfinite(sums).all():
         exponents.sum_finite_squares_(addresses, sizes, sums, nonfinite)
-    num_finite = sizes - nonfinite
     with np.errstate(invalid="ignore"):  # nothing finite: 0/0, which is NaN
-        rms = np.sqrt(sums / num_finite)
-    if not histograms:
-        return Arrays(rms, nonfinite)
-    counts, special = np.empty((num, 2 * NUM_BINS), np.int64), np.empty((num, 2), np.int64)
-    exponents.count_exponents_(addresses, sizes, counts, special)
-    return Arrays(rms, nonfinite, counts, special)
+        return Arrays(np.sqrt(sums / (sizes - nonfinite)), nonfinite, counts, special)
 
 
 def measure_doubles(x: np.ndarray, histograms: bool) -> Arrays:
