@@ -11,12 +11,18 @@ from torch import Tensor
 from stabletrain.signal.histogram import NONFINITE_BIN, NUM_BINS, Histogram
 from stabletrain.signal.measures import Arrays, Measures
 
+ON_DEVICE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # measured on a GPU without being converted
+
 
 def prepare() -> None:
     """Compile what measuring needs, or load what an earlier process compiled, rather than in the first step."""
     from stabletrain.signal import exponents
 
     exponents.prepare()
+    if torch.cuda.is_initialized():  # else it may never be, or in other processes
+        from stabletrain.signal.device import has_kernel
+
+        has_kernel(torch.device("cuda", torch.cuda.current_device()))
 
 
 @torch.no_grad()
@@ -25,7 +31,7 @@ def measure_tensors(layers: Sequence[str], tensors: Sequence[Tensor], *, histogr
 
     float32 on the CPU is read where it lies; bfloat16 and float16 are widened to float32, which is exact. float64 is
     binned by its own exponent; finite values beyond float32's range go to the outermost finite bins. On a GPU nothing
-    waits: the numbers are there when they are first looked at.
+    waits, save for sparse tensors: the numbers are there when they are first looked at.
 
     Args:
         layers: Names, one for each tensor.
@@ -50,15 +56,17 @@ def measure_tensors(layers: Sequence[str], tensors: Sequence[Tensor], *, histogr
 
 
 def _plain(x: Tensor) -> Tensor:
-    """Return the elements as a contiguous tensor of float32, or of float64 on the CPU."""
+    """Return the elements, contiguous: float32 or float64 on the CPU, one of `ON_DEVICE` on a GPU."""
+    if x.is_cuda and x.dtype in ON_DEVICE and x.layout is torch.strided and x.is_contiguous():
+        return x
     x = x.detach()
     if x.layout is not torch.strided:
         x = x.coalesce().values() if x.layout is torch.sparse_coo else x.values()
     if x.is_complex():
         x = x.abs()
-    if x.dtype is torch.float64 and not x.is_cuda:
-        return x.cpu().contiguous()
-    return (x if x.is_cuda else x.cpu()).to(torch.float32).contiguous()
+    x = x if x.is_cuda else x.cpu()
+    kept = ON_DEVICE if x.is_cuda else (torch.float64,)
+    return x.to(x.dtype if x.dtype in kept else torch.float32).contiguous()
 
 
 def _measure_floats(tensors: Sequence[Tensor], sizes: np.ndarray, histograms: bool) -> Arrays:
