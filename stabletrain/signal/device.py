@@ -42,13 +42,14 @@ def measure_on_device(tensors: Sequence[Tensor], histograms: bool) -> Callable[[
     Returns:
         A function that waits for the numbers and returns them.
     """
-    groups: dict[tuple[torch.device, bool], list[int]] = {}
+    groups: dict[tuple[int, bool], list[int]] = {}
     for i, x in enumerate(tensors):
-        groups.setdefault((x.device, x.dtype in WIDTHS and has_kernel(x.device)), []).append(i)
-    parts = [
-        (rows, (measure_by_kernel if by_kernel else measure_by_torch)([tensors[i] for i in rows], histograms))
-        for (_, by_kernel), rows in groups.items()
-    ]
+        groups.setdefault((x.get_device(), x.dtype in WIDTHS), []).append(i)
+    parts = []
+    for (_, is_readable), rows in groups.items():
+        by_kernel = is_readable and has_kernel(tensors[rows[0]].device)
+        measure = measure_by_kernel if by_kernel else measure_by_torch
+        parts.append((rows, measure([tensors[i] for i in rows], histograms)))
     if len(parts) == 1:
         return parts[0][1]
     return lambda: _join([(rows, read()) for rows, read in parts], histograms)

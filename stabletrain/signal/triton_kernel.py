@@ -58,8 +58,9 @@ def measure_chunk(
     squares = tl.zeros((BLOCK,), tl.float64)
     odd = tl.zeros((BLOCK,), tl.int32)  # three counts per lane, a byte each
     table = tl.zeros((BINS,), tl.int32)
-    for first in range(start, tl.minimum(start + CHUNK, size), BLOCK):
-        index = first + lanes
+    stop = tl.minimum(start + CHUNK, size)
+    while start < stop:  # not `range`, which older interpreters of Triton do not run over tensors
+        index = start + lanes
         bits = _load_bits(address, index, index < size, width)
         magnitude = bits & 0x7FFFFFFF
         is_finite = magnitude < 0x7F800000
@@ -70,6 +71,7 @@ def measure_chunk(
         odd += tl.where(magnitude > 0x7F800000, 1 << 16, 0)
         if COUNTS:
             table += tl.histogram((bits >> 23) & (BINS - 1), BINS)
+        start += BLOCK
     tl.store(sums + program, tl.sum(squares))
     base = rows + row * 3
     if COUNTS:
