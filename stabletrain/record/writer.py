@@ -15,7 +15,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from stabletrain.record import names
+from stabletrain.record import layouts, names
 from stabletrain.record.encoding import FLOAT32_MAX, encode_event
 from stabletrain.record.protos import (
     DT_FLOAT,
@@ -51,6 +51,7 @@ class RecordWriter:
         self.path = folder / name
         self._descriptor: int | None = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._snapshots = Snapshots()
+        self._shown: frozenset[str] = frozenset()  # on TensorBoard's custom-scalars page
         self._append(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -63,6 +64,18 @@ class RecordWriter:
         summary = self._snapshots.encode(snapshot)
         if summary:
             self._append(encode_event(snapshot.step, time.time(), summary))
+            self.write_layout(snapshot)
+
+    def write_layout(self, snapshot: Snapshot) -> None:
+        """Append what TensorBoard's custom-scalars page shows, if the snapshot holds what it does not show yet."""
+        families = layouts.families_of(snapshot)
+        if families <= self._shown:
+            return
+        self._shown |= families
+        layout = layouts.encode_layout([layer.layer for layer in snapshot.layers], self._shown)
+        metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name=layouts.PLUGIN))
+        tensor = TensorProto(dtype=DT_STRING, string_val=[layout], tensor_shape=TensorShapeProto())
+        self._append_values(snapshot.step, [Summary.Value(tag=layouts.TAG, metadata=metadata, tensor=tensor)])
 
     def write_vectors(self, step: int, vectors: Mapping[str, np.ndarray]) -> None:
         """Append arrays of one axis, such as a norm for each time step, in float32."""

@@ -1,0 +1,134 @@
+"""The layout of TensorBoard's custom-scalars page: written when it has something to add, and the same for all runs."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+
+from stabletrain.record.layouts import TAG, encode_layout, families_of, layers_with_bands
+from stabletrain.record.reader import load_record
+from stabletrain.record.writer import RecordWriter
+from stabletrain.signal.histogram import Histogram
+from stabletrain.signal.snapshot import DELTA, UPDATE, WEIGHT, LayerStatistics, Snapshot
+
+ALWAYS = {"gradient/rms", "gradient/nonfinite"}
+LAYERS = [f"L{i:02d}.layers.{i // 2}.{'bias' if i % 2 else 'weight'}" for i in range(24)]
+
+
+def snapshot(step, layers=LAYERS, *, histograms=True, signals=()):
+    counts = np.zeros(256, dtype=np.int64)
+    counts[120] = 12
+    found = [LayerStatistics(layer, 12, 0.01, 0, Histogram(counts) if histograms else None) for layer in layers]
+    return Snapshot(step, tuple(found), {signal: tuple(found) for signal in signals})
+
+
+def layouts_in(folder):
+    """Every layout of the record as {category: {chart: patterns or series}}, with the step of each."""
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0, "scalars": 0}).Reload()
+    if TAG not in events.Tags()["tensors"]:
+        return []
+    assert events.SummaryMetadata(TAG).plugin_data.plugin_name == "custom_scalars"
+    return [(e.step, decode(e.tensor_proto.string_val[0])) for e in events.Tensors(TAG)]
+
+
+def decode(encoded):
+    layout = layout_pb2.Layout.FromString(encoded)
+    return {
+        category.title: {
+            chart.title: list(chart.multiline.tag)
+            or [(s.value, s.lower, s.upper) for s in chart.margin.series]  # one of the two
+            for chart in category.chart
+        }
+        for category in layout.category
+    }
+
+
+def test_it_is_written_once_and_again_when_there_is_more_to_show(tmp_path):
+    writer = RecordWriter(tmp_path)
+    writer.write_scalars(0, {"train/loss": 1.0})
+    for step in range(3):
+        writer.write_snapshot(snapshot(step, histograms=False))
+    for step in range(3, 6):
+        writer.write_snapshot(snapshot(step, signals=(WEIGHT, UPDATE, DELTA)))
+    writer.write_snapshot(snapshot(6, histograms=False))
+    writer.close()
+    (first, before), (second, after) = layouts_in(tmp_path)
+    assert (first, second) == (0, 3)
+    assert list(before) == ["Gradient", "Clipping", "Loss"]
+    assert list(after) == ["Gradient", "Gradient: p05, p50 and p95 of |g|", "Update", "Clipping", "Loss"]
+
+
+def test_a_run_without_a_layer_has_no_layout(tmp_path):
+    writer = RecordWriter(tmp_path)
+    writer.write_scalars(0, {"train/loss": 1.0})
+    writer.write_snapshot(snapshot(0, layers=()))
+    writer.close()
+    assert layouts_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("histograms", "signals", "more"),
+    [
+        (False, (), set()),
+        (True, (), {"gradient/p50"}),
+        (False, (DELTA,), {"delta/rms"}),
+        (False, (UPDATE,), set()),  # no ratio without the weight
+        (True, (UPDATE, WEIGHT), {"gradient/p50", "update/ratio"}),
+    ],
+)
+def test_the_families_are_those_that_the_record_gets(tmp_path, histograms, signals, more):
+    taken = snapshot(0, histograms=histograms, signals=signals)
+    assert families_of(taken) == ALWAYS | more
+    writer = RecordWriter(tmp_path / "tensorboard")
+    writer.write_snapshot(taken)
+    writer.close()
+    record = load_record(tmp_path)
+    assert families_of(taken) <= {name.rpartition("/")[0] for name in record.scalars}
+    assert (record.vectors, record.info) == ({}, {})  # the layout is for TensorBoard alone
+
+
+def test_every_chart_finds_its_curves_and_no_others():
+    """TensorBoard compares a pattern with the beginning of a name (`re.match`)."""
+    layout = decode(encode_layout(LAYERS, ALWAYS | {"gradient/p50", "update/ratio", "delta/rms"}))
+    families = ["gradient/rms", "gradient/nonfinite", "gradient/p50", "update/ratio", "update/rms", "delta/rms"]
+    tags = [f"{family}/{layer}" for family in families for layer in LAYERS]
+    tags += ["train/loss", "val/loss", "train/loss_scale", "gradient/norm/total", "clip/norm_after", "clip/fraction"]
+    found = {
+        chart: [tag for tag in tags if any(re.match(pattern, tag) for pattern in patterns)]
+        for title, charts in layout.items()
+        for chart, patterns in charts.items()
+        if "|g|" not in title
+    }
+    assert found == {
+        "rms of every layer": tags[:24],
+        "Inf and NaN in every layer": tags[24:48],
+        "rms at the output of every layer (delta)": tags[120:144],
+        "size of the update over size of the weight": tags[72:96],
+        "gradient norm before and after": ["gradient/norm/total", "clip/norm_after"],
+        "loss": ["train/loss", "val/loss"],
+    }
+
+
+def test_a_band_is_drawn_around_the_median():
+    bands = decode(encode_layout(LAYERS[:1], ALWAYS | {"gradient/p50"}))["Gradient: p05, p50 and p95 of |g|"]
+    layer = LAYERS[0]
+    assert bands == {layer: [(f"gradient/p50/{layer}", f"gradient/p05/{layer}", f"gradient/p95/{layer}")]}
+
+
+@pytest.mark.parametrize("num", [1, 2, 8, 9, 200, 1000])
+def test_the_bands_are_few_and_go_from_the_first_layer_to_the_last(num):
+    layers = [f"L{i:03d}.w" for i in range(num)]
+    chosen = layers_with_bands(layers)
+    assert len(chosen) == len(set(chosen)) == min(num, 8)
+    assert (chosen[0], chosen[-1]) == (layers[0], layers[-1])
+    gaps = np.diff([layers.index(layer) for layer in chosen])
+    assert gaps.size == 0 or gaps.max() - gaps.min() <= 1
+
+
+def test_biases_are_passed_over_unless_there_is_nothing_else():
+    assert layers_with_bands(LAYERS, 4) == [LAYERS[i] for i in (0, 6, 14, 22)]
+    assert layers_with_bands(["L00.bias", "L01.rnn.bias_hh_l0"]) == ["L00.bias", "L01.rnn.bias_hh_l0"]
