@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ def measure_tensors(layers: Sequence[str], tensors: Sequence[Tensor], *, histogr
         return Measures(layers, sizes, measure_on_device(plain, histograms), with_counts=histograms)
     floats = [i for i, x in enumerate(plain) if x.dtype is torch.float32]
     arrays = _empty(len(plain), histograms)
-    _assign(arrays, floats, _measure_floats([plain[i] for i in floats], sizes[floats], histograms))
+    _assign(arrays, floats, _measure_floats([plain[i] for i in floats], sizes[floats], histograms)())
     for i in sorted(set(range(len(plain))) - set(floats)):
         _assign(arrays, [i], measure_doubles(plain[i].numpy(), histograms))
     return Measures(layers, sizes, arrays, with_counts=histograms)
@@ -69,7 +69,8 @@ def _plain(x: Tensor) -> Tensor:
     return x.to(x.dtype if x.dtype in kept else torch.float32).contiguous()
 
 
-def _measure_floats(tensors: Sequence[Tensor], sizes: np.ndarray, histograms: bool) -> Arrays:
+def _measure_floats(tensors: Sequence[Tensor], sizes: np.ndarray, histograms: bool) -> Callable[[], Arrays]:
+    """Read the tensors now; what follows from the sums is worked out when it is asked for."""
     from stabletrain.signal import exponents
 
     num = len(tensors)
@@ -78,13 +79,17 @@ def _measure_floats(tensors: Sequence[Tensor], sizes: np.ndarray, histograms: bo
     counts = np.empty((num, 2 * NUM_BINS), np.int64) if histograms else None
     special = np.empty((num, 2), np.int64) if histograms else None
     if histograms:
-        exponents.count_exponents_(addresses, sizes, sums, counts, special)
+        all_finite = exponents.count_exponents_(addresses, sizes, sums, counts, special)
     else:
-        exponents.sum_squares_(addresses, sizes, sums)
-    if not np.isfinite(sums).all():
+        all_finite = exponents.sum_squares_(addresses, sizes, sums)
+    if not all_finite:
         exponents.sum_finite_squares_(addresses, sizes, sums, nonfinite)
-    with np.errstate(invalid="ignore"):  # nothing finite: 0/0, which is NaN
-        return Arrays(np.sqrt(sums / (sizes - nonfinite)), nonfinite, counts, special)
+
+    def finish() -> Arrays:
+        with np.errstate(invalid="ignore"):  # nothing finite: 0/0, which is NaN
+            return Arrays(np.sqrt(sums / (sizes - nonfinite)), nonfinite, counts, special)
+
+    return finish
 
 
 def measure_doubles(x: np.ndarray, histograms: bool) -> Arrays:

@@ -125,6 +125,8 @@ class GradientWatch(Callback):
         if isinstance(exception, NonFiniteGradient):
             self._measure(exception.step, histograms=True)
         self._write()
+        if self._writer is not None:
+            self._writer.flush()
 
     def _is_due(self, step: int, every: int) -> bool:
         if every and self.points_per_decade:
@@ -166,6 +168,6 @@ class GradientWatch(Callback):
         if self._watch is not None:
             self._seconds = self.seconds
             self._watch.detach()
-        if self._owns_writer and self._writer is not None:
-            self._writer.close()
+        if self._writer is not None:
+            self._writer.close() if self._owns_writer else self._writer.flush()
         self._watch, self._writer, self._owns_writer, self._batch = None, None, False, None
