@@ -34,6 +34,7 @@ every_way = pytest.mark.parametrize("way", WAYS, ids=["torch", "triton"])
 SPECIAL = [0.0, -0.0, 1e-45, -1e-45, 1.1754942e-38, 1.1754944e-38, 1.0, -1.9999999, 2.0, 3.4028235e38]
 SPECIAL += [math.inf, -math.inf, math.nan, -math.nan, 1e-30, 1e30]
 FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True, allow_subnormal=True)
+SHADES = torch.arange(0, 2**31, 2**23, dtype=torch.int64).to(torch.int32).view(torch.float32)  # one of each exponent
 LISTS = st.lists(hnp.arrays(np.float32, st.integers(0, 40), elements=FLOATS), min_size=1, max_size=5)
 
 
@@ -86,8 +87,20 @@ def test_every_number_of_the_short_dtypes(way, dtype):
 
 @every_way
 def test_sizes_around_blocks_and_chunks(way):
-    sizes = [0, 1, 2, 2047, 2048, 2049, 32767, 32768, 32769, 70000, 0]
+    sizes = [0, 1, 2, 1023, 1024, 1025, 32767, 32768, 32769, 70000, 0]
     check(way, [random_bits(size, seed=size) for size in sizes])
+
+
+@every_way
+def test_exponents_near_and_far_from_the_first_ones(way):
+    """Blocks with exponents near the chunk's first ones are counted in a narrow table, the others in a wide one."""
+    near = torch.randn(3 * 1024)
+    outlier, middle = near.clone(), near.clone()
+    outlier[1024 + 5] = 1e-30
+    middle[1024 : 2 * 1024] *= 1e30
+    tensors = [near, -near, near * 1e-36, near * 1e36, outlier, middle, torch.cat([torch.zeros(1024), near])]
+    tensors += [near.clamp(min=0.0), near * 1e-42, torch.full((1024,), math.inf), torch.cat([near, -SHADES, SHADES])]
+    check(way, tensors)
 
 
 @every_way
@@ -214,7 +227,8 @@ def test_the_kernel_compiles_without_a_gpu(capability, histograms):
     from stabletrain.signal import triton_kernel
 
     kernel = triton_kernel.measure_chunk
-    constants = {"COUNTS": histograms, "BINS": 512, "CHUNK": triton_kernel.CHUNK, "BLOCK": triton_kernel.BLOCK}
+    constants = {"COUNTS": histograms, "BINS": 512}
+    constants |= {name: getattr(triton_kernel, name) for name in ("SLOTS", "CHUNK", "BLOCK")}
     signature = {"tensors": "*i64", "chunks": "*i64", "sums": "*fp64", "rows": "*i64"}
     source = ASTSource(kernel, signature | dict.fromkeys(constants, "constexpr"), constants)
     compiled = compile(source, target=GPUTarget("cuda", capability, 32), options=triton_kernel.OPTIONS)
