@@ -38,6 +38,9 @@ def _own_part(x: Any) -> Tensor:
     """Return what this process counts of a tensor: its shard, and nothing of what another one counts already."""
     if not hasattr(x, "device_mesh"):
         return x if dist.get_rank() == 0 else x.new_empty(0)
+    if any(placement.is_partial() for placement in x.placements):  # not summed up yet: no process holds a value
+        x = x.full_tensor()
+        return x if dist.get_rank() == 0 else x.new_empty(0)
     coordinate = x.device_mesh.get_coordinate()
     counts = coordinate is not None and all(
         placement.is_shard() or place == 0 for placement, place in zip(x.placements, coordinate, strict=True)

@@ -25,7 +25,8 @@ class Taps:
     A layer is a module with parameters of its own or without children, the model itself included. Of a tuple, as
     recurrent layers return it, the first tensor is taken. Several calls before `collect` add up: micro-batches, or a
     layer used twice. Passes in evaluation mode or without a graph are not measured. The hooks are on the model only
-    between `open` and `close`.
+    between `open` and `close`. The gradient at an output that is a view (that of `nn.Linear` on three axes) and is then
+    overwritten in place is left out: autograd does not pass there.
 
     Args:
         model: Any module.
