@@ -16,8 +16,9 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from stabletrain.record import layouts, names
+from stabletrain.record import names
 from stabletrain.record.encoding import FLOAT32_MAX, encode_event
+from stabletrain.record.layouts import Layouts
 from stabletrain.record.protos import (
     DT_FLOAT,
     DT_STRING,
@@ -56,7 +57,7 @@ class RecordWriter:
         self._snapshots = Snapshots()
         self._waiting: list[tuple[float, Snapshot]] = []
         self._last_flush = -math.inf
-        self._shown: frozenset[str] = frozenset()  # on TensorBoard's custom-scalars page
+        self._layouts = Layouts()
         self._append(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -79,22 +80,9 @@ class RecordWriter:
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
-        events = [(time_s, x.step, self._snapshots.encode(x)) for time_s, x in waiting]
+        events = [(time_s, x.step, self._layouts.encode(x) + self._snapshots.encode(x)) for time_s, x in waiting]
         self._append(*(encode_event(step, time_s, summary) for time_s, step, summary in events if summary))
-        for _, snapshot in waiting:
-            self.write_layout(snapshot)
         self._last_flush = time.monotonic()
-
-    def write_layout(self, snapshot: Snapshot) -> None:
-        """Append what TensorBoard's custom-scalars page shows, if the snapshot holds what it does not show yet."""
-        families = layouts.families_of(snapshot)
-        if families <= self._shown:
-            return
-        self._shown |= families
-        layout = layouts.encode_layout([layer.layer for layer in snapshot.layers], self._shown)
-        metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name=layouts.PLUGIN))
-        tensor = TensorProto(dtype=DT_STRING, string_val=[layout], tensor_shape=TensorShapeProto())
-        self._append_values(snapshot.step, [Summary.Value(tag=layouts.TAG, metadata=metadata, tensor=tensor)])
 
     def write_vectors(self, step: int, vectors: Mapping[str, np.ndarray]) -> None:
         """Append arrays of one axis, such as a norm for each time step, in float32."""

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.util.tensor_util import make_ndarray
 
-from stabletrain.record.layouts import TAG, encode_layout, families_of, layers_with_bands
+from stabletrain.record.layouts import LOG10_RMS, TAG, encode_layout, families_of, layers_shown
 from stabletrain.record.reader import load_record
 from stabletrain.record.writer import RecordWriter
 from stabletrain.signal.histogram import Histogram
 from stabletrain.signal.snapshot import DELTA, UPDATE, WEIGHT, LayerStatistics, Snapshot
 
-ALWAYS = {"gradient/rms", "gradient/nonfinite"}
+ALWAYS = {LOG10_RMS, "gradient/rms", "gradient/nonfinite"}
 LAYERS = [f"L{i:02d}.layers.{i // 2}.{'bias' if i % 2 else 'weight'}" for i in range(24)]
 
 
@@ -87,7 +89,7 @@ def test_the_families_are_those_that_the_record_gets(tmp_path, histograms, signa
     writer.write_snapshot(taken)
     writer.close()
     record = load_record(tmp_path)
-    assert families_of(taken) <= {name.rpartition("/")[0] for name in record.scalars}
+    assert families_of(taken) - {LOG10_RMS} <= {name.rpartition("/")[0] for name in record.scalars}
     assert (record.vectors, record.info) == ({}, {})  # the layout is for TensorBoard alone
 
 
@@ -95,6 +97,7 @@ def test_every_chart_finds_its_curves_and_no_others():
     """TensorBoard compares a pattern with the beginning of a name (`re.match`)."""
     layout = decode(encode_layout(LAYERS, ALWAYS | {"gradient/p50", "update/ratio", "delta/rms"}))
     families = ["gradient/rms", "gradient/nonfinite", "gradient/p50", "update/ratio", "update/rms", "delta/rms"]
+    families += [LOG10_RMS]
     tags = [f"{family}/{layer}" for family in families for layer in LAYERS]
     tags += ["train/loss", "val/loss", "train/loss_scale", "gradient/norm/total", "clip/norm_after", "clip/fraction"]
     found = {
@@ -104,6 +107,7 @@ def test_every_chart_finds_its_curves_and_no_others():
         if "|g|" not in title
     }
     assert found == {
+        "log10 of the rms, some layers from the input to the output": tags[144:168],
         "rms of every layer": tags[:24],
         "Inf and NaN in every layer": tags[24:48],
         "rms at the output of every layer (delta)": tags[120:144],
@@ -111,6 +115,26 @@ def test_every_chart_finds_its_curves_and_no_others():
         "gradient norm before and after": ["gradient/norm/total", "clip/norm_after"],
         "loss": ["train/loss", "val/loss"],
     }
+
+
+def test_the_log10_of_some_layers_is_for_tensorboard_alone(tmp_path):
+    layers = [f"L{i:03d}.w" for i in range(15)]
+    rms = [[0.01, 0.0, None, math.inf, 100.0, 1e-40, 3.0, 1.0][i // 2] for i in range(15)]  # of every second layer
+    writer = RecordWriter(tmp_path / "tensorboard")
+    for step in range(2):
+        found = [LayerStatistics(layer, 4, value, 0) for layer, value in zip(layers, rms, strict=True)]
+        writer.write_snapshot(Snapshot(step, tuple(found)))
+    writer.write_snapshot(Snapshot(2, tuple(found[:1])))  # the others were frozen
+    writer.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"tensors": 0}).Reload()
+    tags = [tag for tag in events.Tags()["tensors"] if tag.startswith(LOG10_RMS)]
+    expected = {"L000.w": -2.0, "L008.w": 2.0, "L010.w": -40.0, "L012.w": math.log10(3), "L014.w": 0.0}
+    assert tags == [f"{LOG10_RMS}/{layer}" for layer in expected]
+    for tag, value in zip(tags, expected.values(), strict=True):
+        assert events.SummaryMetadata(tag).plugin_data.plugin_name == "scalars"
+        points = [(e.step, float(make_ndarray(e.tensor_proto))) for e in events.Tensors(tag)]
+        assert points == [(step, pytest.approx(value)) for step in range(3 if tag.endswith("L000.w") else 2)]
+    assert not any("log10" in name for name in load_record(tmp_path).scalars)
 
 
 def test_a_band_is_drawn_around_the_median():
@@ -122,7 +146,7 @@ def test_a_band_is_drawn_around_the_median():
 @pytest.mark.parametrize("num", [1, 2, 8, 9, 200, 1000])
 def test_the_bands_are_few_and_go_from_the_first_layer_to_the_last(num):
     layers = [f"L{i:03d}.w" for i in range(num)]
-    chosen = layers_with_bands(layers)
+    chosen = layers_shown(layers)
     assert len(chosen) == len(set(chosen)) == min(num, 8)
     assert (chosen[0], chosen[-1]) == (layers[0], layers[-1])
     gaps = np.diff([layers.index(layer) for layer in chosen])
@@ -130,5 +154,5 @@ def test_the_bands_are_few_and_go_from_the_first_layer_to_the_last(num):
 
 
 def test_biases_are_passed_over_unless_there_is_nothing_else():
-    assert layers_with_bands(LAYERS, 4) == [LAYERS[i] for i in (0, 6, 14, 22)]
-    assert layers_with_bands(["L00.bias", "L01.rnn.bias_hh_l0"]) == ["L00.bias", "L01.rnn.bias_hh_l0"]
+    assert layers_shown(LAYERS, 4) == [LAYERS[i] for i in (0, 6, 14, 22)]
+    assert layers_shown(["L00.bias", "L01.rnn.bias_hh_l0"]) == ["L00.bias", "L01.rnn.bias_hh_l0"]
