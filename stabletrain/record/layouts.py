@@ -32,7 +32,7 @@ _messages: Any = layout_pb2  # made at run time, so type checkers cannot see the
 # Families of curves by category and chart; a chart is there once its first family was recorded.
 _CHARTS = {
     "Gradient": {
-        "log10 of the rms, some layers from the input to the output": (LOG10_RMS,),
+        "log10 of the rms, some layers": (LOG10_RMS,),
         "rms of every layer": (names.GRADIENT_RMS,),
         "Inf and NaN in every layer": (names.GRADIENT_NONFINITE,),
         "rms at the output of every layer (delta)": (names.of_signal(DELTA, names.RMS),),
@@ -102,7 +102,8 @@ def encode_layout(layers: Sequence[str], families: Collection[str]) -> bytes:
         for title, charts in _CHARTS.items()
     ]
     if QUANTILES in families:
-        categories.insert(1, _category(_BANDS, [_band(layer) for layer in layers_shown(layers)]))
+        bands = [_band(layer) for layer in reversed(layers_shown(layers))]  # TensorBoard 2.21 shows the last one first
+        categories.insert(1, _category(_BANDS, bands))
     for title, charts in _OF_THE_RUN.items():
         categories.append(
             _category(title, [_lines(chart, [f"{tag}$" for tag in tags]) for chart, tags in charts.items()])

@@ -107,7 +107,7 @@ def test_every_chart_finds_its_curves_and_no_others():
         if "|g|" not in title
     }
     assert found == {
-        "log10 of the rms, some layers from the input to the output": tags[144:168],
+        "log10 of the rms, some layers": tags[144:168],
         "rms of every layer": tags[:24],
         "Inf and NaN in every layer": tags[24:48],
         "rms at the output of every layer (delta)": tags[120:144],
