@@ -1,0 +1,180 @@
+"""What watching every layer on every step costs: the time of a training step with it, over that of one without.
+
+All ways of watching take turns in one process, in random order. Each block of watched steps is paired with a block of
+the same model unwatched, right before or after it; printed is the median of the ratios of all pairs, with quartiles.
+On a GPU the time is that between CUDA events. W&B and Cockpit are compared where they are installed:
+
+    pip install wandb cockpit-for-pytorch 'setuptools<80'
+    python benchmarks/watching.py --rounds 40
+
+It writes `watching.json` (on a GPU `watching_cuda.json`); `docs/make_pictures.py` draws it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from watching_growth import grow
+from watching_lightning import OPTIONS, compare_in_lightning
+from watching_variants import Variant, open_variants
+from watching_workloads import ON_CPU, ON_CUDA, WORKLOADS, Stepper
+
+BLOCK_S = 0.25  # time of an unwatched block
+PICTURES = Path(__file__).parents[1] / "docs/pictures"
+
+
+def time_block(stepper: Stepper, num_steps: int) -> float:
+    """Return the milliseconds of a step."""
+    if stepper.device.type == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        for _ in range(num_steps):
+            stepper.step()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / num_steps
+    begin = time.perf_counter()
+    for _ in range(num_steps):
+        stepper.step()
+    return 1e3 * (time.perf_counter() - begin) / num_steps
+
+
+def time_watched(variant: Variant, num_steps: int) -> float:
+    variant.begin()
+    variant.stepper.step()  # what the first look sets up is not counted
+    ms = time_block(variant.stepper, num_steps)
+    variant.end()
+    return ms
+
+
+def time_plain(stepper: Stepper, num_steps: int) -> float:
+    stepper.step()
+    return time_block(stepper, num_steps)
+
+
+def compare(stepper: Stepper, variants: dict[str, Variant], num_steps: int, rounds: int) -> dict[str, Any]:
+    """Return, for each variant, the pairs' ratios and what a step costs more, in milliseconds."""
+    pairs: dict[str, list[tuple[float, float]]] = {title: [] for title in variants}
+    for number in range(rounds + 1):
+        for title in random.sample(list(variants), len(variants)):
+            times: dict[bool, float] = {}
+            for is_watched in random.sample([True, False], 2):
+                times[is_watched] = (
+                    time_watched(variants[title], num_steps) if is_watched else time_plain(stepper, num_steps)
+                )
+            if number:  # the first round warms up
+                pairs[title].append((times[True], times[False]))
+    summaries = {
+        title: summary([on / off for on, off in found]) | {"added_ms": statistics.median(on - off for on, off in found)}
+        for title, found in pairs.items()
+    }
+    return {"step_ms": statistics.median(off for found in pairs.values() for _, off in found), "variants": summaries}
+
+
+def summary(ratios: list[float]) -> dict[str, float]:
+    low, middle, high = (100 * (float(q) - 1) for q in np.quantile(ratios, [0.25, 0.5, 0.75]))
+    return {"percent": middle, "low": low, "high": high}
+
+
+def examine(name: str, device: torch.device, rounds: int, folder: Path) -> dict[str, Any]:
+    """Compare all variants on one workload, then the callback in Lightning."""
+    stepper = Stepper(WORKLOADS[name], device)
+    time_plain(stepper, 2)
+    num_steps = max(1, round(1e3 * BLOCK_S / min(time_plain(stepper, 2) for _ in range(3))))
+    with open_variants(stepper, folder) as (variants, missing):
+        result = compare(stepper, variants, num_steps, rounds)
+    lightning = {
+        option: summary(compare_in_lightning(stepper, option, num_steps, _share(option, rounds), folder / str(number)))
+        for number, option in enumerate(OPTIONS)
+    }
+    about = {
+        "title": WORKLOADS[name].title,
+        "num_tensors": stepper.num_tensors,
+        "num_parameters": stepper.num_parameters,
+    }
+    return about | result | {"missing": missing, "lightning": lightning}
+
+
+def _share(option: str, rounds: int) -> int:
+    return rounds if OPTIONS[option][1] == 1 else max(2, rounds // 8)  # its blocks are long
+
+
+def about_machine(device: torch.device, rounds: int) -> dict[str, Any]:
+    processor = platform.processor() or platform.machine()
+    cpu = Path("/proc/cpuinfo")
+    if cpu.is_file():
+        names = [line.partition(":")[2].strip() for line in cpu.read_text().splitlines() if "model name" in line]
+        processor = names[0] if names else processor
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
+        "num_threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "rounds": rounds,
+    }
+
+
+def cell(found: dict[str, float] | None) -> str:
+    if found is None:
+        return "–"
+    digits = 0 if abs(found["percent"]) >= 20 else 1
+    return f"{found['percent']:+.{digits}f}% ({found['low']:+.{digits}f} … {found['high']:+.{digits}f})"
+
+
+def print_table(workloads: dict[str, Any], kind: str) -> None:
+    """Print one row a workload, one column a way of watching."""
+    columns = list(dict.fromkeys(title for found in workloads.values() for title in found[kind]))
+    print(f"\n| workload | tensors | parameters | ms a step | {' | '.join(columns)} |")
+    print("|---" * (4 + len(columns)) + "|")
+    for found in workloads.values():
+        cells = [cell(found[kind].get(title)) for title in columns]
+        about = [found["title"], found["num_tensors"], f"{found['num_parameters']:,}", f"{found['step_ms']:.1f}"]
+        print("| " + " | ".join(map(str, [*about, *cells])) + " |")
+
+
+def print_growth(growth: dict[str, Any]) -> None:
+    for axis, found in growth.items():
+        points = ", ".join(f"{size:,}: {ms:.2f}" for size, ms in zip(found["sizes"], found["ms"], strict=True))
+        print(f"\nms a snapshot by {axis}: {points}; slope {found['slope']:.2f}, at the end {found['last_slope']:.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure what watching every layer on every step costs.")
+    parser.add_argument("--rounds", type=int, default=40, help="pairs of blocks of each way of watching (40)")
+    parser.add_argument("--quick", action="store_true", help="3 rounds: to see that it runs")
+    parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), help="which; by default those of the device")
+    parser.add_argument("--out", type=Path, default=PICTURES, help="folder of the JSON file (docs/pictures)")
+    arguments = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rounds = 3 if arguments.quick else arguments.rounds
+    torch.manual_seed(0)
+    random.seed(0)
+    names = arguments.workloads or (ON_CUDA if device.type == "cuda" else ON_CPU)
+    results: dict[str, Any] = {"machine": about_machine(device, rounds), "workloads": {}}
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in names:
+            results["workloads"][name] = examine(name, device, rounds, Path(temporary, name))
+        results["growth"] = grow(rounds, Path(temporary, "growth"), device)
+    for kind in ("variants", "lightning"):
+        print_table(results["workloads"], kind)
+    print_growth(results["growth"])
+    for found in results["workloads"].values():
+        for title, why in found["missing"].items():
+            print(f"\n{found['title']}: no {title}: {why}")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / ("watching_cuda.json" if device.type == "cuda" else "watching.json")
+    path.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

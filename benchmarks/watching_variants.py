@@ -1,0 +1,194 @@
+"""Ways of looking at every layer on every step: ours, and others' where they are installed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from watching_workloads import Stepper
+
+from stabletrain.record.writer import RecordWriter
+from stabletrain.signal.snapshot import Snapshot
+from stabletrain.signal.watch import Watch
+
+
+class Variant:
+    """Sets `stepper.look` in `begin`, takes it back in `end`; the stepper may be replaced by one of its own."""
+
+    title = "nothing"
+
+    def __init__(self, stepper: Stepper, folder: Path) -> None:
+        self.stepper, self.folder, self.num_looks = stepper, folder, 0
+
+    def begin(self) -> None:
+        self.stepper.look = self._look
+
+    def end(self) -> None:
+        self.stepper.look = lambda: None
+
+    def close(self) -> None:
+        """Let go of files."""
+
+    def _look(self) -> None:
+        self.num_looks += 1
+
+
+class Histograms(Variant):
+    """On a GPU the numbers of a step are written on the next one, when they have come."""
+
+    title, histograms = "stabletrain, histograms", True
+
+    def __init__(self, stepper: Stepper, folder: Path) -> None:
+        super().__init__(stepper, folder)
+        self._watch = Watch(stepper.model)
+        self._writer = RecordWriter(folder / type(self).__name__)
+        self._waiting: list[Snapshot] = []
+        self._num_waiting = 1 if stepper.device.type == "cuda" else 0
+
+    def end(self) -> None:
+        super().end()
+        self._write(0)
+
+    def close(self) -> None:
+        self._watch.detach()
+        self._writer.close()
+
+    def _look(self) -> None:
+        self._waiting.append(self._watch.step(histograms=self.histograms))
+        self._write(self._num_waiting)
+
+    def _write(self, num_left: int) -> None:
+        while len(self._waiting) > num_left:
+            self._writer.write_snapshot(self._waiting.pop(0))
+
+
+class Norms(Histograms):
+    title, histograms = "stabletrain, norms", False
+
+
+class PlainNorms(Variant):
+    title = "`.norm().item()` per layer"
+
+    def _look(self) -> None:
+        self.norms = [p.grad.norm().item() for p in self.stepper.model.parameters() if p.grad is not None]
+
+
+class TensorBoard(Variant):
+    title = "TensorBoard `add_histogram`"
+
+    def __init__(self, stepper: Stepper, folder: Path) -> None:
+        super().__init__(stepper, folder)
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder / "tensorboard"))
+        self._named = list(stepper.model.named_parameters())
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _look(self) -> None:
+        self.num_looks += 1
+        for name, parameter in self._named:
+            if parameter.grad is not None:
+                self._writer.add_histogram(name, parameter.grad, self.num_looks)
+
+
+class WandB(Variant):
+    """`watch` puts hooks on the gradients; `log` ends the step."""
+
+    title = "W&B `watch`"
+
+    def __init__(self, stepper: Stepper, folder: Path) -> None:
+        super().__init__(stepper, folder)
+        os.environ |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+        import wandb
+
+        self._run: Any = wandb.init(dir=str(folder), mode="offline", project="watching")
+
+    def begin(self) -> None:
+        super().begin()
+        self._run.watch(self.stepper.model, log="gradients", log_freq=1)
+
+    def end(self) -> None:
+        super().end()
+        self._run.unwatch(self.stepper.model)
+
+    def close(self) -> None:
+        self._run.finish()
+
+    def _look(self) -> None:
+        self.num_looks += 1
+        self._run.log({"step": self.num_looks})
+
+
+class Cockpit(Variant):
+    """A model of its own, since BackPACK changes it for good. It counts each sample's gradient, all layers in one."""
+
+    title = "Cockpit `GradHist1d`"
+
+    def __init__(self, stepper: Stepper, folder: Path) -> None:
+        super().__init__(_Extended(stepper), folder)
+        self.stepper.step()  # raises where BackPACK does not know a layer
+
+    def begin(self) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+
+class _Extended(Stepper):
+    def __init__(self, stepper: Stepper) -> None:
+        super().__init__(stepper.workload, stepper.device)
+        from backpack import extend
+        from cockpit import Cockpit as Instruments
+        from cockpit.quantities import GradHist1d
+        from cockpit.utils.schedules import linear
+
+        self.model, self.loss_function = extend(self.model), extend(nn.CrossEntropyLoss())
+        self._instruments = Instruments(list(self.model.parameters()), quantities=[GradHist1d(linear(1))])
+        self._each = nn.CrossEntropyLoss(reduction="none")
+        self._num_steps = 0
+
+    def step(self) -> None:
+        self.optimizer.zero_grad()
+        output = self.model(self.x).flatten(0, -2)
+        loss = self.loss_function(output, self.target)
+        with torch.no_grad():
+            losses = self._each(output, self.target)
+        info = {
+            "batch_size": len(self.x),
+            "individual_losses": losses,
+            "loss": loss,
+            "optimizer": self.optimizer,
+        }
+        with self._instruments(self._num_steps, info=info):
+            loss.backward(create_graph=self._instruments.create_graph(self._num_steps))
+        self.optimizer.step()
+        self._num_steps += 1
+
+
+VARIANTS: tuple[type[Variant], ...] = (Norms, Histograms, PlainNorms, TensorBoard, WandB, Cockpit)
+
+
+@contextmanager
+def open_variants(stepper: Stepper, folder: Path) -> Iterator[tuple[dict[str, Variant], dict[str, str]]]:
+    """Make all variants that can be made here; say why the others cannot."""
+    made: dict[str, Variant] = {}
+    missing: dict[str, str] = {}
+    stepper.step()
+    for kind in VARIANTS:
+        try:
+            made[kind.title] = kind(stepper, folder)
+        except Exception as error:  # not installed, or the model is not one for it
+            missing[kind.title] = f"{type(error).__name__}: {error}".splitlines()[0][:160]
+    try:
+        yield made, missing
+    finally:
+        for variant in made.values():
+            variant.close()
