@@ -69,15 +69,20 @@ class RecordWriter:
         """Append, as one event, a step's statistics and, where present, histograms of log10|g| of every layer.
 
         Snapshots that follow each other within a quarter of a second are encoded together, which is several times
-        cheaper; `flush` and `close` append what waits.
+        cheaper. What a GPU has just measured waits for the next call, by when it is there. `flush` and `close` append
+        all that waits.
         """
         self._waiting.append((time.time(), snapshot))
         if len(self._waiting) >= MAX_WAITING or time.monotonic() - self._last_flush >= FLUSH_S:
-            self.flush()
+            self._flush(num_kept=1 if snapshot.is_on_device else 0)
 
     def flush(self) -> None:
         """Append the snapshots that wait."""
-        waiting, self._waiting = self._waiting, []
+        self._flush(num_kept=0)
+
+    def _flush(self, num_kept: int) -> None:
+        count = len(self._waiting) - num_kept
+        waiting, self._waiting = self._waiting[:count], self._waiting[count:]
         if not waiting:
             return
         events = [(time_s, x.step, self._layouts.encode(x) + self._snapshots.encode(x)) for time_s, x in waiting]

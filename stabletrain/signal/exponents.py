@@ -71,7 +71,7 @@ _as_floats = _pointer_to(types.float32)
 
 def _count_block(bits, table, ahead):
     for j in range(len(bits) // LINE):  # from 0: numba then knows that no index is negative, a third of the time
-        _prefetch(ahead + 4 * LINE * j)
+        _prefetch(ahead + 4 * LINE * j)  # pyright: ignore[reportCallIssue]
         for k in range(0, LINE, 4):
             table[0, bits[LINE * j + k] >> SHIFT] += ONE
             table[1, bits[LINE * j + k + 1] >> SHIFT] += ONE

@@ -46,7 +46,8 @@ def measure_tensors(layers: Sequence[str], tensors: Sequence[Tensor], *, histogr
     if any(x.is_cuda for x in plain):
         from stabletrain.signal.device import measure_on_device
 
-        return Measures(layers, sizes, measure_on_device(plain, histograms), with_counts=histograms)
+        arrays = measure_on_device(plain, histograms)
+        return Measures(layers, sizes, arrays, with_counts=histograms, on_device=True)
     floats = [i for i, x in enumerate(plain) if x.dtype is torch.float32]
     arrays = _empty(len(plain), histograms)
     _assign(arrays, floats, _measure_floats([plain[i] for i in floats], sizes[floats], histograms)())

@@ -9,7 +9,7 @@ from typing import overload
 
 import numpy as np
 
-from stabletrain.signal.histogram import NUM_BINS, Histogram
+from stabletrain.signal.histogram import NONFINITE_BIN, NUM_BINS, ZERO_BIN, Histogram
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,23 @@ class Measures(Sequence[LayerStatistics]):
         layers: Names, (L,).
         sizes: Numbers of elements, (L,) int64.
         arrays: The numbers, or a function that returns them: what a GPU measured is waited for on first use.
+        with_counts: Whether exponents were counted.
+        on_device: Whether the numbers may still be on their way from a GPU.
     """
 
     def __init__(
-        self, layers: Sequence[str], sizes: np.ndarray, arrays: Arrays | Callable[[], Arrays], *, with_counts: bool
+        self,
+        layers: Sequence[str],
+        sizes: np.ndarray,
+        arrays: Arrays | Callable[[], Arrays],
+        *,
+        with_counts: bool,
+        on_device: bool = False,
     ) -> None:
         self.layers = tuple(layers)
         self.sizes = sizes
         self.with_counts = with_counts
+        self.on_device = on_device
         self._arrays = arrays
 
     @classmethod
@@ -123,6 +132,19 @@ class Measures(Sequence[LayerStatistics]):
         find_quantiles_(self.arrays.counts, np.array(shares, dtype=np.float64), found)
         return found
 
+    def shifted(self, exponent: int) -> Measures:
+        """Return the statistics of x · 2**exponent: what a loss scaler multiplied is divided again.
+
+        Bins move as a whole. What leaves float32's normal range is counted with the zeros, or in the last finite bin.
+        """
+
+        def shift() -> Arrays:
+            arrays = self.arrays
+            counts = None if arrays.counts is None else _shift_bins(arrays.counts, exponent)
+            return Arrays(arrays.rms * 2.0**exponent, arrays.num_nonfinite, counts, arrays.special)
+
+        return Measures(self.layers, self.sizes, shift, with_counts=self.with_counts, on_device=self.on_device)
+
     def _histogram(self, index: int) -> Histogram | None:
         counts, special = self.arrays.counts, self.arrays.special
         if counts is None or special is None:
@@ -167,3 +189,14 @@ def _hypot(columns: Sequence[np.ndarray]) -> np.ndarray:
     for column in columns[1:]:
         result = np.hypot(result, column)
     return result
+
+
+def _shift_bins(counts: np.ndarray, exponent: int) -> np.ndarray:
+    """Move the bins 1 to 254 of either sign by `exponent` places."""
+    places = np.clip(np.arange(NUM_BINS) + exponent, ZERO_BIN, NONFINITE_BIN - 1)
+    places[[ZERO_BIN, NONFINITE_BIN]] = ZERO_BIN, NONFINITE_BIN
+    shifted = np.zeros_like(counts)
+    for sign in (0, NUM_BINS):
+        for k in range(NUM_BINS):
+            shifted[:, places[k] + sign] += counts[:, k + sign]
+    return shifted

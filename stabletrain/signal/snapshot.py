@@ -39,6 +39,11 @@ class Snapshot:
         raise KeyError(layer)
 
     @property
+    def is_on_device(self) -> bool:
+        """Whether looking at the numbers may wait for a GPU."""
+        return any(getattr(x, "on_device", False) for x in (self.layers, *self.signals.values()))
+
+    @property
     def update_ratios(self) -> Mapping[str, float]:
         """‖ΔW‖/‖W‖ by layer, where both were measured and W is not zero."""
         weights = {x.layer: x.rms for x in self.signals.get(WEIGHT, ()) if x.rms}

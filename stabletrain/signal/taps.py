@@ -98,7 +98,8 @@ class Taps:
             return Arrays(rms, nonfinite, counts, special)
 
         parts = {path: list(parts[path]) for path in paths}
-        return Measures(names, sizes, join, with_counts=self._histograms)
+        on_device = any(call.on_device for calls in parts.values() for call in calls)
+        return Measures(names, sizes, join, with_counts=self._histograms, on_device=on_device)
 
 
 def merge_calls(calls: Sequence[Measures]) -> Arrays:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +13,9 @@ from torch.optim import Optimizer
 from stabletrain.errors import RequestError, require_choice
 from stabletrain.signal.layers import ForwardOrder
 from stabletrain.signal.measure import measure_tensors, prepare
+from stabletrain.signal.measures import Measures
 from stabletrain.signal.shards import measure_shards
-from stabletrain.signal.snapshot import CLIP, GRADIENT, MOMENT, SIGNALS, UPDATE, WEIGHT, Snapshot
+from stabletrain.signal.snapshot import CLIP, DELTA, GRADIENT, MOMENT, SIGNALS, UPDATE, WEIGHT, Snapshot
 from stabletrain.signal.taps import TAPPED, Taps
 
 OF_STEP = (UPDATE, MOMENT, CLIP)  # what only the optimizer's step brings about
@@ -84,13 +86,17 @@ class Watch:
         else:
             self._taps.close()
 
-    def step(self, *, histograms: bool = True, step: int | None = None, others: bool = True) -> Snapshot:
+    def step(
+        self, *, histograms: bool = True, step: int | None = None, others: bool = True, loss_scale: float = 1.0
+    ) -> Snapshot:
         """Measure all gradients as they are now, and the other signals.
 
         Args:
             histograms: Whether to count the distributions too.
             step: Number of this step; by default one more than the last.
             others: Whether to measure the signals beside the gradient on this step.
+            loss_scale: What a scaler multiplied the loss by, a power of two: `delta` is divided by it. The gradients
+                are to be unscaled before the call.
 
         Returns:
             Statistics per layer, in forward order. The signals of the optimizer's step join it when that is done.
@@ -103,6 +109,9 @@ class Watch:
         snapshot = Snapshot(self._step, _measure(names, gradients, histograms))
         if others:
             snapshot.signals.update(self._taps.collect())
+            if loss_scale != 1.0 and DELTA in snapshot.signals:
+                delta = Measures.of(snapshot.signals[DELTA])
+                snapshot.signals[DELTA] = delta.shifted(-round(math.log2(loss_scale)))
             self._measure_weights(snapshot, names, [p for _, p in found], histograms)
         self._step += 1
         return snapshot
@@ -140,7 +149,7 @@ class Watch:
 
     def _before(self, optimizer: Optimizer, *_: Any) -> None:
         if self._pending is not None:
-            self._pending.begin()
+            self._pending.measure_clipped()
 
     def _after(self, optimizer: Optimizer, *_: Any) -> None:
         if self._pending is not None:
@@ -173,30 +182,26 @@ class _Step:
     ) -> None:
         self.signals, self.names, self.parameters = signals, list(names), list(parameters)
         self.snapshot, self.histograms = snapshot, histograms
-        self._weights: list[Tensor] = []
+        self._weights = [p.detach().clone() for p in parameters] if UPDATE in signals else []
 
     @torch.no_grad()
-    def begin(self) -> None:
-        """Measure what the optimizer sees, and keep the weights."""
-        if CLIP in self.signals:
+    def measure_clipped(self) -> None:
+        """Measure the gradient as the optimizer sees it."""
+        if CLIP in self.signals and CLIP not in self.snapshot.signals:
             present = [(n, p.grad) for n, p in zip(self.names, self.parameters, strict=True) if p.grad is not None]
             names, gradients = [n for n, _ in present], [g for _, g in present]
             self.snapshot.signals[CLIP] = _measure(names, gradients, self.histograms)
-        if UPDATE in self.signals:
-            self._weights = [p.detach().clone() for p in self.parameters]
 
     @torch.no_grad()
     def end(self, optimizer: Optimizer) -> None:
         """Measure what the step did."""
-        if UPDATE in self.signals and self._weights:
+        self.measure_clipped()  # not before the step where backward runs inside of it, as in Lightning
+        if UPDATE in self.signals:
             changes = [p.detach() - w for p, w in zip(self.parameters, self._weights, strict=True)]
             self.snapshot.signals[UPDATE] = _measure(self.names, changes, self.histograms)
         if MOMENT in self.signals:
-            found = [
-                (n, m)
-                for n, p in zip(self.names, self.parameters, strict=True)
-                if (m := _moment(optimizer, p)) is not None
-            ]
+            pairs = [(n, _moment(optimizer, p)) for n, p in zip(self.names, self.parameters, strict=True)]
+            found = [(n, m) for n, m in pairs if m is not None]
             self.snapshot.signals[MOMENT] = _measure([n for n, _ in found], [m for _, m in found], self.histograms)
 
 

@@ -109,7 +109,9 @@ class GradientWatch(Callback):
         step = trainer.global_step
         histograms = self._wants_histograms(step)
         if histograms or self._is_due(step, self.statistics_every):
-            self._measure(step, histograms)
+            scaler = getattr(trainer.precision_plugin, "scaler", None)
+            others = self._is_due(step, self.signals_every)
+            self._measure(step, histograms, others, scaler.get_scale() if scaler and others else 1.0)
         if self._batch is not None and self._writer is not None:
             self._measure_time(step, pl_module)
 
@@ -136,12 +138,11 @@ class GradientWatch(Callback):
     def _wants_histograms(self, step: int) -> bool:
         return self._is_due(step, self.histograms_every)
 
-    def _measure(self, step: int, histograms: bool) -> None:
+    def _measure(self, step: int, histograms: bool, others: bool = False, loss_scale: float = 1.0) -> None:
         if self._watch is None or not (self._writer is not None or self._watch.is_sharded):
             return
         start = time.perf_counter()
-        others = self._is_due(step, self.signals_every)
-        self._snapshot = self._watch.step(histograms=histograms, step=step, others=others)
+        self._snapshot = self._watch.step(histograms=histograms, step=step, others=others, loss_scale=loss_scale)
         self._seconds += time.perf_counter() - start
 
     def _write(self) -> None:

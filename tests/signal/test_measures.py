@@ -144,3 +144,19 @@ def test_what_one_summand_does_not_keep_the_sum_does_not_either():
     assert (full + full).negative is not None
     assert ((full + plain).negative, (full + plain).num_subnormal, (full + plain).signed) == (None, None, None)
     assert (full == plain, plain == Histogram(full.counts.copy())) == (False, True)
+
+
+@given(hnp.arrays(np.float32, 40, elements=st.floats(-(2.0**60), 2.0**60, width=32)), st.integers(-20, 20))
+def test_a_shift_multiplies_by_a_power_of_two(values, exponent):
+    values = np.where(np.abs(values) < 2.0**-60, np.float32(0), values)  # the rest stays within float32's range
+    shifted = measure(torch.from_numpy(values)).shifted(exponent)[0]
+    expected = measure(torch.from_numpy(np.ldexp(values, exponent)))[0]
+    assert shifted.histogram == expected.histogram
+    assert shifted.rms == pytest.approx(expected.rms, rel=1e-12, abs=0.0)
+
+
+def test_a_shift_beyond_the_range_stays_in_the_outermost_bins():
+    measures = measure(torch.tensor([2.0**100, 2.0**-100, -math.inf, 0.0]))
+    up, down = measures.shifted(60)[0].histogram, measures.shifted(-60)[0].histogram
+    assert (up.counts[254], up.counts[127 - 40], up.num_nonfinite, up.counts[0]) == (1, 1, 1, 1)
+    assert (down.counts[127 + 40], down.counts[0], down.num_nonfinite) == (1, 2, 1)
