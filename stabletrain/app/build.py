@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from stabletrain.app.build_data import build_data
 from stabletrain.app.build_model import build_network
@@ -93,6 +93,15 @@ def _schedule(config: Mapping[str, Any]) -> Schedule:
     target = resolve_target(section["_target_"], "schedule._target_", expected_types("schedule"), allowed)
     if not (isinstance(target, type) and issubclass(target, LRScheduler)):
         return factory()
+    if issubclass(target, ReduceLROnPlateau):
+        raise RequestError(
+            "ReduceLROnPlateau waits for a measure, which a scheduler taken by name is not given.",
+            key="schedule",
+            found=section["_target_"],
+            allowed="plateau, which does the same on val/loss; or a scheduler that counts steps",
+            closest="plateau",
+            command="schedule=plateau",
+        )
     probe = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
     if not isinstance(factory(probe), LRScheduler):
         raise RequestError("The schedule makes no scheduler.", key="schedule._target_", found=section["_target_"])

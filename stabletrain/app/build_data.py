@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from stabletrain.app.targets import call, expected_types, make, resolve_target
 from stabletrain.data import Data, wrap_dataset
 from stabletrain.errors import RequestError
-from stabletrain.training.foreign import LoadedData
+from stabletrain.training.foreign import LoadedData, has_hook
 
 # Settings of `data=custom` that are about the splits: for a Dataset, not for its own constructor.
 SPLIT_SETTINGS = ("batch_size", "val_fraction", "test_fraction", "seed", "task", "form")
@@ -36,6 +36,13 @@ def build_data(config: Mapping[str, Any]) -> Data | LoadedData:
     if isinstance(built, Data):
         return built
     if isinstance(built, pl.LightningDataModule):
+        if not has_hook("train_dataloader", built):
+            raise RequestError(
+                "The data module has nothing to train on.",
+                key="data._target_",
+                found=f"{type(built).__name__} without train_dataloader",
+                allowed="a LightningDataModule with train_dataloader",
+            )
         return LoadedData(built)
     return _wrap(built, section)
 

@@ -20,7 +20,7 @@ from stabletrain.network import Parts
 from stabletrain.network.normalization import NoNorm
 from stabletrain.network.reparametrization import find_reparametrization, reparametrize_
 from stabletrain.network.residual import NoResidual
-from stabletrain.training.foreign import LoadedData
+from stabletrain.training.foreign import LoadedData, has_hook
 
 _NUM_INIT_EXAMPLES = 256  # that an initialization may measure; an LSUV deviation is then known to 4 %
 _NUM_TRIED = 2  # examples passed through a copy of the network before anything is written; batch norm needs two
@@ -46,7 +46,10 @@ def build_network(config: Mapping[str, Any], data: Data | LoadedData, *, initial
         _make(config, "init")()(network, activation=parts.activation(), inputs=inputs)
     if kind is not None:
         reparametrize_(network, kind)
-    if not isinstance(network, pl.LightningModule):
+    if isinstance(network, pl.LightningModule):
+        _require_hooks(network)
+    else:
+        _require_weights(network)
         _try_once(network, data)
     return network
 
@@ -125,6 +128,33 @@ def _require_parts(config: Mapping[str, Any], parts: Parts, parameters: set[str]
             )
 
 
+def _require_hooks(module: pl.LightningModule) -> None:
+    """Refuse a LightningModule without the two methods that nothing trains without."""
+    missing = [name for name in ("training_step", "configure_optimizers") if not has_hook(name, module)]
+    if missing:
+        raise RequestError(
+            "The LightningModule lacks what training calls.",
+            key="model._target_",
+            found=f"{type(module).__name__} without {' and '.join(missing)}",
+            allowed="a LightningModule with training_step and configure_optimizers, or a plain torch.nn.Module",
+        )
+
+
+def _require_weights(network: nn.Module) -> None:
+    """Refuse a network without weights to train, or with weights whose size is not known yet."""
+    weights = list(network.parameters())
+    if any(isinstance(w, nn.UninitializedParameter) for w in weights):
+        problem, found = "The network has lazy layers, whose weights cannot be initialized.", "weights without a size"
+    elif not any(w.requires_grad for w in weights):
+        problem, found = (
+            "The network has nothing to train.",
+            f"{len(weights)} weights, all frozen" if weights else "none",
+        )
+    else:
+        return
+    raise RequestError(problem, key="model", found=found, allowed="weights with sizes, one or more with requires_grad")
+
+
 def _try_once(network: nn.Module, data: Data | LoadedData) -> None:
     """Pass two examples through a copy, so that what does not fit is said before anything is written."""
     examples = examples_of(data, _NUM_TRIED)
@@ -143,6 +173,11 @@ def _try_once(network: nn.Module, data: Data | LoadedData) -> None:
     finally:
         torch.set_rng_state(state)
     expected = (*examples.shape[: 2 if data.per_step else 1], data.num_outputs)
+    _require_outputs(outputs, expected)
+
+
+def _require_outputs(outputs: Any, expected: tuple[int, ...]) -> None:
+    """Refuse outputs that the loss cannot take, or that no gradient comes back from."""
     shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else ()
     if shape != expected:
         raise RequestError(
@@ -150,6 +185,13 @@ def _try_once(network: nn.Module, data: Data | LoadedData) -> None:
             key="model",
             found=f"outputs of shape {shape or type(outputs).__name__}",
             allowed=f"shape (batch, {', '.join(map(str, expected[1:]))})",
+        )
+    if not outputs.requires_grad:
+        raise RequestError(
+            "No gradient comes back from the network's outputs.",
+            key="model",
+            found=f"outputs without a gradient, {outputs.dtype}",
+            allowed="outputs of floating point that depend on the weights: no detach, no argmax, no torch.no_grad",
         )
 
 

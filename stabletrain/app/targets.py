@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -132,10 +133,10 @@ def bind(target: Any, settings: Mapping[str, Any], key: str) -> None:
                 closest=closest_name(unknown[0], parameters, 0.6),
                 command=" ".join(f"~{key}.{name}" for name in unknown),  # the chosen option's own settings go
             )
-    hints = _type_hints(target)
+    hints, is_ours = _type_hints(target), target.__module__.startswith("stabletrain.")
     for name, value in settings.items():
         if name in hints:
-            _check_type(f"{key}.{name}", value, hints[name])
+            _check_type(f"{key}.{name}", value, hints[name], is_ours=is_ours)
 
 
 def _type_hints(target: Any) -> dict[str, Any]:
@@ -145,9 +146,11 @@ def _type_hints(target: Any) -> dict[str, Any]:
         return {}
 
 
-def _check_type(key: str, value: Any, hint: Any) -> None:
+def _check_type(key: str, value: Any, hint: Any, *, is_ours: bool) -> None:
     from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
+    if isinstance(value, float) and math.isnan(value) and not is_ours:  # torch's activations and schedulers take it
+        raise RequestError(f"{key} is not a number.", key=key, found=value, allowed="a number")
     if isinstance(value, Mapping):
         return  # a nested section: Hydra makes an object of it
     try:

@@ -9,7 +9,7 @@ import torch
 
 from stabletrain.data.base import MAX_SEED, Data, Split, Task, require_count, resolve_form
 from stabletrain.data.splits import split_rows, split_sizes
-from stabletrain.errors import require_range
+from stabletrain.errors import RequestError, require_range
 
 FRACTION = 0.15  # of the points that validates, and that tests
 MIN_SAMPLES = 20  # three of them validate
@@ -112,7 +112,11 @@ class Blobs(Data):
         require_count("num_features", num_features)
         require_range("std", std, 0.0, open_minimum=True)
         form, seed = resolve_form(form, self.forms), require_count("seed", seed, 0, MAX_SEED)
-        require_count("num_samples", num_samples, max(MIN_SAMPLES, MIN_PER_CLASS * num_classes))
+        try:
+            require_count("num_samples", num_samples, least := max(MIN_SAMPLES, MIN_PER_CLASS * num_classes))
+        except RequestError as error:
+            error.closest = str(least)  # the default may be too few for so many classes
+            raise
         from sklearn.datasets import make_blobs  # over a second to import
 
         points, labels, *_ = make_blobs(

@@ -28,6 +28,31 @@ OWN = textwrap.dedent(
         def forward(self, x):
             return self.scale * self.last(torch.tanh(self.first(x.flatten(1))))
 
+    class Deaf(Net):
+        def forward(self, x):
+            return super().forward(x).detach()
+
+    class Whole(Net):
+        def forward(self, x):
+            return super().forward(x).round().long()
+
+    class Frozen(Net):
+        def __init__(self, num_inputs, num_outputs):
+            super().__init__(num_inputs, num_outputs)
+            self.requires_grad_(False)
+
+    class Lazy(Net):
+        def __init__(self, num_inputs, num_outputs):
+            super().__init__(num_inputs, num_outputs)
+            self.first = nn.LazyLinear(8)
+
+    class Mute(pl.LightningModule):
+        def forward(self, x):
+            return x
+
+    class NoLoader(pl.LightningDataModule):
+        pass
+
     class Lit(pl.LightningModule):
         def __init__(self, manual: bool = False):
             super().__init__()
@@ -169,6 +194,24 @@ def test_what_fits_is_described_and_nothing_is_written(here, capsys, words, show
         ("model=custom model._target_=own_parts.Lit lr_find=true", "lr_find", "true"),
         ("model=custom model._target_=own_parts.Lit loss.label_smoothing=0.1", "loss.label_smoothing", "0.1"),
         ("model=custom model._target_=own_parts.Points", "model._target_", "own_parts.Points (type)"),
+        ("model=custom model._target_=own_parts.Deaf", "model", "without a gradient, torch.float32"),
+        ("model=custom model._target_=own_parts.Whole", "model", "without a gradient, torch.int64"),
+        ("model=custom model._target_=own_parts.Frozen", "model", "4 weights, all frozen"),
+        ("model=custom model._target_=torch.nn.Identity", "model", "none"),
+        ("model=custom model._target_=own_parts.Lazy", "model", "weights without a size"),
+        (
+            "model=custom model._target_=own_parts.Mute",
+            "model._target_",
+            "without training_step and configure_optimizers",
+        ),
+        ("data=custom data._target_=own_parts.NoLoader", "data._target_", "NoLoader without train_dataloader"),
+        ("activation=leaky_relu activation.negative_slope=nan", "activation.negative_slope", "nan"),
+        ("data=blobs data.num_classes=300", "data.num_samples", "2000"),
+        (
+            "schedule._target_=torch.optim.lr_scheduler.ReduceLROnPlateau ~schedule.num_warmup_steps",
+            "schedule",
+            "ReduceLROnPlateau",
+        ),
         ("data=custom", "data._target_", "nothing"),
         ("model=cnn data=custom data._target_=own_parts.Points data.nan=true", "data", ""),
         ("model=cnn data=custom data._target_=own_parts.Points data.single=true", "data", ""),
@@ -231,6 +274,12 @@ def test_the_rate_that_was_found_is_the_runs_own(here, capsys):
     assert config["lr_find"] is False
     assert 1e-4 < config["optimizer"]["lr"] < 1e-1
     assert config["optimizer"]["lr"] != 1e-3
+
+
+def test_what_is_proposed_for_many_classes_is_enough_for_them(here, capsys):
+    words = ["data=blobs", "data.num_classes=300"]
+    assert "data.num_samples=3000" in ask(capsys, "check", *words)[1]
+    assert ask(capsys, "check", *words, "data.num_samples=3000")[0] == 0
 
 
 def test_check_proposes_to_check_what_mends(here, capsys):
