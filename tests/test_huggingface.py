@@ -1,0 +1,233 @@
+"""The callback in a real Hugging Face `Trainer`: the numbers of a plain loop, and not one weight changed."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import stabletrain as st
+from stabletrain.app.run_folder import open_run
+from stabletrain.record import names
+from stabletrain.record.reader import load_record
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+# what transformers says about itself, and about a machine without a GPU
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
+]
+
+NUM_STEPS, BATCH, LENGTH, VOCABULARY, LR = 6, 4, 8, 40, 0.05
+
+
+@pytest.fixture(scope="module")
+def dataset() -> list[dict[str, torch.Tensor]]:
+    tokens = torch.randint(VOCABULARY, (NUM_STEPS * BATCH, LENGTH), generator=torch.Generator().manual_seed(1))
+    labels = tokens.clone()
+    labels[:, 0] = -100  # the first token is no target: the trainer then divides the loss by what the model does
+    return [{"input_ids": x, "labels": y} for x, y in zip(tokens, labels, strict=True)]
+
+
+def make_gpt2():
+    torch.manual_seed(0)
+    sizes = {"n_positions": LENGTH, "n_embd": 16, "n_layer": 2, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}
+    return transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=VOCABULARY, **sizes, **dict.fromkeys(DROPOUTS, 0.0))
+    )
+
+
+def make_bert():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    return transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=VOCABULARY, **sizes))  # with its dropout
+
+
+DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+
+
+def train(model, dataset, folder, callbacks=(), **settings):
+    """Train in order, by plain gradient descent unless told otherwise."""
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder),
+        **{
+            "per_device_train_batch_size": BATCH,
+            "max_steps": NUM_STEPS,
+            "learning_rate": LR,
+            "lr_scheduler_type": "constant",
+            "optim": "sgd",
+            "weight_decay": 0.0,
+            "max_grad_norm": 0.0,
+            "logging_steps": 2,
+            "train_sampling_strategy": "sequential",
+            "report_to": "none",
+            "save_strategy": "no",
+            "use_cpu": True,
+            "disable_tqdm": True,
+            **settings,
+        },
+    )
+    transformers.Trainer(model, arguments, train_dataset=dataset, callbacks=list(callbacks)).train()
+    return model
+
+
+def make_callback(*arguments, **settings):
+    from stabletrain.huggingface import WatchCallback
+
+    return WatchCallback(*arguments, **settings)
+
+
+def every_step(**settings):
+    return make_callback(**{"statistics_every": 1, "histograms_every": 1, **settings})
+
+
+def plain_loop(model, dataset, *, micro=1, max_norm=0.0, lr=LR) -> list[st.Snapshot]:
+    """The same training, written out."""
+    model.train()
+    watch, optimizer, snapshots = st.Watch(model), torch.optim.SGD(model.parameters(), lr=lr), []
+    batches = [dataset[i : i + BATCH] for i in range(0, len(dataset), BATCH)]
+    for start in range(0, len(batches), micro):
+        for batch in batches[start : start + micro]:
+            x, y = (torch.stack([row[key] for row in batch]) for key in ("input_ids", "labels"))
+            (model(input_ids=x, labels=y).loss / micro).backward()
+        if max_norm:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+        snapshots.append(watch.step())
+        optimizer.step()
+        optimizer.zero_grad()
+    return snapshots
+
+
+def assert_same(record, snapshots, tolerance=1e-6):
+    assert record.layers == [x.layer for x in snapshots[0].layers]
+    series = record.of_layers(names.GRADIENT_RMS)
+    for i, snapshot in enumerate(snapshots):
+        for expected in snapshot.layers:
+            assert series[expected.layer].steps[i] == i
+            assert series[expected.layer].values[i] == pytest.approx(expected.rms, rel=tolerance)
+            assert record.histograms[expected.layer][i].size == expected.size
+
+
+def test_it_records_the_numbers_of_a_plain_loop(dataset, tmp_path, capsys):
+    train(make_gpt2(), dataset, tmp_path, [every_step()])
+    record, snapshots = load_record(tmp_path), plain_loop(make_gpt2(), dataset)
+    assert len(snapshots) == NUM_STEPS
+    assert_same(record, snapshots)
+    layer = record.layers[3]
+    expected = np.asarray(snapshots[2][layer].histogram.counts)
+    assert np.abs(record.histograms[layer][2].counts - expected).sum() <= 0.02 * expected.sum()  # rounding moves few
+    assert record.scalars[names.TRAIN_LOSS].steps == [1, 3, 5]
+    out = capsys.readouterr().out
+    assert f"verdict: healthy   after {NUM_STEPS} steps" in out
+    assert f"python -m stabletrain report {tmp_path}" in out
+
+
+def test_micro_batches_count_as_one_step(dataset, tmp_path):
+    train(make_gpt2(), dataset, tmp_path, [every_step()], gradient_accumulation_steps=2, max_steps=3)
+    assert_same(load_record(tmp_path), plain_loop(make_gpt2(), dataset, micro=2), 1e-5)
+
+
+def test_the_gradient_is_the_clipped_one_and_the_norm_that_before(dataset, tmp_path):
+    max_norm = 0.1
+    train(make_gpt2(), dataset, tmp_path, [every_step()], max_grad_norm=max_norm, logging_steps=1)
+    record = load_record(tmp_path)
+    assert_same(record, plain_loop(make_gpt2(), dataset, max_norm=max_norm), 1e-5)
+    before = record.scalars[names.NORM_TOTAL].values
+    assert min(before) > 2 * max_norm
+    series = record.of_layers(names.GRADIENT_RMS)
+    after = sum(s.values[0] ** 2 * record.histograms[layer][0].size for layer, s in series.items()) ** 0.5
+    assert after == pytest.approx(max_norm, rel=1e-4)
+
+
+@pytest.mark.parametrize("make", [make_gpt2, make_bert])
+def test_it_changes_no_weight(make, dataset, tmp_path):
+    settings = {"optim": "adamw_torch", "max_grad_norm": 1.0}
+    signals = ("gradient", "delta", "activation", "weight", "update", "moment", "clip")
+    callback = every_step(signals=signals, signals_every=1)
+    watched = train(make(), dataset, tmp_path / "watched", [callback], **settings)
+    alone = train(make(), dataset, tmp_path / "alone", **settings)
+    start, moved = make().state_dict(), 0
+    for name, weight in alone.state_dict().items():
+        assert torch.equal(watched.state_dict()[name], weight)
+        moved += not torch.equal(start[name], weight)
+    assert moved > 20
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in watched.modules())
+
+
+def test_the_other_signals_are_there(dataset, tmp_path):
+    signals = ("gradient", "delta", "activation", "update", "moment")
+    callback = every_step(signals=signals, signals_every=3)
+    model = make_gpt2()
+    before = copy.deepcopy(model.state_dict())
+    train(model, dataset, tmp_path, [callback], optim="adamw_torch", max_steps=1)
+    record = load_record(tmp_path)
+    for signal in signals:
+        assert record.of_layers(names.of_signal(signal, names.RMS)), signal
+    series = record.of_layers(names.of_signal("update", names.RMS))
+    for layer, found in series.items():
+        path = layer.partition(".")[2]
+        change = model.state_dict()[path] - before[path]
+        assert found.values == [pytest.approx(change.square().mean().sqrt().item(), rel=1e-5)]
+
+
+def test_the_cadence_is_kept(dataset, tmp_path):
+    train(make_gpt2(), dataset, tmp_path, [make_callback(statistics_every=2, histograms_every=5)])
+    record = load_record(tmp_path)
+    layer = record.layers[0]
+    assert record.of_layers(names.GRADIENT_RMS)[layer].steps == [0, 1, 3, 4, 5]
+    assert list(record.histograms[layer]) == [0, 4]
+
+
+def test_the_folder_is_a_run(dataset, tmp_path):
+    train(make_gpt2(), dataset, tmp_path / "trainer", [every_step(output_dir=tmp_path / "mine")])
+    folder = open_run(str(tmp_path / "mine"))
+    summary = folder.read_summary()
+    assert (summary["status"], summary["verdict"], summary["steps"]) == ("finished", "healthy", NUM_STEPS)
+    assert 0 < summary["watch_overhead"] < 1
+    assert json.loads(folder.findings.read_text()) == []
+    assert not (tmp_path / "trainer/tensorboard").exists()
+
+
+def test_a_vanishing_gradient_is_named(dataset, tmp_path, capsys):
+    model = make_gpt2()
+    with torch.no_grad():
+        model.transformer.ln_f.weight.fill_(1e-6)  # what comes before it gets a millionth
+    train(model, dataset, tmp_path, [every_step()], learning_rate=1e-9)
+    assert "verdict: vanishing" in capsys.readouterr().out
+    assert json.loads((tmp_path / "findings.json").read_text())[0]["kind"] == "vanishing"
+
+
+def test_a_wrong_setting_is_refused():
+    with pytest.raises(st.RequestError, match="signals has no option 'gradients'") as caught:
+        make_callback(signals=["gradients"])
+    assert caught.value.closest == "gradient"
+    with pytest.raises(st.RequestError, match="statistics_every is out of range"):
+        make_callback(statistics_every=-1)
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_package_does_not_import_transformers():
+    assert run("import sys, stabletrain, stabletrain.signal.watch; print('transformers' in sys.modules)") == "False\n"
+
+
+def test_without_the_extra_it_says_what_to_install():
+    code = """
+import sys
+sys.modules["transformers"] = None
+try:
+    import stabletrain.huggingface
+except ImportError as error:
+    print(error)
+"""
+    assert "pip install 'stabletrain[huggingface]'" in run(code)
