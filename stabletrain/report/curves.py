@@ -74,15 +74,16 @@ def panels_of(record: Record) -> list[Panel]:
 def task_metrics(record: Record) -> list[str]:
     """Return the names of the metrics other than the loss that validation recorded."""
     found = [name.removeprefix("val/") for name in record.scalars if name.startswith("val/")]
-    return [name for name in found if name != "loss" and _finite(record.scalars[f"val/{name}"]).steps]
+    return [name for name in found if name != "loss" and finite(record.scalars[f"val/{name}"]).steps]
 
 
 def _present(record: Record, wanted: dict[str, str]) -> dict[str, Series]:
-    found = {label: _finite(record.scalars[name]) for label, name in wanted.items() if name in record.scalars}
+    found = {label: finite(record.scalars[name]) for label, name in wanted.items() if name in record.scalars}
     return {label: series for label, series in found.items() if series.steps}
 
 
-def _finite(series: Series) -> Series:
+def finite(series: Series) -> Series:
+    """Return the series without Inf and NaN."""
     pairs = [(s, v) for s, v in zip(series.steps, series.values, strict=True) if math.isfinite(v)]
     return Series([s for s, _ in pairs], [v for _, v in pairs])
 
@@ -154,7 +155,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
             axes.plot(steps, values, color=color, linewidth=1, alpha=0.35)
             axes.plot(steps, smoothed, color=color, linewidth=width, label=label)
     if panel.log:
-        _scale_by_decades(axes, [value for line in panel.lines.values() for value in line.values if value > 0])
+        scale_by_decades(axes, [value for line in panel.lines.values() for value in line.values if value > 0])
     elif panel.limits:
         axes.set_ylim(*panel.limits)
     axes.grid(color=GRID, linewidth=1)
@@ -166,7 +167,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     )
 
 
-def _scale_by_decades(axes: Axes, values: Sequence[float]) -> None:
+def scale_by_decades(axes: Axes, values: Sequence[float]) -> None:
     """Make the vertical axis logarithmic, from one whole power of ten to another."""
     if not values:
         return

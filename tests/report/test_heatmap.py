@@ -9,7 +9,8 @@ from PIL import Image
 from report_fakes import healthy, nan_run, vanishing
 
 from stabletrain.record.reader import Record, Series
-from stabletrain.report.heatmap import color_limits, heatmap_data
+from stabletrain.report.cells import color_limits
+from stabletrain.report.grid import signal_grid
 from stabletrain.report.pictures import draw_heatmap
 
 
@@ -26,17 +27,17 @@ def test_cells_hold_log10_and_gaps():
         {"L1.b": {0: 1e-3, 10: 1e-4}, "L0.a": {0: 1e-5, 5: 0.0, 10: math.inf}},
         {"L0.a": {0: 0, 5: 0, 10: 3}, "L1.b": {5: 7}},
     )
-    data = heatmap_data(record)
-    assert data.layers == ["L0.a", "L1.b"]
+    data = signal_grid(record)
+    assert data.rows == ["L0.a", "L1.b"]
     assert data.edges.tolist() == [0, 5, 10, 15]
-    np.testing.assert_allclose(data.log10_rms, [[-5, -math.inf, math.nan], [-3, math.nan, -4]])
+    np.testing.assert_allclose(data.log10, [[-5, -math.inf, math.nan], [-3, math.nan, -4]])
     assert data.nonfinite.tolist() == [[False, False, True], [False, True, False]]
 
 
 def test_until_step_leaves_out_what_came_later():
-    data = heatmap_data(record_of({"L0.a": {0: 1.0, 5: 10.0, 10: 100.0}}), until_step=7)
-    assert data.log10_rms.tolist() == [[0, 1]]
-    assert heatmap_data(record_of({"L0.a": {5: 1.0}}), until_step=3).log10_rms.size == 0
+    data = signal_grid(record_of({"L0.a": {0: 1.0, 5: 10.0, 10: 100.0}}), until_step=7)
+    assert data.log10.tolist() == [[0, 1]]
+    assert signal_grid(record_of({"L0.a": {5: 1.0}}), until_step=3).log10.size == 0
 
 
 def test_columns_agree_with_a_slow_reference():
@@ -44,13 +45,13 @@ def test_columns_agree_with_a_slow_reference():
     steps = sorted(random.choice(5000, size=1000, replace=False).tolist())
     rms = {f"L{k}.w": {s: float(10 ** random.normal()) for s in steps if random.random() < 0.9} for k in range(3)}
     bad = {"L1.w": {s: float(random.random() < 0.01) for s in steps}}
-    data = heatmap_data(record_of(rms, bad), max_columns=50)
+    data = signal_grid(record_of(rms, bad), max_columns=50)
     assert len(data.edges) <= 51
-    for row, layer in enumerate(data.layers):
+    for row, layer in enumerate(data.rows):
         for column, (first, last) in enumerate(zip(data.edges[:-1], data.edges[1:], strict=True)):
             logs = [math.log10(v) for s, v in rms[layer].items() if first <= s < last]
             expected = sum(logs) / len(logs) if logs else math.nan
-            assert data.log10_rms[row, column] == pytest.approx(expected, nan_ok=True)
+            assert data.log10[row, column] == pytest.approx(expected, nan_ok=True)
             seen = any(v > 0 for s, v in bad.get(layer, {}).items() if first <= s < last)
             assert data.nonfinite[row, column] == seen
 
