@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from stabletrain.network import initialize_ as initialize_
     from stabletrain.network import replace_activations_ as replace_activations_
     from stabletrain.network import replace_norms_ as replace_norms_
+    from stabletrain.record.writer import RecordWriter as RecordWriter
     from stabletrain.signal.histogram import Histogram as Histogram
     from stabletrain.signal.snapshot import LayerStatistics as LayerStatistics
     from stabletrain.signal.snapshot import Snapshot as Snapshot
@@ -29,6 +30,7 @@ _HOMES = {
     "Finding": "diagnosis.finding",
     "Histogram": "signal.histogram",
     "LayerStatistics": "signal.snapshot",
+    "RecordWriter": "record.writer",
     "RequestError": "errors",
     "Snapshot": "signal.snapshot",
     "Watch": "signal.watch",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from torch import Tensor, nn
 
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.finding import Finding, verdict_of
 from stabletrain.diagnosis.observations import Observations
+from stabletrain.signal.measures import Measures
 from stabletrain.signal.snapshot import Snapshot
 from stabletrain.signal.watch import Watch
 
@@ -46,9 +48,10 @@ class Doctor:
         """
         snapshot = self._watch.step(histograms=False)
         self._snapshots.append(snapshot)
-        if any(x.num_nonfinite for x in snapshot.layers):
+        layers = Measures.of(snapshot.layers)
+        if layers.arrays.num_nonfinite.any():
             return  # it has no norm
-        norm = math.hypot(*(x.rms * math.sqrt(x.size) for x in snapshot.layers if x.rms is not None))
+        norm = math.hypot(*np.nan_to_num(layers.arrays.rms * np.sqrt(layers.sizes)).tolist())
         if math.isfinite(norm):
             self._norms[snapshot.step] = norm
 
