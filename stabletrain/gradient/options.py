@@ -44,7 +44,7 @@ def clip_gradients_(
         **options: Of the clip named, such as `max_norm`.
 
     Raises:
-        RequestError: The name or an option is unknown, or a number is out of its range.
+        RequestError: The name or an option is unknown, a number is out of its range, or a module is given.
 
     Example:
         >>> import torch
@@ -54,6 +54,14 @@ def clip_gradients_(
         >>> round(float(norm), 2), round(float(model.weight.grad.norm()), 2)
         (69.4, 1.0)
     """
+    if isinstance(parameters, nn.Module):
+        raise RequestError(
+            "Gradients are clipped by their parameters, not by the module.",
+            key="parameters",
+            found=type(parameters).__name__,
+            allowed="the module's .parameters(), or some of them",
+            closest="model.parameters()",
+        )
     parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     if isinstance(clip, str):
         chosen = CLIPS[require_choice("clip", clip, CLIPS)]

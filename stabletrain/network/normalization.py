@@ -185,7 +185,7 @@ class InstanceNorm(nn.InstanceNorm1d, Norm):
             raise _unfit(self)
         moved = input.movedim(-1, 1) if self.layout == "sequence" else input  # (batch, width, *positions)
         normalized = super().forward(moved.flatten(2)).reshape(moved.shape)
-        return normalized.movedim(1, -1) if self.layout == "sequence" else normalized
+        return normalized.movedim(1, -1).contiguous() if self.layout == "sequence" else normalized  # GPT-2 views it
 
 
 class WeightNorm(NoNorm):

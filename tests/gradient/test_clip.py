@@ -125,3 +125,10 @@ def test_refuses_what_it_does_not_know(arguments, options, key, closest):
         clip_gradients_([], *arguments, **options)
     assert caught.value.key == key
     assert caught.value.closest == closest
+
+
+def test_a_module_in_place_of_its_parameters_is_named():
+    with pytest.raises(RequestError) as caught:
+        clip_gradients_(torch.nn.Linear(2, 1), "norm")
+    assert (caught.value.key, caught.value.found) == ("parameters", "Linear")
+    assert caught.value.closest == "model.parameters()"

@@ -120,7 +120,7 @@ def test_all_activations_are_replaced(case, activation):
     check_trains(case)
 
 
-@pytest.mark.parametrize("norm", ["none", "batch", "layer", "group", "rms"])
+@pytest.mark.parametrize("norm", ["none", "batch", "layer", "group", "instance", "rms"])
 def test_all_norms_are_replaced(case, norm):
     case.model.train(case.name == "resnet")  # a batch norm that predicts does nothing yet
     widths = [find_norm(m, "")[0] for m in case.model.modules() if find_norm(m, "")]
