@@ -112,8 +112,9 @@ class Blobs(Data):
         require_count("num_features", num_features)
         require_range("std", std, 0.0, open_minimum=True)
         form, seed = resolve_form(form, self.forms), require_count("seed", seed, 0, MAX_SEED)
+        least = max(MIN_SAMPLES, MIN_PER_CLASS * num_classes)
         try:
-            require_count("num_samples", num_samples, least := max(MIN_SAMPLES, MIN_PER_CLASS * num_classes))
+            require_count("num_samples", num_samples, least)
         except RequestError as error:
             error.closest = str(least)  # the default may be too few for so many classes
             raise
