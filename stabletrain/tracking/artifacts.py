@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import google_crc32c
 
 from stabletrain.record.folder import RunFolder
+from stabletrain.tracking.worst import FILE_NAME, mark_as_table
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,7 +23,7 @@ LogModel = Callable[[str, str], None]  # run_id, tracking_uri
 
 
 def ship_artifacts(
-    client: MlflowClient, run: Run, folder: RunFolder, summary: Mapping[str, Any]
+    client: MlflowClient, run: Run, folder: RunFolder, summary: Mapping[str, Any], worst_layers: str = ""
 ) -> tuple[list[str], list[str]]:
     """Carry over the run's files; return the names of those carried and of those that were there already.
 
@@ -31,6 +32,7 @@ def ship_artifacts(
         run: The MLflow run.
         folder: The run.
         summary: What `summary.json` shall hold on the server.
+        worst_layers: The table of the layers that stand out, if there are any.
     """
     run_id = run.info.run_id
     there: dict[str, str] = json.loads(run.data.tags.get(ARTIFACTS_TAG, "{}"))
@@ -38,7 +40,11 @@ def ship_artifacts(
     with tempfile.TemporaryDirectory(prefix="stabletrain-") as temporary:
         summary_file = Path(temporary, folder.summary.name)
         summary_file.write_text(json.dumps(summary, indent=2) + "\n")
-        for path in (folder.config, folder.findings, summary_file, folder.report, folder.events):
+        table_file = Path(temporary, FILE_NAME)
+        if worst_layers:
+            table_file.write_text(worst_layers)
+            mark_as_table(client, run)
+        for path in (folder.config, folder.findings, summary_file, table_file, folder.report, folder.events):
             if not path.exists():
                 continue
             digest = _digest(path)

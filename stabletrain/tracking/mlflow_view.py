@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from stabletrain.record import names
+from stabletrain.tracking.plan import AT_END
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,14 +24,17 @@ VIEW_NAME = "Gradient health"
 _TAG = f"mlflow.sharedViewState.{VIEW_ID}"
 _PREFIX = "deflate;"
 _STAGES = ("train", "val", "test")
-_FOLDED = (names.GRADIENT_RMS, "clip", *_STAGES)  # MLflow makes one chart of every key that heads none of ours
+BY_LAYER = (names.GRADIENT_RMS, names.UPDATE_RATIO)
+_FOLDED = (*BY_LAYER, "clip", *_STAGES)  # MLflow makes one chart of every key that heads none of ours
 MAX_LENGTH = 20_000  # of an experiment tag
-PICTURES = (names.RIDGES, names.HEATMAP)
+PICTURES = (names.RIDGES, names.HEATMAP, names.UPDATE_RATIOS, names.TIME_SURFACE, names.CLIPPING)
 # The title of a chart with several curves is the list of their names; a section's name is free.
-LAYERS_SECTION, PICTURES_SECTION, COURSE_SECTION = (
+LAYERS_SECTION, END_SECTION, COURSE_SECTION, PICTURES_SECTION, UPDATE_SECTION = (
     "Gradient of every layer (RMS)",
-    "Gradient distributions",
+    "Each run at its end",
     "Loss, quality and clipping",
+    "Each run from step to step",
+    "Size of the update over size of the weight, every layer",
 )
 
 
@@ -46,6 +50,7 @@ def write_view(client: MlflowClient, experiment_id: str, keys: Iterable[str], im
     tags = client.get_experiment(experiment_id).tags
     before = decode_view(tags[_TAG]) if _TAG in tags else None
     merged = sorted(set(keys) | set(shown_keys(before["state"]) if before else ()))
+    image_steps = {**(shown_images(before["state"]) if before else {}), **image_steps}
     text = encode_view(merged, image_steps, before["createdAt"] if before else _now_ms())
     if text is not None and (before is None or decode_view(text)["state"] != before["state"]):
         client.set_experiment_tag(experiment_id, _TAG, text)
@@ -53,17 +58,18 @@ def write_view(client: MlflowClient, experiment_id: str, keys: Iterable[str], im
 
 def encode_view(keys: list[str], image_steps: Mapping[str, int], created_ms: int) -> str | None:
     """Return the tag's text; layers are thinned out evenly until it fits."""
-    layers = [key for key in keys if names.layer_of(key, names.GRADIENT_RMS)]
-    others = [key for key in keys if not names.layer_of(key, names.GRADIENT_RMS)]
+    by_layer = [_of_family(keys, family) for family in BY_LAYER]
+    others = [key for key in keys if not any(key in of_family for of_family in by_layer)]
     stride = 1
     while True:
-        state = view_state(layers[::stride] + others, image_steps)
+        thinned = [key for of_family in by_layer for key in of_family[::stride]]
+        state = view_state(thinned + others, image_steps)
         packed = base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
         fields = {"name": VIEW_NAME, "createdAt": created_ms, "updatedAt": _now_ms(), "state": _PREFIX + packed}
         text = json.dumps(fields, separators=(",", ":"))
         if len(text) < MAX_LENGTH:
             return text
-        if stride > len(layers):
+        if stride > max(map(len, by_layer)):
             return None
         stride += 1
 
@@ -76,24 +82,29 @@ def decode_view(text: str) -> dict[str, Any]:
 
 def view_state(keys: list[str], image_steps: Mapping[str, int]) -> dict[str, Any]:
     """Return the state of the experiment page: our sections of charts, then MLflow's own ones, folded."""
-    layers = [key for key in keys if names.layer_of(key, names.GRADIENT_RMS)]
+    layers, ratios = (_of_family(keys, family) for family in BY_LAYER)
     losses = [key for key in keys if key.endswith("/loss")]
     norms = [key for key in (names.NORM_TOTAL, names.NORM_AFTER) if key in keys]
     qualities = [key for key in keys if key.split("/")[0] in _STAGES and not key.endswith("/loss")]
     clipped = [key for key in keys if key == names.CLIP_FRACTION]
     charts = [
         _line(LAYERS_SECTION, "rms", layers, "log"),
-        *(_image(key, image_steps.get(key, 0)) for key in PICTURES),
+        _images(END_SECTION, [key + AT_END for key in PICTURES if key + AT_END in image_steps], 0),
         _line(COURSE_SECTION, "loss", losses, "log"),
         _line(COURSE_SECTION, "quality", qualities, "linear"),
         _line(COURSE_SECTION, "norm", norms, "log"),
         _line(COURSE_SECTION, "clipped", clipped, "linear"),
+        *(_images(PICTURES_SECTION, [key], image_steps[key]) for key in PICTURES if key in image_steps),
+        _line(UPDATE_SECTION, "update", ratios, "log"),
     ]
     own = [
         _section(LAYERS_SECTION, columns=1, cardHeight=480),
-        _section(PICTURES_SECTION, columns=2, cardHeight=640),
+        _section(END_SECTION, columns=1, cardHeight=640),
         _section(COURSE_SECTION, columns=2, cardHeight=360),
+        _section(PICTURES_SECTION, columns=2, cardHeight=640),
+        _section(UPDATE_SECTION, columns=1, cardHeight=480),
     ]
+    own = [section for section in own if any(c and c["metricSectionId"] == section["uuid"] for c in charts)]
     folded = [name for name in _FOLDED if any(key.startswith(f"{name}/") for key in keys)]
     folded = [names.GRADIENT_NONFINITE, *folded]
     return {
@@ -131,6 +142,16 @@ def shown_keys(state: dict[str, Any]) -> list[str]:
     return [key for chart in state.get("compareRunCharts", []) for key in chart.get("selectedMetricKeys", [])]
 
 
+def shown_images(state: dict[str, Any]) -> dict[str, int]:
+    """Return the pictures in a state, and the step that each opens with."""
+    cards = [chart for chart in state.get("compareRunCharts", []) if chart["type"] == "IMAGE"]
+    return {key: card["step"] for card in cards for key in card["imageKeys"]}
+
+
+def _of_family(keys: Iterable[str], family: str) -> list[str]:
+    return [key for key in keys if names.layer_of(key, family)]
+
+
 def _section(name: str, **layout: Any) -> dict[str, Any]:
     return {"uuid": _uuid(name), "name": name, "display": True, "isReordered": True} | layout
 
@@ -155,9 +176,11 @@ def _line(section: str, name: str, keys: list[str], scale: str) -> dict[str, Any
     }
 
 
-def _image(key: str, step: int) -> dict[str, Any]:
-    chart = _chart(PICTURES_SECTION, key, "IMAGE")
-    return chart | {"imageKeys": [key], "step": step, "showRunParams": False}
+def _images(section: str, keys: list[str], step: int) -> dict[str, Any] | None:
+    """Return a card: of one key a picture for each run, of several a table with a column for each run."""
+    if not keys:
+        return None
+    return _chart(section, keys[0], "IMAGE") | {"imageKeys": keys, "step": step, "showRunParams": False}
 
 
 def _chart(section: str, name: str, kind: str) -> dict[str, Any]:

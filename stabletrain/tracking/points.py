@@ -6,7 +6,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from stabletrain.record.reader import Entry, Position, Scalar, event_files, read
 MAX_KEY_LENGTH = 250
 _MAX_FILES = 40  # of a position; a tag holds 8,000 characters
 _NOT_ALLOWED = re.compile(r"[^A-Za-z0-9_\-. :/]")
-_OF_LAYER = re.compile(r"/L\d+\.")
-_SHIPPED_FAMILIES = (names.GRADIENT_RMS, names.GRADIENT_NONFINITE)
+_OF_LAYER = re.compile(r"/L(\d+)\.")
+_SHIPPED_FAMILIES = (names.GRADIENT_RMS, names.GRADIENT_NONFINITE, names.UPDATE_RATIO)  # the first ones first
+MAX_CURVES = 600  # of a run, with one curve per layer; beyond a thousand keys MLflow's page freezes
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,37 @@ class Point:
     value: float
 
 
-def is_shipped(name: str) -> bool:
-    """Whether the scalar goes to MLflow: of the families with one curve per layer only two do.
+def is_shipped(name: str, num_layers: int) -> bool:
+    """Whether the scalar goes to MLflow: of what has one curve per layer, as many families as make 600 curves.
 
-    Beyond a thousand curves MLflow's page freezes; TensorBoard and the report have them all.
+    | layers | what is shipped of each |
+    |---|---|
+    | up to 200 | `gradient/rms`, `gradient/nonfinite`, `update/ratio` |
+    | up to 300 | `gradient/rms`, `gradient/nonfinite` |
+    | up to 600 | `gradient/rms` |
+    | more | `gradient/rms` of every second layer, every third, and so on |
+
+    TensorBoard and the report have them all; the table of the worst layers looks at all.
+
+    Args:
+        name: Name of the scalar.
+        num_layers: Number of layers whose gradient is recorded.
     """
     match = _OF_LAYER.search(name)
-    return match is None or name[: match.start()] in _SHIPPED_FAMILIES
+    if match is None:
+        return True
+    family = name[: match.start()]
+    if family not in _SHIPPED_FAMILIES:
+        return False
+    if family == names.GRADIENT_RMS:
+        return int(match[1]) % max(1, math.ceil(num_layers / MAX_CURVES)) == 0
+    return (_SHIPPED_FAMILIES.index(family) + 1) * num_layers <= MAX_CURVES
+
+
+def num_layers_of(entries: Iterable[Entry]) -> int:
+    """Return how many layers' gradients one event holds."""
+    prefix = f"{names.GRADIENT_NONFINITE}/"
+    return sum(isinstance(entry, Scalar) and entry.name.startswith(prefix) for entry in entries)
 
 
 def clean_key(name: str) -> str:
@@ -59,18 +84,23 @@ class Progress:
         last_step: Last step of each name. A resumed run repeats some steps: they are left out.
         keys: The key of each name.
         num_repeated: How many points were left out for that.
+        num_layers: The most layers whose gradient was recorded on one step.
     """
 
     last_step: dict[str, int] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
     num_repeated: int = 0
+    num_layers: int = 0
     _taken: set[str] = field(default_factory=set)
 
-    def take(self, entries: Iterable[Entry]) -> list[Point]:
-        """Return the new points among `entries`."""
+    def take(self, entries: Sequence[Entry]) -> list[Point]:
+        """Return the new points among the entries of one event."""
         points = []
+        self.num_layers = max(self.num_layers, num_layers_of(entries))
         for entry in entries:
-            if not isinstance(entry, Scalar) or not is_shipped(entry.name) or not math.isfinite(entry.value):
+            if not isinstance(entry, Scalar) or not math.isfinite(entry.value):
+                continue
+            if not is_shipped(entry.name, self.num_layers):
                 continue
             if entry.step <= self.last_step.get(entry.name, -1):
                 self.num_repeated += 1

@@ -27,10 +27,12 @@ from stabletrain.tracking import mlflow_view
 from stabletrain.tracking.about import ship_about
 from stabletrain.tracking.artifacts import LogModel, ship_artifacts, ship_model
 from stabletrain.tracking.description import describe, verdict_from
-from stabletrain.tracking.images import PicturePlan, pictures_there, upload_picture
+from stabletrain.tracking.images import pictures_there, upload_picture
+from stabletrain.tracking.plan import PicturePlan
 from stabletrain.tracking.points import Point, Progress, covers, decode_position, encode_position, read_events
 from stabletrain.tracking.runs import end_ms, find_run, first_info, is_training
 from stabletrain.tracking.store import Unreachable, is_reachable, open_client, public_uri, quiet, run_url, view_url
+from stabletrain.tracking.worst import WorstLayers
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -144,6 +146,7 @@ class Shipper:
         """Forget what was read: the next pass reads the record from the start."""
         self._progress = Progress()
         self._plan: PicturePlan | None = None
+        self._worst = WorstLayers()
         self._position: Position = {}
         self._shipped_text: str | None = None
         self._info: dict[str, Any] = {}
@@ -222,7 +225,7 @@ class Shipper:
             result.status = "RUNNING"
         plan = self._ship_points(run, result)
         if final:
-            plan.plan_last()
+            plan.plan_last(self.folder.read_findings())
         self._ship_images(run, plan, result)
         self._ship_view(run, result)
         if final:
@@ -242,6 +245,7 @@ class Shipper:
             info = next((e.info for e in entries if isinstance(e, Info)), info)
             points = self._progress.take(entries)
             self._plan.take(entries)
+            self._worst.take(entries)
             if covers(shipped, position):
                 result.points_already += len(points)
             else:
@@ -279,7 +283,7 @@ class Shipper:
                 upload_picture(self._client, run.info.run_id, picture, png)
                 result.images += 1
             plan.done(picture)
-        self._image_steps = {key: step for key, step in sorted(plan.there)}  # the last of each kind
+        self._image_steps = {key: step for key, step, _ in sorted(plan.there, reverse=True)}  # the first of each kind
 
     def _ship_view(self, run: Run, result: ShipResult) -> None:
         keys = mlflow_view.view_keys(self._progress.keys.values())
@@ -295,7 +299,7 @@ class Shipper:
         run_id = run.info.run_id
         summary = self.folder.read_summary() | result.links
         findings = self.folder.read_findings()
-        carried, already = ship_artifacts(self._client, run, self.folder, summary)
+        carried, already = ship_artifacts(self._client, run, self.folder, summary, self._worst.table())
         result.artifacts, result.artifacts_already = len(carried), len(already)
         self._client.set_tag(
             run_id, "mlflow.note.content", describe(summary, findings, self._info, DIED if died else None)

@@ -11,7 +11,7 @@ from stabletrain.record.folder import FINISHED, RUNNING, RunFolder
 from stabletrain.record.reader import Scalar, read_entries
 from stabletrain.record.writer import RecordWriter
 from stabletrain.signal.histogram import Histogram
-from stabletrain.signal.snapshot import LayerStatistics, Snapshot
+from stabletrain.signal.snapshot import UPDATE, WEIGHT, LayerStatistics, Snapshot
 from stabletrain.tracking.store import open_client, quiet
 
 INFO = {
@@ -33,6 +33,7 @@ INFO = {
     "versions": {"torch": "2.13.0"},
     "experiment_name": "demo",
 }
+NOT_SHIPPED = ("gradient/p05/", "gradient/p50/", "gradient/p95/", "weight/rms/", "update/rms/")
 FINDING = Finding(
     "vanishing", "critical", "L00.rnn", 10, 20, {"ratio": 1e-5}, "It | fades.", ["init=orthogonal", "norm=layer"]
 )
@@ -47,12 +48,19 @@ def histogram(rms, size=200):
     return Histogram(np.bincount(numbers.view(np.int32) >> 23, minlength=256).astype(np.int64))
 
 
-def snapshot(step, num_layers, with_histogram=True):
+def snapshot(step, num_layers, with_histogram=True, with_update=False):
     layers = []
     for index in range(num_layers):
         rms = 10 ** (-0.2 * (num_layers - index) - step / 500)
         layers.append(LayerStatistics(layer_name(index), 200, rms, 0, histogram(rms) if with_histogram else None))
-    return Snapshot(step, tuple(layers))
+    if not with_update:
+        return Snapshot(step, tuple(layers))
+    sizes = {WEIGHT: lambda index: 0.1, UPDATE: lambda index: 1e-4 * (index + 1)}
+    signals = {
+        signal: tuple(LayerStatistics(layer_name(i), 200, rms(i), 0) for i in range(num_layers))
+        for signal, rms in sizes.items()
+    }
+    return Snapshot(step, tuple(layers), signals)
 
 
 def write_steps(writer, steps, num_layers=3, every=10):
@@ -60,6 +68,16 @@ def write_steps(writer, steps, num_layers=3, every=10):
         writer.write_scalars(step, {"train/loss": 2.3 * math.exp(-step / 50), names.NORM_TOTAL: 5 + math.sin(step)})
         if step % every == 0:
             writer.write_snapshot(snapshot(step, num_layers))
+
+
+def write_all_signals(writer, steps, num_layers=3, every=10):
+    """As `write_steps`, and updates, the gradient through time, and a gradient that is clipped from step 20 on."""
+    for step in steps:
+        norms = {names.NORM_TOTAL: 5.0, names.NORM_AFTER: 1.0 if step >= 20 else 5.0}
+        writer.write_scalars(step, norms | {names.CLIP_FRACTION: max(0, step - 19) / (step + 1)})
+        if step % every == 0:
+            writer.write_snapshot(snapshot(step, num_layers, with_update=True))
+            writer.write_vectors(step, {names.of_layer(names.TIME_NORM, "L00.rnn"): np.geomspace(1e-3, 1, 8)})
 
 
 def begin_run(path, info=INFO, steps=range(60), **options):
@@ -87,10 +105,10 @@ def finished_run(path, **options):
 
 
 def recorded(folder):
-    """Every scalar of the record as (name, step, value); of a repeated step the first."""
+    """Every scalar that MLflow gets of a small run as (name, step, value); of a repeated step the first."""
     found = {}
     for entry, _ in read_entries(folder.events):
-        if isinstance(entry, Scalar):
+        if isinstance(entry, Scalar) and not entry.name.startswith(NOT_SHIPPED):
             found.setdefault((entry.name, entry.step), entry.value)
     return sorted((name, step, value) for (name, step), value in found.items())
 

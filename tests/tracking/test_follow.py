@@ -180,7 +180,7 @@ def test_a_server_down_then_up_then_killed_then_up_again_holds_every_point_once(
     assert following.events[-1]["event"] == "unreachable"
     server(free_port)
     first, second = Shipper(folder, uri).ship(), Shipper(folder, uri).ship()
-    assert (first.run_id, first.status, first.artifacts) == (ready["run_id"], "FINISHED", 5)
+    assert (first.run_id, first.status, first.artifacts) == (ready["run_id"], "FINISHED", 6)
     assert (second.points, second.images, second.artifacts) == (0, 0, 0)
     assert shipped(uri, first.run_id) == recorded(folder)
     if host := other_name():

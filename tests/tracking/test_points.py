@@ -1,10 +1,12 @@
 import math
 
 import pytest
-from mlflow_fakes import begin_run
+from mlflow_fakes import INFO, begin_run, snapshot
 
+from stabletrain.record.folder import RunFolder
 from stabletrain.record.reader import Scalar
 from stabletrain.record.writer import RecordWriter
+from stabletrain.signal.layers import layer_name
 from stabletrain.tracking.points import (
     Progress,
     clean_key,
@@ -48,19 +50,46 @@ def test_names_that_clean_to_the_same_key_stay_apart():
     assert points[1].key.startswith("a_0_-")
 
 
+FAMILIES = ("gradient/rms", "gradient/nonfinite", "update/ratio")
+OTHERS = ("weight/rms", "delta/rms", "activation/rms", "update/rms", "gradient/p50", "clip/rms")
+
+
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("num_layers", "num_shipped"),
     [
-        ("gradient/rms/L01.a", True),
-        ("gradient/nonfinite/L01.a", True),
-        ("gradient/norm/total", True),
-        ("weight/rms/L01.a", False),
-        ("update/ratio/L123.a", False),
-        ("val/accuracy", True),
+        (1, (1, 1, 1)),
+        (200, (200, 200, 200)),
+        (201, (201, 201, 0)),
+        (300, (300, 300, 0)),
+        (301, (301, 0, 0)),
+        (600, (600, 0, 0)),
+        (601, (301, 0, 0)),
+        (5000, (556, 0, 0)),
     ],
 )
-def test_of_the_families_by_layer_two_are_shipped(name, expected):
-    assert is_shipped(name) is expected
+def test_of_the_families_by_layer_as_many_are_shipped_as_make_600_curves(num_layers, num_shipped):
+    layers = [layer_name(i, f"layers.{i}.weight", num_layers) for i in range(num_layers)]
+    shipped = [sum(is_shipped(f"{family}/{layer}", num_layers) for layer in layers) for family in FAMILIES + OTHERS]
+    assert tuple(shipped) == num_shipped + (0,) * len(OTHERS)
+    assert sum(shipped) <= 600
+    assert is_shipped(f"gradient/rms/{layers[0]}", num_layers)
+
+
+@pytest.mark.parametrize("name", ["gradient/norm/total", "val/accuracy", "update/rms", "clip/fraction", "L01.x"])
+def test_what_is_not_of_a_layer_is_shipped(name):
+    assert is_shipped(name, 100_000)
+
+
+def test_the_number_of_layers_is_known_before_their_first_point(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    writer = RecordWriter(folder.events)
+    writer.write_info(INFO)
+    for step in range(2):
+        writer.write_snapshot(snapshot(step, 250, with_histogram=False, with_update=True))
+    writer.close()
+    progress = Progress()
+    keys = [p.key.rpartition("/L")[0] for entries, _ in read_events(folder.events) for p in progress.take(entries)]
+    assert {key: keys.count(key) for key in keys} == {"gradient/rms": 500, "gradient/nonfinite": 500}
 
 
 def test_a_repeated_step_and_a_non_finite_value_are_left_out():

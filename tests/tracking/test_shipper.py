@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from mlflow_fakes import (
     recorded,
     shipped,
     snapshot,
+    write_all_signals,
     write_steps,
 )
 
@@ -22,7 +24,8 @@ from stabletrain.record.folder import FAILED, FINISHED, RUNNING, STOPPED, TERMIN
 from stabletrain.record.writer import RecordWriter
 from stabletrain.tracking import shipper as shipper_module
 from stabletrain.tracking.images import pictures_there
-from stabletrain.tracking.mlflow_view import VIEW_ID, decode_view, shown_keys
+from stabletrain.tracking.mlflow_view import BY_LAYER, PICTURES, VIEW_ID, decode_view, encode_view, shown_keys
+from stabletrain.tracking.plan import AT_END
 from stabletrain.tracking.shipper import Shipper
 from stabletrain.tracking.store import database_of, open_client, quiet
 
@@ -41,8 +44,9 @@ def _drawn_quickly(monkeypatch):
         Image.new("RGB", (64, 64)).save(buffer, "PNG")
         return buffer.getvalue()
 
-    monkeypatch.setattr(pictures, "draw_ridges", draw)
-    monkeypatch.setattr(pictures, "draw_heatmap", draw)
+    for name in dir(pictures):
+        if name.startswith("draw_"):
+            monkeypatch.setattr(pictures, name, draw)
 
 
 def test_every_point_arrives_once_however_often_it_is_shipped(runs, uri):
@@ -53,8 +57,8 @@ def test_every_point_arrives_once_however_often_it_is_shipped(runs, uri):
     assert (first.points, first.points_already) == (len(recorded(folder)), 0)
     assert (second.points, second.points_already) == (0, first.points)
     assert (second.run_id, second.images, second.artifacts) == (first.run_id, 0, 0)
-    assert (second.images_already, second.artifacts_already) == (first.images, 5)
-    assert str(second) == f"0 points, 0 images, 0 artifacts carried; {first.points + first.images + 5} already there"
+    assert (second.images_already, second.artifacts_already) == (first.images, 6)
+    assert str(second) == f"0 points, 0 images, 0 artifacts carried; {first.points + first.images + 6} already there"
 
 
 def test_a_run_that_still_trains_is_shipped_as_it_grows(runs, uri):
@@ -128,7 +132,8 @@ def test_a_resumed_run_repeats_no_step_and_is_running_again(runs, uri):
     end_run(folder)
     third = Shipper(folder, uri).ship()
     assert third.status == "FINISHED"
-    assert third.artifacts == 2  # the summary and the event files changed
+    assert third.artifacts == 3  # the summary, the table of layers and the event files changed
+    assert third.images == 2  # as it ends now
     assert shipped(uri, first.run_id) == recorded(folder)
 
 
@@ -137,9 +142,13 @@ def test_pictures_arrive_once_with_their_steps(runs, uri):
     result = Shipper(folder, uri).ship()
     client = open_client(uri)
     there = pictures_there(client, result.run_id)
-    assert sorted(step for key, step in there if key == names.HEATMAP) == [0, 50, 150, 390]
-    ridges = sorted(step for key, step in there if key == names.RIDGES)
-    assert ridges == [*range(0, 100, 10), 120, 150, 190, 240, 300, 380, 390]
+    steps = steps_by_key(there)
+    assert steps == {
+        names.HEATMAP: [0, 50, 150, 390],
+        names.RIDGES: [*range(0, 100, 10), 120, 150, 190, 240, 300, 380, 390],
+        names.RIDGES + AT_END: [0],
+        names.HEATMAP + AT_END: [0],
+    }
     assert result.images == len(there)
     # One picture lost its small one (a crash between the two files): it is drawn again, and only it.
     images = runs / "mlartifacts" / result.run_id / "artifacts" / "images"
@@ -150,6 +159,77 @@ def test_pictures_arrive_once_with_their_steps(runs, uri):
     assert get_run(uri, result.run_id).data.tags["mlflow.loggedImages"] == "True"
 
 
+def test_every_signal_has_its_picture_and_the_view_its_card(runs, uri):
+    folder = begin_run(runs / "run", steps=range(0))
+    writer = RecordWriter(folder.events)
+    write_all_signals(writer, range(101))
+    writer.close()
+    result = Shipper(end_run(folder), uri).ship()
+    assert result.notes == []
+    course = [0, 50, 100]
+    steps = {
+        names.RIDGES: list(range(0, 101, 10)),
+        names.HEATMAP: course,
+        names.UPDATE_RATIOS: course,
+        names.TIME_SURFACE: course,
+        names.CLIPPING: [20, 60, 100],  # from the first clipped step on
+    }
+    expected = steps | {key + AT_END: [0] for key in steps}
+    assert steps_by_key(pictures_there(open_client(uri), result.run_id)) == expected
+    assert shipped(uri, result.run_id) == recorded(folder)
+    state = view_of(uri, result.experiment_id)
+    cards = {tuple(c["imageKeys"]): c["step"] for c in state["compareRunCharts"] if c["type"] == "IMAGE"}
+    assert cards == {tuple(key + AT_END for key in steps): 0, **{(key,): found[0] for key, found in steps.items()}}
+    lines = [c["selectedMetricKeys"] for c in state["compareRunCharts"] if c["type"] == "LINE"]
+    assert [f"update/ratio/{layer_name(i)}" for i in range(3)] in lines
+    assert len({c["uuid"] for c in state["compareRunCharts"]}) == len(state["compareRunCharts"])
+    # A run of the same experiment without these signals takes no card away.
+    second = finished_run(runs / "b", steps=range(20), info=INFO | {"run_uid": "uid-2"})
+    Shipper(second, uri).ship()
+    after = view_of(uri, result.experiment_id)
+    assert {tuple(c["imageKeys"]): c["step"] for c in after["compareRunCharts"] if c["type"] == "IMAGE"} == cards
+
+
+def test_the_view_of_a_thousand_layers_fits_a_tag():
+    hard = [hashlib.sha256(bytes([i % 256, i // 256])).hexdigest() for i in range(1000)]  # does not compress
+    keys = [f"{family}/L{i:04d}.{hard[i]}" for family in BY_LAYER for i in range(1000)]
+    images = {key: 10**6 for kind in PICTURES for key in (kind, kind + AT_END)}
+    text = encode_view([*keys, "train/loss", names.NORM_TOTAL], images, 10**12)
+    assert 15_000 < len(text) < 20_000
+    shown = shown_keys(decode_view(text)["state"])
+    num_shown = [sum(key.startswith(f"{family}/") for key in shown) for family in BY_LAYER]
+    assert num_shown[0] == num_shown[1] > 100
+    assert {"train/loss", names.NORM_TOTAL, keys[0]} <= set(shown)
+
+
+def test_the_table_of_layers_is_there_once(runs, uri):
+    folder = begin_run(runs / "run", steps=range(0))
+    writer = RecordWriter(folder.events)
+    write_all_signals(writer, range(11), num_layers=4)
+    writer.close()
+    result = Shipper(end_run(folder), uri).ship()
+    again = Shipper(folder, uri).ship()
+    assert (result.artifacts, again.artifacts) == (6, 0)
+    run = get_run(uri, result.run_id)
+    assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [{"path": "worst_layers.json", "type": "table"}]
+    artifacts = runs / "mlartifacts" / result.run_id / "artifacts"
+    table = json.loads((artifacts / "worst_layers.json").read_text())
+    columns = dict(zip(table["columns"], zip(*table["data"], strict=True), strict=True))
+    assert columns["layer"] == tuple(layer_name(i) for i in range(4))
+    assert columns["update / weight"] == pytest.approx((0.001, 0.002, 0.003, 0.004))
+    with quiet():  # what `log_table` makes of the same numbers
+        open_client(uri).log_table(result.run_id, {k: list(v) for k, v in columns.items()}, "logged.json")
+    logged = json.loads((artifacts / "logged.json").read_text())
+    assert logged["columns"] == table["columns"]
+    assert [row[:2] for row in logged["data"]] == [row[:2] for row in table["data"]]
+
+
+def view_of(uri, experiment_id):
+    return decode_view(open_client(uri).get_experiment(experiment_id).tags[f"mlflow.sharedViewState.{VIEW_ID}"])[
+        "state"
+    ]
+
+
 def test_a_picture_that_cannot_be_drawn_is_told_and_costs_nothing_else(runs, uri, monkeypatch):
     from stabletrain.report import pictures
 
@@ -158,7 +238,8 @@ def test_a_picture_that_cannot_be_drawn_is_told_and_costs_nothing_else(runs, uri
     result = Shipper(folder, uri).ship()
     assert any("could not be drawn: division by zero" in note for note in result.notes)
     assert shipped(uri, result.run_id) == recorded(folder)
-    assert {key for key, _ in pictures_there(open_client(uri), result.run_id)} == {names.HEATMAP}
+    keys = {key for key, *_ in pictures_there(open_client(uri), result.run_id)}
+    assert keys == {names.HEATMAP, names.HEATMAP + AT_END}
 
 
 def test_what_the_run_is(runs, uri):
@@ -200,6 +281,7 @@ def test_the_end_of_a_run(runs, uri):
     folder = finished_run(runs / "run")
     result = Shipper(folder, uri).ship()
     expected = ["config.yaml", "findings.json", "images", "report.html", "summary.json", "tensorboard"]
+    expected += ["worst_layers.json"]
     assert artifact_names(uri, result.run_id) == expected
     assert artifact_names(uri, result.run_id, "tensorboard") == [p.name for p in folder.events.iterdir()]
     tags = get_run(uri, result.run_id).data.tags
@@ -299,7 +381,7 @@ def test_the_saved_view_shows_the_layers_of_all_runs(runs, uri):
     assert lines[0]["scaleType"] == "log"
     assert {"train/loss", names.NORM_TOTAL} <= set(shown_keys(view["state"]))
     pictures = {c["imageKeys"][0]: c["step"] for c in view["state"]["compareRunCharts"] if c["type"] == "IMAGE"}
-    assert pictures == {names.RIDGES: 10, names.HEATMAP: 10}
+    assert pictures == {names.RIDGES + AT_END: 0, names.RIDGES: 0, names.HEATMAP: 0}
 
 
 def test_the_model_is_logged_once_and_its_failure_is_told(runs, uri):
@@ -352,6 +434,13 @@ def test_hostile_names_arrive(runs, uri):
 def test_the_screen_stays_clean(runs, uri, capfd):
     Shipper(finished_run(runs / "run", steps=range(2)), uri).ship()
     assert capfd.readouterr() == ("", "")
+
+
+def steps_by_key(pictures):
+    found = {}
+    for key, step, _ in sorted(pictures):
+        found.setdefault(key, []).append(step)
+    return found
 
 
 def num_runs(uri):
