@@ -2,7 +2,9 @@
 
 All ways of watching take turns in one process, in random order. Each block of watched steps is paired with a block of
 the same model unwatched, right before or after it; printed is the median of the ratios of all pairs, with quartiles.
-On a GPU the time is that between CUDA events. W&B and Cockpit are compared where they are installed:
+The third table has only the time inside our own calls, which is less than all they cost but does not depend on what
+else the machine does. On a GPU the time of a step is that between CUDA events. W&B and Cockpit are compared where they
+are installed:
 
     pip install wandb cockpit-for-pytorch 'setuptools<80'
     python benchmarks/watching.py --rounds 40
@@ -26,10 +28,10 @@ import numpy as np
 import torch
 from watching_growth import grow
 from watching_lightning import OPTIONS, compare_in_lightning
-from watching_variants import Variant, open_variants
+from watching_variants import Histograms, Variant, open_variants
 from watching_workloads import ON_CPU, ON_CUDA, WORKLOADS, Stepper
 
-BLOCK_S = 0.25  # time of an unwatched block
+BLOCK_S, LONGEST_S = 0.4, 1.0  # an unwatched block, and what a watched one should not exceed
 PICTURES = Path(__file__).parents[1] / "docs/pictures"
 
 
@@ -50,12 +52,15 @@ def time_block(stepper: Stepper, num_steps: int) -> float:
     return 1e3 * (time.perf_counter() - begin) / num_steps
 
 
-def time_watched(variant: Variant, num_steps: int) -> float:
+def time_watched(variant: Variant, num_steps: int) -> tuple[float, float]:
+    """Return the milliseconds of a step, and those of them inside the call."""
+    stepper = variant.stepper
     variant.begin()
-    variant.stepper.step()  # what the first look sets up is not counted
-    ms = time_block(variant.stepper, num_steps)
+    stepper.step()  # what the first look sets up is not counted
+    stepper.look_s = 0.0
+    ms = time_block(stepper, num_steps)
     variant.end()
-    return ms
+    return ms, 1e3 * stepper.look_s / num_steps
 
 
 def time_plain(stepper: Stepper, num_steps: int) -> float:
@@ -64,22 +69,33 @@ def time_plain(stepper: Stepper, num_steps: int) -> float:
 
 
 def compare(stepper: Stepper, variants: dict[str, Variant], num_steps: int, rounds: int) -> dict[str, Any]:
-    """Return, for each variant, the pairs' ratios and what a step costs more, in milliseconds."""
-    pairs: dict[str, list[tuple[float, float]]] = {title: [] for title in variants}
-    for number in range(rounds + 1):
+    """Return, for each variant, what it adds to a step in percent, in all and inside its call."""
+    ratios: dict[str, list[float]] = {title: [] for title in variants}
+    calls: dict[str, list[float]] = {title: [] for title in variants}
+    plain, watched_steps = [], {title: _num_steps(variant, num_steps) for title, variant in variants.items()}
+    for _ in range(rounds):
         for title in random.sample(list(variants), len(variants)):
-            times: dict[bool, float] = {}
+            on = off = call = 0.0
             for is_watched in random.sample([True, False], 2):
-                times[is_watched] = (
-                    time_watched(variants[title], num_steps) if is_watched else time_plain(stepper, num_steps)
-                )
-            if number:  # the first round warms up
-                pairs[title].append((times[True], times[False]))
-    summaries = {
-        title: summary([on / off for on, off in found]) | {"added_ms": statistics.median(on - off for on, off in found)}
-        for title, found in pairs.items()
+                if is_watched:
+                    on, call = time_watched(variants[title], watched_steps[title])
+                else:
+                    off = time_plain(stepper, num_steps)
+            ratios[title].append(on / off)
+            calls[title].append(on / (on - call))
+            plain.append(off)
+    own = [title for title, variant in variants.items() if isinstance(variant, Histograms)]
+    return {
+        "step_ms": statistics.median(plain),
+        "variants": {title: summary(found) for title, found in ratios.items()},
+        "calls": {title: summary(calls[title]) for title in own},
     }
-    return {"step_ms": statistics.median(off for found in pairs.values() for _, off in found), "variants": summaries}
+
+
+def _num_steps(variant: Variant, num_steps: int) -> int:
+    """Warm up, and return how many watched steps make a block."""
+    ms = min(time_watched(variant, 1)[0] for _ in range(2))
+    return max(1, min(num_steps, round(1e3 * LONGEST_S / ms)))
 
 
 def summary(ratios: list[float]) -> dict[str, float]:
@@ -91,7 +107,7 @@ def examine(name: str, device: torch.device, rounds: int, folder: Path) -> dict[
     """Compare all variants on one workload, then the callback in Lightning."""
     stepper = Stepper(WORKLOADS[name], device)
     time_plain(stepper, 2)
-    num_steps = max(1, round(1e3 * BLOCK_S / min(time_plain(stepper, 2) for _ in range(3))))
+    num_steps = max(2, round(1e3 * BLOCK_S / min(time_plain(stepper, 2) for _ in range(3))))
     with open_variants(stepper, folder) as (variants, missing):
         result = compare(stepper, variants, num_steps, rounds)
     lightning = {
@@ -165,7 +181,7 @@ def main() -> None:
         for name in names:
             results["workloads"][name] = examine(name, device, rounds, Path(temporary, name))
         results["growth"] = grow(rounds, Path(temporary, "growth"), device)
-    for kind in ("variants", "lightning"):
+    for kind in ("variants", "lightning", "calls"):
         print_table(results["workloads"], kind)
     print_growth(results["growth"])
     for found in results["workloads"].values():

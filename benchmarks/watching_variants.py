@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -184,7 +185,9 @@ def open_variants(stepper: Stepper, folder: Path) -> Iterator[tuple[dict[str, Va
     stepper.step()
     for kind in VARIANTS:
         try:
-            made[kind.title] = kind(stepper, folder)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                made[kind.title] = kind(stepper, folder)
         except Exception as error:  # not installed, or the model is not one for it
             missing[kind.title] = f"{type(error).__name__}: {error}".splitlines()[0][:160]
     try:

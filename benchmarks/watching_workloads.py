@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ class Stepper:
             self.x = torch.randint(workload.vocabulary, workload.shape, device=device)
             self.target = self.x.flatten()
         self.look: Callable[[], None] = lambda: None
+        self.look_s = 0.0  # spent in `look` so far
 
     @property
     def num_parameters(self) -> int:
@@ -99,5 +101,7 @@ class Stepper:
     def step(self) -> None:
         self.optimizer.zero_grad()
         self.loss().backward()
+        start = time.perf_counter()
         self.look()
+        self.look_s += time.perf_counter() - start
         self.optimizer.step()
