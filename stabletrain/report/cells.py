@@ -23,16 +23,25 @@ if TYPE_CHECKING:
 
 MAX_MARKS = 12
 MIN_DECADES = 6  # a narrower scale would make a healthy spread look dramatic
+# Adam's epsilon is 1e-8 (Kingma and Ba 2015): an rms below it hardly moves a weight; one above 100 is never healthy.
+OF_GRADIENTS = (-8, 2)
 ZERO_COLOR = "#000000"
 MISSING_COLOR = "#e4e7eb"
 
 
-def color_limits(log10: np.ndarray) -> tuple[int, int]:
-    """Return the ends of the colour scale in whole decades."""
+def color_limits(log10: np.ndarray, reference: tuple[int, int] | None = None) -> tuple[int, int]:
+    """Return the ends of the colour scale in whole decades.
+
+    Args:
+        log10: What is shown.
+        reference: Decades that are on the scale whatever is shown, so that two runs look as different as they are.
+    """
     finite = log10[np.isfinite(log10)]
     if not finite.size:
-        return -MIN_DECADES, 0
+        return reference or (-MIN_DECADES, 0)
     low, high = math.floor(finite.min()), math.ceil(finite.max())
+    if reference is not None:
+        low, high = min(low, reference[0]), max(high, reference[1])
     return min(low, high - MIN_DECADES), high
 
 

@@ -24,12 +24,14 @@ class Grid:
         edges: (columns + 1,) steps between which each column stands.
         log10: (rows, columns) float; -inf where the value is zero, NaN where nothing finite was recorded.
         nonfinite: (rows, columns) bool; whether Inf or NaN was seen.
+        merged: Whether a column may stand for several measured steps.
     """
 
     rows: list[str]
     edges: np.ndarray
     log10: np.ndarray
     nonfinite: np.ndarray
+    merged: bool = False
 
 
 def signal_grid(
@@ -113,7 +115,8 @@ def _thin(rows: list[str], steps: np.ndarray, values: np.ndarray, bad: np.ndarra
     firsts = _column_starts(steps, max_columns)
     spacing = float(np.median(np.diff(steps[firsts]))) if len(firsts) > 1 else 1.0
     edges = np.append(steps[firsts].astype(float), max(float(steps[-1]) + 1, steps[firsts[-1]] + spacing))
-    return Grid(rows, edges, mean_known(logs, firsts, axis=1), np.logical_or.reduceat(bad, firsts, axis=1))
+    seen = np.logical_or.reduceat(bad, firsts, axis=1)
+    return Grid(rows, edges, mean_known(logs, firsts, axis=1), seen, len(firsts) < len(steps))
 
 
 def mean_known(values: np.ndarray, firsts: np.ndarray, axis: int) -> np.ndarray:
@@ -148,4 +151,4 @@ def _time_grid(by_step: Mapping[int, np.ndarray], max_rows: int, max_columns: in
     lasts = np.append(firsts[1:], length) - 1
     rows = [f"t = {a}" if a == b else f"t = {a}–{b}" for a, b in zip(firsts, lasts, strict=True)]
     merged = np.logical_or.reduceat(grid.nonfinite, firsts, axis=0)
-    return Grid(rows, grid.edges, mean_known(grid.log10, firsts, axis=0), merged)
+    return Grid(rows, grid.edges, mean_known(grid.log10, firsts, axis=0), merged, grid.merged)

@@ -10,7 +10,7 @@ import numpy as np
 from stabletrain.diagnosis.finding import Finding, worst_first
 from stabletrain.record.reader import Record
 from stabletrain.report import words
-from stabletrain.report.cells import color_limits, draw_cells, draw_scale, write_legend
+from stabletrain.report.cells import OF_GRADIENTS, color_limits, draw_cells, draw_scale, write_legend
 from stabletrain.report.drawing import (
     BLUE,
     FAINT,
@@ -49,7 +49,7 @@ def draw_heatmap(record: Record, *, until_step: int | None = None, findings: Seq
     figure = new_figure(SIZE_PX, SIZE_PX)
     axes = figure.add_axes((0.28, 0.1, 0.57, 0.79))
     scale = figure.add_axes((0.885, 0.3, 0.03, 0.59))
-    low, high = color_limits(grid.log10)
+    low, high = color_limits(grid.log10, OF_GRADIENTS)
     draw_cells(axes, grid, low, high)
     draw_scale(scale, low, high, "rms of g")
     label_rows(axes, grid.rows, MAX_LABELS, 13 if len(grid.rows) <= 16 else 11)

@@ -1,4 +1,4 @@
-"""The report of one run: a page that needs no network and no script."""
+"""The report of one run: a page that needs no network, and no script for what matters most."""
 
 from __future__ import annotations
 
@@ -8,19 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from stabletrain.diagnosis.finding import HEALTHY, Finding, verdict_of, worst_first
 from stabletrain.record.folder import FAILED, RUNNING, RunFolder, replace_file
 from stabletrain.record.reader import Record, load_record
-from stabletrain.report import words
+from stabletrain.report import template, words
 from stabletrain.report.commands import rerun_command
-from stabletrain.report.curves import draw_curves, nonfinite_steps, panels_of
-from stabletrain.report.heatmap import draw_heatmap
-from stabletrain.report.ridges import draw_ridges, ridge_limits
-from stabletrain.report.template import PAGE, SCRIPT, STYLE
+from stabletrain.report.page_data import page_data, to_json
+from stabletrain.report.stills import stills
 
-MAX_FRAMES = 9  # about 0.1 s and 150 kB each
 SHOWN_FINDINGS = 8
 
 
@@ -36,11 +31,12 @@ def render_report(folder: RunFolder) -> str:
 
     record, summary, findings = load_record(folder.path), folder.read_summary(), worst_first(folder.read_findings())
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    info = record.info
-    return environment.from_string(PAGE).render(
-        policy=_policy(),
-        style=STYLE,
-        script=SCRIPT,
+    info, script = record.info, template.script()
+    return environment.from_string(template.page()).render(
+        policy=_policy(script),
+        style=template.style(),
+        script=script,
+        data=to_json(page_data(record, findings)) if record.scalars or record.histograms or record.vectors else None,
         name=" / ".join(str(info[k]) for k in ("experiment_name", "run_name") if info.get(k)) or folder.path.name,
         **_verdict_part(record, summary, findings),
         metrics=[(key, words.number(value)) for key, value in _mapping(summary.get("metrics")).items()],
@@ -49,16 +45,15 @@ def render_report(folder: RunFolder) -> str:
         command=_text(info.get("command")),
         findings=[_finding_part(finding, info) for finding in findings],
         shown=SHOWN_FINDINGS,
-        pictures=_pictures(record),
-        frames=_frames(record),
+        **stills(record, findings),
         parameters=sorted((str(k), str(v)) for k, v in _mapping(info.get("parameters")).items()),
         versions=[(f"version of {k}", str(v)) for k, v in _mapping(info.get("versions")).items()],
     )
 
 
-def _policy() -> str:
+def _policy(script: str) -> str:
     """Forbid the page everything but its own style, script and pictures."""
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
 
@@ -126,70 +121,6 @@ def _facts(record: Record, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     }
     joined = {key: ", ".join(str(part) for part in parts if part) for key, parts in facts.items()}
     return [(key, text) for key, text in joined.items() if text]
-
-
-def _pictures(record: Record) -> list[dict[str, str]]:
-    pictures = []
-    if panels_of(record):
-        pictures.append(
-            {
-                "heading": "How the training went",
-                "reading": "The loss should fall and settle. Where the gradient norm after clipping lies below the one "
-                "before, clipping was at work.",
-                "source": _data_url(draw_curves(record)),
-                "alt": "Curves over the steps: "
-                + ", ".join(panel.heading.lower() for panel in panels_of(record))
-                + ".",
-            }
-        )
-    if record.layers:
-        pictures.append(
-            {
-                "heading": "The gradient of each layer over the run",
-                "reading": "Each row is a layer, input at the top. Bright is large, dark is small: one even colour is "
-                "healthy, dark rows at the top mean that the gradient vanishes, rows that brighten with time that it "
-                "explodes, and red marks Inf or NaN.",
-                "source": _data_url(draw_heatmap(record)),
-                "alt": f"Heatmap of the gradient's rms, {len(record.layers)} layers by step, in powers of ten.",
-            }
-        )
-    return pictures
-
-
-def _frames(record: Record) -> list[dict[str, Any]]:
-    steps = frame_steps(record)
-    limits = ridge_limits(record)
-    keys = {steps[0], steps[len(steps) // 2], steps[-1]} if steps else set()
-    frames = []
-    for step in steps:
-        histograms = {layer: by_step[step] for layer, by_step in record.histograms.items() if step in by_step}
-        frames.append(
-            {
-                "key": step in keys,
-                "label": f"step {step:,}",
-                "source": _data_url(draw_ridges(histograms, step=step, limits=limits)),
-                "alt": f"Distribution of the gradient's size in each of {len(histograms)} layers at step {step}.",
-            }
-        )
-    return frames
-
-
-def frame_steps(record: Record, max_frames: int = MAX_FRAMES) -> list[int]:
-    """Return the steps whose ridges are shown: evenly spaced, first and last, and those around the first Inf or NaN."""
-    steps = sorted({step for by_step in record.histograms.values() for step in by_step})
-    if len(steps) <= max_frames:
-        return steps
-    wanted = {0, len(steps) - 1}
-    bad = nonfinite_steps(record)
-    if bad:
-        place = int(np.searchsorted(steps, bad[0]))
-        wanted |= {max(place - 1, 0), min(place, len(steps) - 1)}
-    even = np.linspace(0, len(steps) - 1, max_frames + 2 - len(wanted)).round().astype(int)
-    return [steps[k] for k in sorted(wanted | set(even.tolist()))]
-
-
-def _data_url(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def _link(url: Any) -> str | None:

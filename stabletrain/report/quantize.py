@@ -23,7 +23,7 @@ def to_base64(data: bytes | np.ndarray) -> str:
 
 
 def encode_grid(grid: Grid) -> dict[str, Any]:
-    """Return a grid as JSON data. A finite log10 is `base + (code - 2)·unit`: over 40 decades exact to 0.3%.
+    """Return a grid as JSON data. A finite log10 is `base + (code - 2)·quantum`: over 40 decades exact to 0.3%.
 
     | code | what |
     |---|---|
@@ -34,13 +34,20 @@ def encode_grid(grid: Grid) -> dict[str, Any]:
     """
     finite = np.isfinite(grid.log10)
     low, high = (float(f(grid.log10[finite])) for f in (np.min, np.max)) if finite.any() else (0.0, 0.0)
-    unit = (high - low) / (LAST_CODE - FIRST_CODE) or 1.0
+    quantum = (high - low) / (LAST_CODE - FIRST_CODE) or 1.0
     codes = np.full(grid.log10.shape, NONE_CODE, dtype="<u2")
     codes[np.isneginf(grid.log10)] = ZERO_CODE
-    codes[finite] = FIRST_CODE + np.rint((grid.log10[finite] - low) / unit).astype("<u2")
+    codes[finite] = FIRST_CODE + np.rint((grid.log10[finite] - low) / quantum).astype("<u2")
     codes[grid.nonfinite] |= NONFINITE_FLAG
     edges = [int(e) if float(e).is_integer() else float(e) for e in grid.edges]
-    return {"rows": grid.rows, "edges": edges, "base": low, "unit": unit, "cells": to_base64(codes)}
+    return {
+        "rows": grid.rows,
+        "edges": edges,
+        "base": low,
+        "quantum": quantum,
+        "merged": grid.merged,
+        "cells": to_base64(codes),
+    }
 
 
 def encode_frame(rows: Sequence[str], histograms: Mapping[str, Histogram]) -> bytes:

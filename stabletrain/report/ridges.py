@@ -77,6 +77,11 @@ def ridge_limits(source: Record | Mapping[str, Histogram]) -> tuple[float, float
         groups: Iterable[Iterable[Histogram]] = (by_step.values() for by_step in source.histograms.values())
     else:
         groups = [source.values()]
+    return limits_of_histograms(groups)
+
+
+def limits_of_histograms(groups: Iterable[Iterable[Histogram]]) -> tuple[float, float]:
+    """Return the range of log10|x| that shows all histograms, in whole even decades."""
     lows, highs = [], []
     for group in groups:
         counts = np.array([h.counts[1:NONFINITE_BIN] for h in group], dtype=np.int64)

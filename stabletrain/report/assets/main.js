@@ -1,0 +1,229 @@
+// The page: one cursor (layer and step) that all drawings share. Hovering moves it for the moment, a click for good.
+const byId = id => document.getElementById(id);
+const data = JSON.parse(byId("data").textContent);
+const palette = toBytes(data.colors);
+const signals = data.signals.map(source => new Grid(source));
+const state = { signal: 0, row: 0, step: 0, hover: null, timer: 0 };
+const extent = extentOf();
+const drawings = [];
+
+function extentOf() { // steps that any drawing shows
+  const ends = signals.filter(g => g.numColumns).flatMap(g => [g.edges[0], g.edges[g.numColumns] - 1]);
+  for (const chart of data.charts) for (const line of chart.lines) ends.push(line.steps[0], line.steps[line.steps.length - 1]);
+  const first = Math.min(...ends), last = Math.max(...ends);
+  return last > first ? [first, last] : [first - 0.5, first + 0.5];
+}
+
+function grid() { return signals[state.signal]; }
+function cursor() { return { row: state.row, step: state.step, ...state.hover }; }
+function layer() { return signals.length ? grid().rows[cursor().row] : null; }
+function stops() { return grid().frames ? grid().frames.steps : grid().edges.slice(0, -1); }
+
+let wanted = false;
+function redraw() {
+  if (wanted) return;
+  wanted = true;
+  requestAnimationFrame(() => { wanted = false; for (const draw of drawings) draw(); });
+}
+
+function element(tag, text, parent, className = "") {
+  const made = document.createElement(tag);
+  made.textContent = text;
+  if (className) made.className = className;
+  parent.append(made);
+  return made;
+}
+
+// Pointer and keys over a heatmap: `move(cell or null, for good)`.
+function listen(canvas, view, current, move) {
+  const cell = event => {
+    const box = canvas.getBoundingClientRect();
+    return view.hit(event.clientX - box.left, event.clientY - box.top);
+  };
+  canvas.addEventListener("pointermove", event => move(cell(event), false));
+  canvas.addEventListener("pointerdown", event => move(cell(event), true));
+  canvas.addEventListener("pointerleave", () => move(null, false));
+  const strides = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0], Home: [0, -1e9], End: [0, 1e9] };
+  canvas.addEventListener("keydown", event => {
+    const stride = strides[event.key];
+    if (!stride || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    const at = current(), within = (x, n) => Math.min(Math.max(x, 0), n - 1);
+    move({ row: within(at.row + stride[0], view.grid.rows.length), column: within(at.column + stride[1], view.grid.numColumns) }, true);
+  });
+}
+
+function explore() {
+  const heat = new Heatmap(byId("heatmap"), palette), ridges = new Ridges(byId("ridges"), palette), one = new Distribution(byId("distribution"));
+  const signal = byId("signal"), layers = byId("layer"), time = byId("step");
+  signals.forEach((g, k) => { element("option", g.label, signal).value = k; });
+  const choose = (row, step) => { state.row = row; state.step = step; state.hover = null; controls(); redraw(); };
+  const move = (cell, good) => {
+    if (!cell) { if (!good) { state.hover = null; redraw(); } return; }
+    const step = stepIn(cell.column);
+    if (good) choose(cell.row, step); else { state.hover = { row: cell.row, step }; redraw(); }
+  };
+  function stepIn(column) { // the step of a histogram in the column if there is one
+    const { edges, frames } = grid();
+    const kept = frames ? frames.steps[frames.nearest(edges[column])] : edges[column];
+    return kept >= edges[column] && kept < edges[column + 1] ? kept : edges[column];
+  }
+  function controls() {
+    layers.value = state.row;
+    time.max = stops().length - 1;
+    time.value = nearestIndex(stops(), state.step);
+    byId("shown").textContent = "step " + count(state.step);
+  }
+  function fill() {
+    layers.replaceChildren();
+    grid().rows.forEach((row, k) => { element("option", row, layers).value = k; });
+    controls();
+  }
+  signal.addEventListener("input", () => {
+    const name = layer();
+    stop(); state.signal = Number(signal.value); state.hover = null;
+    state.row = Math.max(grid().rows.indexOf(name), 0);
+    fill(); redraw();
+  });
+  layers.addEventListener("input", () => choose(Number(layers.value), state.step));
+  time.addEventListener("input", () => { stop(); choose(state.row, stops()[Number(time.value)]); });
+  function stop() { clearInterval(state.timer); state.timer = 0; byId("play").textContent = "▶ Play"; }
+  byId("play").addEventListener("click", () => {
+    if (state.timer) return stop();
+    if (Number(time.value) >= stops().length - 1) choose(state.row, stops()[0]);
+    byId("play").textContent = "❚❚ Pause";
+    state.timer = setInterval(() => {
+      const next = nearestIndex(stops(), state.step) + 1;
+      if (next >= stops().length) return stop();
+      choose(state.row, stops()[next]);
+    }, 150);
+  });
+  listen(byId("heatmap"), heat, () => ({ row: state.row, column: grid().columnOf(state.step) }), move);
+  const pick = (event, good) => {
+    const box = byId("ridges").getBoundingClientRect(), row = ridges.hit(event.clientX - box.left, event.clientY - box.top);
+    if (row === null || row === undefined) return;
+    if (good) choose(row, state.step); else { state.hover = { row }; redraw(); }
+  };
+  byId("ridges").addEventListener("pointermove", event => pick(event, false));
+  byId("ridges").addEventListener("pointerdown", event => pick(event, true));
+  byId("ridges").addEventListener("pointerleave", () => { state.hover = null; redraw(); });
+  for (const mark of data.findings) {
+    const where = mark.layer === null ? "whole model" : mark.layer;
+    const button = element("button", `${mark.sign} ${mark.name} · ${where}`, byId("marks"), mark.severity);
+    button.type = "button";
+    button.addEventListener("click", () => {
+      const known = signals.findIndex(g => g.rows.includes(mark.layer));
+      if (mark.layer !== null && known >= 0 && !grid().rows.includes(mark.layer)) { state.signal = known; signal.value = known; fill(); }
+      choose(Math.max(grid().rows.indexOf(mark.layer), 0), mark.first);
+    });
+  }
+  drawings.push(() => {
+    const at = cursor(), g = grid(), frame = g.frames ? g.frames.nearest(at.step) : 0;
+    const height = Math.min(Math.max(13 * g.rows.length + 130, 330), 640);
+    const clipped = state.signal === 0 ? data.clipped : null, margin = clipped ? 44 : 24;
+    heat.show(g, { cursor: at, clipped, marks: data.findings, height, margin });
+    ridges.show(g, frame, { row: at.row, height, margin });
+    one.show(g, frame, at.row);
+    const when = g.frames ? `step ${count(g.frames.steps[frame])}` : "";
+    byId("ridges-heading").textContent = `All layers · ${when}`;
+    byId("distribution-heading").textContent = `${g.rows[at.row]} · ${when}`;
+    byId("readout").textContent = readout(g, at, frame);
+    byId("heatmap").setAttribute("aria-label", `Heatmap of the ${g.label}, ${g.rows.length} layers by step. Arrow keys move. ${readout(g, at, frame)}`);
+  });
+  state.step = stops()[stops().length - 1] ?? 0;
+  fill();
+}
+
+function readout(g, at, frame) {
+  if (!g.numColumns) return g.rows[at.row];
+  const column = g.columnOf(at.step), value = g.log10(at.row, column);
+  const words = [g.rows[at.row], g.stepsOf(column)];
+  words.push(Number.isNaN(value) ? "nothing finite recorded" : `${g.unit} ${fromLog(value)}`);
+  if (g.isBad(at.row, column)) words.push("✖ Inf/NaN");
+  const histogram = g.frames ? g.frames.at(frame, at.row) : null;
+  if (histogram && histogram.shares.length) words.push(`median ${g.element} ${fromLog(histogram.median)}`);
+  if (histogram && histogram.zero) words.push(`${percent(histogram.zero)} zero`);
+  if (g.frames && g.frames.sizes[at.row]) words.push(`${count(g.frames.sizes[at.row])} elements`);
+  return words.join(" · ");
+}
+
+function nearestIndex(sorted, value) {
+  let best = 0;
+  sorted.forEach((s, k) => { if (Math.abs(s - value) < Math.abs(sorted[best] - value)) best = k; });
+  return best;
+}
+
+function addChart(parent, heading, make, height) {
+  const figure = element("figure", "", parent), title = element("h3", heading, figure), canvas = element("canvas", "", figure);
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", heading);
+  const lines = new Lines(canvas);
+  canvas.addEventListener("pointermove", event => {
+    const box = canvas.getBoundingClientRect(), { left, right } = lines.box, [first, last] = lines.chart.range;
+    const share = (event.clientX - box.left - left) / (right - left);
+    state.hover = { step: Math.round(Math.min(Math.max(first + share * (last - first), first), last)) };
+    redraw();
+  });
+  canvas.addEventListener("pointerleave", () => { state.hover = null; redraw(); });
+  drawings.push(() => {
+    const chart = make();
+    title.textContent = chart.heading || heading;
+    lines.show({ range: extent, ...chart }, { step: cursor().step, height });
+  });
+}
+
+function lineOf(g, row, label) { // one row of a grid as a line
+  const steps = g.edges.slice(0, -1), logs = steps.map((_, k) => g.log10(row, k));
+  return { label, steps, values: logs.map(v => Number.isFinite(v) ? 10 ** v : NaN) };
+}
+
+function charts() {
+  const isNorm = chart => chart.heading === "Gradient norm";
+  for (const chart of data.charts) {
+    const parent = byId(isNorm(chart) && data.clipping ? "clip-charts" : "charts");
+    if (parent) addChart(parent, chart.heading, () => chart);
+  }
+  const before = signals.find(g => g.key === "gradient"), after = signals.find(g => g.key === "clip");
+  if (data.clipping && before && after) addChart(byId("clip-charts"), "One layer", () => {
+    const name = layer(), lines = [[before, "before clipping"], [after, "after clipping"]].filter(([g]) => g.rows.includes(name));
+    return { heading: `rms of ${name}`, log: true, lines: lines.map(([g, label]) => lineOf(g, g.rows.indexOf(name), label)) };
+  });
+  const ratios = signals.find(g => g.key === "update/ratio");
+  if (!data.bands || !ratios) return;
+  const { steps, log10, low, high } = data.bands, median = { label: "median of the layers", steps, values: log10[1].map(v => v === null ? NaN : 10 ** v) };
+  addChart(byId("ratio-charts"), "‖ΔW‖/‖W‖: median and 10–90% of the layers, and the chosen layer", () => {
+    const row = ratios.rows.indexOf(layer()), own = row < 0 ? [] : [lineOf(ratios, row, layer())];
+    return { log: true, lines: [median, ...own], band: { steps, low: log10[0], high: log10[2] }, level: -3, levelLabel: "– – 10⁻³, usual", limits10: [low, high] };
+  }, 300);
+}
+
+function times() {
+  for (const source of data.times) {
+    const g = new Grid(source), parent = byId("time-charts"), figure = element("figure", "", parent);
+    element("h3", g.label, figure);
+    const said = element("p", "", figure, "readout"), canvas = element("canvas", "", figure), view = new Heatmap(canvas, palette);
+    canvas.tabIndex = 0;
+    canvas.setAttribute("role", "application");
+    let own = 0;
+    listen(canvas, view, () => ({ row: own, column: g.columnOf(state.step) }), (cell, good) => {
+      if (cell) { own = cell.row; state.hover = good ? null : { step: g.edges[cell.column] }; if (good) state.step = g.edges[cell.column]; }
+      else if (!good) state.hover = null;
+      redraw();
+    });
+    drawings.push(() => {
+      const { step } = cursor(), column = g.columnOf(step), value = g.log10(own, column);
+      view.show(g, { cursor: { row: own, step }, height: 340 });
+      const number = Number.isNaN(value) ? "nothing finite recorded" : `${g.unit} ${fromLog(value)}`;
+      said.textContent = `${g.rows[own]} · ${g.stepsOf(column)} · ${number}${g.isBad(own, column) ? " · ✖ Inf/NaN" : ""}`;
+      canvas.setAttribute("aria-label", `Gradient through time of ${g.label}. Arrow keys move. ${said.textContent}`);
+    });
+  }
+}
+
+document.documentElement.classList.add("scripted");
+if (signals.length && byId("heatmap")) explore();
+charts();
+times();
+redraw();
+new ResizeObserver(redraw).observe(document.body);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
