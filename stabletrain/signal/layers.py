@@ -19,7 +19,12 @@ def layer_name(index: int, path: str, total: int) -> str:
         total: Number of layers; sets the padding (at least two digits).
     """
     width = max(2, len(str(max(total - 1, 0))))
-    return f"L{index:0{width}d}.{_NOT_ALLOWED.sub('_', path)}"
+    return f"L{index:0{width}d}.{clean_name(path)}"
+
+
+def clean_name(path: str) -> str:
+    """Return `path` with `_` for each character that tracking servers refuse."""
+    return _NOT_ALLOWED.sub("_", path)
 
 
 class ForwardOrder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 
 import pytest
@@ -129,3 +130,32 @@ def test_refuses(settings, key):
     with pytest.raises(RequestError) as caught:
         GradientWatch(**settings)
     assert caught.value.key == key
+
+
+class Reader(nn.Module):
+    """Has a recurrent layer, dropout, and a batch norm whose statistics must not see the probe."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+        self.rnn = nn.LSTM(3, 6, 2, dropout=0.3, batch_first=True)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.head(self.rnn(self.norm(x.transpose(1, 2)).transpose(1, 2))[0][:, -1])
+
+
+def test_time_is_followed_at_its_cadence_and_changes_nothing(tmp_path):
+    torch.manual_seed(0)
+    network = Reader()
+    watched, record = fit(
+        tmp_path / "on", GradientWatch(1, 0, time_every=5), network=copy.deepcopy(network), data=(7, 3)
+    )
+    alone, _ = fit(tmp_path / "off", network=copy.deepcopy(network), data=(7, 3))
+    assert {name: list(by_step) for name, by_step in record.vectors.items()} == {
+        "time/norm/rnn.l0": [0, 4, 9],
+        "time/norm/rnn.l1": [0, 4, 9],
+    }
+    assert all(v.shape == (7,) and (v > 0).all() for by_step in record.vectors.values() for v in by_step.values())
+    for a, b in zip(watched.state_dict().values(), alone.state_dict().values(), strict=True):
+        assert torch.equal(a, b)

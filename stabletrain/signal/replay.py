@@ -1,0 +1,108 @@
+"""torch's fused recurrent layers computed step by step from their own weights, so that every state is there to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence
+
+from stabletrain.errors import RequestError
+
+FUSED = (nn.RNN.forward, nn.LSTM.forward, nn.GRU.forward)
+Note = Callable[[str, Tensor], Tensor]
+
+
+def replay(module: Any, note: Note, input: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
+    """Compute what `nn.RNN`, `nn.LSTM` or `nn.GRU` computes in evaluation mode; arguments and results are theirs.
+
+    Args:
+        module: The layer; read are its weights and sizes.
+        note: Called with the cell's name (`l0`, `l0_reverse`, …) and each new h; returns what goes on as h.
+        input: (time, batch, features), with the first two exchanged under `batch_first`, or (time, features).
+        hx: The initial state, zero if left out.
+
+    Raises:
+        RequestError: Sequences of several lengths, packed.
+    """
+    if isinstance(input, PackedSequence):
+        raise RequestError(
+            "The gradient through time cannot be followed through a packed sequence.",
+            key="inputs",
+            found="PackedSequence",
+            allowed="sequences of one length, as a tensor",
+        )
+    is_batched = input.dim() == 3
+    x = input if is_batched else input[:, None]
+    x = x.transpose(0, 1) if is_batched and module.batch_first else x  # (time, batch, features)
+    states = _split(module, hx, x, is_batched)
+    finals = []
+    suffixes = ("", "_reverse") if module.bidirectional else ("",)
+    for layer in range(module.num_layers):
+        outputs = []
+        for suffix in suffixes:
+            output, final = _scan(module, note, f"l{layer}{suffix}", x, states[len(finals)])
+            outputs.append(output)
+            finals.append(final)
+        x = torch.cat(outputs, dim=-1)  # (time, batch, directions · H)
+    stacked = tuple(torch.stack(part) for part in zip(*finals, strict=True))
+    x = x.transpose(0, 1) if is_batched and module.batch_first else x
+    if not is_batched:
+        x, stacked = x[:, 0], tuple(part[:, 0] for part in stacked)
+    return x, stacked if len(stacked) > 1 else stacked[0]
+
+
+def _split(module: Any, hx: Any, x: Tensor, is_batched: bool) -> list[tuple[Tensor, ...]]:
+    """Return the initial state of each cell, (h,) or (h, c), each (batch, H)."""
+    num_cells = module.num_layers * (2 if module.bidirectional else 1)
+    if hx is None:
+        hidden = x.new_zeros(x.size(1), module.proj_size or module.hidden_size)
+        cell = x.new_zeros(x.size(1), module.hidden_size)
+        return [(hidden, cell) if module.mode == "LSTM" else (hidden,)] * num_cells
+    parts = hx if isinstance(hx, tuple) else (hx,)
+    parts = parts if is_batched else tuple(part[:, None] for part in parts)
+    return [tuple(part[cell] for part in parts) for cell in range(num_cells)]
+
+
+def _scan(module: Any, note: Note, key: str, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    has_bias = module.bias
+    weights = [getattr(module, f"{name}_{key}") for name in ("weight_ih", "weight_hh")]
+    biases = [getattr(module, f"{name}_{key}") if has_bias else None for name in ("bias_ih", "bias_hh")]
+    projection = getattr(module, f"weight_hr_{key}") if module.proj_size else None
+    products = F.linear(x, weights[0], biases[0]).unbind(0)  # time · (batch, gates · H)
+    hidden = []
+    for product in reversed(products) if key.endswith("_reverse") else products:
+        h, *rest = CELLS[module.mode](product, F.linear(state[0], weights[1], biases[1]), state)
+        h = note(key, h if projection is None else F.linear(h, projection))
+        state = (h, *rest)
+        hidden.append(h)
+    if key.endswith("_reverse"):
+        hidden.reverse()
+    return torch.stack(hidden), state
+
+
+def _step_lstm(from_input: Tensor, from_hidden: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """C' = σ(f) c + σ(i) tanh(g), h' = σ(o) tanh(c')."""
+    i, f, g, o = (from_input + from_hidden).chunk(4, dim=-1)
+    cell = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
+    return o.sigmoid() * cell.tanh(), cell
+
+
+def _step_gru(from_input: Tensor, from_hidden: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """H' = (1 − z) tanh(W_in x + r (W_hn h)) + z h."""
+    reset_x, update_x, new_x = from_input.chunk(3, dim=-1)
+    reset_h, update_h, new_h = from_hidden.chunk(3, dim=-1)
+    new = (new_x + (reset_x + reset_h).sigmoid() * new_h).tanh()
+    update = (update_x + update_h).sigmoid()
+    return ((1 - update) * new + update * state[0],)
+
+
+CELLS: dict[str, Callable[[Tensor, Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]] = {
+    "RNN_TANH": lambda x, h, _: ((x + h).tanh(),),
+    "RNN_RELU": lambda x, h, _: ((x + h).relu(),),
+    "LSTM": _step_lstm,
+    "GRU": _step_gru,
+}
