@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stabletrain.signal.histogram import Histogram as Histogram
     from stabletrain.signal.snapshot import LayerStatistics as LayerStatistics
     from stabletrain.signal.snapshot import Snapshot as Snapshot
+    from stabletrain.signal.through_time import gradient_through_time as gradient_through_time
     from stabletrain.signal.watch import Watch as Watch
 
 __version__ = "0.1.0"
@@ -35,6 +36,7 @@ _HOMES = {
     "Snapshot": "signal.snapshot",
     "Watch": "signal.watch",
     "clip_gradients_": "gradient",
+    "gradient_through_time": "signal.through_time",
     "initialize_": "network",
     "replace_activations_": "network",
     "replace_norms_": "network",

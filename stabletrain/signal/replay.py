@@ -1,4 +1,4 @@
-"""torch's fused recurrent layers computed step by step from their own weights, so that every state is there to look at."""
+"""torch's fused recurrent layers step by step from their own weights, so that every state is there to look at."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ def replay(module: Any, note: Note, input: Tensor, hx: Any = None) -> tuple[Tens
     x = x.transpose(0, 1) if is_batched and module.batch_first else x
     if not is_batched:
         x, stacked = x[:, 0], tuple(part[:, 0] for part in stacked)
-    return x, stacked if len(stacked) > 1 else stacked[0]
+    hidden, *cell = stacked
+    return x, (hidden, *cell) if cell else hidden
 
 
 def _split(module: Any, hx: Any, x: Tensor, is_batched: bool) -> list[tuple[Tensor, ...]]:

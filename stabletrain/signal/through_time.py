@@ -21,10 +21,10 @@ States = dict[str, list[Tensor]]  # by layer, in the order in which they were co
 def gradient_through_time(model: nn.Module, inputs: Any, loss_fn: Callable[[Any], Tensor]) -> tuple[TimeGradient, ...]:
     """Return ‖∂L/∂h_t‖ of every recurrent layer and every t, on one small batch.
 
-    ∂L/∂h_t = ∂L/∂y_t ∂y_t/∂h_t + ∂L/∂h_{t+1} ∂h_{t+1}/∂h_t: through the output and through the next state. torch's fused
-    kernels keep h_t to themselves; here they are replayed step by step on the same weights. Found are
-    `nn.RNN`, `nn.LSTM`, `nn.GRU`, their cells, and subclasses of `nn.RNNBase` with a method `step` that returns the
-    new state. Calls of one module follow each other in time.
+    ∂L/∂h_t = ∂L/∂y_t ∂y_t/∂h_t + ∂L/∂h_{t+1} ∂h_{t+1}/∂h_t: through the output and through the next state. torch's
+    fused kernels keep h_t to themselves; here they are replayed step by step on the same weights. Found are `nn.RNN`,
+    `nn.LSTM`, `nn.GRU`, their cells, and subclasses of `nn.RNNBase` with a method `step` that returns the new state.
+    Calls of one module follow each other in time.
 
     The model is in evaluation mode meanwhile: no dropout, running statistics as they are. No gradient is written, and
     random states, modes and forward passes are left as they were.

@@ -12,7 +12,7 @@ REVERSE = "_reverse"  # ends the name of a direction that reads the sequence bac
 
 @dataclass(frozen=True, eq=False)
 class TimeGradient:
-    """‖∂L/∂h_t‖ for each t, along every path by which h_t reaches the loss: through its output and through later states.
+    """‖∂L/∂h_t‖ for each t, along every path from h_t to the loss: through its output and through later states.
 
     Attributes:
         layer: Module path, stacked layer and direction, such as `rnn.l0` or `rnn.l1_reverse`.

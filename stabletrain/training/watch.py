@@ -15,6 +15,7 @@ from stabletrain.record import names
 from stabletrain.record.writer import RecordWriter
 from stabletrain.signal.cadence import is_due, is_due_by_decade
 from stabletrain.signal.snapshot import GRADIENT, SIGNALS, Snapshot
+from stabletrain.signal.through_time import gradient_through_time
 from stabletrain.signal.watch import OF_STEP, Watch
 from stabletrain.training.loggers import find_writer
 from stabletrain.training.stability import NonFiniteGradient
@@ -154,10 +155,8 @@ class GradientWatch(Callback):
 
     def _measure_time(self, step: int, pl_module: pl.LightningModule) -> None:
         probe = getattr(pl_module, "probe", None)
-        if probe is None or self._writer is None:
-            return
-        from stabletrain.signal.through_time import gradient_through_time
-
+        if probe is None or self._writer is None or (self._watch is not None and self._watch.is_sharded):
+            return  # whose forward pass all processes would have to do together
         start = time.perf_counter()
         found = gradient_through_time(pl_module.network, *probe(self._batch, PROBE_SIZE))  # pyright: ignore[reportArgumentType]
         self._writer.write_vectors(step, {names.of_layer(names.TIME_NORM, x.layer): x.norms for x in found})

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pack_sequence
 from stabletrain.errors import RequestError
 from stabletrain.network import GRU, LSTM, RNN, Parts
 from stabletrain.network.activation import ACTIVATIONS
-from stabletrain.network.normalization import build_norm
+from stabletrain.network.normalization import NORMS
 from stabletrain.signal.replay import replay
 from stabletrain.signal.through_time import gradient_through_time
 from stabletrain.signal.time_gradient import TimeGradient
@@ -93,7 +93,7 @@ def test_equals_finite_differences(kind, settings):
 
 @pytest.mark.parametrize("family", [RNN, LSTM, GRU])
 def test_ours_with_norm_and_another_activation(family):
-    parts = Parts(activation=ACTIVATIONS["softplus"], norm=lambda size: build_norm("layer", size))
+    parts = Parts(activation=ACTIVATIONS["softplus"], norm=NORMS["layer"])
     model = family(INPUTS, 2, parts, width=WIDTH, depth=2).double().eval()
     inputs = torch.randn(BATCH, STEPS, INPUTS, dtype=torch.float64)
     found = gradient_through_time(model, inputs, weigh)
