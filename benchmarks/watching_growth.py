@@ -33,9 +33,10 @@ class Point:
         self.times: list[float] = []
 
     def measure(self) -> None:
-        """Time one snapshot until it is in the file; on a GPU that waits for the numbers."""
+        """Time one snapshot until it is in the file, alone; on a GPU that waits for the numbers."""
         start = time.perf_counter()
         self.writer.write_snapshot(self.watch.step())
+        self.writer.flush()
         self.times.append(time.perf_counter() - start)
 
 

@@ -14,7 +14,6 @@ from torch import nn
 from watching_workloads import Stepper
 
 from stabletrain.record.writer import RecordWriter
-from stabletrain.signal.snapshot import Snapshot
 from stabletrain.signal.watch import Watch
 
 
@@ -40,7 +39,7 @@ class Variant:
 
 
 class Histograms(Variant):
-    """On a GPU the numbers of a step are written on the next one, when they have come."""
+    """What a block leaves to be written, the first step of the next one writes: every step's writing is timed."""
 
     title, histograms = "stabletrain, histograms", True
 
@@ -48,24 +47,13 @@ class Histograms(Variant):
         super().__init__(stepper, folder)
         self._watch = Watch(stepper.model)
         self._writer = RecordWriter(folder / type(self).__name__)
-        self._waiting: list[Snapshot] = []
-        self._num_waiting = 1 if stepper.device.type == "cuda" else 0
-
-    def end(self) -> None:
-        super().end()
-        self._write(0)
 
     def close(self) -> None:
         self._watch.detach()
         self._writer.close()
 
     def _look(self) -> None:
-        self._waiting.append(self._watch.step(histograms=self.histograms))
-        self._write(self._num_waiting)
-
-    def _write(self, num_left: int) -> None:
-        while len(self._waiting) > num_left:
-            self._writer.write_snapshot(self._waiting.pop(0))
+        self._writer.write_snapshot(self._watch.step(histograms=self.histograms))
 
 
 class Norms(Histograms):
@@ -151,6 +139,7 @@ class _Extended(Stepper):
         from cockpit.quantities import GradHist1d
         from cockpit.utils.schedules import linear
 
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
         self.model, self.loss_function = extend(self.model), extend(nn.CrossEntropyLoss())
         self._instruments = Instruments(list(self.model.parameters()), quantities=[GradHist1d(linear(1))])
         self._each = nn.CrossEntropyLoss(reduction="none")
