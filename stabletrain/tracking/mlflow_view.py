@@ -97,9 +97,10 @@ def view_state(keys: list[str], image_steps: Mapping[str, int]) -> dict[str, Any
         *(_images(PICTURES_SECTION, [key], image_steps[key]) for key in PICTURES if key in image_steps),
         _line(UPDATE_SECTION, "update", ratios, "log"),
     ]
+    at_end = sum(key.endswith(AT_END) for key in image_steps)
     own = [
         _section(LAYERS_SECTION, columns=1, cardHeight=480),
-        _section(END_SECTION, columns=1, cardHeight=640),
+        _section(END_SECTION, columns=1, cardHeight=120 + 190 * min(at_end, 4)),
         _section(COURSE_SECTION, columns=2, cardHeight=360),
         _section(PICTURES_SECTION, columns=2, cardHeight=640),
         _section(UPDATE_SECTION, columns=1, cardHeight=480),

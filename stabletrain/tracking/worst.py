@@ -48,9 +48,9 @@ class WorstLayers:
 
     | why | layers |
     |---|---|
-    | smallest gradient, largest gradient | by the rms over that of the last layer, which is nearest to the loss |
+    | low gradient, high gradient | by the rms over that of the last layer, which is nearest to the loss |
     | Inf or NaN | those with the most |
-    | smallest update, largest update | by ‖ΔW‖/‖W‖ |
+    | low update, high update | by ‖ΔW‖/‖W‖ |
     | zeros | those with the largest share |
     """
 
@@ -83,8 +83,8 @@ class WorstLayers:
             if name not in reasons:
                 continue
             against_last = x.rms / last if last and x.rms is not None else None
-            numbers = (x.rms, against_last, x.num_nonfinite, x.update_ratio, x.zeros, x.step)
-            rows.append((name, ", ".join(reasons[name]), *numbers))
+            shares = map(_short, (x.rms, against_last, x.num_nonfinite, x.update_ratio, x.zeros))
+            rows.append((name, ", ".join(reasons[name]), *shares, x.step))
         return json.dumps({"columns": COLUMNS, "data": rows}) if rows else ""
 
     def _layer(self, name: str) -> Layer:
@@ -93,11 +93,11 @@ class WorstLayers:
     def _reasons(self) -> dict[str, list[str]]:
         reasons: dict[str, list[str]] = {}
         for why, key, largest, is_one_of_two in (
-            ("smallest gradient", lambda x: x.rms, False, True),
-            ("largest gradient", lambda x: x.rms, True, True),
+            ("low gradient", lambda x: x.rms, False, True),
+            ("high gradient", lambda x: x.rms, True, True),
             ("Inf or NaN", lambda x: x.num_nonfinite or None, True, False),
-            ("smallest update", lambda x: x.update_ratio, False, True),
-            ("largest update", lambda x: x.update_ratio, True, True),
+            ("low update", lambda x: x.update_ratio, False, True),
+            ("high update", lambda x: x.update_ratio, True, True),
             ("zeros", lambda x: x.zeros or None, True, False),
         ):
             found = [(value, name) for name, x in self.layers.items() if (value := key(x)) is not None]
@@ -105,6 +105,11 @@ class WorstLayers:
             for _, name in sorted(found, reverse=largest)[: min(NUM_EACH, most)]:
                 reasons.setdefault(name, []).append(why)
         return reasons
+
+
+def _short(number: float | None) -> float | None:
+    """Return a number with three digits: the page cuts off what is longer, and with it the power of ten."""
+    return number if number is None or isinstance(number, int) else float(f"{number:.3g}")
 
 
 def mark_as_table(client: MlflowClient, run: Run) -> None:

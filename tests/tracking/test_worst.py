@@ -42,11 +42,11 @@ def test_five_layers_at_each_end():
     reasons = {reason for found in why.values() for reason in found}
     by_reason = {reason: [layer for layer in why if reason in why[layer]] for reason in reasons}
     assert by_reason == {
-        "smallest gradient": LAYERS[:5],
-        "largest gradient": LAYERS[15:],
+        "low gradient": LAYERS[:5],
+        "high gradient": LAYERS[15:],
         "Inf or NaN": [LAYERS[3], LAYERS[9]],
-        "smallest update": LAYERS[15:],
-        "largest update": LAYERS[:5],
+        "low update": LAYERS[15:],
+        "high update": LAYERS[:5],
         "zeros": [LAYERS[19]],
     }
     assert list(why) == sorted(why)
@@ -64,7 +64,14 @@ def test_the_last_step_counts_and_nonfinite_ones_add_up_once():
     worst.take(event(1, [None, 4.0], nonfinite={0: 2}))  # a resumed run repeats a step
     found = rows(worst)
     assert [(r["rms"], r["Inf and NaN"], r["step"]) for r in found.values()] == [(1.0, 3, 1), (4.0, 0, 1)]
-    assert found[LAYERS[0]]["why"] == "smallest gradient, Inf or NaN"
+    assert found[LAYERS[0]]["why"] == "low gradient, Inf or NaN"
+
+
+def test_numbers_are_short_so_that_the_page_does_not_cut_off_their_power_of_ten():
+    worst = WorstLayers()
+    worst.take(event(0, [1.23456789e-19, 2.0]))
+    first, _ = rows(worst).values()
+    assert (first["rms"], first["rms / last layer's"]) == (1.23e-19, 6.17e-20)
 
 
 def test_other_signals_do_not_count_as_the_gradient():
