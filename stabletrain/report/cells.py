@@ -93,7 +93,8 @@ def draw_scale(axes: Axes, low: int, high: int, label: str) -> None:
     axes.yaxis.tick_right()
     ticks = whole_decades(low, high)
     axes.set_yticks(ticks, [power_of_ten(k) for k in ticks], fontsize=14, family=FONT, color=INK)
-    write_text(axes, 0.0, 1.02, label, transform=axes.transAxes, fontsize=13, va="bottom")
+    above = 1 + 11 / axes.get_window_extent().height  # px, clear of the uppermost tick's label
+    write_text(axes, 0.0, above, label, transform=axes.transAxes, fontsize=13, va="bottom")
 
 
 def write_legend(axes: Axes, grid: Grid) -> None:

@@ -98,13 +98,14 @@ def healthy(num_layers: int = 20, num_steps: int = 300) -> Record:
     return make_record(num_layers, num_steps, lambda k, s: -2.2 - 0.3 * (k % 2) - s / num_steps)
 
 
-def vanishing(num_layers: int = 20, num_steps: int = 300) -> Record:
+def vanishing(num_layers: int = 20, num_steps: int = 300, num_histograms: int = 9) -> Record:
     return make_record(
         num_layers,
         num_steps,
         lambda k, s: -2.5 - 14 * (num_layers - 1 - k) / num_layers,
         loss=lambda s: 2.3,
         zeros=0.04,
+        num_histograms=num_histograms,
     )
 
 
@@ -116,3 +117,29 @@ def exploding(num_layers: int = 20, num_steps: int = 300) -> Record:
 
 def nan_run(num_layers: int = 20, num_steps: int = 300) -> Record:
     return make_record(num_layers, num_steps, lambda k, s: -2.5 + 4 * (s / 180) ** 4, nan_from=180)
+
+
+def with_all_signals(record: Record, num_times: int = 100) -> Record:
+    """Add to a record what else can be watched: modules for delta and activation, clipping, ratios, time."""
+    random = np.random.default_rng(2)
+    layers = record.layers
+    modules = [f"L{k:03d}.layers.{k // 2}.part" for k in range(2 * len(layers))]
+    steps = record.scalars[f"gradient/rms/{layers[0]}"].steps
+    for signal in ("delta", "activation", "weight", "update", "moment", "clip"):
+        names = modules if signal in ("delta", "activation") else layers
+        for k, layer in enumerate(names):
+            source = record.scalars[f"gradient/rms/{layers[k * len(layers) // len(names)]}"]
+            record.scalars[f"{signal}/rms/{layer}"] = Series(source.steps, [v * 0.5 for v in source.values])
+        kept = {layer: record.histograms[layers[k * len(layers) // len(names)]] for k, layer in enumerate(names)}
+        record.other_histograms[signal] = kept
+    for layer in layers:
+        ratios = 10.0 ** (-3.2 + 0.3 * random.normal() + 0.1 * random.normal(size=len(steps)))
+        record.scalars[f"update/ratio/{layer}"] = Series(steps, ratios.tolist())
+    total = record.scalars["gradient/norm/total"]
+    record.scalars["clip/norm_after"] = Series(total.steps, [0.8 * v for v in total.values])
+    record.scalars["clip/fraction"] = Series(steps[9::10], [min(1.0, s / 200) for s in steps[9::10]])
+    for k in range(2):
+        norms = -(0.1 + 0.05 * k) * np.arange(num_times)[::-1] - 1
+        by_step = {s: (10.0 ** (norms + 0.1 * random.normal(size=num_times))).astype("<f4") for s in steps[::5]}
+        record.vectors[f"time/norm/rnn.l{k}"] = by_step
+    return record

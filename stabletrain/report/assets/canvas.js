@@ -6,7 +6,7 @@ function theme() {
   const style = getComputedStyle(document.documentElement), read = name => style.getPropertyValue(name).trim();
   return {
     ink: read("--ink"), faint: read("--faint"), card: read("--card"), line: read("--line"), bad: read("--bad"),
-    missing: read("--missing"), first: read("--first"), second: read("--second"),
+    missing: read("--missing"), first: read("--first"), second: read("--second"), edge: read("--edge"),
   };
 }
 

@@ -9,7 +9,7 @@ class Heatmap {
 
   show(grid, { cursor = null, clipped = null, marks = [], height = 420, margin = 24 } = {}) {
     const colors = theme(), { context, width } = prepare(this.canvas, height), narrow = width < 520;
-    this.grid = grid;
+    this.grid = grid; this.axis = null;
     this.box = { left: narrow ? 84 : 168, top: margin, right: width - 8, bottom: height - 88 };
     const { left, top, right, bottom } = this.box;
     if (!grid.numColumns) return write(context, "nothing recorded", width / 2, height / 2, colors.faint, { align: "center" });
@@ -25,7 +25,21 @@ class Heatmap {
   }
 
   paint(context, colors) {
-    const { grid, image, palette } = this, { left, top, bottom } = this.box, flat = hexToRgb(colors.missing);
+    const { image } = this, { left, top, bottom } = this.box;
+    if (this.painted !== this.grid || this.flat !== colors.missing) this.fill(colors.missing);
+    context.imageSmoothingEnabled = false;
+    for (let column = 0; column < image.width; column++) {
+      const x = Math.floor(this.axis.edge(column)), next = Math.ceil(this.axis.edge(column + 1));
+      context.drawImage(image, column, 0, 1, image.height, x, top, next - x, bottom - top);
+    }
+    if (this.anyBad) this.hatch(context);
+    context.strokeStyle = colors.line;
+    context.strokeRect(left - 0.5, top - 0.5, this.box.right - left + 1, bottom - top + 1);
+  }
+
+  fill(missing) { // one pixel a cell
+    const { grid, image, palette } = this, flat = hexToRgb(missing);
+    this.painted = grid; this.flat = missing;
     image.width = grid.numColumns; image.height = grid.rows.length;
     const inner = image.getContext("2d"), pixels = inner.createImageData(image.width, image.height);
     const span = grid.high - grid.low;
@@ -43,14 +57,6 @@ class Heatmap {
       pixels.data.set(color, at); pixels.data[at + 3] = 255;
     }
     inner.putImageData(pixels, 0, 0);
-    context.imageSmoothingEnabled = false;
-    for (let column = 0; column < image.width; column++) {
-      const x = Math.floor(this.axis.edge(column)), next = Math.ceil(this.axis.edge(column + 1));
-      context.drawImage(image, column, 0, 1, image.height, x, top, next - x, bottom - top);
-    }
-    if (this.anyBad) this.hatch(context);
-    context.strokeStyle = colors.line;
-    context.strokeRect(left - 0.5, top - 0.5, this.box.right - left + 1, bottom - top + 1);
   }
 
   hatch(context) { // white strokes over red: Inf and NaN are told without colour too
@@ -60,6 +66,7 @@ class Heatmap {
     for (let row = 0; row < grid.rows.length; row++) for (let column = 0; column < grid.numColumns; column++) {
       if (!grid.isBad(row, column)) continue;
       const x = this.axis.edge(column);
+      while (column + 1 < grid.numColumns && grid.isBad(row, column + 1)) column++;
       context.rect(x, top + row * this.rowHeight, this.axis.edge(column + 1) - x, this.rowHeight);
     }
     context.clip();
@@ -116,7 +123,7 @@ class Heatmap {
       context.fillStyle = `rgb(${palette[shade]},${palette[shade + 1]},${palette[shade + 2]})`;
       context.fillRect(x + k, y, 1.5, 10);
     }
-    for (const tick of decades(grid.low, grid.high, Math.floor(wide / 44))) {
+    for (const tick of decades(grid.low, grid.high, Math.floor(wide / 30))) {
       const place = x + wide * (tick - grid.low) / (grid.high - grid.low);
       write(context, powerOfTen(tick), place, y + 20, colors.ink, { size: 11, align: "center" });
     }

@@ -35,7 +35,7 @@ class Ridges {
     const shade = 3 * Math.round(255 * Math.min(Math.max((histogram.median - grid.low) / (grid.high - grid.low), 0), 1));
     context.fillStyle = `rgb(${this.palette[shade]},${this.palette[shade + 1]},${this.palette[shade + 2]})`;
     context.fill();
-    context.strokeStyle = chosen ? colors.ink : colors.card;
+    context.strokeStyle = chosen ? colors.ink : colors.edge;
     context.lineWidth = chosen ? 2 : crowd ? 0.4 : 1;
     context.stroke();
     context.restore();
