@@ -3,8 +3,9 @@
 TensorBoard merges the layouts of all runs that it shows. A chart is shown once for all runs whose layouts say the same
 of it, so what can be named by a pattern is; only the bands name layers.
 
-Its charts open with a linear axis, on which of three runs only the one with the largest gradient can be seen. For the
-first chart some layers' rms is written as log10 too: a narrow bundle is healthy, a fan is not.
+Its charts open with a linear axis, on which of three runs only the one with the largest gradient can be seen. So what
+is shown of some layers is written as log10 too, for TensorBoard alone, as tensors, which the reader of the record
+passes over. In the first chart a narrow bundle is healthy, a fan is not.
 """
 
 from __future__ import annotations
@@ -12,20 +13,25 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 from stabletrain.record import names
 from stabletrain.record.encoding import varint
 from stabletrain.record.protos import DT_FLOAT, DT_STRING, Summary, SummaryMetadata, TensorProto, TensorShapeProto
-from stabletrain.signal.measures import Measures
-from stabletrain.signal.snapshot import ACTIVATION, DELTA, GRADIENT, UPDATE, WEIGHT, Snapshot
+from stabletrain.signal.exponents import find_quantiles_
+from stabletrain.signal.histogram import NUM_BINS, ZERO_BIN
+from stabletrain.signal.measures import Arrays, LayerStatistics, Measures
+from stabletrain.signal.snapshot import ACTIVATION, DELTA, UPDATE, WEIGHT, Snapshot
 
 PLUGIN = "custom_scalars"
-LOG10_RMS = "gradient/log10_rms"  # for TensorBoard alone: a tensor, which the reader of the record passes over
+LOG10_RMS = "gradient/log10_rms"
+LOG10_QUANTILES = {f"gradient/log10_{name}": share for name, share in names.QUANTILES.items()}  # of what is not zero
 TAG = "custom_scalars__config__"
-QUANTILES = names.of_signal(GRADIENT, "p50")
+LOWER, MEDIAN, UPPER = LOG10_QUANTILES
 MAX_SHOWN = 8  # layers with a band and a curve of log10; a band is a card, and a request per run
 _messages: Any = layout_pb2  # made at run time, so type checkers cannot see them
 
@@ -40,7 +46,7 @@ _CHARTS = {
     },
     "Update": {"size of the update over size of the weight": (names.UPDATE_RATIO,)},
 }
-_BANDS = "Gradient: p05, p50 and p95 of |g|"
+_BANDS = "Gradient: p05, p50 and p95 of log10|g|, zeros left out"
 _OF_THE_RUN = {
     "Clipping": {"gradient norm before and after": (names.NORM_TOTAL, names.NORM_AFTER)},
     "Loss": {"loss": (names.TRAIN_LOSS, "val/loss")},
@@ -53,27 +59,48 @@ class Layouts:
     def __init__(self) -> None:
         self._families: frozenset[str] = frozenset()
         self._layers: tuple[str, ...] = ()
-        self._curves: dict[int, bytes] = {}  # by place among the layers, the bytes before a value of log10
+        self._places: list[int] = []  # of the layers shown
+        self._rms, self._quantiles = _Curves([]), _Curves([])
 
     def encode(self, snapshot: Snapshot) -> bytes:
-        """Return a summary: log10 of the rms of some layers, and the layout if it has more to show than before."""
+        """Return a summary: curves of some layers, and the layout if it has more to show than before."""
+        families = families_of(snapshot)
+        if not families:
+            return b""
         layers = _names(snapshot)
         if layers != self._layers:
-            self._layers = layers
-            self._curves = {layers.index(layer): _before_value(layer) for layer in layers_shown(layers)}
-        curves, families = self._encode_curves(snapshot), families_of(snapshot)
+            self._choose(layers)
+        curves = self._encode_curves(snapshot, MEDIAN in families)
         if families <= self._families:
             return curves
         self._families |= families
         return _encode_tensor(encode_layout(layers, self._families)) + curves
 
-    def _encode_curves(self, snapshot: Snapshot) -> bytes:
-        layers = snapshot.layers
-        parts = []
-        for place, before in self._curves.items():
-            rms = layers.arrays.rms[place] if isinstance(layers, Measures) else layers[place].rms
-            if rms and math.isfinite(rms):
-                parts += [before, struct.pack("<f", math.log10(rms))]
+    def _choose(self, layers: tuple[str, ...]) -> None:
+        shown = layers_shown(layers)
+        self._layers, self._places = layers, [layers.index(layer) for layer in shown]
+        self._rms = _Curves([names.of_layer(LOG10_RMS, layer) for layer in shown])
+        self._quantiles = _Curves([names.of_layer(q, layer) for layer in shown for q in LOG10_QUANTILES])
+
+    def _encode_curves(self, snapshot: Snapshot, with_counts: bool) -> bytes:
+        arrays = _arrays_at(self._places, snapshot.layers, with_counts)
+        encoded = self._rms.encode(arrays.rms)
+        if arrays.counts is None:
+            return encoded
+        found = np.empty((len(self._places), len(LOG10_QUANTILES)))
+        find_quantiles_(arrays.counts, np.array(list(LOG10_QUANTILES.values())), found)
+        return encoded + self._quantiles.encode(found.ravel())
+
+
+class _Curves:
+    """Encodes log10 of the same numbers on every step; those that have none are left out."""
+
+    def __init__(self, tags: Sequence[str]) -> None:
+        self._parts = [_before_value(tag) for tag in tags]
+
+    def encode(self, values: np.ndarray) -> bytes:
+        found = zip(self._parts, values.tolist(), strict=True)
+        parts = (before + struct.pack("<f", math.log10(x)) for before, x in found if 0 < x < math.inf)
         return b"".join(parts)
 
 
@@ -86,7 +113,7 @@ def families_of(snapshot: Snapshot) -> frozenset[str]:
     if UPDATE in snapshot.signals and WEIGHT in snapshot.signals:
         found.add(names.UPDATE_RATIO)
     if _has_counts(snapshot):
-        found.add(QUANTILES)
+        found.add(MEDIAN)
     return frozenset(found)
 
 
@@ -101,7 +128,7 @@ def encode_layout(layers: Sequence[str], families: Collection[str]) -> bytes:
         _category(title, [_lines(chart, [f"{f}/.*" for f in of]) for chart, of in charts.items() if of[0] in families])
         for title, charts in _CHARTS.items()
     ]
-    if QUANTILES in families:
+    if MEDIAN in families:
         bands = [_band(layer) for layer in reversed(layers_shown(layers))]  # TensorBoard 2.21 shows the last one first
         categories.insert(1, _category(_BANDS, bands))
     for title, charts in _OF_THE_RUN.items():
@@ -118,10 +145,26 @@ def layers_shown(layers: Sequence[str], max_shown: int = MAX_SHOWN) -> list[str]
     return [layers[i * (len(layers) - 1) // max(num - 1, 1)] for i in range(num)]
 
 
-def _before_value(layer: str) -> bytes:
+def _arrays_at(places: Sequence[int], layers: Sequence[LayerStatistics], with_counts: bool) -> Arrays:
+    """Return what was measured of some layers, their zeros not counted."""
+    if isinstance(layers, Measures):
+        arrays = layers.arrays
+        rms, counts = arrays.rms[places], arrays.counts[places] if arrays.counts is not None else None
+    else:
+        chosen = [layers[place] for place in places]
+        with_counts = with_counts and all(x.histogram is not None for x in chosen)
+        chosen = chosen if with_counts else [replace(x, histogram=None) for x in chosen]
+        arrays = Measures.of(chosen).arrays
+        rms, counts = arrays.rms, arrays.counts
+    if counts is not None:
+        counts[:, (ZERO_BIN, ZERO_BIN + NUM_BINS)] = 0
+    return Arrays(rms, np.zeros(len(places), np.int64), counts)
+
+
+def _before_value(tag: str) -> bytes:
     """Return a summary of one scalar up to its last four bytes, which are the number."""
     metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="scalars"))
-    head = Summary.Value(tag=names.of_layer(LOG10_RMS, layer), metadata=metadata).SerializeToString()
+    head = Summary.Value(tag=tag, metadata=metadata).SerializeToString()
     tensor = TensorProto(dtype=DT_FLOAT, tensor_shape=TensorShapeProto(), tensor_content=bytes(4)).SerializeToString()
     value = head + b"\x42" + varint(len(tensor)) + tensor  # Value.tensor
     return b"\x0a" + varint(len(value)) + value[:-4]  # Summary.value
@@ -154,6 +197,6 @@ def _lines(title: str, tags: Sequence[str]) -> Any:
 
 
 def _band(layer: str) -> Any:
-    value, lower, upper = (names.of_layer(names.of_signal(GRADIENT, q), layer) for q in ("p50", "p05", "p95"))
+    value, lower, upper = (names.of_layer(quantile, layer) for quantile in (MEDIAN, LOWER, UPPER))
     series = _messages.MarginChartContent.Series(value=value, lower=lower, upper=upper)
     return _messages.Chart(title=layer, margin=_messages.MarginChartContent(series=[series]))

@@ -11,12 +11,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.util.tensor_util import make_ndarray
 
-from stabletrain.record.layouts import LOG10_RMS, TAG, encode_layout, families_of, layers_shown
+from stabletrain.record.layouts import LOG10_RMS, MEDIAN, TAG, encode_layout, families_of, layers_shown
 from stabletrain.record.reader import load_record
 from stabletrain.record.writer import RecordWriter
 from stabletrain.signal.histogram import Histogram
+from stabletrain.signal.measures import Measures
 from stabletrain.signal.snapshot import DELTA, UPDATE, WEIGHT, LayerStatistics, Snapshot
 
+BANDS = "Gradient: p05, p50 and p95 of log10|g|, zeros left out"
 ALWAYS = {LOG10_RMS, "gradient/rms", "gradient/nonfinite"}
 LAYERS = [f"L{i:02d}.layers.{i // 2}.{'bias' if i % 2 else 'weight'}" for i in range(24)]
 
@@ -61,7 +63,7 @@ def test_it_is_written_once_and_again_when_there_is_more_to_show(tmp_path):
     (first, before), (second, after) = layouts_in(tmp_path)
     assert (first, second) == (0, 3)
     assert list(before) == ["Gradient", "Clipping", "Loss"]
-    assert list(after) == ["Gradient", "Gradient: p05, p50 and p95 of |g|", "Update", "Clipping", "Loss"]
+    assert list(after) == ["Gradient", BANDS, "Update", "Clipping", "Loss"]
 
 
 def test_a_run_without_a_layer_has_no_layout(tmp_path):
@@ -76,10 +78,10 @@ def test_a_run_without_a_layer_has_no_layout(tmp_path):
     ("histograms", "signals", "more"),
     [
         (False, (), set()),
-        (True, (), {"gradient/p50"}),
+        (True, (), {MEDIAN}),
         (False, (DELTA,), {"delta/rms"}),
         (False, (UPDATE,), set()),  # no ratio without the weight
-        (True, (UPDATE, WEIGHT), {"gradient/p50", "update/ratio"}),
+        (True, (UPDATE, WEIGHT), {MEDIAN, "update/ratio"}),
     ],
 )
 def test_the_families_are_those_that_the_record_gets(tmp_path, histograms, signals, more):
@@ -89,13 +91,13 @@ def test_the_families_are_those_that_the_record_gets(tmp_path, histograms, signa
     writer.write_snapshot(taken)
     writer.close()
     record = load_record(tmp_path)
-    assert families_of(taken) - {LOG10_RMS} <= {name.rpartition("/")[0] for name in record.scalars}
+    assert families_of(taken) - {LOG10_RMS, MEDIAN} <= {name.rpartition("/")[0] for name in record.scalars}
     assert (record.vectors, record.info) == ({}, {})  # the layout is for TensorBoard alone
 
 
 def test_every_chart_finds_its_curves_and_no_others():
     """TensorBoard compares a pattern with the beginning of a name (`re.match`)."""
-    layout = decode(encode_layout(LAYERS, ALWAYS | {"gradient/p50", "update/ratio", "delta/rms"}))
+    layout = decode(encode_layout(LAYERS, ALWAYS | {MEDIAN, "update/ratio", "delta/rms"}))
     families = ["gradient/rms", "gradient/nonfinite", "gradient/p50", "update/ratio", "update/rms", "delta/rms"]
     families += [LOG10_RMS]
     tags = [f"{family}/{layer}" for family in families for layer in LAYERS]
@@ -104,7 +106,7 @@ def test_every_chart_finds_its_curves_and_no_others():
         chart: [tag for tag in tags if any(re.match(pattern, tag) for pattern in patterns)]
         for title, charts in layout.items()
         for chart, patterns in charts.items()
-        if "|g|" not in title
+        if title != BANDS
     }
     assert found == {
         "log10 of the rms, some layers": tags[144:168],
@@ -137,10 +139,39 @@ def test_the_log10_of_some_layers_is_for_tensorboard_alone(tmp_path):
     assert not any("log10" in name for name in load_record(tmp_path).scalars)
 
 
+@pytest.mark.parametrize("as_arrays", [True, False])
+def test_quantiles_are_those_of_what_is_not_zero(tmp_path, as_arrays):
+    random = np.random.default_rng(0)
+    layers = [f"L{i:02d}.w" for i in range(10)]
+    found = []
+    for i, layer in enumerate(layers):
+        counts = np.zeros(256, dtype=np.int64)
+        if i != 9:  # one has nothing but zeros
+            counts[100 + i : 120 + i] = random.integers(0, 50, 20)
+        counts[0], counts[255] = 1000, 3
+        found.append(LayerStatistics(layer, int(counts.sum()), 1.0, 3, Histogram(counts)))
+    writer = RecordWriter(tmp_path)
+    writer.write_snapshot(Snapshot(4, Measures.of(found) if as_arrays else tuple(found)))
+    writer.close()
+    before = [x.histogram.counts.sum() for x in found]
+    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
+    shown = [found[i] for i in (0, 1, 2, 3, 5, 6, 7)]
+    for name, share in (("p05", 0.05), ("p50", 0.5), ("p95", 0.95)):
+        for x in shown:
+            ((step, value),) = [
+                (e.step, float(make_ndarray(e.tensor_proto)))
+                for e in events.Tensors(f"gradient/log10_{name}/{x.layer}")
+            ]
+            without_zeros = Histogram(np.concatenate([[0], x.histogram.counts[1:]]))
+            assert (step, value) == (4, pytest.approx(math.log10(without_zeros.quantile(share)), rel=1e-5))
+        assert f"gradient/log10_{name}/L09.w" not in events.Tags()["tensors"]
+    assert [x.histogram.counts.sum() for x in found] == before  # the record's own counts keep their zeros
+
+
 def test_a_band_is_drawn_around_the_median():
-    bands = decode(encode_layout(LAYERS[:1], ALWAYS | {"gradient/p50"}))["Gradient: p05, p50 and p95 of |g|"]
+    bands = decode(encode_layout(LAYERS[:1], ALWAYS | {MEDIAN}))[BANDS]
     layer = LAYERS[0]
-    assert bands == {layer: [(f"gradient/p50/{layer}", f"gradient/p05/{layer}", f"gradient/p95/{layer}")]}
+    assert bands == {layer: [tuple(f"gradient/log10_{q}/{layer}" for q in ("p50", "p05", "p95"))]}
 
 
 @pytest.mark.parametrize("num", [1, 2, 8, 9, 200, 1000])

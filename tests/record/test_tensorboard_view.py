@@ -116,7 +116,7 @@ CHARTS = {  # the number of curves beside each: of twelve layers and of three, o
         ["loss", "2"],
     ],
     # The short run's own, then the long run's from the input to the output, of which two are in both.
-    "margin": [["L02.w", "2"]] + [[f"L{i:02d}.w", "2" if i < 2 else "1"] for i in (0, 1, 3, 4, 6, 7, 9, 11)],
+    "margin": [["L02.w", "1"]] + [[f"L{i:02d}.w", "2" if i < 2 else "1"] for i in (0, 1, 3, 4, 6, 7, 9, 11)],
 }
 TITLES_AND_MATCHES = r"cards => cards.map(c => [c.title, c.shadowRoot.textContent.match(/Matches\s*\((\d+)\)/)?.[1]])"
 
