@@ -113,10 +113,11 @@ def _thin(rows: list[str], steps: np.ndarray, values: np.ndarray, bad: np.ndarra
     with np.errstate(divide="ignore"):
         logs = np.log10(np.where(np.isfinite(values), values, np.nan))
     firsts = _column_starts(steps, max_columns)
-    spacing = float(np.median(np.diff(steps[firsts]))) if len(firsts) > 1 else 1.0
-    edges = np.append(steps[firsts].astype(float), max(float(steps[-1]) + 1, steps[firsts[-1]] + spacing))
+    merged = len(firsts) < len(steps)
+    spacing = float(np.median(np.diff(steps))) if len(steps) > 1 and not merged else 1.0  # width of the last column
+    edges = np.append(steps[firsts].astype(float), steps[-1] + spacing)
     seen = np.logical_or.reduceat(bad, firsts, axis=1)
-    return Grid(rows, edges, mean_known(logs, firsts, axis=1), seen, len(firsts) < len(steps))
+    return Grid(rows, edges, mean_known(logs, firsts, axis=1), seen, merged)
 
 
 def mean_known(values: np.ndarray, firsts: np.ndarray, axis: int) -> np.ndarray:

@@ -16,9 +16,13 @@ from report_fakes import exploding, healthy, histogram_of, nan_run, vanishing, w
 from stabletrain.diagnosis.finding import Finding
 from stabletrain.record.folder import RunFolder
 from stabletrain.record.reader import Record, Series
+from stabletrain.report.drawing import picture_of_words
 from stabletrain.report.page import write_report
 
 HOSTILE = '</script><img src=x onerror="document.title=1">'
+
+
+ONE_PIXEL = picture_of_words(1, 1, "")
 
 
 class Opened:
@@ -58,7 +62,11 @@ class Opened:
 def open_report(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     contexts = []
 
-    def open_it(record: Record, findings: tuple[Finding, ...] = (), **options: Any) -> Opened:
+    def open_it(
+        record: Record, findings: tuple[Finding, ...] = (), *, pictures: bool = False, **options: Any
+    ) -> Opened:
+        for name in () if pictures else ("curves", "heatmap", "ridges", "time_surface", "update_ratios", "clipping"):
+            monkeypatch.setattr(f"stabletrain.report.stills.draw_{name}", lambda *_, **__: ONE_PIXEL)  # drawing is slow
         monkeypatch.setattr("stabletrain.report.page.load_record", lambda path: record)
         folder = RunFolder(tmp_path)
         folder.write_findings(list(findings))
@@ -198,7 +206,7 @@ def test_fits_the_window(open_report: Callable[..., Opened], scheme: str, width:
 
 def test_pictures_without_the_script_and_on_paper(open_report: Callable[..., Opened]):
     record = with_all_signals(healthy(4, 40))
-    bare = open_report(record, java_script_enabled=False)
+    bare = open_report(record, pictures=True, java_script_enabled=False)
     num_pictures = bare.page.locator(".still img").count()
     assert num_pictures == 8
     assert all(bare.page.locator(".still img").nth(k).is_visible() for k in range(num_pictures))

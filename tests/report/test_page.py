@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import time
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from stabletrain.record import folder as states
 from stabletrain.record.folder import RunFolder
 from stabletrain.record.reader import Record
 from stabletrain.record.writer import RecordWriter
-from stabletrain.report import words
+from stabletrain.report import template, words
 from stabletrain.report.commands import rerun_command
 from stabletrain.report.frames import frame_steps
 from stabletrain.report.page import render_report, write_report
@@ -214,6 +215,13 @@ def test_size_and_time_of_a_large_run(tmp_path: Path, monkeypatch: pytest.Monkey
     assert time.process_time() - start < 30  # some 6 s on two cores
     assert len(html.encode()) < 3_000_000
     assert "192 more" in html
+
+
+def test_every_asset_is_used_and_packaged():
+    there = {path.name for path in template.ASSETS.iterdir() if path.is_file()}
+    assert there == {*template.SCRIPTS, "page.html", "page.css"}
+    settings = tomllib.loads((template.ASSETS.parents[2] / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert settings["package-data"]["stabletrain.report"] == ["assets/*"]
 
 
 def test_frames_hold_the_ends_and_the_first_nonfinite_step():

@@ -204,4 +204,7 @@ def test_reference_is_on_the_scale_of_gradients():
 def test_a_column_says_when_it_stands_for_several_steps():
     record = healthy(2, 100)
     assert not signal_grid(record).merged
-    assert signal_grid(record, max_columns=30).merged
+    grid = signal_grid(record, max_columns=30)
+    assert grid.merged
+    assert grid.edges[-1] == 100  # no step that was not there
+    assert signal_grid(Record(scalars={"gradient/rms/a": Series([0, 10], [1.0, 1.0])})).edges.tolist() == [0, 10, 20]

@@ -13,7 +13,7 @@ class Lines {
     const y = v => lift(chart.log ? Math.log10(v) : v);
     this.axes(context, colors, box, first, last, low, high, lift);
     context.save();
-    context.beginPath(); context.rect(box.left, box.top, box.right - box.left, box.bottom - box.top); context.clip();
+    context.beginPath(); context.rect(box.left - 4, box.top - 4, box.right - box.left + 8, box.bottom - box.top + 8); context.clip();
     if (chart.band) this.band(context, colors, chart.band, x, lift);
     if (chart.level !== undefined) this.level(context, colors, box, lift(chart.level));
     chart.lines.forEach((line, k) => this.line(context, line, x, y, [colors.first, colors.second, colors.ink][k % 3], chart.lines.length > 1 && !k ? 3 : 1.7));

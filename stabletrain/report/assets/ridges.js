@@ -36,8 +36,8 @@ class Ridges {
     context.fillStyle = `rgb(${this.palette[shade]},${this.palette[shade + 1]},${this.palette[shade + 2]})`;
     context.fill();
     context.strokeStyle = chosen ? colors.ink : colors.edge;
-    context.lineWidth = chosen ? 2 : crowd ? 0.4 : 1;
-    context.stroke();
+    context.lineWidth = chosen ? 2 : 1;
+    if (chosen || !crowd) context.stroke();
     context.restore();
   }
 
