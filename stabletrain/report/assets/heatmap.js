@@ -20,8 +20,9 @@ class Heatmap {
     this.above(context, colors, clipped);
     this.axis.draw(context, bottom, colors);
     this.scale(context, colors, height - 34);
-    for (const place of this.outline(context, colors, marks)) this.tag(context, colors, place);
+    const places = this.outline(context, colors, marks);
     if (cursor) this.cross(context, colors, cursor);
+    for (const place of places) this.tag(context, colors, place);
   }
 
   paint(context, colors) {
@@ -101,8 +102,8 @@ class Heatmap {
       context.strokeRect(left - 0.5, 6.5, right - left + 1, 15);
       context.fillStyle = colors.first;
       clipped.forEach((share, column) => {
-        const x = this.axis.edge(column), tall = 15 * (share || 0) / 100;
-        context.fillRect(x, 22 - tall, this.axis.edge(column + 1) - x + 0.3, tall);
+        const x = Math.floor(this.axis.edge(column)), tall = 15 * (share || 0) / 100;
+        context.fillRect(x, 22 - tall, Math.ceil(this.axis.edge(column + 1)) - x, tall);
       });
       write(context, "clipped", left - 7, 14, colors.faint, { size: 11, align: "right" });
     }

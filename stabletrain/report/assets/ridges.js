@@ -79,7 +79,7 @@ class Distribution {
     if (!frames) return write(context, "no histograms of this signal were recorded", ...centre, colors.faint, style);
     const histogram = frames.at(frame, row), x = logAxis(frames, box);
     axisOfPowers(context, colors, frames, box, x);
-    const label = `${grid.element} of one element: share of the elements by power of ten`;
+    const label = `${grid.element} of one element` + (width < 520 ? "" : ": share of the elements by power of ten");
     write(context, label, (box.left + box.right) / 2, height - 8, colors.faint, { size: 11, align: "center" });
     if (!histogram) return write(context, "no histogram on this step", ...centre, colors.faint, style);
     const most = this.highest(frames, row);
