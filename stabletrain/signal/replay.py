@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from stabletrain.errors import RequestError
 
-FUSED = (nn.RNN.forward, nn.LSTM.forward, nn.GRU.forward)
+FUSED = (nn.RNN, nn.LSTM, nn.GRU)
 Note = Callable[[str, Tensor], Tensor]
 
 
@@ -27,6 +27,7 @@ def replay(module: Any, note: Note, input: Tensor, hx: Any = None) -> tuple[Tens
 
     Raises:
         RequestError: Sequences of several lengths, packed.
+        RuntimeError: Sizes that do not fit, in torch's own words.
     """
     if isinstance(input, PackedSequence):
         raise RequestError(
@@ -36,9 +37,10 @@ def replay(module: Any, note: Note, input: Tensor, hx: Any = None) -> tuple[Tens
             allowed="sequences of one length, as a tensor",
         )
     is_batched = input.dim() == 3
-    x = input if is_batched else input[:, None]
-    x = x.transpose(0, 1) if is_batched and module.batch_first else x  # (time, batch, features)
-    states = _split(module, hx, x, is_batched)
+    x = input if is_batched else input.unsqueeze(0 if module.batch_first else 1)
+    initial = _initial_state(module, hx, x, is_batched)
+    x = x.transpose(0, 1) if module.batch_first else x  # (time, batch, features)
+    states = list(zip(*(part.unbind(0) for part in initial), strict=True))  # of each cell (h,) or (h, c), (batch, H)
     finals = []
     suffixes = ("", "_reverse") if module.bidirectional else ("",)
     for layer in range(module.num_layers):
@@ -49,23 +51,26 @@ def replay(module: Any, note: Note, input: Tensor, hx: Any = None) -> tuple[Tens
             finals.append(final)
         x = torch.cat(outputs, dim=-1)  # (time, batch, directions · H)
     stacked = tuple(torch.stack(part) for part in zip(*finals, strict=True))
-    x = x.transpose(0, 1) if is_batched and module.batch_first else x
     if not is_batched:
         x, stacked = x[:, 0], tuple(part[:, 0] for part in stacked)
+    elif module.batch_first:
+        x = x.transpose(0, 1)
     hidden, *cell = stacked
     return x, (hidden, *cell) if cell else hidden
 
 
-def _split(module: Any, hx: Any, x: Tensor, is_batched: bool) -> list[tuple[Tensor, ...]]:
-    """Return the initial state of each cell, (h,) or (h, c), each (batch, H)."""
+def _initial_state(module: Any, hx: Any, x: Tensor, is_batched: bool) -> tuple[Tensor, ...]:
+    """Return (h,) or (h, c), each (cells, batch, H), checked as the kernel checks them."""
+    batch = x.size(0 if module.batch_first else 1)
     num_cells = module.num_layers * (2 if module.bidirectional else 1)
     if hx is None:
-        hidden = x.new_zeros(x.size(1), module.proj_size or module.hidden_size)
-        cell = x.new_zeros(x.size(1), module.hidden_size)
-        return [(hidden, cell) if module.mode == "LSTM" else (hidden,)] * num_cells
-    parts = hx if isinstance(hx, tuple) else (hx,)
-    parts = parts if is_batched else tuple(part[:, None] for part in parts)
-    return [tuple(part[cell] for part in parts) for cell in range(num_cells)]
+        hidden = x.new_zeros(num_cells, batch, module.proj_size or module.hidden_size)
+        parts = (hidden, x.new_zeros(num_cells, batch, module.hidden_size)) if module.mode == "LSTM" else (hidden,)
+    else:
+        parts = (hx,) if isinstance(hx, Tensor) else tuple(hx)
+        parts = parts if is_batched else tuple(part.unsqueeze(1) for part in parts)
+    module.check_forward_args(x, parts if module.mode == "LSTM" else parts[0], None)
+    return parts
 
 
 def _scan(module: Any, note: Note, key: str, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:

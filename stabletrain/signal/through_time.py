@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from itertools import islice
+from types import new_class
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stabletrain.errors import RequestError
 from stabletrain.signal.layers import clean_name
 from stabletrain.signal.replay import FUSED, replay
 from stabletrain.signal.time_gradient import REVERSE, TimeGradient
@@ -23,11 +27,15 @@ def gradient_through_time(model: nn.Module, inputs: Any, loss_fn: Callable[[Any]
 
     ∂L/∂h_t = ∂L/∂y_t ∂y_t/∂h_t + ∂L/∂h_{t+1} ∂h_{t+1}/∂h_t: through the output and through the next state. torch's
     fused kernels keep h_t to themselves; here they are replayed step by step on the same weights. Found are `nn.RNN`,
-    `nn.LSTM`, `nn.GRU`, their cells, and subclasses of `nn.RNNBase` with a method `step` that returns the new state.
-    Calls of one module follow each other in time.
+    `nn.LSTM`, `nn.GRU`, what extends their `forward`, their cells, and subclasses of `nn.RNNBase` with a method `step`
+    that returns the new state. Calls of one module follow each other in time. Of an LSTM it is h alone: what its c_t
+    hands on to c_{t+1} is not a path from h_t.
 
-    The model is in evaluation mode meanwhile: no dropout, running statistics as they are. No gradient is written, and
-    random states, modes and forward passes are left as they were.
+    The norms are those of the loss as it is: of a mean over B examples, 1/B of what its sum would give.
+
+    The modules are in evaluation mode meanwhile: no dropout, running statistics as they are; what was compiled runs
+    as it was written. No gradient is written, and random states, modes and forward passes are left as they were. Hooks
+    on the model run, and a model that keeps a state between its calls has had one call more.
 
     Args:
         model: Any module.
@@ -35,8 +43,11 @@ def gradient_through_time(model: nn.Module, inputs: Any, loss_fn: Callable[[Any]
         loss_fn: Maps the model's outputs to a scalar.
 
     Returns:
-        One entry for each recurrent layer and direction, in forward order; none if the model has none, or if no
-        state leads to the loss.
+        One entry for each recurrent layer and direction, in forward order; none if the model has none. The norm is
+        0 where no path leads to the loss.
+
+    Raises:
+        RequestError: A packed sequence, or a loss that is not one number.
 
     Example:
         >>> model = nn.RNN(1, 4, batch_first=True)
@@ -48,40 +59,59 @@ def gradient_through_time(model: nn.Module, inputs: Any, loss_fn: Callable[[Any]
         Pascanu, Mikolov and Bengio 2013, On the difficulty of training recurrent neural networks, eq. 3–5.
     """
     states: States = {}
-    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(_evaluating(model))
+        stack.enter_context(_aside(model))
         for path, module in model.named_modules():
             stack.enter_context(_recording(path, module, states))
-        loss = loss_fn(model(*arguments))
-        found = [state for layer in states.values() for state in layer]
-        if not found or not loss.requires_grad:
-            return ()
-        gradients = iter(torch.autograd.grad(loss, found, allow_unused=True))
-    return tuple(
-        TimeGradient(layer, _norms([next(gradients) for _ in computed], layer)) for layer, computed in states.items()
-    )
+        loss = loss_fn(model(*map(_usable, inputs if isinstance(inputs, tuple) else (inputs,))))
+        computed = {layer: len(found) for layer, found in states.items()}  # a checkpointed layer runs again below
+        gradients = iter(_differentiate(loss, [state for found in states.values() for state in found]))
+    return tuple(TimeGradient(layer, _norms(list(islice(gradients, n)), layer)) for layer, n in computed.items())
+
+
+def _differentiate(loss: Any, states: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        raise RequestError(
+            "The loss is not one number.",
+            key="loss_fn",
+            found=f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__,
+            allowed="a function that returns a scalar tensor",
+        )
+    if not states or not loss.requires_grad:
+        return [None] * len(states)
+    return torch.autograd.grad(loss, states, allow_unused=True)
 
 
 def _norms(gradients: Sequence[Tensor | None], layer: str) -> np.ndarray:
-    zero = torch.zeros((), dtype=torch.float64)
-    norms = [zero if g is None else torch.linalg.vector_norm(g, dtype=torch.float64).cpu() for g in gradients]
-    norms = torch.stack(norms).numpy()
+    found = {t: torch.linalg.vector_norm(g, dtype=torch.float64) for t, g in enumerate(gradients) if g is not None}
+    norms = np.zeros(len(gradients))
+    if found:
+        norms[list(found)] = torch.stack(list(found.values())).cpu().numpy()  # one wait for a GPU
     return norms[::-1].copy() if layer.endswith(REVERSE) else norms
 
 
+def _usable(x: Any) -> Any:
+    """Copy what was made under `torch.inference_mode`, which autograd does not take."""
+    if isinstance(x, Tensor):
+        return x.clone() if x.is_inference() else x
+    return type(x)(map(_usable, x)) if type(x) in (tuple, list) else x
+
+
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+def _aside(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode with gradients, after which the model and the random numbers go on as if nothing had been."""
+    modes = [(module, module.training) for module in model.modules()]
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
+    is_compiling = "torch._dynamo" in sys.modules  # to import it takes a second
+    stance = torch.compiler.set_stance("force_eager") if is_compiling else nullcontext()
+    with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad(), stance:
+        try:
+            for module, _ in modes:
+                module.training = False  # not by `eval()`, in which a model may do more: some merge weights there
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
 
 
 @contextmanager
@@ -94,8 +124,8 @@ def _recording(path: str, module: nn.Module, states: States) -> Iterator[None]:
         states.setdefault(layer, []).append(state)
         return state
 
-    if type(module).forward in FUSED:
-        with _replaced(module, "forward", lambda *args, **kwargs: replay(module, note, *args, **kwargs)):
+    if isinstance(module, FUSED):
+        with _replayed(module, lambda *args, **kwargs: replay(module, note, *args, **kwargs)):
             yield
     elif isinstance(module, nn.RNNBase) and hasattr(module, "step"):
         step: Any = module.step
@@ -115,8 +145,26 @@ def _noted(note: Callable[[str, Tensor], Tensor], key: str, state: tuple[Tensor,
     return (note(key, state[0]), *state[1:])
 
 
-def _noted_cell(note: Callable[[str, Tensor], Tensor], output: Any) -> None:
-    note("", output[0] if isinstance(output, tuple) else output)
+def _noted_cell(note: Callable[[str, Tensor], Tensor], output: Any) -> Any:
+    """Note a cell's h, and hand on a copy, which the model may overwrite."""
+    return (note("", output[0]).clone(), *output[1:]) if isinstance(output, tuple) else note("", output).clone()
+
+
+@contextmanager
+def _replayed(module: nn.Module, run: Callable[..., Any]) -> Iterator[None]:
+    """Have `run` in the place of the fused kernel."""
+    kind = next(kind for kind in FUSED if isinstance(module, kind))
+    own = type(module)
+    if own.forward is kind.forward:
+        with _replaced(module, "forward", run):
+            yield
+        return
+    fused = type(kind.__name__, (kind,), {"forward": lambda _, *args, **kwargs: run(*args, **kwargs)})
+    object.__setattr__(module, "__class__", new_class(own.__name__, (own, fused)))  # its `super().forward` is `run`
+    try:
+        yield
+    finally:
+        object.__setattr__(module, "__class__", own)
 
 
 @contextmanager
