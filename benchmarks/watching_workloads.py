@@ -60,7 +60,7 @@ class Workload:
 WORKLOADS = {
     "mlp": Workload("MLP, 100 layers of 128", make_mlp, (128, 128), num_classes=10),
     "transformer": Workload("transformer, 6 layers of 256", lambda: TransformerModel(6, 256), (16, 64)),
-    "lstm": Workload("LSTM, 2 layers of 256", lambda: LSTMModel(2, 256), (32, 32)),
+    "lstm": Workload("LSTM, 2 layers of 256", lambda: LSTMModel(2, 256), (48, 32)),
     "transformer_768": Workload(
         "transformer, 12 layers of 768", lambda: TransformerModel(12, 768, 50257), (16, 512), 0, 50257, True
     ),
