@@ -1,8 +1,7 @@
-"""Gradient through time against finite differences, against theory on linear networks, and nothing left behind."""
+"""Gradient through time against finite differences, against theory on linear networks, and corners."""
 
 from __future__ import annotations
 
-import copy
 import math
 
 import numpy as np
@@ -91,6 +90,21 @@ def test_equals_finite_differences(kind, settings):
             assert gradient.norms[t] == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("kind", FUSED)
+def test_equals_the_kernel_cut_after_each_step(kind):
+    """Nothing of the replay is in here: torch's kernel reads up to t, and from t on, with h_t a leaf in between."""
+    model, inputs = kind(INPUTS, WIDTH).double(), torch.randn(STEPS, BATCH, INPUTS, dtype=torch.float64)
+    (found,) = gradient_through_time(model, inputs, weigh)
+    for t in range(STEPS):
+        before, final = model(inputs[: t + 1])
+        hidden = (final[0] if kind is nn.LSTM else final).detach().requires_grad_()  # (1, batch, H)
+        outputs = [before[:-1].detach(), hidden]
+        if t + 1 < STEPS:
+            outputs.append(model(inputs[t + 1 :], (hidden, final[1].detach()) if kind is nn.LSTM else hidden)[0])
+        (total,) = torch.autograd.grad(weigh(torch.cat(outputs)), hidden)
+        assert found.norms[t] == pytest.approx(float(total.norm()), rel=1e-12)
+
+
 @pytest.mark.parametrize("family", [RNN, LSTM, GRU])
 def test_ours_with_norm_and_another_activation(family):
     parts = Parts(activation=ACTIVATIONS["softplus"], norm=NORMS["layer"])
@@ -132,6 +146,18 @@ def test_a_symmetric_matrix_decays_at_the_rate_of_its_largest_singular_value():
     rates = found.backwards[1:] / found.backwards[:-1]
     assert rates[20:] == pytest.approx(np.full(39, 0.8), rel=1e-4)
     assert (rates <= 0.8 + 1e-9).all()  # never faster than the largest singular value allows
+
+
+def test_of_other_matrices_the_rate_is_the_spectral_radius_in_the_long_run():
+    """The control: where the matrix is not normal, the largest singular value bounds each step, and is not the rate."""
+    weight = torch.tensor([[0.9, 2.0], [0.0, 0.5]], dtype=torch.float64)
+    (found,) = gradient_through_time(linear_rnn(weight), torch.randn(1, 80, 1, dtype=torch.float64), torch.sum)
+    rates = found.backwards[1:] / found.backwards[:-1]
+    largest = float(torch.linalg.matrix_norm(weight, 2))
+    assert rates[60:] == pytest.approx(np.full(19, 0.9), rel=1e-9)
+    assert largest > 2  # far from the rate
+    assert (found.backwards <= found.backwards[0] * largest ** np.arange(80.0)).all()
+    assert rates.max() > 1.2  # it grows at first
 
 
 def test_no_matrix_lets_it_grow_faster_than_its_largest_singular_value():
@@ -201,47 +227,49 @@ def test_cells_in_a_loop_and_layers_called_step_by_step():
         assert found.norms == pytest.approx(whole.norms, rel=1e-5)
 
 
-class Network(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.norm = nn.BatchNorm1d(INPUTS)
-        self.rnn = nn.GRU(INPUTS, WIDTH, 2, batch_first=True, dropout=0.5)
-        self.dropout = nn.Dropout(0.5)
-        self.head = nn.Linear(WIDTH, 2)
-
-    def forward(self, x):
-        x = self.norm(x.transpose(1, 2)).transpose(1, 2)
-        return self.head(self.dropout(self.rnn(x)[0][:, -1]))
-
-
-def test_nothing_is_left_behind():
-    model = Network().train()
-    model.head.eval()
-    x = torch.randn(BATCH, STEPS, INPUTS)
-    before, state, attributes = copy.deepcopy(model.state_dict()), torch.get_rng_state(), set(model.rnn.__dict__)
-    with torch.no_grad():
-        found = gradient_through_time(model, x, weigh)
-    assert [x.layer for x in found] == ["rnn.l0", "rnn.l1"]
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert torch.equal(torch.get_rng_state(), state)
-    assert [p.grad for p in model.parameters()] == [None] * len(list(model.parameters()))
-    assert (model.training, model.rnn.training, model.head.training) == (True, True, False)
-    assert set(model.rnn.__dict__) == attributes
-
-
-def test_a_model_that_fails_is_left_as_it_was():
-    model = Network()
-    attributes = set(model.rnn.__dict__)
-    with pytest.raises(RuntimeError):
-        gradient_through_time(model, torch.randn(BATCH, STEPS, INPUTS + 1), weigh)
-    assert (model.training, set(model.rnn.__dict__)) == (True, attributes)
-
-
 def test_frozen_weights_and_one_step():
     model = nn.RNN(INPUTS, WIDTH).requires_grad_(False)
     (found,) = gradient_through_time(model, torch.randn(1, BATCH, INPUTS), lambda outputs: outputs[0].sum())
     assert found.norms == pytest.approx([math.sqrt(BATCH * WIDTH)])
     assert (found.decades_per_step, found.ratio) == (None, 1.0)
+
+
+@pytest.mark.parametrize("steps", [slice(0, 1), slice(0, 4), slice(0, 0)])
+def test_sizes_that_do_not_fit_are_refused_as_the_kernel_refuses_them(steps):
+    model, x = nn.GRU(INPUTS, WIDTH), torch.randn(STEPS, 3, INPUTS)
+    state = torch.randn(1, 4, WIDTH)[:, steps]
+    for call in (lambda: model(x, state), lambda: gradient_through_time(model, (x, state), weigh)):
+        with pytest.raises(RuntimeError, match="Expected hidden size"):
+            call()
+    with pytest.raises(RuntimeError, match="must have 3 dimensions"):
+        gradient_through_time(model, x[None], weigh)
+
+
+@pytest.mark.parametrize("found", [lambda y: y[0], lambda _: 1.0])
+def test_a_loss_that_is_not_one_number_is_refused(found):
+    with pytest.raises(RequestError) as caught:
+        gradient_through_time(nn.GRU(INPUTS, WIDTH), torch.randn(STEPS, BATCH, INPUTS), found)
+    assert caught.value.key == "loss_fn"
+
+
+def test_no_gradient_at_all_is_zero_at_every_step():
+    for model in (nn.GRU(INPUTS, WIDTH), nn.GRU(INPUTS, WIDTH).requires_grad_(False)):
+        for loss_fn in (lambda _: torch.tensor(1.0), lambda y: 0 * y[0].sum(), lambda y: y[0].detach().sum()):
+            (found,) = gradient_through_time(model, torch.randn(STEPS, BATCH, INPUTS), loss_fn)
+            assert (found.norms.tolist(), found.decades_per_step, found.ratio) == ([0.0] * STEPS, None, None)
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_one_example_without_a_batch(kind):
+    model, x = kind(INPUTS, WIDTH, batch_first=True).double(), torch.randn(STEPS, INPUTS, dtype=torch.float64)
+    (alone,), (batch,) = gradient_through_time(model, x, weigh), gradient_through_time(model, x[None], weigh)
+    assert alone.norms == pytest.approx(batch.norms, rel=1e-12)
+
+
+def test_of_a_mean_loss_the_norms_are_those_of_the_sum_over_the_number_of_examples():
+    model, x = nn.GRU(INPUTS, WIDTH), torch.randn(STEPS, BATCH, INPUTS)
+    (total,), (mean,) = (gradient_through_time(model, x, lambda y, n=n: y[0].sum() / n) for n in (1, BATCH))
+    assert mean.norms == pytest.approx(total.norms / BATCH, rel=1e-5)
 
 
 def test_no_recurrent_layer_and_no_path_to_the_loss():
