@@ -29,6 +29,14 @@ def of_signal(signal: str, statistic: str) -> str:
     return f"{signal}/{statistic}"
 
 
+def histograms_of(signal: str) -> str:
+    """Return the tag of a signal's histograms: `gradient/histogram`, of another signal `histogram/<signal>`.
+
+    TensorBoard opens the first groups of a page only, by their names; the gradient is to be among them.
+    """
+    return GRADIENT_HISTOGRAM if GRADIENT_HISTOGRAM.startswith(f"{signal}/") else f"{HISTOGRAM}/{signal}"
+
+
 def of_layer(statistic: str, layer: str) -> str:
     """Return `<statistic>/<layer>`."""
     return f"{statistic}/{layer}"

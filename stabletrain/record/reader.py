@@ -112,11 +112,11 @@ def _decode(event: Any, value: Any) -> Entry | None:
     if kind == "simple_value":
         return Scalar(value.tag, event.step, event.wall_time, value.simple_value)
     if kind == "histo":
-        signal, _, rest = value.tag.partition("/")
-        layer = names.layer_of(rest, names.HISTOGRAM)
-        if layer is None or signal not in SIGNALS:
-            return None
-        return LayerHistogram(layer, event.step, event.wall_time, decode_histogram(value.histo), signal)
+        for signal in SIGNALS:
+            layer = names.layer_of(value.tag, names.histograms_of(signal))
+            if layer is not None:
+                return LayerHistogram(layer, event.step, event.wall_time, decode_histogram(value.histo), signal)
+        return None
     if kind == "tensor" and value.tag == names.RUN_INFO:
         return Info(event.wall_time, json.loads(value.tensor.string_val[0]))
     if kind == "tensor" and value.tag.startswith(f"{names.TIME_NORM}/"):

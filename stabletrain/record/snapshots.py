@@ -19,7 +19,8 @@ class Snapshots:
     |---|---|---|
     | `<signal>/rms/<layer>` | every signal | root mean square over the finite elements |
     | `<signal>/nonfinite/<layer>` | the gradient; others where above 0 | number of Inf and NaN |
-    | `<signal>/histogram/<layer>` | every signal | counts of log10 of the absolute value |
+    | `gradient/histogram/<layer>` | the gradient | counts of log10 of the absolute value |
+    | `histogram/<signal>/<layer>` | every other signal | the same |
     | `gradient/p05/<layer>`, `p50`, `p95` | the gradient, with each histogram | quantiles of the absolute value |
     | `update/ratio/<layer>` | the update | ‖ΔW‖/‖W‖ |
     """
@@ -51,9 +52,7 @@ class Snapshots:
         encoded = self._encode_scalars(tags, measures.layers, columns)
         if arrays.counts is None:
             return encoded
-        return encoded + self._encode_histograms(
-            names.of_signal(signal, names.HISTOGRAM), measures.layers, arrays.counts
-        )
+        return encoded + self._encode_histograms(names.histograms_of(signal), measures.layers, arrays.counts)
 
     def _encode_scalars(self, tags: Sequence[str], layers: Sequence[str], columns: Sequence[np.ndarray]) -> bytes:
         key = (*tags, *layers)

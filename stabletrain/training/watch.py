@@ -32,7 +32,7 @@ class GradientWatch(Callback):
     | `gradient/nonfinite/<layer>` | number of Inf and NaN |
     | `gradient/histogram/<layer>` | counts of log10 of the absolute value |
     | `gradient/p05/<layer>`, `p50`, `p95` | quantiles of the absolute value, with each histogram |
-    | `<signal>/rms/<layer>`, `<signal>/histogram/<layer>` | the same of the other signals |
+    | `<signal>/rms/<layer>`, `histogram/<signal>/<layer>` | the same of the other signals |
     | `update/ratio/<layer>` | ‖ΔW‖/‖W‖ |
     | `time/norm/<layer>` | ‖∂L/∂h_t‖ for each t, over the first examples of the batch (`TrainingModule` only) |
 

@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from stabletrain.data import Digits
 from stabletrain.record.reader import load_record
 from stabletrain.tracking.mlflow_view import VIEW_ID, VIEW_NAME, decode_view
+from stabletrain.tracking.points import is_shipped
 from stabletrain.tracking.store import embedded_uri, open_client
 
 ROOT = str(Path(__file__).parents[2])
@@ -81,7 +82,7 @@ def test_it_learns_and_says_so(main_job, run_dir):
 
 def test_tensorboard_reads_a_histogram_per_layer_and_step_that_adds_up(run_dir):
     events = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"histograms": 0, "scalars": 0}).Reload()
-    tags = sorted(events.Tags()["histograms"])
+    tags = sorted(tag for tag in events.Tags()["histograms"] if tag.startswith("gradient/"))
     sizes = {"weight_ih_l0": 512, "weight_hh_l0": 4096, "bias_ih_l0": 64, "bias_hh_l0": 64, "weight": 640, "bias": 10}
     assert [t.rpartition(".")[2] for t in tags] == list(sizes)
     assert tags[0] == "gradient/histogram/L00.rnn.weight_ih_l0"
@@ -104,7 +105,7 @@ def test_mlflow_holds_every_recorded_point_once(main_job, run_dir, mlflow_run):
 def recorded_in(run_dir: Path):
     from stabletrain.record.folder import RunFolder
 
-    return recorded(RunFolder(run_dir))
+    return [point for point in recorded(RunFolder(run_dir)) if is_shipped(point[0], num_layers=6)]
 
 
 def test_mlflow_says_what_the_run_is(client, mlflow_run, run_dir):
@@ -127,7 +128,7 @@ def test_mlflow_holds_pictures_with_steps_and_the_artifacts(client, mlflow_run):
     names = [Path(f.path).name for f in client.list_artifacts(run_id, "images")]
     for key in ("gradient~ridges", "gradient~heatmap"):
         steps = {int(n.split("+")[2]) for n in names if n.startswith(key)}
-        assert {0, 1149} <= steps
+        assert (min(steps), max(steps) >= 1149) == (0, True)
         assert len(steps) >= 5
     files = {f.path for f in client.list_artifacts(run_id)}
     assert {"config.yaml", "findings.json", "summary.json", "report.html", "tensorboard"} <= files

@@ -121,7 +121,9 @@ def test_wheel_holds_the_package_its_configuration_and_its_license(wheel):
         names = sorted(n for n in archive.namelist() if ".dist-info/" not in n)
         info = {n.partition(".dist-info/")[2] for n in archive.namelist() if ".dist-info/" in n}
     modules = [p.relative_to(ROOT).as_posix() for p in ROOT.glob("stabletrain/**/*.py")]
-    assert names == sorted([*modules, "stabletrain/py.typed", *(f"stabletrain/{y}" for y in YAMLS)])
+    assets = [p.relative_to(ROOT).as_posix() for p in ROOT.glob("stabletrain/report/assets/*")]
+    assert len(assets) > 3
+    assert names == sorted([*modules, *assets, "stabletrain/py.typed", *(f"stabletrain/{y}" for y in YAMLS)])
     assert {"licenses/LICENSE", "METADATA", "entry_points.txt"} <= info
 
 
