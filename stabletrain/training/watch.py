@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,6 +74,7 @@ class GradientWatch(Callback):
         self._snapshot: Snapshot | None = None
         self._batch: Any = None
         self._tapped_step = -1
+        self._follows_time = True
 
     @property
     def seconds(self) -> float:
@@ -113,7 +115,7 @@ class GradientWatch(Callback):
             scaler = getattr(trainer.precision_plugin, "scaler", None)
             others = self._is_due(step, self.signals_every)
             self._measure(step, histograms, others, scaler.get_scale() if scaler and others else 1.0)
-        if self._batch is not None and self._writer is not None:
+        if self._batch is not None and self._writer is not None and self._follows_time:
             self._measure_time(step, pl_module)
 
     def on_train_batch_end(
@@ -158,7 +160,12 @@ class GradientWatch(Callback):
         if probe is None or self._writer is None or (self._watch is not None and self._watch.is_sharded):
             return  # whose forward pass all processes would have to do together
         start = time.perf_counter()
-        found = gradient_through_time(pl_module.network, *probe(self._batch, PROBE_SIZE))  # pyright: ignore[reportArgumentType]
+        try:
+            found = gradient_through_time(pl_module.network, *probe(self._batch, PROBE_SIZE))  # pyright: ignore[reportArgumentType]
+        except Exception as error:  # looking must not stop the training
+            warnings.warn(f"The gradient through time is not followed: {error}", stacklevel=2)
+            self._follows_time = False
+            return
         self._writer.write_vectors(step, {names.of_layer(names.TIME_NORM, x.layer): x.norms for x in found})
         self._seconds += time.perf_counter() - start
 

@@ -159,3 +159,15 @@ def test_time_is_followed_at_its_cadence_and_changes_nothing(tmp_path):
     assert all(v.shape == (7,) and (v > 0).all() for by_step in record.vectors.values() for v in by_step.values())
     for a, b in zip(watched.state_dict().values(), alone.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_network_that_time_cannot_be_followed_through_trains_all_the_same(tmp_path):
+    class Packs(Reader):
+        def forward(self, x):
+            packed = nn.utils.rnn.pack_padded_sequence(x, torch.full((len(x),), x.size(1)), batch_first=True)
+            return self.head(nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0][:, -1])
+
+    with pytest.warns(UserWarning, match="not followed: .*packed sequence") as caught:
+        _, record = fit(tmp_path, GradientWatch(1, 0, time_every=1), network=Packs(), data=(7, 3))
+    assert sum("not followed" in str(w.message) for w in caught) == 1
+    assert (record.vectors, steps_of(record, "gradient")) == ({}, {tuple(range(10))})
