@@ -47,7 +47,7 @@ def test_a_composition_that_breaks_is_no_refusal(tmp_path, monkeypatch):
     assert "Error" in result.failure
     monkeypatch.undo()
     assert matrix.run_case(matrix.defaults("mlp"), tmp_path / "whole").failure is None
-    monkeypatch.setattr("stabletrain.training.callbacks.GradientWatch._measure", lambda *args, **kwargs: None)
+    monkeypatch.setattr("stabletrain.training.watch.GradientWatch._measure", lambda *args, **kwargs: None)
     assert "AssertionError" in matrix.run_case(matrix.defaults("mlp"), tmp_path / "unwatched").failure
 
 
