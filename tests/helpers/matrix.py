@@ -30,6 +30,7 @@ from stabletrain.record.folder import FINISHED, RunFolder
 from stabletrain.record.observe import snapshots_of
 from stabletrain.record.reader import load_record
 from stabletrain.training.run import execute
+from stabletrain.training.stability import NonFiniteGradient
 
 HERE = Path(__file__).parent
 NUM_STEPS = 3
@@ -90,6 +91,16 @@ class Result:
     choices: dict[str, str]
     refusal: str | None = None
     failure: str | None = None
+    divergence: str | None = None
+
+    @property
+    def outcome(self) -> str:
+        """Return which list of the tally it belongs to."""
+        if self.failure:
+            return "failed"
+        if self.refusal:
+            return "refused"
+        return "diverged" if self.divergence else "worked"
 
 
 @dataclass
@@ -99,11 +110,17 @@ class Tally:
     family: str
     worked: list[dict[str, str]] = field(default_factory=list)
     refused: list[Result] = field(default_factory=list)
+    diverged: list[Result] = field(default_factory=list)
     failed: list[Result] = field(default_factory=list)
     num_pairs: int = 0
     num_pairs_worked: int = 0
     refused_pairs: dict[tuple[tuple[str, str], tuple[str, str]], str] = field(default_factory=dict)
     missing_pairs: list[tuple] = field(default_factory=list)
+
+    @property
+    def num_compositions(self) -> int:
+        """Return how many compositions were tried."""
+        return len(self.worked) + len(self.refused) + len(self.diverged) + len(self.failed)
 
     def reasons(self) -> list[tuple[str, int]]:
         """Return why pairs were refused, and how many for each reason."""
@@ -113,9 +130,9 @@ class Tally:
         """Give the counts in one line."""
         reasons = Counter(r.refusal for r in self.refused)
         return (
-            f"{self.family}: {len(self.worked) + len(self.refused) + len(self.failed)} compositions, "
+            f"{self.family}: {self.num_compositions} compositions, "
             f"{len(self.worked)} worked, {len(self.refused)} refused ({len(reasons)} reasons), "
-            f"{len(self.failed)} failed; "
+            f"{len(self.diverged)} stopped as they diverged, {len(self.failed)} failed; "
             f"{self.num_pairs} pairs, {self.num_pairs_worked} work, {len(self.refused_pairs)} refused with a reason, "
             f"{len(self.missing_pairs)} unexplained"
         )
@@ -198,6 +215,8 @@ def run_case(choices: dict[str, str], folder: Path) -> Result:
             result.refusal = error.problem
         else:  # an exception in other words is no reason
             result.failure = traceback.format_exc()
+    except NonFiniteGradient as error:
+        result.divergence = str(error)
     except Exception:
         result.failure = traceback.format_exc()
     shutil.rmtree(folder, ignore_errors=True)
@@ -239,7 +258,8 @@ def _require_same_after_reload(prepared, run: RunFolder) -> None:
     again.load_state_dict({k.removeprefix("network."): v for k, v in saved.items() if k.startswith("network.")})
     inputs = examples_of(data, 4, "val")
     with torch.no_grad():
-        assert torch.equal(again.eval()(inputs), prepared.built.network.eval()(inputs))
+        found, expected = again.eval()(inputs), prepared.built.network.eval()(inputs)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
 
 
 def pairs_of(choices: dict[str, str]) -> set[tuple]:
@@ -252,7 +272,8 @@ def cover(family: str, folder: Path, say=lambda result: None) -> Tally:
 
     First every option alone; an option that is refused alone takes its pairs along. Then a covering array of the
     others. A refused composition says nothing about the pairs in it that are not to blame: each of those is tried
-    again with the family's own defaults around it.
+    again with the family's own defaults around it. So is each pair of a composition of twelve options that together
+    diverge and are stopped for it; one option or one pair that diverges is a failure.
     """
     tally, known = Tally(family), defaults(family)
     number = itertools.count()
@@ -263,7 +284,9 @@ def cover(family: str, folder: Path, say=lambda result: None) -> Tally:
         result = run_case(
             known | dict(itertools.chain(*(s.items() for s in support))) | changes, folder / str(next(number))
         )
-        bucket = tally.failed if result.failure else tally.refused if result.refusal else tally.worked
+        if result.divergence and len(changes) <= 2:
+            result.failure = result.divergence
+        bucket = getattr(tally, result.outcome)
         bucket.append(result.choices if bucket is tally.worked else result)
         say(result)
         return result
@@ -288,7 +311,7 @@ def cover(family: str, folder: Path, say=lambda result: None) -> Tally:
         blamed = next((reasons[one] for one in pair if one in reasons), None)
         if blamed is None and pair not in covered:
             result = attempt(dict(pair))
-            if not result.failure and not result.refusal:
+            if result.outcome == "worked":
                 covered |= pairs_of(result.choices) & wanted
                 continue
             blamed = result.refusal
