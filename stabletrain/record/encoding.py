@@ -22,9 +22,10 @@ EDGES = np.array([log10_edge(k) for k in range(NUM_BINS + 2)])  # lower edges; t
 FIXED_BYTES = 5 * 9 + 2 * 4 + 2 * 8 * 3 + 32  # of a histogram beside its filled bins: five sums, lengths, ends
 
 
-def encode_event(step: int, time_s: float, summary: bytes) -> bytes:
-    """Return an event around an encoded summary."""
-    return Event(wall_time=time_s, step=step).SerializeToString() + b"\x2a" + varint(len(summary)) + summary
+def encode_event(step: int, time_s: float, summary: Sequence[bytes]) -> list[bytes]:
+    """Return the parts of an event around the parts of an encoded summary, which are not copied."""
+    length = sum(map(len, summary))
+    return [Event(wall_time=time_s, step=step).SerializeToString() + b"\x2a" + varint(length), *summary]
 
 
 def varint(value: int) -> bytes:

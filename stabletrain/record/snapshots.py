@@ -29,17 +29,18 @@ class Snapshots:
         self._scalars: dict[tuple[str, ...], Scalars] = {}
         self._histograms: dict[tuple[str, ...], Histograms] = {}
 
-    def encode(self, snapshot: Snapshot) -> bytes:
-        """Return the summary of all signals of a snapshot; empty if nothing was measured."""
-        parts = [self._encode_signal(GRADIENT, group) for group in _groups(snapshot.layers)]
-        for signal, layers in snapshot.signals.items():
-            parts += [self._encode_signal(signal, group) for group in _groups(layers)]
+    def encode(self, snapshot: Snapshot) -> list[bytes]:
+        """Return the summary of all signals of a snapshot, in parts; none if nothing was measured."""
+        parts: list[bytes] = []
+        for signal, layers in {GRADIENT: snapshot.layers, **snapshot.signals}.items():
+            for group in _groups(layers):
+                parts += self._encode_signal(signal, group)
         if UPDATE in snapshot.signals and WEIGHT in snapshot.signals:
             ratios = snapshot.update_ratios
             parts.append(self._encode_scalars([names.UPDATE_RATIO], list(ratios), [np.array(list(ratios.values()))]))
-        return b"".join(parts)
+        return [part for part in parts if part]
 
-    def _encode_signal(self, signal: str, measures: Measures) -> bytes:
+    def _encode_signal(self, signal: str, measures: Measures) -> list[bytes]:
         arrays = measures.arrays
         nonfinite = arrays.num_nonfinite.astype(np.float64)
         if signal != GRADIENT:
@@ -51,8 +52,8 @@ class Snapshots:
         tags = [names.of_signal(signal, statistic) for statistic in statistics]
         encoded = self._encode_scalars(tags, measures.layers, columns)
         if arrays.counts is None:
-            return encoded
-        return encoded + self._encode_histograms(names.histograms_of(signal), measures.layers, arrays.counts)
+            return [encoded]
+        return [encoded, self._encode_histograms(names.histograms_of(signal), measures.layers, arrays.counts)]
 
     def _encode_scalars(self, tags: Sequence[str], layers: Sequence[str], columns: Sequence[np.ndarray]) -> bytes:
         key = (*tags, *layers)

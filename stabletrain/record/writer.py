@@ -9,7 +9,7 @@ import socket
 import struct
 import textwrap
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,9 @@ from stabletrain.record.protos import (
 from stabletrain.record.snapshots import Snapshots
 from stabletrain.signal.snapshot import Snapshot
 
-FLUSH_S = 0.25
+FLUSH_S = 1.0
 MAX_WAITING = 16
+CHUNK = 2**16  # bytes a call: of larger ones the kernel made eight times the work (docs/LOG.md)
 PLUGIN = "stabletrain"  # TensorBoard's pages leave alone what belongs to a plugin they do not have
 
 
@@ -58,7 +59,7 @@ class RecordWriter:
         self._waiting: list[tuple[float, Snapshot]] = []
         self._last_flush = -math.inf
         self._layouts = Layouts()
-        self._append(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+        self._append([Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString()])
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Append finite scalars of one step."""
@@ -68,7 +69,7 @@ class RecordWriter:
     def write_snapshot(self, snapshot: Snapshot) -> None:
         """Append, as one event, a step's statistics and, where present, histograms of log10|g| of every layer.
 
-        Snapshots that follow each other within a quarter of a second are encoded together, which is several times
+        Snapshots that follow each other within a second are encoded together, which is several times
         cheaper. What a GPU has just measured waits for the next call, by when it is there. `flush` and `close` append
         all that waits.
         """
@@ -85,8 +86,10 @@ class RecordWriter:
         waiting, self._waiting = self._waiting[:count], self._waiting[count:]
         if not waiting:
             return
-        events = [(time_s, x.step, self._layouts.encode(x) + self._snapshots.encode(x)) for time_s, x in waiting]
-        self._append(*(encode_event(step, time_s, summary) for time_s, step, summary in events if summary))
+        for time_s, snapshot in waiting:
+            summary = [self._layouts.encode(snapshot), *self._snapshots.encode(snapshot)]
+            if any(summary):
+                self._append(encode_event(snapshot.step, time_s, summary))
         self._last_flush = time.monotonic()
 
     def write_vectors(self, step: int, vectors: Mapping[str, np.ndarray]) -> None:
@@ -123,26 +126,29 @@ class RecordWriter:
     def _append_values(self, step: int, values: list[Any]) -> None:
         if values:
             summary = Summary(value=values).SerializeToString()
-            self._append(encode_event(step, time.time(), summary))
+            self._append(encode_event(step, time.time(), [summary]))
 
-    def _append(self, *events: bytes) -> None:
+    def _append(self, event: Sequence[bytes]) -> None:
+        """Append an event that is given in parts."""
         assert self._descriptor is not None, "the record is closed"
-        data = memoryview(b"".join(frame(event) for event in events))
+        data = memoryview(frame(*event))
         while data:
-            data = data[os.write(self._descriptor, data) :]
+            data = data[os.write(self._descriptor, data[:CHUNK]) :]
 
 
 def _is_storable(value: float) -> bool:
     return abs(value) <= FLOAT32_MAX  # False for NaN; a larger number, which float64 has, would be stored as Inf
 
 
-def frame(data: bytes) -> bytes:
-    """Return `data` framed as a TFRecord: length, masked CRC of the length, data, masked CRC of the data."""
-    length = struct.pack("<Q", len(data))
-    return length + struct.pack("<I", masked_crc(length)) + data + struct.pack("<I", masked_crc(data))
+def frame(*parts: bytes) -> bytes:
+    """Return data framed as a TFRecord: length, masked CRC of the length, data, masked CRC of the data."""
+    length = struct.pack("<Q", sum(map(len, parts)))
+    return b"".join([length, struct.pack("<I", masked_crc(length)), *parts, struct.pack("<I", masked_crc(*parts))])
 
 
-def masked_crc(data: bytes) -> int:
-    """Return the CRC-32C of `data`, rotated and offset as the TFRecord format asks."""
-    crc = google_crc32c.value(data)
+def masked_crc(*parts: bytes) -> int:
+    """Return the CRC-32C of data, rotated and offset as the TFRecord format asks."""
+    crc = 0
+    for part in parts:
+        crc = google_crc32c.extend(crc, part)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -11,14 +13,15 @@ from torch import Tensor
 from stabletrain.signal.histogram import NONFINITE_BIN, NUM_BINS, Histogram
 from stabletrain.signal.measures import Arrays, Measures
 
+_is_cpu, _dtype, _layout = attrgetter("is_cpu"), attrgetter("dtype"), attrgetter("layout")
 ON_DEVICE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # measured on a GPU without being converted
 
 
 def prepare() -> None:
     """Compile what measuring needs, or load what an earlier process compiled, rather than in the first step."""
-    from stabletrain.signal import exponents
+    from stabletrain.signal import counting
 
-    exponents.prepare()
+    counting.prepare()
     if torch.cuda.is_initialized():  # else it may never be, or in other processes
         from stabletrain.signal.device import has_kernel
 
@@ -38,8 +41,8 @@ def measure_tensors(layers: Sequence[str], tensors: Sequence[Tensor], *, histogr
         tensors: What to measure.
         histograms: Whether to count exponents too.
     """
-    sizes = np.fromiter((x.numel() for x in tensors), np.int64, len(tensors))
-    if all(x.is_cpu and x.dtype is torch.float32 and x.layout is torch.strided and x.is_contiguous() for x in tensors):
+    if _lie_plainly(tensors):
+        sizes = _as_array(tuple(map(Tensor.numel, tensors)))
         return Measures(layers, sizes, _measure_floats(tensors, sizes, histograms), with_counts=histograms)
     plain = [_plain(x) for x in tensors]
     sizes = np.fromiter((x.numel() for x in plain), np.int64, len(plain))
@@ -54,6 +57,22 @@ def measure_tensors(layers: Sequence[str], tensors: Sequence[Tensor], *, histogr
     for i in sorted(set(range(len(plain))) - set(floats)):
         _assign(arrays, [i], measure_doubles(plain[i].numpy(), histograms))
     return Measures(layers, sizes, arrays, with_counts=histograms)
+
+
+def _lie_plainly(tensors: Sequence[Tensor]) -> bool:
+    """Whether all are float32, contiguous and on the CPU. No loop of Python's own: it is asked on every step."""
+    return (
+        all(map(_is_cpu, tensors))
+        and {*map(_dtype, tensors)} <= {torch.float32}
+        and {*map(_layout, tensors)} <= {torch.strided}
+        and all(map(Tensor.is_contiguous, tensors))
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _as_array(sizes: tuple[int, ...]) -> np.ndarray:
+    """Return sizes as an array; a model's are the same on every step."""
+    return np.array(sizes, np.int64)
 
 
 def _plain(x: Tensor) -> Tensor:
@@ -72,19 +91,19 @@ def _plain(x: Tensor) -> Tensor:
 
 def _measure_floats(tensors: Sequence[Tensor], sizes: np.ndarray, histograms: bool) -> Callable[[], Arrays]:
     """Read the tensors now; what follows from the sums is worked out when it is asked for."""
-    from stabletrain.signal import exponents
+    from stabletrain.signal import counting
 
     num = len(tensors)
-    addresses = np.fromiter((x.data_ptr() for x in tensors), np.int64, num)
+    addresses = np.fromiter(map(Tensor.data_ptr, tensors), np.int64, num)
     sums, nonfinite = np.empty(num), np.zeros(num, np.int64)
     counts = np.empty((num, 2 * NUM_BINS), np.int64) if histograms else None
     special = np.empty((num, 2), np.int64) if histograms else None
-    if histograms:
-        all_finite = exponents.count_exponents_(addresses, sizes, sums, counts, special)
+    if counts is not None and special is not None:
+        all_finite = counting.count_exponents_(addresses, sizes, sums, counts, special)
     else:
-        all_finite = exponents.sum_squares_(addresses, sizes, sums)
+        all_finite = counting.sum_squares_(addresses, sizes, sums)
     if not all_finite:
-        exponents.sum_finite_squares_(addresses, sizes, sums, nonfinite)
+        counting.sum_finite_squares_(addresses, sizes, sums, nonfinite)
 
     def finish() -> Arrays:
         with np.errstate(invalid="ignore"):  # nothing finite: 0/0, which is NaN

@@ -61,7 +61,7 @@ class Watch:
         prepare()
         self._order = ForwardOrder(model)
         self._taps = Taps(model, self.signals)
-        self._parameters: dict[str, nn.Parameter] | None = None
+        self._parameters: tuple[tuple[str, ...], tuple[nn.Parameter, ...]] | None = None
         self._optimizer = optimizer
         self._pending: _Step | None = None
         self._handles: list[Any] = []
@@ -72,7 +72,7 @@ class Watch:
     @property
     def layers(self) -> list[str]:
         """Layer names in forward order, as far as it is known; `step` fixes it."""
-        return list(self._parameters or self._order.named_parameters())
+        return list(self._parameters[0] if self._parameters else self._order.named_parameters())
 
     def expect(self, taps: bool, *, histograms: bool = True) -> None:
         """Say whether the coming forward pass is to be measured; without a word every one is.
@@ -102,17 +102,19 @@ class Watch:
             Statistics per layer, in forward order. The signals of the optimizer's step join it when that is done.
         """
         self._step = self._step if step is None else step
-        parameters = self._named_parameters()
-        found = [(name, p) for name, p in parameters.items() if p.grad is not None and p.requires_grad]
-        names = [name for name, _ in found]  # frozen later: the last gradient may linger, and is left out
-        gradients: list[Tensor] = [p.grad for _, p in found]  # pyright: ignore[reportAssignmentType]
+        names, parameters = self._named_parameters()
+        gradients = [g for p in parameters if (g := p.grad) is not None and p.requires_grad]
+        if len(gradients) < len(names):  # frozen later: the last gradient may linger, and is left out
+            pairs = zip(names, parameters, strict=True)
+            found = {n: p for n, p in pairs if p.grad is not None and p.requires_grad}
+            names, parameters = tuple(found), tuple(found.values())
         snapshot = Snapshot(self._step, _measure(names, gradients, histograms))
         if others:
             snapshot.signals.update(self._taps.collect())
             if loss_scale != 1.0 and DELTA in snapshot.signals:
                 delta = Measures.of(snapshot.signals[DELTA])
                 snapshot.signals[DELTA] = delta.shifted(-round(math.log2(loss_scale)))
-            self._measure_weights(snapshot, names, [p for _, p in found], histograms)
+            self._measure_weights(snapshot, names, parameters, histograms)
         self._step += 1
         return snapshot
 
@@ -162,10 +164,11 @@ class Watch:
             handle.remove()
         self._handles = []
 
-    def _named_parameters(self) -> dict[str, nn.Parameter]:
+    def _named_parameters(self) -> tuple[tuple[str, ...], tuple[nn.Parameter, ...]]:
         if self._parameters is None:
             self._order.detach()
-            self._parameters = self._order.named_parameters()
+            named = self._order.named_parameters()
+            self._parameters = tuple(named), tuple(named.values())
         return self._parameters
 
 
@@ -211,6 +214,6 @@ def _moment(optimizer: Optimizer, parameter: nn.Parameter) -> Tensor | None:
 
 
 def _measure(names: Sequence[str], tensors: Sequence[Tensor], histograms: bool) -> Any:
-    if any(type(x) is not Tensor and hasattr(x, "device_mesh") for x in tensors):
+    if {*map(type, tensors)} != {Tensor} and any(hasattr(x, "device_mesh") for x in tensors):
         return measure_shards(names, tensors, histograms=histograms)
     return measure_tensors(names, tensors, histograms=histograms)

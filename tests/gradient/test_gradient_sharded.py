@@ -7,6 +7,7 @@ process), a transposed convolution, stacked gates.
 from __future__ import annotations
 
 import copy
+import os
 import traceback
 import warnings
 from datetime import timedelta
@@ -188,6 +189,7 @@ def work(rank, folder):
             outcome = traceback.format_exc()
         (Path(folder) / f"{name}.{rank}").write_text(outcome)
     torch.distributed.destroy_process_group()
+    os._exit(0)  # gloo's threads at times abort the interpreter's own end, when a mesh was made
 
 
 @pytest.fixture(scope="module")

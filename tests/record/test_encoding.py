@@ -80,7 +80,7 @@ def test_scalars_equal_the_slow_ones(values):
 @given(st.integers(0, 2**63 - 1))
 def test_events_equal_tensorboards(step):
     summary = Summary(value=[Summary.Value(tag="x", simple_value=0.5)] * 40)
-    encoded = encode_event(step, 12.5, summary.SerializeToString())
+    encoded = b"".join(encode_event(step, 12.5, [summary.SerializeToString()]))
     assert Event.FromString(encoded) == Event(step=step, wall_time=12.5, summary=summary)
 
 
@@ -130,8 +130,8 @@ def test_what_is_kept_of_each_signal(tmp_path):
 
 
 def test_an_empty_snapshot_is_no_event():
-    assert Snapshots().encode(Snapshot(0, ())) == b""
-    assert Snapshots().encode(snapshot(0, histograms=False, update=[])) != b""
+    assert Snapshots().encode(Snapshot(0, ())) == []
+    assert Snapshots().encode(snapshot(0, histograms=False, update=[])) != []
 
 
 def test_vectors_come_back(tmp_path):
