@@ -17,12 +17,13 @@ from stabletrain.record.protos import Event, Summary
 from stabletrain.signal.exponents import compile_
 from stabletrain.signal.histogram import LOG10_2, NUM_BINS, log10_edge
 
+Bytes = bytes | np.ndarray  # the latter of uint8: not copied once more
 FLOAT32_MAX = float(np.finfo(np.float32).max)  # what an event keeps of a scalar
 EDGES = np.array([log10_edge(k) for k in range(NUM_BINS + 2)])  # lower edges; two more for Inf and NaN
 FIXED_BYTES = 5 * 9 + 2 * 4 + 2 * 8 * 3 + 32  # of a histogram beside its filled bins: five sums, lengths, ends
 
 
-def encode_event(step: int, time_s: float, summary: Sequence[bytes]) -> list[bytes]:
+def encode_event(step: int, time_s: float, summary: Sequence[Bytes]) -> list[Bytes]:
     """Return the parts of an event around the parts of an encoded summary, which are not copied."""
     length = sum(map(len, summary))
     return [Event(wall_time=time_s, step=step).SerializeToString() + b"\x2a" + varint(length), *summary]
@@ -87,10 +88,10 @@ class Histograms:
         self._ends = np.cumsum([len(name) for name in names], dtype=np.int64)
         self._out = np.empty(len(self._names) + len(tags) * (FIXED_BYTES + 16 * NUM_BINS), np.uint8)
 
-    def encode(self, counts: np.ndarray) -> bytes:
-        """Return the summary of counts (len(tags), 512), bin sign·256 + exponent."""
+    def encode(self, counts: np.ndarray) -> np.ndarray:
+        """Return the summary of counts (len(tags), 512), bin sign·256 + exponent; the next call overwrites it."""
         length = encode_(counts, self._names, self._ends, EDGES, LOG10_2 / 2, self._out)
-        return self._out[:length].tobytes()
+        return self._out[:length]
 
 
 def _write_varint(out: Any, at: int, value: int) -> int:

@@ -98,10 +98,10 @@ def _read_events(path: Path, offset: int) -> Iterator[tuple[Any, int]]:
             if len(header) < 12:
                 return
             length, length_crc = struct.unpack("<QI", header)
-            if masked_crc(header[:8]) != length_crc:
+            if masked_crc([header[:8]]) != length_crc:
                 return
             body = file.read(length + 4)
-            if len(body) < length + 4 or masked_crc(body[:-4]) != struct.unpack("<I", body[-4:])[0]:
+            if len(body) < length + 4 or masked_crc([body[:-4]]) != struct.unpack("<I", body[-4:])[0]:
                 return
             offset += 12 + length + 4
             yield Event.FromString(body[:-4]), offset

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from stabletrain.record import names
-from stabletrain.record.encoding import Histograms, Scalars
+from stabletrain.record.encoding import Bytes, Histograms, Scalars
 from stabletrain.signal.measures import LayerStatistics, Measures
 from stabletrain.signal.snapshot import GRADIENT, UPDATE, WEIGHT, Snapshot
 
@@ -29,18 +29,18 @@ class Snapshots:
         self._scalars: dict[tuple[str, ...], Scalars] = {}
         self._histograms: dict[tuple[str, ...], Histograms] = {}
 
-    def encode(self, snapshot: Snapshot) -> list[bytes]:
+    def encode(self, snapshot: Snapshot) -> list[Bytes]:
         """Return the summary of all signals of a snapshot, in parts; none if nothing was measured."""
-        parts: list[bytes] = []
+        parts: list[Bytes] = []
         for signal, layers in {GRADIENT: snapshot.layers, **snapshot.signals}.items():
             for group in _groups(layers):
                 parts += self._encode_signal(signal, group)
         if UPDATE in snapshot.signals and WEIGHT in snapshot.signals:
             ratios = snapshot.update_ratios
             parts.append(self._encode_scalars([names.UPDATE_RATIO], list(ratios), [np.array(list(ratios.values()))]))
-        return [part for part in parts if part]
+        return [part for part in parts if len(part)]
 
-    def _encode_signal(self, signal: str, measures: Measures) -> list[bytes]:
+    def _encode_signal(self, signal: str, measures: Measures) -> list[Bytes]:
         arrays = measures.arrays
         nonfinite = arrays.num_nonfinite.astype(np.float64)
         if signal != GRADIENT:
@@ -61,7 +61,7 @@ class Snapshots:
             self._scalars[key] = Scalars([names.of_layer(tag, layer) for layer in layers for tag in tags])
         return self._scalars[key].encode(np.stack(columns, axis=1).ravel()) if layers else b""
 
-    def _encode_histograms(self, tag: str, layers: Sequence[str], counts: np.ndarray) -> bytes:
+    def _encode_histograms(self, tag: str, layers: Sequence[str], counts: np.ndarray) -> np.ndarray:
         key = (tag, *layers)
         if key not in self._histograms:
             self._histograms[key] = Histograms([names.of_layer(tag, layer) for layer in layers])

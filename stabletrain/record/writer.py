@@ -17,7 +17,7 @@ import google_crc32c
 import numpy as np
 
 from stabletrain.record import names
-from stabletrain.record.encoding import FLOAT32_MAX, encode_event
+from stabletrain.record.encoding import FLOAT32_MAX, Bytes, encode_event
 from stabletrain.record.layouts import Layouts
 from stabletrain.record.protos import (
     DT_FLOAT,
@@ -88,7 +88,7 @@ class RecordWriter:
             return
         for time_s, snapshot in waiting:
             summary = [self._layouts.encode(snapshot), *self._snapshots.encode(snapshot)]
-            if any(summary):
+            if any(map(len, summary)):
                 self._append(encode_event(snapshot.step, time_s, summary))
         self._last_flush = time.monotonic()
 
@@ -128,27 +128,29 @@ class RecordWriter:
             summary = Summary(value=values).SerializeToString()
             self._append(encode_event(step, time.time(), [summary]))
 
-    def _append(self, event: Sequence[bytes]) -> None:
+    def _append(self, event: Sequence[Bytes]) -> None:
         """Append an event that is given in parts."""
         assert self._descriptor is not None, "the record is closed"
-        data = memoryview(frame(*event))
-        while data:
-            data = data[os.write(self._descriptor, data[:CHUNK]) :]
+        for part in frame(event):
+            data = memoryview(part)  # pyright: ignore[reportArgumentType] (an array is a buffer)
+            while data:
+                data = data[os.write(self._descriptor, data[:CHUNK]) :]
 
 
 def _is_storable(value: float) -> bool:
     return abs(value) <= FLOAT32_MAX  # False for NaN; a larger number, which float64 has, would be stored as Inf
 
 
-def frame(*parts: bytes) -> bytes:
-    """Return data framed as a TFRecord: length, masked CRC of the length, data, masked CRC of the data."""
-    length = struct.pack("<Q", sum(map(len, parts)))
-    return b"".join([length, struct.pack("<I", masked_crc(length)), *parts, struct.pack("<I", masked_crc(*parts))])
+def frame(data: Sequence[Bytes]) -> list[Bytes]:
+    """Frame data as a TFRecord: length, masked CRC of the length, data, masked CRC of the data. Parts in, parts out."""
+    length = struct.pack("<Q", sum(map(len, data)))
+    head = length + struct.pack("<I", masked_crc([length]))
+    return [head, *data, struct.pack("<I", masked_crc(data))]
 
 
-def masked_crc(*parts: bytes) -> int:
-    """Return the CRC-32C of data, rotated and offset as the TFRecord format asks."""
+def masked_crc(data: Sequence[Bytes]) -> int:
+    """Return the CRC-32C of data in parts, rotated and offset as the TFRecord format asks."""
     crc = 0
-    for part in parts:
+    for part in data:
         crc = google_crc32c.extend(crc, part)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF

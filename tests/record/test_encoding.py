@@ -51,7 +51,7 @@ def test_histograms_equal_the_slow_ones(rows):
     for row, filled in enumerate(rows):
         for place, count in filled.items():
             counts[row, place] = count
-    found = Summary.FromString(Histograms(TAGS[: len(rows)]).encode(counts)).value
+    found = Summary.FromString(Histograms(TAGS[: len(rows)]).encode(counts).tobytes()).value
     assert [value.tag for value in found] == TAGS[: len(rows)]
     for value, row in zip(found, counts, strict=True):
         expected = slow_histogram(row)
@@ -63,7 +63,7 @@ def test_histograms_equal_the_slow_ones(rows):
 
 def test_the_widest_histogram_fits():
     counts = np.full((len(TAGS), 512), 2**50, np.int64)
-    found = Summary.FromString(Histograms(TAGS).encode(counts)).value
+    found = Summary.FromString(Histograms(TAGS).encode(counts).tobytes()).value
     assert [len(value.histo.bucket) for value in found] == [256] * 3
     assert {count for value in found for count in value.histo.bucket} == {2.0**51}
 

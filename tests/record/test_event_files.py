@@ -234,13 +234,13 @@ def test_nothing_is_appended_for_nothing(tmp_path):
 def test_the_frame_is_that_of_tensorflow():
     # CRC-32C of 32 zero bytes is 0x8A9136AA (RFC 3720, B.4); the mask is TFRecord's
     crc = 0x8A9136AA
-    assert masked_crc(bytes(32)) == (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-    assert len(frame(b"abc")) == 8 + 4 + 3 + 4
+    assert masked_crc([bytes(12), bytes(20)]) == (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+    assert [len(part) for part in frame([b"ab", b"c"])] == [8 + 4, 2, 1, 4]
 
 
 def test_tags_of_others_are_no_histograms_of_ours(tmp_path):
     path = write(tmp_path)
     histogram = Summary.Value(tag="weights/histogram/w", histo=HistogramProto(bucket_limit=[1.0], bucket=[1.0]))
     with path.open("ab") as file:
-        file.write(frame(Event(step=9, summary=Summary(value=[histogram])).SerializeToString()))
+        file.writelines(frame([Event(step=9, summary=Summary(value=[histogram])).SerializeToString()]))
     assert {e.layer for e in entries(tmp_path) if isinstance(e, LayerHistogram)} == {"L00.w", "L01.w"}
