@@ -49,17 +49,17 @@ class Scalars:
         self._parts = [_around_value(tag) for tag in tags]
         ends = np.cumsum([len(part) for part in self._parts], dtype=np.int64)
         self._whole = np.frombuffer(b"".join(self._parts), np.uint8)
-        self._places = (ends[:, None] + np.arange(-4, 0)).ravel()
+        self._places = ends - 4
 
-    def encode(self, values: np.ndarray) -> bytes:
+    def encode(self, values: np.ndarray) -> Bytes:
         """Return the summary of values (len(tags),); those that are not finite in float32 are left out."""
         storable = np.abs(values) <= FLOAT32_MAX  # False for NaN
         with np.errstate(over="ignore", invalid="ignore"):
             data = np.ascontiguousarray(values, dtype="<f4").view(np.uint8)
         if storable.all():
             whole = self._whole.copy()
-            whole[self._places] = data
-            return whole.tobytes()
+            put_(whole, self._places, data)
+            return whole
         kept = np.flatnonzero(storable)
         return b"".join(self._parts[i][:-4] + data[4 * i : 4 * i + 4].tobytes() for i in kept)
 
@@ -94,6 +94,13 @@ class Histograms:
         return self._out[:length]
 
 
+def _put(out, places, data):
+    """Write the i-th four bytes of `data` at the i-th place of `out`."""
+    for i in range(len(places)):
+        for k in range(4):
+            out[places[i] + k] = data[4 * i + k]
+
+
 def _write_varint(out: Any, at: int, value: int) -> int:
     while value > 127:
         out[at] = value & 127 | 128
@@ -121,14 +128,11 @@ def _encode(counts, names, ends, edges, half_bin, out):
     data = numbers.view(np.uint8)
     at, begin = 0, 0
     for i in range(len(counts)):
-        low, high = 1, 0
-        for k in range(1, 255):
-            if counts[i, k] + counts[i, k + 256] > 0:
-                high = k
-                if low > k or counts[i, low] + counts[i, low + 256] == 0:
-                    low = k
-        if high == 0:
-            low = 1
+        high, low = 254, 1
+        while high > 0 and counts[i, high] + counts[i, high + 256] == 0:
+            high -= 1
+        while low < high and counts[i, low] + counts[i, low + 256] == 0:
+            low += 1
         num = high - low + 3
         total, first, second = 0.0, 0.0, 0.0
         for k in range(num):
@@ -169,4 +173,4 @@ def _encode(counts, names, ends, edges, half_bin, out):
     return at
 
 
-encode_ = compile_(_encode)
+encode_, put_ = compile_(_encode), compile_(_put)

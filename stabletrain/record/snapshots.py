@@ -55,7 +55,7 @@ class Snapshots:
             return [encoded]
         return [encoded, self._encode_histograms(names.histograms_of(signal), measures.layers, arrays.counts)]
 
-    def _encode_scalars(self, tags: Sequence[str], layers: Sequence[str], columns: Sequence[np.ndarray]) -> bytes:
+    def _encode_scalars(self, tags: Sequence[str], layers: Sequence[str], columns: Sequence[np.ndarray]) -> Bytes:
         key = (*tags, *layers)
         if key not in self._scalars:
             self._scalars[key] = Scalars([names.of_layer(tag, layer) for layer in layers for tag in tags])

@@ -120,7 +120,7 @@ def _count_one(address, size, table, counts, special):
             total += square_sum(carray(as_floats(here), (length,), np.float32))
             _add_counts(carray(as_bits(here), (length,), np.uint32), table, here + AHEAD)
         for k in range(NUM_SIGNED_BINS):
-            counts[k] += np.int64(table[0, k]) + table[1, k] + table[2, k] + table[3, k]
+            counts[k] += np.int32(table[0, k] + table[1, k] + table[2, k] + table[3, k])
     bits = carray(as_bits(address), (size,), np.uint32)
     num_tiny = counts[0] + counts[256]
     special[0] = num_tiny - _num_zero(bits) if num_tiny > 0 else 0
@@ -135,23 +135,25 @@ def _find_quantiles(counts, shares, found):
     """Find quantiles of |x| over the finite elements, as `Histogram.quantile` does.
 
     Args:
-        counts: (L, 512) int64.
+        counts: (L, 512) int32 or int64.
         shares: (Q,) float64, 0 to 1.
         found: (L, Q) float64, filled; NaN where no element is finite.
     """
+    sizes = np.empty(255, np.int64)
     for i in range(len(counts)):
-        total = counts[i, :255].sum() + counts[i, 256:511].sum()
+        total = 0
+        for k in range(255):
+            sizes[k] = counts[i, k] + counts[i, k + 256]
+            total += sizes[k]
         below, k = 0, 0
         for q in range(len(shares)):
-            target = shares[q] * total
             if q > 0 and shares[q] < shares[q - 1]:
                 below, k = 0, 0  # else the search goes on where the last one ended
-            here = counts[i, k] + counts[i, k + 256]
-            while k < 254 and (here == 0 or below + here < target):
-                below += here
+            target = shares[q] * total
+            while k < 254 and (sizes[k] == 0 or below + sizes[k] < target):
+                below += sizes[k]
                 k += 1
-                here = counts[i, k] + counts[i, k + 256]
-            share = min(max((target - below) / max(here, 1), 0.0), 1.0)
+            share = min(max((target - below) / max(sizes[k], 1), 0.0), 1.0)
             found[i, q] = np.nan if total == 0 else 0.0 if k == 0 else 2.0 ** (k - 127 + share)
 
 

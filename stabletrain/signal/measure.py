@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,6 @@ def prepare() -> None:
         has_kernel(torch.device("cuda", torch.cuda.current_device()))
 
 
-@torch.no_grad()
 def measure_tensors(layers: Sequence[str], tensors: Sequence[Tensor], *, histograms: bool) -> Measures:
     """Measure tensors of any floating dtype, shape and device; of sparse ones the values, of complex ones |x|.
 
@@ -44,7 +44,8 @@ def measure_tensors(layers: Sequence[str], tensors: Sequence[Tensor], *, histogr
     if _lie_plainly(tensors):
         sizes = _as_array(tuple(map(Tensor.numel, tensors)))
         return Measures(layers, sizes, _measure_floats(tensors, sizes, histograms), with_counts=histograms)
-    plain = [_plain(x) for x in tensors]
+    with torch.no_grad():
+        plain = [_plain(x) for x in tensors]
     sizes = np.fromiter((x.numel() for x in plain), np.int64, len(plain))
     if any(x.is_cuda for x in plain):
         from stabletrain.signal.device import measure_on_device
@@ -93,23 +94,44 @@ def _measure_floats(tensors: Sequence[Tensor], sizes: np.ndarray, histograms: bo
     """Read the tensors now; what follows from the sums is worked out when it is asked for."""
     from stabletrain.signal import counting
 
-    num = len(tensors)
-    addresses = np.fromiter(map(Tensor.data_ptr, tensors), np.int64, num)
+    addresses = np.fromiter(map(Tensor.data_ptr, tensors), np.int64, len(tensors))
+    pieces, firsts = sizes, None
+    if sizes.max(initial=0) > counting.LARGEST:
+        addresses, pieces, firsts = _in_pieces(addresses, sizes)
+    num = len(pieces)
     sums, nonfinite = np.empty(num), np.zeros(num, np.int64)
-    counts = np.empty((num, 2 * NUM_BINS), np.int64) if histograms else None
+    counts = np.empty((num, 2 * NUM_BINS), np.int32) if histograms else None
     special = np.empty((num, 2), np.int64) if histograms else None
     if counts is not None and special is not None:
-        all_finite = counting.count_exponents_(addresses, sizes, sums, counts, special)
+        all_finite = counting.count_exponents_(addresses, pieces, sums, counts, special)
     else:
-        all_finite = counting.sum_squares_(addresses, sizes, sums)
+        all_finite = counting.sum_squares_(addresses, pieces, sums)
     if not all_finite:
-        counting.sum_finite_squares_(addresses, sizes, sums, nonfinite)
+        counting.sum_finite_squares_(addresses, pieces, sums, nonfinite)
+    if firsts is not None:
+        add_up: Any = np.add.reduceat
+        sums, nonfinite = add_up(sums, firsts), add_up(nonfinite, firsts)
+        if counts is not None and special is not None:
+            counts = add_up(counts, firsts, axis=0, dtype=np.int64)
+            special = add_up(special, firsts, axis=0)
 
     def finish() -> Arrays:
         with np.errstate(invalid="ignore"):  # nothing finite: 0/0, which is NaN
             return Arrays(np.sqrt(sums / (sizes - nonfinite)), nonfinite, counts, special)
 
     return finish
+
+
+def _in_pieces(addresses: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cut tensors so that each piece's counts fit in 32 bits; return addresses, sizes and each tensor's first piece."""
+    from stabletrain.signal import counting
+
+    largest = counting.LARGEST
+    nums = np.maximum(-(-sizes // largest), 1)
+    firsts = np.concatenate([[0], np.cumsum(nums)[:-1]])
+    place = np.arange(nums.sum()) - np.repeat(firsts, nums)
+    pieces = np.minimum(np.repeat(sizes, nums) - place * largest, largest)
+    return np.repeat(addresses, nums) + 4 * largest * place, pieces, firsts
 
 
 def measure_doubles(x: np.ndarray, histograms: bool) -> Arrays:

@@ -38,7 +38,7 @@ class Arrays:
     Attributes:
         rms: (L,) float64 over the finite elements; NaN where none is finite.
         num_nonfinite: (L,) int64.
-        counts: (L, 512) int64, bin sign·256 + exponent; None where only norms were asked for.
+        counts: (L, 512) int32 or int64, bin sign·256 + exponent; None where only norms were asked for.
         special: (L, 2) int64, subnormals and NaN; None where `counts` is.
     """
 
@@ -149,7 +149,7 @@ class Measures(Sequence[LayerStatistics]):
         counts, special = self.arrays.counts, self.arrays.special
         if counts is None or special is None:
             return None
-        row = counts[index]
+        row = counts[index].astype(np.int64)
         magnitudes = row[:NUM_BINS] + row[NUM_BINS:]
         return Histogram(magnitudes, row[NUM_BINS:].copy(), int(special[index, 0]), int(special[index, 1]))
 
@@ -180,7 +180,9 @@ def merge(parts: Sequence[Arrays], part_sizes: Sequence[np.ndarray]) -> Arrays:
     rms = np.where(whole > 0, _hypot(roots), np.nan)
     if any(part.counts is None for part in parts):
         return Arrays(rms, num_nonfinite)
-    counts, special = (np.sum([getattr(part, name) for part in parts], axis=0) for name in ("counts", "special"))
+    counts, special = (
+        np.sum([getattr(part, name) for part in parts], axis=0, dtype=np.int64) for name in ("counts", "special")
+    )
     return Arrays(rms, num_nonfinite, counts, special)
 
 

@@ -72,7 +72,7 @@ def test_the_widest_histogram_fits():
 def test_scalars_equal_the_slow_ones(values):
     scalars = Scalars(TAGS)
     for numbers in (values, [1.0, 2.0, 3.0], values):  # the template is not worn out
-        found = Summary.FromString(scalars.encode(np.array(numbers)))
+        found = Summary.FromString(bytes(scalars.encode(np.array(numbers))))
         expected = [(t, np.float32(v)) for t, v in zip(TAGS, numbers, strict=True) if abs(v) <= FLOAT32_MAX]
         assert [(v.tag, np.float32(v.simple_value)) for v in found.value] == expected
 

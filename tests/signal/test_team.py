@@ -61,6 +61,16 @@ def test_a_team_is_asked_only_where_there_is_work_for_it(tensors, threads, monke
     assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(measured(tensors, True), expected, strict=True))
 
 
+@pytest.mark.parametrize("histograms", [True, False])
+@pytest.mark.parametrize("largest", [100_000, 65_536, 4096])
+def test_tensors_too_large_for_counts_of_32_bits_are_cut(tensors, monkeypatch, histograms, largest):
+    rms, *numbers = measured(tensors, histograms)
+    monkeypatch.setattr(counting, "LARGEST", largest)
+    found, *others = measured(tensors, histograms)
+    assert found == pytest.approx(rms, rel=1e-12, nan_ok=True)
+    assert all(np.array_equal(a, b) for a, b in zip(others, numbers, strict=True))
+
+
 def test_torch_on_linux_has_a_team():
     if sys.platform != "linux" or "backend: OpenMP" not in torch.__config__.parallel_info():
         pytest.skip("torch was built without OpenMP, or this is not Linux")
