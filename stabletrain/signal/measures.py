@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -180,8 +180,9 @@ def merge(parts: Sequence[Arrays], part_sizes: Sequence[np.ndarray]) -> Arrays:
     rms = np.where(whole > 0, _hypot(roots), np.nan)
     if any(part.counts is None for part in parts):
         return Arrays(rms, num_nonfinite)
+    add_up: Any = np.sum
     counts, special = (
-        np.sum([getattr(part, name) for part in parts], axis=0, dtype=np.int64) for name in ("counts", "special")
+        add_up([getattr(part, name) for part in parts], axis=0, dtype=np.int64) for name in ("counts", "special")
     )
     return Arrays(rms, num_nonfinite, counts, special)
 
