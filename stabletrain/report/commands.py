@@ -9,17 +9,25 @@ from typing import Any
 PROGRAM = "python -m stabletrain"
 OWN = ("output_dir", "run_name", "resume")  # belong to the one run, and would make its rerun write into it
 
+EVERYWHERE = ("model.depth", "model.width", "optimizer.lr", "data.batch_size")  # each option of the group has it
+
 
 def rerun_command(info: Mapping[str, Any], override: str) -> str:
     """Return the command that repeats the run with `override` in place of what it said on the same key.
+
+    With another option of a group go the settings of the old one (`init.std` of `init=normal`), which it may not have.
 
     Args:
         info: What the run is (`Record.info`); without a command in it, the chosen options are named.
         override: A command-line override.
     """
     changed = _key(override)
-    kept = [word for word in original_words(info) if "=" not in word or _key(word) not in (changed, *OWN)]
+    kept = [word for word in original_words(info) if "=" not in word or not _gives_way(_key(word), changed)]
     return " ".join([PROGRAM, *map(shlex.quote, [*kept, override])])
+
+
+def _gives_way(key: str, changed: str) -> bool:
+    return key in (changed, *OWN) or (key.startswith(f"{changed}.") and key not in EVERYWHERE)
 
 
 def original_words(info: Mapping[str, Any]) -> list[str]:
