@@ -20,7 +20,7 @@ from stabletrain.signal.exponents import (
     count_tensor,
     find_quantiles_,
     pointer_to,
-    square_sum,
+    sum_tensor,
 )
 from stabletrain.signal.team import claim, find_team, run_together
 
@@ -77,7 +77,7 @@ def _sum_claimed(job):
     sums = carray(_as_doubles(about[4]), (num,), np.float64)
     i = claim(job)
     while i < num:
-        sums[i] = square_sum(carray(as_floats(addresses[i]), (sizes[i],), np.float32))
+        sums[i] = sum_tensor(addresses[i], sizes[i])
         i = claim(job)
 
 

@@ -24,6 +24,7 @@ MAGNITUDE, INF = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
 LINE = 16  # elements of a cache line
 BLOCK = 2048  # elements, 8 kB: stay in the first cache between the two passes over them
 AHEAD = 2 * 4 * BLOCK  # bytes: counting one block takes as long as fetching the one after the next
+PAGE = 1024  # elements of a page of memory
 PART = 2**30  # elements counted in columns of 32 bits
 
 
@@ -89,6 +90,20 @@ def _sum_block(x):
     return total
 
 
+def _sum_one(address, size):
+    """Sum up the squares of one tensor.
+
+    A page of memory is fetched four pages before it is read: what the hardware fetches by itself ends with a page.
+    """
+    total = 0.0
+    for start in range(0, size, PAGE):
+        length, here = min(PAGE, size - start), address + 4 * start
+        for j in range(0, length, LINE):
+            _prefetch(here + 4 * (4 * PAGE + j))  # pyright: ignore[reportCallIssue]
+        total += square_sum(carray(as_floats(here), (length,), np.float32))
+    return total
+
+
 def _count_zeros(bits):
     num = 0
     for j in range(len(bits)):
@@ -128,7 +143,7 @@ def _count_one(address, size, table, counts, special):
     return total
 
 
-count_tensor = compile_(_count_one)
+count_tensor, sum_tensor = compile_(_count_one), compile_(_sum_one)
 
 
 def _find_quantiles(counts, shares, found):
