@@ -11,7 +11,9 @@ from pytorch_lightning.loggers.logger import Logger
 
 from stabletrain.app.targets import make
 from stabletrain.errors import RequestError, require_choice, require_range
+from stabletrain.training.sharded import ShardedStrategy
 
+SHARDED = {"fsdp": True, "fsdp_root": False}  # strategies, and whether they gather block by block
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 
 
@@ -47,6 +49,8 @@ def build_trainer(config: Mapping[str, Any], **objects: Any) -> pl.Trainer:
             closest="clip.max_norm",
             command=f"python -m stabletrain clip=norm clip.max_norm={section['gradient_clip_val']}",
         )
+    if section.get("strategy") in SHARDED:
+        objects["strategy"] = ShardedStrategy(blocks=SHARDED[section["strategy"]])
     return make(config["trainer"], "trainer", config["allow_targets"])(**objects)
 
 
