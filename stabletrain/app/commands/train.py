@@ -11,6 +11,7 @@ import yaml
 
 from stabletrain.app.compose import Composition
 from stabletrain.app.console import Console
+from stabletrain.app.launch import as_launched, find_launch, requeue_when_asked
 from stabletrain.app.provenance import describe_run
 from stabletrain.app.run_folder import OUTPUT_DIR_OF_PARENT, choose_folder, is_first_process, make_folder
 from stabletrain.diagnosis.finding import SEVERITIES, Finding, verdict_of
@@ -22,6 +23,7 @@ SHIPPING_TIMEOUT_S = 60.0
 
 def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
     """Train as composed; return the exit code."""
+    composition = as_launched(composition)
     folder, checkpoint = choose_folder(composition.config)
     from stabletrain.app.prepare import prepare
     from stabletrain.training.loggers import MLflowLogger
@@ -42,11 +44,14 @@ def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
         if any(isinstance(logger, MLflowLogger) for logger in prepared.loggers.values()):
             shipper = console.start_shipper(folder)
     os.environ[OUTPUT_DIR_OF_PARENT] = str(folder.path)
+    requeue = requeue_when_asked(folder, prepared.trainer)
     try:
         outcome = execute(prepared.trainer, built.module, built.datamodule, folder, checkpoint)
     finally:
         os.environ.pop(OUTPUT_DIR_OF_PARENT, None)
         prepared.record.close()
+        if requeue is not None:
+            requeue.close()
     if not is_first_process():
         return EXIT_CODES[outcome.status]
     findings = conclude(folder, config, outcome, overhead=prepared.watch.seconds / max(outcome.seconds, 1e-9))
@@ -90,7 +95,9 @@ def _begin(
     config = composition.config | {"resume": None}  # where it went on from is in the summary; the file runs anew
     replace_file(folder.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
     record.writer.write_info(info)
+    launch = find_launch()
     folder.update_summary(
+        **({"launch": launch.id} if launch is not None else {}),
         status=RUNNING,
         verdict=None,
         metrics={},
