@@ -1,6 +1,6 @@
 """Write the host's own pip settings as a pip.conf for a build in a container, and serve the folders that they name.
 
-usage: python pip_secret.py PIP.CONF (serves on a free port of 127.0.0.1 until it is ended; PIP.CONF is there when it does)
+usage: python pip_secret.py PIP.CONF (serves on a free port of 127.0.0.1 until it is ended)
 """
 
 import functools
