@@ -135,6 +135,7 @@ def quiet_libraries() -> None:
         ".*resuming from a checkpoint that ended before the epoch ended.*",
         ".*could not find the monitored key in the returned metrics.*",
         ".*The dirpath has changed from.*",
+        ".*The `srun` command is available.*",  # Slurm's own way is sbatch; a machine that has it may train by itself
     ):
         warnings.filterwarnings("ignore", message=message)
     if not is_first_process():

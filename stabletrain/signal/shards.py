@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,13 +25,49 @@ def measure_shards(layers: Sequence[str], tensors: Sequence[Tensor], *, histogra
         histograms: Whether to count exponents too.
     """
     own = measure_tensors(layers, [_own_part(x) for x in tensors], histograms=histograms)
-    packed = _pack(own)
-    parts = [torch.empty_like(packed) for _ in range(dist.get_world_size())]
-    device = _device_of(tensors)
-    gathered = [part.to(device) for part in parts]
-    dist.all_gather(gathered, packed.to(device))
-    arrays, sizes = zip(*(_unpack(part.cpu().numpy(), histograms) for part in gathered), strict=True)
-    return Measures(layers, np.sum(sizes, axis=0), merge(arrays, sizes), with_counts=histograms)
+    return _add_up(own, _device_for(tensors[0].device))
+
+
+def add_up(signals: Mapping[str, Measures], device: torch.device) -> dict[str, Measures]:
+    """Add up what each process measured of its part of the batch; every process must call it, and gets the whole.
+
+    Args:
+        signals: The same signals of the same layers in every process. One collective for all of them.
+        device: Where the model is: NCCL sends from there.
+    """
+    if not signals:
+        return {}
+    rows = [Measures.of(x) for x in signals.values()]
+    whole = _add_up(_stack(rows), _device_for(device))
+    found, begin = {}, 0
+    for name, own in zip(signals, rows, strict=True):
+        found[name] = _cut(whole, begin, begin + len(own))
+        begin += len(own)
+    return found
+
+
+def _add_up(own: Measures, device: torch.device) -> Measures:
+    packed = _pack(own).to(device)
+    gathered = [torch.empty_like(packed) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, packed)
+    arrays, sizes = zip(*(_unpack(part.cpu().numpy(), own.with_counts) for part in gathered), strict=True)
+    return Measures(own.layers, np.sum(sizes, axis=0), merge(arrays, sizes), with_counts=own.with_counts)
+
+
+def _stack(parts: Sequence[Measures]) -> Measures:
+    """Return the rows of several signals as one."""
+    arrays, with_counts = [x.arrays for x in parts], parts[0].with_counts
+    fields = ("rms", "num_nonfinite", "counts", "special") if with_counts else ("rms", "num_nonfinite")
+    columns = [np.concatenate([getattr(x, name) for x in arrays]) for name in fields]
+    layers = [layer for x in parts for layer in x.layers]
+    return Measures(layers, np.concatenate([x.sizes for x in parts]), Arrays(*columns), with_counts=with_counts)
+
+
+def _cut(whole: Measures, begin: int, end: int) -> Measures:
+    a, rows = whole.arrays, slice(begin, end)
+    counts, special = (None if x is None else x[rows] for x in (a.counts, a.special))
+    arrays = Arrays(a.rms[rows], a.num_nonfinite[rows], counts, special)
+    return Measures(whole.layers[rows], whole.sizes[rows], arrays, with_counts=whole.with_counts)
 
 
 def _own_part(x: Any) -> Tensor:
@@ -49,8 +85,8 @@ def _own_part(x: Any) -> Tensor:
     return local if counts else local.new_empty(0)
 
 
-def _device_of(tensors: Sequence[Tensor]) -> torch.device:
-    return tensors[0].device if dist.get_backend() == "nccl" else torch.device("cpu")
+def _device_for(device: torch.device) -> torch.device:
+    return device if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
 def _pack(measures: Measures) -> Tensor:

@@ -40,11 +40,17 @@ class Taps:
         self._parts: dict[str, dict[str, list[Measures]]] = {signal: {} for signal in self._signals}
         self._handles: list[Any] = []
         self._histograms = True
+        self._num_parts = 1
         self.seconds = 0.0
 
-    def open(self, *, histograms: bool = True) -> None:
-        """Put the hooks on, and forget what was not collected."""
-        self._histograms = histograms
+    def open(self, *, histograms: bool = True, num_parts: int = 1) -> None:
+        """Put the hooks on, and forget what was not collected.
+
+        Args:
+            histograms: Whether to count distributions.
+            num_parts: Processes whose losses are averaged: `delta`, of one of them, is divided by it.
+        """
+        self._histograms, self._num_parts = histograms, num_parts
         for parts in self._parts.values():
             parts.clear()
         if self._signals and not self._handles:
@@ -73,7 +79,8 @@ class Taps:
             if ACTIVATION in self._signals:
                 self._add(ACTIVATION, path, tensor)
             if DELTA in self._signals and tensor.requires_grad:
-                tensor.register_hook(lambda gradient: self._add(DELTA, path, gradient))
+                num_parts = self._num_parts
+                tensor.register_hook(lambda gradient: self._add(DELTA, path, _divide(gradient, num_parts)))
 
         return look
 
@@ -113,6 +120,10 @@ def _is_tapped(module: nn.Module) -> bool:
     has_own = next(module.parameters(recurse=False), None) is not None
     is_leaf = next(module.children(), None) is None
     return (has_own or is_leaf) and not isinstance(module, SILENT)
+
+
+def _divide(gradient: Tensor, num_parts: int) -> Tensor:
+    return gradient if num_parts == 1 else gradient.detach() / num_parts
 
 
 def _first_tensor(output: Any) -> Tensor | None:
