@@ -14,6 +14,7 @@ from stabletrain.app.console import Console
 from stabletrain.app.launch import as_launched, find_launch, requeue_when_asked
 from stabletrain.app.provenance import describe_run
 from stabletrain.app.run_folder import OUTPUT_DIR_OF_PARENT, choose_folder, is_first_process, make_folder
+from stabletrain.app.sweep_child import child_info
 from stabletrain.diagnosis.finding import SEVERITIES, Finding, verdict_of
 from stabletrain.record.folder import FAILED, FINISHED, RUNNING, STOPPED, TERMINATED, RunFolder, replace_file
 
@@ -37,7 +38,7 @@ def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
     shipper = None
     if is_first_process():
         num_parameters = sum(p.numel() for p in built.network.parameters())
-        info = describe_run(composition, built.data.describe(), num_parameters)
+        info = describe_run(composition, built.data.describe(), num_parameters) | child_info(composition, folder.path)
         _begin(folder, composition, info, checkpoint, prepared.record)
         console.announce(composition, folder, info)
         console.advise(prepared.notes, prepared.found)
