@@ -1,4 +1,4 @@
-"""Sweeps: one folder with the children inside, one table, the worst exit code; a child that ends badly stops no other."""
+"""Sweeps: one folder with the children inside, one table, the worst exit code; a bad child stops no other."""
 
 from __future__ import annotations
 
