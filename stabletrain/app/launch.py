@@ -1,4 +1,4 @@
-"""What a launcher outside says of its processes: torchrun and Slurm start them, this run takes its numbers from there."""
+"""What a launcher outside says of its processes: torchrun or Slurm starts them, and the run takes its numbers there."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _slurm(environ: Mapping[str, str]) -> Launch:
             key="SLURM_STEP_NUM_TASKS",
             found=f"{num_tasks} tasks on {num_nodes} nodes",
             allowed=f"a multiple of {num_nodes}",
-            command=f"python -m stabletrain … behind srun --nodes={num_nodes} --ntasks-per-node={num_tasks // num_nodes}",
+            command="python -m stabletrain … behind srun --ntasks-per-node=…",
         )
     job = environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in environ:
