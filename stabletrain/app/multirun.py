@@ -10,7 +10,8 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from stabletrain.app.compose import Composition
-from stabletrain.app.overrides import list_groups, parse_override, write_override
+from stabletrain.app.launch import find_launch
+from stabletrain.app.overrides import command_line, list_groups, parse_override, write_override
 from stabletrain.app.paths import find_config_dir
 from stabletrain.app.schema import Settings, register_schema
 from stabletrain.app.sweep import begin_sweep, conclude_sweep
@@ -25,10 +26,11 @@ def run_all(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> int:
     """Run every job of a sweep; return the worst exit code.
 
     Raises:
-        RequestError: The sweep cannot be composed, or every child was refused.
+        RequestError: The sweep cannot be composed, many processes would start it, or every child was refused.
     """
     import hydra
 
+    _refuse_launched()
     register_schema()
     for override in overrides:
         _check_choices(parse_override(override, overrides), config_dirs)
@@ -73,6 +75,14 @@ def _begin(overrides: Sequence[str]) -> tuple[SweepFolder, list[str]]:
                 allowed="one value",
                 command=f"python -m stabletrain -m {key}=mine …",
             )
+    if any(o.key_or_group.partition(".")[0] == "search" for o in parsed):
+        raise RequestError(
+            "A search is a sweep already, which chooses as it goes.",
+            key="search",
+            found="-m",
+            allowed="a search without -m",
+            command=command_line(overrides),
+        )
     values = {key: str(override.value()) for key, override in own.items()}
     sweep = begin_sweep(values.get("output_dir"), values.get("experiment_name", DEFAULT_EXPERIMENT))
     return sweep, [str(o.input_line) for o in parsed if o.key_or_group != "output_dir"]
@@ -114,11 +124,32 @@ def _train(composition: Composition) -> int:
 
 def refuse_own_processes(composition: Composition) -> None:
     """Refuse a child that would start processes of its own: each would replay the whole sweep."""
-    if str(composition.config["trainer"].get("strategy", "")).startswith(("ddp", "fsdp")):
+    if find_launch() is not None:  # Slurm has started them
+        return
+    section = composition.config["trainer"]
+    num_processes = section.get("devices")
+    many = num_processes if isinstance(num_processes, int) and num_processes > 1 else 2
+    if str(section.get("strategy", "")).startswith(("ddp", "fsdp")):
         raise RequestError(
             "A sweep cannot start processes of its own: each would replay the whole sweep.",
             key="trainer",
             found=composition.choices["trainer"],
-            allowed="one process per job; several processes launched from outside (torchrun, Slurm)",
+            allowed="one process per job; several where Slurm starts them (hydra/launcher=submitit_slurm "
+            f"hydra.launcher.tasks_per_node={many}); or one run after the other, each behind torchrun "
+            f"--nproc-per-node={many}",
             command="python -m stabletrain -m trainer=cpu …",
+        )
+
+
+def _refuse_launched() -> None:
+    """Refuse a sweep behind torchrun or srun: every process there would start all of it."""
+    launch = find_launch()
+    if launch is not None and launch.num_nodes * launch.num_local > 1:
+        raise RequestError(
+            f"{launch.engine} has started several processes, and each would start the whole sweep.",
+            key="-m",
+            found=f"{launch.num_nodes * launch.num_local} processes",
+            allowed="a sweep from one process, which asks Slurm for those of its children",
+            command="python -m stabletrain -m hydra/launcher=submitit_slurm "
+            f"hydra.launcher.nodes={launch.num_nodes} hydra.launcher.tasks_per_node={launch.num_local} …",
         )

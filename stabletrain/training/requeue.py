@@ -65,6 +65,7 @@ class Requeue(Callback):
         if not trainer.strategy.reduce_boolean_decision(self.is_asked, all=False):
             return
         trainer.save_checkpoint(self.path)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which Slurm sends next; all that it would ask for is done
         trainer.strategy.barrier()
         if trainer.is_global_zero:
             self.requeue()

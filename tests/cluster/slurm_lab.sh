@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A Slurm of two nodes, n1 and n2, on this machine: source it, then `slurm_up FOLDER` … `slurm_down`.
-# Needs root and apt, and says with status 77 that it cannot be had. Every daemon is stopped by its own id.
+# A requeued job waits as long as a credential lives, 120 s by default, here 5. Needs root and apt, and says with status 77 that it cannot be had. Every daemon is stopped by its own id.
 
 slurm_install() {
   command -v slurmctld >/dev/null && command -v munged >/dev/null && return 0
@@ -21,7 +21,7 @@ SlurmctldHost=localhost
 SlurmctldPort=$((16000 + $$ % 500))
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket=$slurm_home/run/munge
+AuthInfo=socket=$slurm_home/run/munge,cred_expire=5
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
