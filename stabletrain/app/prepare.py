@@ -6,12 +6,13 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers.logger import Logger
 
 from stabletrain.app.build import Built, build
@@ -26,6 +27,7 @@ from stabletrain.tracking.store import resolve_tracking_uri
 from stabletrain.training import TrainingModule
 from stabletrain.training.callbacks import SystemWatch
 from stabletrain.training.checkpoint import ManifestCheckpointIO, checkpoint_callbacks
+from stabletrain.training.datamodule import DataModule
 from stabletrain.training.loggers import RecordLogger
 from stabletrain.training.lr_finder import FoundRate, find_lr
 from stabletrain.training.watch import GradientWatch
@@ -58,7 +60,9 @@ class Prepared:
     found: FoundRate | None = None
 
 
-def prepare(composition: Composition, folder: RunFolder, console: Console) -> Prepared:
+def prepare(
+    composition: Composition, folder: RunFolder, console: Console, callbacks: Sequence[Callback] = ()
+) -> Prepared:
     """Build a run and check it; nothing is written.
 
     Raises:
@@ -79,10 +83,17 @@ def prepare(composition: Composition, folder: RunFolder, console: Console) -> Pr
     trainer = build_trainer(
         config,
         logger=[record, *loggers.values()],
-        callbacks=[watch, *built.callbacks, SystemWatch(), *checkpoint_callbacks(folder), console.progress()],
+        callbacks=[
+            watch,
+            *built.callbacks,
+            SystemWatch(),
+            *checkpoint_callbacks(folder),
+            console.progress(),
+            *callbacks,
+        ],
         plugins=[ManifestCheckpointIO()],
         default_root_dir=str(folder.path),
-        use_distributed_sampler=False,  # the data module shards by itself
+        use_distributed_sampler=not isinstance(built.datamodule, DataModule),  # ours shards by itself
         enable_model_summary=False,
         enable_progress_bar=console.is_terminal,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from stabletrain.signal.measures import Arrays, Measures, merge
 from stabletrain.signal.snapshot import ACTIVATION, DELTA
 
 TAPPED = (ACTIVATION, DELTA)
+_WEIGHT = re.compile(r"(^|\.)parametrizations\.")  # of spectral and weight norm: it puts out a weight
 SILENT = (nn.Identity, nn.Dropout, nn.Flatten, nn.Unflatten)  # they put out what came in
 
 
@@ -35,7 +37,7 @@ class Taps:
 
     def __init__(self, model: nn.Module, signals: Sequence[str]) -> None:
         self._signals = [signal for signal in TAPPED if signal in signals]
-        self._paths = {id(m): (path, m) for path, m in model.named_modules() if _is_tapped(m)}
+        self._paths = {id(m): (p, m) for p, m in model.named_modules() if _is_tapped(m) and not _WEIGHT.search(p)}
         self._order: dict[str, int] = {}  # path: place in forward order
         self._parts: dict[str, dict[str, list[Measures]]] = {signal: {} for signal in self._signals}
         self._handles: list[Any] = []
