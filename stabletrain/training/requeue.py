@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -66,14 +67,15 @@ class Requeue(Callback):
             return
         trainer.save_checkpoint(self.path)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which Slurm sends next; all that it would ask for is done
-        trainer.strategy.barrier()
         if trainer.is_global_zero:
-            self.requeue()
+            with contextlib.suppress(SystemExit):  # submitit's handler ends the process; all of them end, below
+                self.requeue()
+        trainer.strategy.barrier()  # a process that ended before would end the job
         raise RequeueRequest(128 + signal.SIGTERM)
 
     def close(self) -> None:
-        """Give the signal back to whoever had it."""
-        signal.signal(self.signal_number, self.before if self.before is not None else signal.SIG_DFL)
+        """Give the signal back to whoever had it; from nobody it would end a run that is at its report already."""
+        signal.signal(self.signal_number, self.before if callable(self.before) else signal.SIG_IGN)
 
 
 def requeue_slurm_job() -> None:

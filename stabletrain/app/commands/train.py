@@ -54,15 +54,25 @@ def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
         if requeue is not None:
             requeue.close()
     if not is_first_process():
+        _leave_if_requeued(outcome.error)
         return EXIT_CODES[outcome.status]
     findings = conclude(folder, config, outcome, overhead=prepared.watch.seconds / max(outcome.seconds, 1e-9))
     console.conclude(folder, outcome, findings)
     if shipper is not None:
         console.finish_shipper(shipper, folder, SHIPPING_TIMEOUT_S)
+    _leave_if_requeued(outcome.error)
     if outcome.status == FAILED:
         assert outcome.error is not None
         raise outcome.error
     return _exit_code(outcome.status, findings, config["doctor"]["fail_on"])
+
+
+def _leave_if_requeued(error: BaseException | None) -> None:
+    """End the process: a launcher such as submitit would take a returned value for the job's end."""
+    from stabletrain.training.requeue import RequeueRequest
+
+    if isinstance(error, RequeueRequest):
+        raise error
 
 
 def conclude(folder: RunFolder, config: dict[str, Any], outcome: Any, overhead: float) -> list[Finding]:
