@@ -50,7 +50,7 @@ def begin_sweep(output_dir: str | None, experiment_name: str) -> SweepFolder:
     return sweep
 
 
-def conclude_sweep(sweep: SweepFolder) -> int:
+def conclude_sweep(sweep: SweepFolder, metric: str | None = None) -> int:
     """Print the table of the children, end the sweep's MLflow run, and return the worst exit code.
 
     Raises:
@@ -64,10 +64,10 @@ def conclude_sweep(sweep: SweepFolder) -> int:
     seconds = round(time.time() - sweep.read()["started_ms"] / 1000, 3)
     sweep.conclude(outcomes, exit_code=code, seconds=seconds)
     console = Console()
-    for line in table_lines(outcomes):
+    for line in table_lines(outcomes, metric):
         console.print(line)
     _write_comparison(sweep, console)
-    _conclude_parent(sweep, outcomes, console)
+    _conclude_parent(sweep, rows_of(outcomes, metric), console, is_done=code == 0)
     sweep.lock.unlink(missing_ok=True)
     return code
 
@@ -96,9 +96,9 @@ def differing(outcomes: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return [[text for text in o["overrides"] if text not in shared] for o in outcomes]
 
 
-def rows_of(outcomes: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+def rows_of(outcomes: Sequence[Mapping[str, Any]], metric: str | None = None) -> list[tuple[str, ...]]:
     """Return the table: its heading, then a row for each child."""
-    metric = next((m for m in MAIN_METRICS if any(m in o["metrics"] for o in outcomes)), MAIN_METRICS[-1])
+    metric = metric or next((m for m in MAIN_METRICS if any(m in o["metrics"] for o in outcomes)), MAIN_METRICS[-1])
     rows = [("child", "differs in", "ended", "verdict", metric, "seconds")]
     for outcome, overrides in zip(outcomes, differing(outcomes), strict=True):
         value, seconds = outcome["metrics"].get(metric), outcome["seconds"]
@@ -115,9 +115,9 @@ def rows_of(outcomes: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     return rows
 
 
-def table_lines(outcomes: Sequence[Mapping[str, Any]]) -> list[str]:
+def table_lines(outcomes: Sequence[Mapping[str, Any]], metric: str | None = None) -> list[str]:
     """Return the table as lines of markup, and below it why a child was refused or failed."""
-    rows = rows_of(outcomes)
+    rows = rows_of(outcomes, metric)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["", "[bold]" + "  ".join(c.ljust(w) for c, w in zip(rows[0], widths, strict=True)).rstrip() + "[/]"]
     for row in rows[1:]:
@@ -144,7 +144,7 @@ def _write_comparison(sweep: SweepFolder, console: Console) -> None:
         console.print(f"[dim]report[/] {escape(short_path(sweep.report))}")
 
 
-def _conclude_parent(sweep: SweepFolder, outcomes: Sequence[Mapping[str, Any]], console: Console) -> None:
+def _conclude_parent(sweep: SweepFolder, table: list[tuple[str, ...]], console: Console, *, is_done: bool) -> None:
     """End the MLflow run above the children's, if they were carried to a server."""
     shipped = [folder for folder in sweep.children() if folder.read_summary().get("mlflow_run_id")]
     if not shipped:
@@ -152,11 +152,10 @@ def _conclude_parent(sweep: SweepFolder, outcomes: Sequence[Mapping[str, Any]], 
     from stabletrain.app.commands.sync import make_shipper
     from stabletrain.tracking.parent import conclude_parent
 
-    heading, *rows = rows_of(outcomes)
+    heading, *rows = table
     lines = [heading, ("---",) * len(heading), *rows]
     note = "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines)
     try:
-        is_done = all(o["exit_code"] == 0 for o in outcomes)
         conclude_parent(sweep, make_shipper(shipped[0]).tracking_uri, note, is_done=is_done)
     except Exception as error:  # a view; what it shows is in the folder
         console.print(f"[yellow]MLflow[/] does not get the sweep's table: {escape(str(error))}")

@@ -22,8 +22,8 @@ EXIT_CODES = {FINISHED: 0, FAILED: 1, STOPPED: 3, TERMINATED: 143}
 SHIPPING_TIMEOUT_S = 60.0
 
 
-def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
-    """Train as composed; return the exit code."""
+def run(composition: Composition, arguments: Sequence[str] = (), callbacks: Sequence[Any] = ()) -> int:
+    """Train as composed, with further callbacks beside the run's own; return the exit code."""
     composition = as_launched(composition)
     folder, checkpoint = choose_folder(composition.config)
     from stabletrain.app.prepare import prepare
@@ -31,7 +31,7 @@ def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
     from stabletrain.training.run import check_resumable, execute
 
     console = Console()
-    prepared = prepare(composition.in_folder(folder.path), folder, console)
+    prepared = prepare(composition.in_folder(folder.path), folder, console, callbacks)
     composition, built, config = prepared.composition, prepared.built, prepared.composition.config
     if checkpoint is not None:
         check_resumable(checkpoint, built.module, config["trainer"])
