@@ -25,11 +25,11 @@ from stabletrain.errors import RequestError
 from stabletrain.record.folder import RunFolder
 from stabletrain.tracking.store import resolve_tracking_uri
 from stabletrain.training import TrainingModule
-from stabletrain.training.callbacks import SystemWatch
 from stabletrain.training.checkpoint import ManifestCheckpointIO, checkpoint_callbacks
 from stabletrain.training.datamodule import DataModule
 from stabletrain.training.loggers import RecordLogger
 from stabletrain.training.lr_finder import FoundRate, find_lr
+from stabletrain.training.system import SystemWatch
 from stabletrain.training.watch import GradientWatch
 
 TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")

@@ -77,6 +77,8 @@ class Taps:
             tensor = _first_tensor(output)
             if tensor is None or not module.training or not torch.is_grad_enabled():
                 return
+            if not path and tensor.dim() == 0:  # a loss: data parallelism calls the module for that too
+                return
             self._order.setdefault(path, len(self._order))
             if ACTIVATION in self._signals:
                 self._add(ACTIVATION, path, tensor)
