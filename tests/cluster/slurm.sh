@@ -12,7 +12,7 @@ trap 'slurm_down; rm -rf "$work"' EXIT
 slurm_up "$work/slurm"
 mkdir "$work/here"; cd "$work/here"
 
-job=$(sbatch --parsable "$root/docker/slurm/train.sbatch" trainer=cpu trainer.max_epochs=30 logger=mlflow clip=norm)
+job=$(sbatch --parsable "$root/docker/slurm/train.sbatch" trainer=cpu trainer.max_epochs=12 logger=mlflow clip=norm)
 run=runs/slurm-$job
 for _ in $(seq 240); do [[ -s $run/checkpoints/last.ckpt ]] && break; sleep 0.5; done
 [[ -s $run/checkpoints/last.ckpt ]] || { echo "failed: no checkpoint"; cat slurm-*.out; exit 1; }
@@ -27,16 +27,13 @@ import json, pathlib, re, sqlite3, sys, yaml
 run, job = pathlib.Path(sys.argv[1]), sys.argv[2]
 summary = json.loads((run / "summary.json").read_text())
 assert "JobState=COMPLETED" in job and int(re.search(r"Restarts=(\d+)", job).group(1)) == 1, job
-assert summary["status"] == "finished" and summary["steps"] == 30 * 39, summary  # 39 steps an epoch, none twice
+assert summary["status"] == "finished" and summary["steps"] == 12 * 39, summary  # 39 steps an epoch, none twice
 assert summary["resumed_from"] == str(run.absolute()), summary
-assert [p.name for p in pathlib.Path("runs").glob("*/summary.json".split("/")[0]) if p.is_dir() and p.name.startswith("slurm")] == [run.name]
+assert [p.parent for p in pathlib.Path("runs").glob("*/summary.json")] == [run]
 config = yaml.safe_load((run / "config.yaml").read_text())
 assert (config["trainer"]["devices"], config["trainer"]["num_nodes"]) == (1, 2), config["trainer"]
 runs = sqlite3.connect("runs/mlflow.db").execute("select status from runs").fetchall()
 assert runs == [("FINISHED",)], runs
-sys.path.insert(0, ".")
-from stabletrain.record.reader import load_record
-
 print("resumed; steps", summary["steps"], "test/accuracy", summary["metrics"]["test/accuracy"])
 PY
 echo "ok: Slurm, two nodes, signalled and resumed, $SECONDS s"
