@@ -5,7 +5,7 @@
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 export PYTHON=${PYTHON:-$root/.venv/bin/python} PYTHONPATH=$root RAY_USAGE_STATS_ENABLED=0 RAY_TRAIN_V2_ENABLED=1
-"$PYTHON" -c 'import hydra_plugins.hydra_ray_launcher, ray.train' 2>/dev/null || { echo "skipped: Ray is not installed"; exit 0; }
+"$PYTHON" -c 'import hydra_plugins.hydra_ray_launcher, ray.train' 2>/dev/null || { echo "skipped: Ray is not installed: pip install stabletrain[ray], in an environment of its own"; exit 0; }
 
 work=$(mktemp -d /tmp/ray.XXXX)  # short: Ray's sockets lie below
 port=$((20000 + $$ % 5000))

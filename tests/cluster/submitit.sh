@@ -7,7 +7,7 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 export PYTHON=${PYTHON:-$root/.venv/bin/python} PYTHONPATH=$root MASTER_ADDR=127.0.0.1
 source "$root/tests/cluster/slurm_lab.sh"
 
-"$PYTHON" -c 'import hydra_plugins.hydra_submitit_launcher' 2>/dev/null || { echo "skipped: hydra-submitit-launcher is not installed"; exit 0; }
+"$PYTHON" -c 'import hydra_plugins.hydra_submitit_launcher' 2>/dev/null || { echo "skipped: hydra-submitit-launcher is not installed: pip install stabletrain[slurm]"; exit 0; }
 slurm_install || { [[ $? = 77 ]] && exit 0; exit 1; }
 work=$(mktemp -d)
 trap 'slurm_down; rm -rf "$work"' EXIT
