@@ -135,10 +135,8 @@ def table_lines(outcomes: Sequence[Mapping[str, Any]], metric: str | None = None
 
 
 def _write_comparison(sweep: SweepFolder, console: Console) -> None:
-    try:
-        from stabletrain.report.compare import write_comparison
-    except ImportError:
-        return
+    from stabletrain.report.compare import write_comparison
+
     if folders := sweep.children():
         write_comparison(folders, sweep.report)
         console.print(f"[dim]report[/] {escape(short_path(sweep.report))}")

@@ -31,8 +31,8 @@ def outcome(number, *overrides, code=0, verdict="healthy", accuracy=0.5, **error
 
 def test_children_lie_in_one_folder_and_the_table_says_what_differs(here, capsys):
     assert main(["-m", *TINY, "init=normal,he", "output_dir=mine", "seed=3"]) == 0
-    assert sorted(p.name for p in (here / "mine").iterdir()) == ["0", "1", "multirun.yaml", "sweep.json"]
-    table = [line.split() for line in capsys.readouterr().out.splitlines()[-3:]]
+    assert sorted(p.name for p in (here / "mine").iterdir()) == ["0", "1", "multirun.yaml", "report.html", "sweep.json"]
+    table = [line.split() for line in capsys.readouterr().out.splitlines()[-4:-1]]
     assert table[0][:4] == ["child", "differs", "in", "ended"]
     assert [row[:3] for row in table[1:3]] == [["0", "init=normal", "done"], ["1", "init=he", "done"]]
     info = load_record(here / "mine/1").info
