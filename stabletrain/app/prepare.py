@@ -26,6 +26,7 @@ from stabletrain.record.folder import RunFolder
 from stabletrain.tracking.store import resolve_tracking_uri
 from stabletrain.training import TrainingModule
 from stabletrain.training.checkpoint import ManifestCheckpointIO, checkpoint_callbacks
+from stabletrain.training.compiling import EagerLooks, compile_, require_compiler
 from stabletrain.training.datamodule import DataModule
 from stabletrain.training.loggers import RecordLogger
 from stabletrain.training.lr_finder import FoundRate, find_lr
@@ -80,11 +81,13 @@ def prepare(
     loggers = build_loggers(config)
     record = RecordLogger(folder.events)
     watch = GradientWatch(**config["watch"])
+    compiled = _compile(config, built, watch) if config["compile"] else []
     trainer = build_trainer(
         config,
         logger=[record, *loggers.values()],
         callbacks=[
             watch,
+            *compiled,
             *built.callbacks,
             SystemWatch(),
             *checkpoint_callbacks(folder),
@@ -99,6 +102,12 @@ def prepare(
     )
     notes = check(config, built, trainer.world_size)
     return Prepared(composition, built, trainer, record, loggers, watch, notes, found)
+
+
+def _compile(config: Mapping[str, Any], built: Built, watch: GradientWatch) -> list[Callback]:
+    require_compiler()
+    compile_(built.module, by_block=config["trainer"].get("strategy") == "fsdp")
+    return [EagerLooks(watch)]
 
 
 def _find_lr(config: Mapping[str, Any], built: Built) -> FoundRate:

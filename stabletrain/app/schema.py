@@ -119,6 +119,8 @@ class Settings:
     """Packages whose functions may be named as _target_."""
     lr_find: bool = False
     """Look for the learning rate first, with Lightning's finder, and train with it."""
+    compile: bool = False
+    """Compile the network with torch.compile; steps that are looked at layer by layer run uncompiled."""
     choices: dict[str, str] = field(default_factory=dict)
     """Chosen option by group: written into a run's config.yaml, so that it says where its numbers come from."""
     loss: LossSettings = field(default_factory=LossSettings)

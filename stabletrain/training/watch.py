@@ -19,6 +19,7 @@ from stabletrain.signal.cadence import is_due, is_due_by_decade
 from stabletrain.signal.measures import Measures
 from stabletrain.signal.shards import add_up
 from stabletrain.signal.snapshot import GRADIENT, SIGNALS, Snapshot
+from stabletrain.signal.taps import TAPPED
 from stabletrain.signal.through_time import gradient_through_time
 from stabletrain.signal.watch import OF_STEP, Watch
 from stabletrain.training.loggers import find_writer
@@ -81,6 +82,12 @@ class GradientWatch(Callback):
         self._follows_time = True
         self._num_processes = 1
         self._device = torch.device("cpu")
+
+    @property
+    def looks_at_outputs(self) -> bool:
+        """Whether the coming step is measured by hooks on the layers."""
+        is_tapped = self._watch is not None and bool(set(self.signals) & set(TAPPED))
+        return is_tapped and self._is_due(self._tapped_step, self.signals_every)
 
     @property
     def seconds(self) -> float:
