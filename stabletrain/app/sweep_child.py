@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -35,6 +37,9 @@ def run_child(
         config_dirs: Folders of further options.
         train: What trains it; the command `train` by default.
     """
+    if _was_asked_to_stop(sweep):
+        outcome = outcome_of(sweep, number, overrides) | {"exit_code": TERMINATED, "seconds": None}
+        return _noted(sweep, outcome)
     started, error = time.monotonic(), {}
     try:
         code = (train or _train)(compose([*overrides, *_placed(sweep, number, overrides)], config_dirs))
@@ -45,8 +50,19 @@ def run_child(
         code, error = FAILED, {"problem": str(problem).strip().partition("\n")[0] or type(problem).__name__}
     seconds = round(time.monotonic() - started, 3)
     outcome = outcome_of(sweep, number, overrides) | {"exit_code": code, "error": error, "seconds": seconds}
+    return _noted(sweep, outcome)
+
+
+def _noted(sweep: SweepFolder, outcome: dict[str, Any]) -> dict[str, Any]:
+    outcome |= {"host": socket.gethostname(), "pid": os.getpid()}
     sweep.write_outcome(outcome)
     return outcome
+
+
+def _was_asked_to_stop(sweep: SweepFolder) -> bool:
+    """Whether SIGTERM reached an earlier child in this very process: it was meant for all that would follow."""
+    here = (TERMINATED, socket.gethostname(), os.getpid())
+    return any((o["exit_code"], o.get("host"), o.get("pid")) == here for o in sweep.read_outcomes())
 
 
 def _train(composition: Composition) -> int:

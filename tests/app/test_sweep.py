@@ -9,6 +9,7 @@ import pytest
 
 from stabletrain.app.cli import main
 from stabletrain.app.sweep import differing, rows_of, table_lines
+from stabletrain.app.sweep_child import run_child
 from stabletrain.record.reader import load_record
 from stabletrain.record.sweep import SweepFolder, folder_above, sweep_of
 
@@ -77,6 +78,25 @@ def test_a_folder_with_a_sweep_or_a_run_takes_no_other(here, capsys):
     assert main(["-m", *TINY, "seed=1", "output_dir=mine/0"]) == 2
     assert "holds a run already" in capsys.readouterr().err
     assert (here / "mine/sweep.json").read_bytes() == before
+
+
+def test_what_asks_one_child_to_stop_asks_all_that_follow_in_its_process(tmp_path):
+    sweep = SweepFolder(tmp_path / "sweep")
+    sweep.update(uid="x")
+    codes = iter([0, 143, 0])
+    trained = []
+
+    def train(composition):
+        trained.append(composition.config["seed"])
+        return next(codes)
+
+    outcomes = [run_child(sweep, number, [f"seed={number}"], train=train) for number in range(3)]
+    assert [o["exit_code"] for o in outcomes] == [0, 143, 143]
+    assert trained == [0, 1]
+    stopped = json.loads((sweep.path / ".outcomes/1.json").read_text()) | {"pid": 0}
+    sweep.write_outcome(stopped)
+    sweep.write_outcome(outcomes[2] | {"pid": 0})  # in another process: a scheduler stopped that one alone
+    assert run_child(sweep, 2, ["seed=2"], train=train)["exit_code"] == 0
 
 
 def test_the_store_of_a_child_lies_beside_the_sweep(tmp_path):
