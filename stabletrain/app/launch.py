@@ -54,7 +54,8 @@ def find_launch(environ: Mapping[str, str] | None = None) -> Launch | None:
     """Return what launched this process, or None if it was started by hand.
 
     Raises:
-        RequestError: A Slurm job of several tasks runs the program once, or a node has more tasks than another.
+        RequestError: A Slurm job of several tasks runs the program once, a node has more tasks than another, or
+            torchrun is asked for restarts that cannot succeed.
     """
     environ = os.environ if environ is None else environ
     if "TORCHELASTIC_RUN_ID" in environ:
@@ -79,7 +80,21 @@ def _torchrun(environ: Mapping[str, str]) -> Launch:
     if run_id == "none" or _is_uuid(run_id):  # nobody named the job: torchrun's defaults for several nodes and for one
         run_id = _agent_id() if num_nodes == 1 else None
     restarts = int(environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    _require_own_store(environ)
     return Launch("torchrun", num_nodes, int(environ["LOCAL_WORLD_SIZE"]), run_id, restarts)
+
+
+def _require_own_store(environ: Mapping[str, str]) -> None:
+    """Refuse restarts that cannot succeed: new processes would read dead ones' addresses in torchrun's own store."""
+    is_shared = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if is_shared and int(environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0:
+        raise RequestError(
+            "torchrun would begin again in vain: the processes' addresses stay in its store, those of dead ones too.",
+            key="--max-restarts",
+            found=environ["TORCHELASTIC_MAX_RESTARTS"],
+            allowed="0, or a store for each attempt: TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun on all nodes",
+            command="export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1",
+        )
 
 
 def _is_uuid(text: str) -> bool:

@@ -59,6 +59,19 @@ def test_a_job_that_would_wait_for_ever_is_refused(variables, key):
     assert caught.value.key == key
 
 
+@pytest.mark.parametrize(
+    ("shared", "max_restarts", "is_refused"), [("True", "3", True), ("True", "0", False), ("False", "3", False)]
+)
+def test_restarts_that_cannot_succeed_are_refused(shared, max_restarts, is_refused):
+    variables = TORCHRUN | {"TORCHELASTIC_USE_AGENT_STORE": shared, "TORCHELASTIC_MAX_RESTARTS": max_restarts}
+    if not is_refused:
+        assert find_launch(variables) == Launch("torchrun", 2, 4, "spring")
+        return
+    with pytest.raises(RequestError) as caught:
+        find_launch(variables)
+    assert caught.value.command == "export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"
+
+
 @pytest.mark.parametrize("run_id", ["none", "5e8f0e56-6f19-4b3e-8d8b-0f0d2ad3d2a5"])
 def test_an_unnamed_job_on_one_node_is_named_after_its_torchrun(run_id):
     variables = {"TORCHELASTIC_RUN_ID": run_id, "LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "1"}
