@@ -21,6 +21,7 @@ pytestmark = [
 ]
 SIGNALS = "watch.signals=[gradient,activation,delta,weight,update,moment,clip]"
 SMALL = ["logger=none", "model.width=12", "model.depth=2", "data.batch_size=256", "trainer.accelerator=cpu"]
+SMALL += ["trainer.log_every_n_steps=1"]
 RUN = [
     *SMALL,
     "clip=norm",

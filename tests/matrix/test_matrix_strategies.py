@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*`isinstance.treespec, LeafSpec.` is deprecated.*"),
 ]
 BASE = ["logger=none", "trainer.accelerator=cpu", "trainer.max_steps=8", "watch=every_step", "watch.signals_every=1"]
-BASE += ["watch.signals=[gradient,activation,delta,weight,update,moment,clip]"]
+BASE += ["trainer.log_every_n_steps=1", "watch.signals=[gradient,activation,delta,weight,update,moment,clip]"]
 MLP = ["model=mlp", "model.width=12", "model.depth=2"]
 KINDS = ("ddp", "fsdp")
 LIMITS = {
