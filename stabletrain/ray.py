@@ -11,9 +11,13 @@ from typing import Any
 from stabletrain.errors import RequestError, require_range
 
 try:
-    import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train import (  # pyright: ignore[reportMissingImports]
+        FailureConfig,
+        RunConfig,
+        ScalingConfig,
+        get_context,
+    )
+    from ray.train.torch import TorchConfig, TorchTrainer  # pyright: ignore[reportMissingImports]
 except ImportError as error:
     raise ImportError(
         f"stabletrain.ray needs the package ray, which cannot be imported: {error}. "
@@ -107,7 +111,6 @@ def main() -> None:
     except RequestError as error:
         parser.exit(2, f"stabletrain: {error}\n")
     print(f"files  {folder}")
-    ray.shutdown()
 
 
 if __name__ == "__main__":
