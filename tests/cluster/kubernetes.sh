@@ -12,4 +12,4 @@ if ! "$python" -c 'import kubernetes_validate, kubeflow_trainer_api' 2>/dev/null
   python=$work/venv/bin/python
 fi
 "$python" "$root/tests/cluster/kubernetes_manifests.py"
-echo "ok: Kubernetes manifests, $SECONDS s"
+echo "seen: Kubernetes manifests, $SECONDS s"

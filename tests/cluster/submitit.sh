@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
 # A sweep of three over Slurm through hydra/launcher=submitit_slurm; one child is preempted, goes back into the queue and
 # resumes in its own folder. Exits 0 with "skipped: reason" where Slurm or submitit cannot be had.
-# PYTHON: one in which stabletrain and hydra-submitit-launcher can be imported (pip install 'stabletrain[slurm]').
+# PYTHON: one in which stabletrain can be imported; the extra `slurm` is installed above it if it lacks.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 export PYTHON=${PYTHON:-$root/.venv/bin/python} PYTHONPATH=$root MASTER_ADDR=127.0.0.1
 source "$root/tests/cluster/slurm_lab.sh"
+source "$root/tests/cluster/with_extra.sh"
 
-"$PYTHON" -c 'import hydra_plugins.hydra_submitit_launcher' 2>/dev/null || { echo "skipped: hydra-submitit-launcher is not installed: pip install stabletrain[slurm]"; exit 0; }
 slurm_install || { [[ $? = 77 ]] && exit 0; exit 1; }
 work=$(mktemp -d)
+slurm_pids=()
 trap 'slurm_down; rm -rf "$work"' EXIT
+"$PYTHON" -c 'import hydra_plugins.hydra_submitit_launcher' 2>/dev/null \
+  || with_extra "$work/venv" -c "$root/constraints.txt" hydra-submitit-launcher submitit || { [[ $? = 77 ]] && exit 0; exit 1; }
 slurm_up "$work/slurm"
 mkdir "$work/here"; cd "$work/here"
 
@@ -36,6 +39,6 @@ assert children[0]["resumed_from"] == str(pathlib.Path("sweep/0").absolute()), c
 assert children[1]["resumed_from"] is None and children[2]["resumed_from"] is None
 assert len({c["mlflow_run_id"] for c in children}) == 3
 (store,) = pathlib.Path(".").rglob("mlflow.db")
-print("MLflow runs:", sqlite3.connect(store).execute("select name, status from runs").fetchall())
+print("seen: MLflow runs:", sqlite3.connect(store).execute("select name, status from runs").fetchall())
 PY
-echo "ok: submitit, a sweep of three, one child requeued, $SECONDS s"
+echo "seen: submitit, a sweep of three, one child requeued, $SECONDS s"
