@@ -132,6 +132,9 @@ def draw_losses(course: Mapping[str, Points], axes: Axes) -> Markup:
 def _loss_ticks(axes: Axes) -> list[tuple[float, str]]:
     low, high = axes.loss
     if axes.log:
+        decades = [(float(k), power_of_ten(k)) for k in whole_decades(low, high, 6)]
+        if len(decades) > 1:
+            return decades
         return [(low + k * (high - low) / 3, f"{10 ** (low + k * (high - low) / 3):.2g}") for k in range(4)]
     return [(low + k * (high - low) / 4, f"{low + k * (high - low) / 4:.2g}") for k in range(5)]
 
