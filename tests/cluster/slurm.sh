@@ -7,6 +7,7 @@ export PYTHON=${PYTHON:-$root/.venv/bin/python} PYTHONPATH=$root MASTER_ADDR=127
 source "$root/tests/cluster/slurm_lab.sh"
 
 work=$(mktemp -d)
+slurm_pids=()
 slurm_install || { [[ $? = 77 ]] && exit 0; exit 1; }
 trap 'slurm_down; rm -rf "$work"' EXIT
 slurm_up "$work/slurm"
@@ -34,6 +35,6 @@ config = yaml.safe_load((run / "config.yaml").read_text())
 assert (config["trainer"]["devices"], config["trainer"]["num_nodes"]) == (1, 2), config["trainer"]
 runs = sqlite3.connect("runs/mlflow.db").execute("select status from runs").fetchall()
 assert runs == [("FINISHED",)], runs
-print("resumed; steps", summary["steps"], "test/accuracy", summary["metrics"]["test/accuracy"])
+print("seen: resumed; steps", summary["steps"], "test/accuracy", summary["metrics"]["test/accuracy"])
 PY
-echo "ok: Slurm, two nodes, signalled and resumed, $SECONDS s"
+echo "seen: Slurm, two nodes, signalled and resumed, $SECONDS s"
