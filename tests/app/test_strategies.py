@@ -25,7 +25,7 @@ SMALL += ["trainer.log_every_n_steps=1"]
 RUN = [
     *SMALL,
     "clip=norm",
-    "clip.max_norm=0.3",
+    "clip.max_norm=0.1",
     "optimizer=adamw",
     "watch=every_step",
     SIGNALS,

@@ -24,9 +24,9 @@ MLP = ["model=mlp", "model.width=12", "model.depth=2"]
 KINDS = ("ddp", "fsdp")
 LIMITS = {
     "none": [],
-    "norm": ["clip.max_norm=0.3"],
+    "norm": ["clip.max_norm=0.1"],
     "value": ["clip.max_value=0.01"],
-    "layer": ["clip.max_norm=0.05"],
+    "layer": ["clip.max_norm=0.02"],
     "adaptive": [],
     "percentile": [],
     "zscore": ["clip.warmup_steps=2", "clip.z_threshold=0.5"],
@@ -34,7 +34,7 @@ LIMITS = {
 }
 CASES = {
     **{f"clip={name}": [*MLP, f"clip={name}", *limits] for name, limits in LIMITS.items()},
-    "accumulate": [*MLP, "trainer.accumulate_grad_batches=2", "clip=norm", "clip.max_norm=0.3"],
+    "accumulate": [*MLP, "trainer.accumulate_grad_batches=2", "clip=norm", "clip.max_norm=0.1"],
     "lsuv": [*MLP, "init=lsuv"],
     "spectral": [*MLP, "norm=spectral"],
     "weight": [*MLP, "norm=weight"],
