@@ -38,8 +38,12 @@ def run_search(composition: Composition, config_dirs: Sequence[Path] = ()) -> in
     space = _checked(settings)
     base = [*settings["overrides"], *(o for o in composition.overrides if _group(o) not in _OWN)]
     check_space(space, base, config_dirs)
-    study = open_study(settings, space, base)
     sweep = begin_sweep(config["output_dir"], config["experiment_name"])
+    try:
+        study = open_study(settings, space, base)
+    except RequestError:
+        sweep.remove()
+        raise
     code = 0
     try:
         for _ in range(settings["num_trials"] - len(_ended(study))):

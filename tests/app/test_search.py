@@ -105,6 +105,14 @@ def test_a_search_that_cannot_be_done_is_refused_and_leaves_nothing(here, capsys
     assert [p for p in here.rglob("*") if p.is_file()] == []
 
 
+def test_a_search_into_a_folder_that_is_taken_makes_no_storage(here, capsys):
+    (here / "taken").mkdir()
+    (here / "taken/sweep.json").write_text("{}")
+    assert main(["search=lr", *TINY, "output_dir=taken", "search.storage=sqlite:///search.db"]) == 2
+    assert "holds a sweep already" in capsys.readouterr().err
+    assert sorted(p.name for p in here.iterdir()) == ["taken"]
+
+
 def test_a_range_is_drawn_as_it_says():
     trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
     (number,) = read_space({"model": {"depth": {"low": 2, "high": 9}}})

@@ -43,6 +43,17 @@ def test_children_lie_in_one_folder_and_the_table_says_what_differs(here, capsys
     assert math.isfinite(children[0]["metrics"]["val/loss"])
 
 
+@pytest.mark.slow
+def test_children_run_side_by_side(here, capfd):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    lines = ["init=normal,he", "output_dir=mine", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    assert main(["-m", *TINY, *lines]) == 0
+    children = json.loads((here / "mine/sweep.json").read_text())["children"]
+    assert [c["overrides"][-1] for c in children] == ["init=normal", "init=he"]
+    assert len({c["pid"] for c in children}) == 2
+    capfd.readouterr()
+
+
 def test_children_that_are_refused_or_diverge_stop_no_other(here, capsys):
     lines = ["norm=none,group", "clip=none", "optimizer=sgd", "optimizer.lr=0.1,1e20", "output_dir=mine"]
     assert main(["-m", *TINY, "model.width=9", *lines]) == 3  # 9 units make no 8 groups
