@@ -138,7 +138,7 @@ class Tally:
         )
 
 
-UNUSABLE = {"data": {"openml"}, "trainer": {"ddp", "ddp_cpu", "fsdp"}}  # no network; processes, in test_matrix_strategies
+UNUSABLE = {"data": {"openml"}, "trainer": {"ddp", "ddp_cpu", "fsdp"}}  # network; processes: test_matrix_strategies
 
 
 @functools.cache
