@@ -32,7 +32,7 @@ epochs_saved() { # of the run, as its last checkpoint says; a node that is comin
 start=$SECONDS
 up calm
 ended
-echo "undisturbed: $((SECONDS - start)) s"
+echo "seen: undisturbed, $((SECONDS - start)) s"
 
 start=$SECONDS
 up killed
@@ -47,5 +47,5 @@ ended
 restarts=$(docker inspect -f '{{.RestartCount}}' "$(node node1)")
 ((restarts > 0)) || { echo "node1 was not killed" >&2; exit 1; }
 ((before < ${EPOCHS:-15})) || { echo "the run was over before the kill" >&2; exit 1; }
-echo "killed after epoch $before, back by $restarts restart(s), finished: $((SECONDS - start)) s"
+echo "seen: killed after epoch $before, back by $restarts restart(s), finished: $((SECONDS - start)) s"
 compose run --rm -T --no-deps --entrypoint python train - /runs/calm /runs/killed <tests/cluster/torchrun_same_weights.py

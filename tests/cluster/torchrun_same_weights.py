@@ -28,7 +28,7 @@ def main(one: str, other: str) -> None:
     for name, value in a.items():
         same = torch.equal(value, b[name]) if isinstance(value, torch.Tensor) else value == b[name]
         assert same, f"{name} differs"
-    print(f"{len(a)} values of {one} and {other} are the same after step {a['.global_step']}")
+    print(f"seen: {len(a)} values of {one} and {other} are the same after step {a['.global_step']}")
 
 
 if __name__ == "__main__":
