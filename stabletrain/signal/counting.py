@@ -25,7 +25,6 @@ from stabletrain.signal.exponents import (
 from stabletrain.signal.team import claim, find_team, run_together
 
 ELEMENTS_EACH = 100_000  # per thread: fewer are read in less time than it takes to hand them over
-
 LARGEST = 2**31 - 1  # elements of a tensor whose counts surely fit in 32 bits
 
 _as_integers, _as_doubles, _as_counts = pointer_to(types.int64), pointer_to(types.float64), pointer_to(types.int32)
@@ -84,14 +83,6 @@ def _sum_claimed(job):
 _new_job, _count_alone, _sum_alone = compile_(_make_job), compile_(_count_claimed), compile_(_sum_claimed)
 
 
-def _count_for_team(job):
-    _count_alone(job)
-
-
-def _sum_for_team(job):
-    _sum_alone(job)
-
-
 def _count(team, work, max_threads, addresses, sizes, sums, counts, special):
     num_threads = min(max_threads, sizes.sum() // ELEMENTS_EACH)
     job = _new_job(addresses, sizes, sums, counts, special)
@@ -127,7 +118,7 @@ def _sum_finite_squares(addresses, sizes, sums, nonfinite):
                 nonfinite[i] += 1
 
 
-_count_for_team_, _sum_for_team_ = _compile_for_team(_count_for_team), _compile_for_team(_sum_for_team)
+_count_for_team_, _sum_for_team_ = _compile_for_team(_count_claimed), _compile_for_team(_sum_claimed)
 _count_, _sum_squares_ = compile_(_count), compile_(_sum_squares)
 sum_finite_squares_ = compile_(_sum_finite_squares)
 
@@ -147,8 +138,7 @@ def count_exponents_(
     Returns:
         Whether all elements are finite.
     """
-    team = find_team()
-    max_threads = torch.get_num_threads() if team else 1
+    team, max_threads = _threads()
     return _count_(team, _count_for_team_.address, max_threads, addresses, sizes, sums, counts, special)
 
 
@@ -158,9 +148,14 @@ def sum_squares_(addresses: np.ndarray, sizes: np.ndarray, sums: np.ndarray) -> 
     Returns:
         Whether all elements are finite.
     """
-    team = find_team()
-    max_threads = torch.get_num_threads() if team else 1
+    team, max_threads = _threads()
     return _sum_squares_(team, _sum_for_team_.address, max_threads, addresses, sizes, sums)
+
+
+def _threads() -> tuple[int, int]:
+    """Return the team's address, and how many threads it may use."""
+    team = find_team()
+    return team, torch.get_num_threads() if team else 1
 
 
 def prepare() -> None:

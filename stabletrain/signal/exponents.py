@@ -25,7 +25,6 @@ LINE = 16  # elements of a cache line
 BLOCK = 2048  # elements, 8 kB: stay in the first cache between the two passes over them
 AHEAD = 2 * 4 * BLOCK  # bytes: counting one block takes as long as fetching the one after the next
 PAGE = 1024  # elements of a page of memory
-PART = 2**30  # elements counted in columns of 32 bits
 
 
 def compile_(function: Callable[..., Any], **options: Any) -> Any:
@@ -127,15 +126,13 @@ _num_nan = compile_(_count_nans)
 def _count_one(address, size, table, counts, special):
     """Count one tensor: its table of four columns is worked on in the first cache. Returns the sum of squares."""
     total = 0.0
-    counts[:] = 0
-    for part in range(0, size, PART):
-        table[:] = 0
-        for start in range(part, min(part + PART, size), BLOCK):
-            length, here = min(BLOCK, size - start), address + 4 * start
-            total += square_sum(carray(as_floats(here), (length,), np.float32))
-            _add_counts(carray(as_bits(here), (length,), np.uint32), table, here + AHEAD)
-        for k in range(NUM_SIGNED_BINS):
-            counts[k] += np.int32(table[0, k] + table[1, k] + table[2, k] + table[3, k])
+    table[:] = 0
+    for start in range(0, size, BLOCK):
+        length, here = min(BLOCK, size - start), address + 4 * start
+        total += square_sum(carray(as_floats(here), (length,), np.float32))
+        _add_counts(carray(as_bits(here), (length,), np.uint32), table, here + AHEAD)
+    for k in range(NUM_SIGNED_BINS):
+        counts[k] = np.int32(table[0, k] + table[1, k] + table[2, k] + table[3, k])
     bits = carray(as_bits(address), (size,), np.uint32)
     num_tiny = counts[0] + counts[256]
     special[0] = num_tiny - _num_zero(bits) if num_tiny > 0 else 0

@@ -24,6 +24,15 @@ def histogram_of(values: np.ndarray) -> Histogram:
     return Histogram(counts)
 
 
+SPARSE = {  # records in which nearly everything is missing
+    "empty": Record(),
+    "one step": Record(scalars={"gradient/rms/L0.w": Series([5], [1e-3])}),
+    "zeros": Record(scalars={"gradient/rms/L0.w": Series([0, 1], [0.0, 0.0])}),
+    "only NaN": Record(scalars={"gradient/nonfinite/L0.w": Series([0, 1], [3.0, 3.0])}),
+    "only histograms": Record(histograms={"L0.w": {4: histogram_of(np.full(3, math.nan))}}),
+}
+
+
 def gradient_histogram(log10_rms: float, size: int = 300, zeros: float = 0.0, seed: int = 0) -> Histogram:
     random = np.random.default_rng(seed)
     values = random.normal(size=size) * random.gamma(1.0, size=size) ** 0.5 * 10.0**log10_rms

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from report_fakes import exploding, healthy, histogram_of, nan_run, vanishing, with_all_signals
+from report_fakes import SPARSE, exploding, healthy, nan_run, vanishing, with_all_signals
 
 from stabletrain.diagnosis.finding import Finding
 from stabletrain.record.folder import RunFolder
@@ -221,16 +221,12 @@ def test_pictures_without_the_script_and_on_paper(open_report: Callable[..., Ope
 @pytest.mark.parametrize(
     "record",
     [
-        Record(),
-        Record(scalars={"gradient/rms/L0.w": Series([5], [1e-3])}),
-        Record(scalars={"gradient/rms/L0.w": Series([0, 1], [0.0, 0.0])}),
-        Record(scalars={"gradient/nonfinite/L0.w": Series([0, 1], [3.0, 3.0])}),
-        Record(histograms={"L0.w": {4: histogram_of(np.full(3, math.nan))}}),
+        *SPARSE.values(),
         Record(scalars={"train/loss": Series([3], [1.0])}),
         Record(vectors={"time/norm/a": {0: np.full(4, math.nan)}}),
         Record(scalars={f"gradient/rms/{HOSTILE}": Series([0, 1], [1.0, 2.0])}),
     ],
-    ids=["empty", "one step", "zeros", "only NaN", "only histograms", "only loss", "time of NaN", "hostile"],
+    ids=[*SPARSE, "only loss", "time of NaN", "hostile"],
 )
 def test_corners_are_shown_without_a_complaint(open_report: Callable[..., Opened], record: Record):
     report = open_report(record)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_fakes import exploding, healthy, histogram_of, nan_run, vanishing, with_all_signals
+from report_fakes import SPARSE, exploding, healthy, histogram_of, nan_run, vanishing, with_all_signals
 
 from stabletrain.diagnosis.finding import Finding
 from stabletrain.record.reader import Record, Series
@@ -177,16 +177,12 @@ def test_json_is_safe_inside_a_script():
 @pytest.mark.parametrize(
     "record",
     [
-        Record(),
-        Record(scalars={"gradient/rms/L0.w": Series([5], [1e-3])}),
-        Record(scalars={"gradient/rms/L0.w": Series([0, 1], [0.0, 0.0])}),
-        Record(scalars={"gradient/nonfinite/L0.w": Series([0, 1], [3.0, 3.0])}),
-        Record(histograms={"L0.w": {4: histogram_of(np.full(3, np.nan))}}),
+        *SPARSE.values(),
         Record(scalars={"update/ratio/L0.w": Series([0], [0.0])}),
         Record(scalars={"train/loss": Series([0, 1], [1e308, 1.7e308])}),
         Record(vectors={"time/norm/a": {0: np.full(4, np.nan)}, "time/norm/b": {0: np.zeros(0)}}),
     ],
-    ids=["empty", "one step", "zeros", "only NaN", "only histograms", "no update", "huge loss", "time of NaN"],
+    ids=[*SPARSE, "no update", "huge loss", "time of NaN"],
 )
 def test_corners_are_plain_json(record: Record):
     data = through_json(record)
