@@ -112,7 +112,7 @@ def families_of(snapshot: Snapshot) -> frozenset[str]:
     found |= {names.of_signal(signal, names.RMS) for signal in (DELTA, ACTIVATION) if signal in snapshot.signals}
     if UPDATE in snapshot.signals and WEIGHT in snapshot.signals:
         found.add(names.UPDATE_RATIO)
-    if _has_counts(snapshot):
+    if snapshot.has_histograms:
         found.add(MEDIAN)
     return frozenset(found)
 
@@ -179,12 +179,6 @@ def _encode_tensor(layout: bytes) -> bytes:
 def _names(snapshot: Snapshot) -> tuple[str, ...]:
     layers = snapshot.layers
     return layers.layers if isinstance(layers, Measures) else tuple(layer.layer for layer in layers)
-
-
-def _has_counts(snapshot: Snapshot) -> bool:
-    if isinstance(snapshot.layers, Measures):  # those of a GPU may be on their way: asked for nothing else
-        return snapshot.layers.with_counts
-    return any(layer.histogram is not None for layer in snapshot.layers)
 
 
 def _category(title: str, charts: Sequence[Any]) -> Any:

@@ -31,8 +31,9 @@ from stabletrain.record.protos import (
 from stabletrain.record.snapshots import Snapshots
 from stabletrain.signal.snapshot import Snapshot
 
-FLUSH_S = 1.0
-MAX_WAITING = 16
+FLUSH_S = 2.0
+MAX_WAITING = 256  # snapshots of norms; one with histograms is large and counts for `HISTOGRAMS_COUNT_FOR` of them
+HISTOGRAMS_COUNT_FOR = 16
 CHUNK = 2**16  # bytes a call: of larger ones the kernel made eight times the work (docs/LOG.md)
 PLUGIN = "stabletrain"  # TensorBoard's pages leave alone what belongs to a plugin they do not have
 
@@ -57,6 +58,7 @@ class RecordWriter:
         self._descriptor: int | None = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._snapshots = Snapshots()
         self._waiting: list[tuple[float, Snapshot]] = []
+        self._num_waiting = 0
         self._last_flush = -math.inf
         self._layouts = Layouts()
         self._append([Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString()])
@@ -69,12 +71,13 @@ class RecordWriter:
     def write_snapshot(self, snapshot: Snapshot) -> None:
         """Append, as one event, a step's statistics and, where present, histograms of log10|g| of every layer.
 
-        Snapshots that follow each other within a second are encoded together, which is several times
+        Snapshots that follow each other within two seconds are encoded together, which is several times
         cheaper. What a GPU has just measured waits for the next call, by when it is there. `flush` and `close` append
         all that waits.
         """
         self._waiting.append((time.time(), snapshot))
-        if len(self._waiting) >= MAX_WAITING or time.monotonic() - self._last_flush >= FLUSH_S:
+        self._num_waiting += HISTOGRAMS_COUNT_FOR if snapshot.has_histograms else 1
+        if self._num_waiting >= MAX_WAITING or time.monotonic() - self._last_flush >= FLUSH_S:
             self._flush(num_kept=1 if snapshot.is_on_device else 0)
 
     def flush(self) -> None:
@@ -90,6 +93,7 @@ class RecordWriter:
             summary = [self._layouts.encode(snapshot), *self._snapshots.encode(snapshot)]
             if any(map(len, summary)):
                 self._append(encode_event(snapshot.step, time_s, summary))
+        self._num_waiting = 0
         self._last_flush = time.monotonic()
 
     def write_vectors(self, step: int, vectors: Mapping[str, np.ndarray]) -> None:
@@ -131,7 +135,10 @@ class RecordWriter:
     def _append(self, event: Sequence[Bytes]) -> None:
         """Append an event that is given in parts."""
         assert self._descriptor is not None, "the record is closed"
-        for part in frame(event):
+        parts = frame(event)
+        if sum(map(len, parts)) <= CHUNK:
+            parts = [b"".join(parts)]
+        for part in parts:
             data = memoryview(part)  # pyright: ignore[reportArgumentType] (an array is a buffer)
             while data:
                 data = data[os.write(self._descriptor, data[:CHUNK]) :]

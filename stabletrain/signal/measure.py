@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,8 +42,8 @@ def measure_tensors(layers: Sequence[str], tensors: Sequence[Tensor], *, histogr
         histograms: Whether to count exponents too.
     """
     if _lie_plainly(tensors):
-        sizes = _as_array(tuple(map(Tensor.numel, tensors)))
-        return Measures(layers, sizes, _measure_floats(tensors, sizes, histograms), with_counts=histograms)
+        pieces = _cut(tuple(map(Tensor.numel, tensors)), _counting().LARGEST)
+        return Measures(layers, pieces.sizes, _measure_floats(tensors, pieces, histograms), with_counts=histograms)
     with torch.no_grad():
         plain = [_plain(x) for x in tensors]
     sizes = np.fromiter((x.numel() for x in plain), np.int64, len(plain))
@@ -54,7 +54,8 @@ def measure_tensors(layers: Sequence[str], tensors: Sequence[Tensor], *, histogr
         return Measures(layers, sizes, arrays, with_counts=histograms, on_device=True)
     floats = [i for i, x in enumerate(plain) if x.dtype is torch.float32]
     arrays = _empty(len(plain), histograms)
-    _assign(arrays, floats, _measure_floats([plain[i] for i in floats], sizes[floats], histograms)())
+    pieces = _cut(tuple(sizes[floats]), _counting().LARGEST)
+    _assign(arrays, floats, _measure_floats([plain[i] for i in floats], pieces, histograms)())
     for i in sorted(set(range(len(plain))) - set(floats)):
         _assign(arrays, [i], measure_doubles(plain[i].numpy(), histograms))
     return Measures(layers, sizes, arrays, with_counts=histograms)
@@ -68,12 +69,6 @@ def _lie_plainly(tensors: Sequence[Tensor]) -> bool:
         and {*map(_layout, tensors)} <= {torch.strided}
         and all(map(Tensor.is_contiguous, tensors))
     )
-
-
-@functools.lru_cache(maxsize=16)
-def _as_array(sizes: tuple[int, ...]) -> np.ndarray:
-    """Return sizes as an array; a model's are the same on every step."""
-    return np.array(sizes, np.int64)
 
 
 def _plain(x: Tensor) -> Tensor:
@@ -90,26 +85,47 @@ def _plain(x: Tensor) -> Tensor:
     return x.to(x.dtype if x.dtype in kept else torch.float32).contiguous()
 
 
-def _measure_floats(tensors: Sequence[Tensor], sizes: np.ndarray, histograms: bool) -> Callable[[], Arrays]:
-    """Read the tensors now; what follows from the sums is worked out when it is asked for."""
-    from stabletrain.signal import counting
+class _Pieces(NamedTuple):
+    """Tensors as pieces whose counts fit in 32 bits: a piece is a tensor, save where one is larger."""
 
+    sizes: np.ndarray  # of the tensors
+    lengths: np.ndarray  # of the pieces
+    cuts: tuple[np.ndarray, np.ndarray, np.ndarray] | None  # each piece's tensor and offset in bytes; first pieces
+
+
+@functools.lru_cache(maxsize=16)
+def _cut(sizes: tuple[int, ...], largest: int) -> _Pieces:
+    """Return how tensors are read; a model's sizes are the same on every step."""
+    whole = np.array(sizes, np.int64)
+    if whole.max(initial=0) <= largest:
+        return _Pieces(whole, whole, None)
+    nums = np.maximum(-(-whole // largest), 1)
+    firsts = np.concatenate([[0], np.cumsum(nums)[:-1]])
+    place = np.arange(nums.sum()) - np.repeat(firsts, nums)
+    lengths = np.minimum(np.repeat(whole, nums) - place * largest, largest)
+    return _Pieces(whole, lengths, (np.repeat(np.arange(len(whole)), nums), 4 * largest * place, firsts))
+
+
+def _measure_floats(tensors: Sequence[Tensor], pieces: _Pieces, histograms: bool) -> Callable[[], Arrays]:
+    """Read the tensors now; what follows from the sums is worked out when it is asked for."""
+    counting = _counting()
     addresses = np.fromiter(map(Tensor.data_ptr, tensors), np.int64, len(tensors))
-    pieces, firsts = sizes, None
-    if sizes.max(initial=0) > counting.LARGEST:
-        addresses, pieces, firsts = _in_pieces(addresses, sizes)
-    num = len(pieces)
+    if pieces.cuts is not None:
+        addresses = addresses[pieces.cuts[0]] + pieces.cuts[1]
+    lengths = pieces.lengths
+    num = len(lengths)
     sums, nonfinite = np.empty(num), np.zeros(num, np.int64)
     counts = np.empty((num, 2 * NUM_BINS), np.int32) if histograms else None
     special = np.empty((num, 2), np.int64) if histograms else None
     if counts is not None and special is not None:
-        all_finite = counting.count_exponents_(addresses, pieces, sums, counts, special)
+        all_finite = counting.count_exponents_(addresses, lengths, sums, counts, special)
     else:
-        all_finite = counting.sum_squares_(addresses, pieces, sums)
+        all_finite = counting.sum_squares_(addresses, lengths, sums)
     if not all_finite:
-        counting.sum_finite_squares_(addresses, pieces, sums, nonfinite)
-    if firsts is not None:
+        counting.sum_finite_squares_(addresses, lengths, sums, nonfinite)
+    if pieces.cuts is not None:
         add_up: Any = np.add.reduceat
+        firsts = pieces.cuts[2]
         sums, nonfinite = add_up(sums, firsts), add_up(nonfinite, firsts)
         if counts is not None and special is not None:
             counts = add_up(counts, firsts, axis=0, dtype=np.int64)
@@ -117,21 +133,17 @@ def _measure_floats(tensors: Sequence[Tensor], sizes: np.ndarray, histograms: bo
 
     def finish() -> Arrays:
         with np.errstate(invalid="ignore"):  # nothing finite: 0/0, which is NaN
-            return Arrays(np.sqrt(sums / (sizes - nonfinite)), nonfinite, counts, special)
+            return Arrays(np.sqrt(sums / (pieces.sizes - nonfinite)), nonfinite, counts, special)
 
     return finish
 
 
-def _in_pieces(addresses: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cut tensors so that each piece's counts fit in 32 bits; return addresses, sizes and each tensor's first piece."""
+@functools.cache
+def _counting() -> Any:
+    """Return the compiled part, whose import takes half a second. An import statement would cost 20 us a step."""
     from stabletrain.signal import counting
 
-    largest = counting.LARGEST
-    nums = np.maximum(-(-sizes // largest), 1)
-    firsts = np.concatenate([[0], np.cumsum(nums)[:-1]])
-    place = np.arange(nums.sum()) - np.repeat(firsts, nums)
-    pieces = np.minimum(np.repeat(sizes, nums) - place * largest, largest)
-    return np.repeat(addresses, nums) + 4 * largest * place, pieces, firsts
+    return counting
 
 
 def measure_doubles(x: np.ndarray, histograms: bool) -> Arrays:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from stabletrain.signal.measures import LayerStatistics as LayerStatistics
+from stabletrain.signal.measures import Measures
 
 GRADIENT = "gradient"  # of the loss by the parameter, before clipping
 DELTA = "delta"  # of the loss by a layer's output
@@ -42,6 +43,13 @@ class Snapshot:
     def is_on_device(self) -> bool:
         """Whether looking at the numbers may wait for a GPU."""
         return any(getattr(x, "on_device", False) for x in (self.layers, *self.signals.values()))
+
+    @property
+    def has_histograms(self) -> bool:
+        """Whether the gradient's exponents were counted; does not wait for a GPU."""
+        if isinstance(self.layers, Measures):
+            return self.layers.with_counts
+        return any(x.histogram is not None for x in self.layers)
 
     @property
     def update_ratios(self) -> Mapping[str, float]:

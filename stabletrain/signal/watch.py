@@ -63,6 +63,7 @@ class Watch:
         self._taps = Taps(model, self.signals)
         self._parameters: tuple[tuple[str, ...], tuple[nn.Parameter, ...]] | None = None
         self._optimizer = optimizer
+        self._more = bool(set(self.signals) - {GRADIENT})
         self._pending: _Step | None = None
         self._handles: list[Any] = []
         self._step = 0
@@ -109,7 +110,7 @@ class Watch:
             found = {n: p for n, p in pairs if p.grad is not None and p.requires_grad}
             names, parameters = tuple(found), tuple(found.values())
         snapshot = Snapshot(self._step, _measure(names, gradients, histograms))
-        if others:
+        if others and self._more:
             snapshot.signals.update(self._taps.collect())
             if loss_scale != 1.0 and DELTA in snapshot.signals:
                 delta = Measures.of(snapshot.signals[DELTA])
