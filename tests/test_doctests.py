@@ -11,7 +11,8 @@ import pytest
 
 import stabletrain
 
-OPTIONAL = {"stabletrain.signal.triton_kernel": "triton"}  # modules that need a package which may not be there
+# Modules that need a package which may not be there.
+OPTIONAL = {"stabletrain.signal.triton_kernel": "triton", "stabletrain.ray": "ray"}
 MODULES = sorted(
     m.name
     for m in pkgutil.walk_packages(stabletrain.__path__, "stabletrain.")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.loggers.logger import Logger
 
 from stabletrain.app.targets import make
 from stabletrain.errors import RequestError, require_choice, require_range
+from stabletrain.training.sharded import ShardedStrategy
 
+SHARDED = {"fsdp": True, "fsdp_root": False}  # strategies, and whether they gather block by block
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 
 
@@ -47,7 +51,45 @@ def build_trainer(config: Mapping[str, Any], **objects: Any) -> pl.Trainer:
             closest="clip.max_norm",
             command=f"python -m stabletrain clip=norm clip.max_norm={section['gradient_clip_val']}",
         )
-    return make(config["trainer"], "trainer", config["allow_targets"])(**objects)
+    check_precision(section)
+    if section.get("strategy") in SHARDED:
+        objects["strategy"] = ShardedStrategy(blocks=SHARDED[section["strategy"]])
+    trainer = make(config["trainer"], "trainer", config["allow_targets"])(**objects)
+    check_launcher(trainer)
+    return trainer
+
+
+def check_precision(section: Mapping[str, Any]) -> None:
+    """Refuse float16 where Lightning would take another type, or none."""
+    precision, accelerator = str(section.get("precision")), section.get("accelerator")
+    if precision not in ("16", "16-mixed"):
+        return
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.device_count())
+    if on_cpu or section.get("strategy") in SHARDED:
+        where = "on the CPU" if on_cpu else "under FSDP2"
+        raise RequestError(
+            f"Mixed precision in float16 needs a loss scaler, which Lightning does not have {where}.",
+            key="trainer.precision",
+            found=precision,
+            allowed="bf16-mixed, 32-true" if on_cpu else "bf16-mixed, bf16-true, 32-true",
+            closest="bf16-mixed",
+            command="trainer.precision=bf16-mixed",
+        )
+
+
+def check_launcher(trainer: pl.Trainer) -> None:
+    """Refuse several nodes that nobody starts: the first would wait for the others for ever."""
+    place = getattr(trainer.strategy, "cluster_environment", None)
+    by_hand = "MASTER_ADDR" in os.environ and {"NODE_RANK", "GROUP_RANK"} & set(os.environ)
+    if trainer.num_nodes > 1 and isinstance(place, LightningEnvironment) and not by_hand:
+        raise RequestError(
+            "A run on several nodes is started on each of them, and this one was started by hand.",
+            key="trainer.num_nodes",
+            found=trainer.num_nodes,
+            allowed=f"1; or on each node: torchrun --nnodes {trainer.num_nodes} --nproc-per-node "
+            f"{trainer.num_devices} … -m stabletrain …, or srun (docs/cluster.md)",
+            closest="1",
+        )
 
 
 def check_accelerator(section: Mapping[str, Any]) -> None:

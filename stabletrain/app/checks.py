@@ -44,7 +44,8 @@ def check(config: Mapping[str, Any], built: Built, world_size: int) -> list[str]
     _require_automatic_clipping(config, built)
     _require_labels_to_smooth(config, built)
     _require_moving_branches(config, built)
-    return [note for rule in NOTES for note in rule(config, built)]
+    notes = [note for rule in NOTES for note in rule(config, built)]
+    return [*notes, *_note_processes(config, built, world_size)]
 
 
 def _require_data_for_all(data: Data, world_size: int) -> None:
@@ -146,6 +147,25 @@ def _note_selu(config: Mapping[str, Any], built: Built) -> Iterator[str]:
 def _note_own_optimizer(config: Mapping[str, Any], built: Built) -> Iterator[str]:
     if isinstance(built.module, pl.LightningModule) and not isinstance(built.module, TrainingModule):
         yield "The model is a LightningModule: its own optimizer, schedule and loss are used, not those chosen here."
+
+
+def _note_processes(config: Mapping[str, Any], built: Built, world_size: int) -> Iterator[str]:
+    strategy = config["trainer"].get("strategy")
+    if world_size == 1 and strategy in ("ddp", "fsdp", "fsdp_root"):
+        yield (
+            f"trainer.strategy={strategy} with one device trains as one process does; trainer.devices=2 makes two, "
+            "also on the CPU: trainer.accelerator=cpu."
+        )
+    has_batch_norm = any(isinstance(m, _BatchNorm) for m in built.network.modules())
+    if world_size > 1 and has_batch_norm and not config["trainer"].get("sync_batchnorm"):
+        yield (
+            f"Batch norm measures the {built.data.batch_size // world_size} examples of each process and not the "
+            "whole batch: +trainer.sync_batchnorm=true (GPUs, ddp) measures all, norm=layer needs none."
+        )
+    if world_size > 1 and strategy in ("fsdp", "fsdp_root") and _option(config, "optimizer") == "Muon":
+        yield "Under FSDP2 Muon gathers every matrix on every step, and rounds to bfloat16 in another order."
+    if world_size > 1 and not isinstance(built.datamodule, DataModule):
+        yield f"The data module is your own: {world_size} processes make batches {world_size} times as large."
 
 
 NOTES: tuple[Callable[[Mapping[str, Any], Built], Iterator[str]], ...] = (

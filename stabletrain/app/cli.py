@@ -163,6 +163,10 @@ def _run_command(request: Request, module: str) -> int:
         print(yaml.safe_dump(composition.config, sort_keys=False, allow_unicode=True), end="")
         return 0
     try:
+        if composition.config["search"] is not None and request.command == "train":
+            from stabletrain.app.search import run_search
+
+            return run_search(composition, request.config_dirs)
         return importlib.import_module(f"stabletrain.app.commands.{module}").run(composition, request.arguments)
     except (RequestError, KeyboardInterrupt):
         raise

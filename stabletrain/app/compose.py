@@ -59,7 +59,7 @@ class Composition:
         """Return the same composition with some settings at other values."""
         source = self.source.copy()
         for key, value in values.items():
-            OmegaConf.update(source, key, value)
+            OmegaConf.update(source, key, value, force_add=True)
         return replace(self, config=_resolve(source), source=source)
 
 

@@ -15,6 +15,7 @@ from stabletrain.app.compose import Composition
 from stabletrain.app.overrides import write_override
 from stabletrain.diagnosis.finding import HEALTHY, Finding, verdict_of
 from stabletrain.record.folder import FAILED, RunFolder
+from stabletrain.record.sweep import folder_above
 
 SHOWN_GROUPS = ("model", "activation", "init", "norm", "residual", "clip", "optimizer", "data")
 FIRST_ANSWER_TIMEOUT_S = 20.0  # of a server that has not answered once during the run
@@ -53,7 +54,7 @@ class Console:
     def announce(self, composition: Composition, folder: RunFolder, info: dict[str, Any]) -> None:
         """Say what is about to be trained."""
         self.print(f"{_choices(composition)}  ({info['num_parameters']:,} parameters)")
-        self.print(f"[dim]files[/]  {escape(_short(folder.path))}")
+        self.print(f"[dim]files[/]  {escape(short_path(folder.path))}")
 
     def describe(self, composition: Composition, dataset: Mapping[str, Any], num_parameters: int) -> None:
         """Say what would be trained, and on what."""
@@ -114,7 +115,7 @@ class Console:
                 self.print(f"       open it with  [bold]{escape(_ui_command(folder))}[/]")
         else:
             self.print("[yellow]MLflow[/] has not got everything yet; carry the rest over later with")
-            self.print(f"       [bold]python -m stabletrain sync {escape(shlex.quote(_short(folder.path)))}[/]")
+            self.print(f"       [bold]python -m stabletrain sync {escape(shlex.quote(short_path(folder.path)))}[/]")
 
     def conclude(self, folder: RunFolder, outcome: Any, findings: Sequence[Finding]) -> None:
         """Print the verdict, the numbers and the findings."""
@@ -131,7 +132,7 @@ class Console:
             self.print(line)
         if outcome.error is not None and str(outcome.error):
             self.print(escape(str(outcome.error)))
-        self.print(f"[dim]report[/] {escape(_short(folder.report))}")
+        self.print(f"[dim]report[/] {escape(short_path(folder.report))}")
 
 
 def _choices(composition: Composition) -> str:
@@ -152,7 +153,7 @@ def finding_lines(findings: Sequence[Finding]) -> list[str]:
     return lines
 
 
-def _short(path: Any) -> str:
+def short_path(path: Any) -> str:
     """Return a path relative to the current folder if it lies below it."""
     from pathlib import Path
 
@@ -165,7 +166,7 @@ def _short(path: Any) -> str:
 def _ui_command(folder: RunFolder) -> str:
     from pathlib import Path
 
-    beside_default = folder.path.parent == Path.cwd() / "runs"
+    beside_default = folder_above(folder.path) == Path.cwd() / "runs"
     return "python -m stabletrain ui" + (
-        "" if beside_default else f" {shlex.quote(write_override('output_dir', _short(folder.path)))}"
+        "" if beside_default else f" {shlex.quote(write_override('output_dir', short_path(folder.path)))}"
     )

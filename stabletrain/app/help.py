@@ -40,6 +40,8 @@ COMMANDS = {
             ("python -m stabletrain experiment=vanishing_depth", "see a network that does not train"),
             ("python -m stabletrain resume=auto output_dir=runs/mine", "go on with a run"),
             ("python -m stabletrain +lr_find=true", "look for the learning rate first"),
+            ("python -m stabletrain -m init=normal,he norm=none,layer", "every combination, and a table at the end"),
+            ("python -m stabletrain search=clip model=rnn", "look for the best threshold"),
             ("python -m stabletrain --cfg job model=gru", "show the configuration, run nothing"),
         ),
     ),
@@ -61,9 +63,13 @@ COMMANDS = {
     ),
     "report": Command(
         "report",
-        "write report.html again from the record",
+        "write report.html again from the record; of several runs, or of a sweep, one page that compares them",
         "RUN_DIR…",
-        (("python -m stabletrain report runs/mine", "one self-contained page"),),
+        (
+            ("python -m stabletrain report runs/mine", "one self-contained page"),
+            ("python -m stabletrain report runs/one runs/two", "compare them, in runs/compare.html"),
+            ("python -m stabletrain report runs/sweep", "compare the children of a sweep"),
+        ),
         takes_folders=True,
     ),
     "sync": Command(

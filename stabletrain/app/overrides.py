@@ -103,7 +103,7 @@ def check_key(
     key = override.key_or_group
     keys = set(_keys(known))
     section, _, rest = key.partition(".")
-    is_open = (rest and "_target_" in (known.get(section) or {})) or section in ("logger", "hydra")
+    is_open = (rest and "_target_" in (known.get(section) or {})) or section in ("logger", "search", "hydra")
     if key in keys or section.split("/")[0] == "hydra" or (override.is_add() and is_open):
         return
     value = (override.input_line or "").partition("=")[2]

@@ -6,12 +6,13 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers.logger import Logger
 
 from stabletrain.app.build import Built, build
@@ -24,10 +25,12 @@ from stabletrain.errors import RequestError
 from stabletrain.record.folder import RunFolder
 from stabletrain.tracking.store import resolve_tracking_uri
 from stabletrain.training import TrainingModule
-from stabletrain.training.callbacks import SystemWatch
 from stabletrain.training.checkpoint import ManifestCheckpointIO, checkpoint_callbacks
+from stabletrain.training.compiling import EagerLooks, compile_, require_compiler
+from stabletrain.training.datamodule import DataModule
 from stabletrain.training.loggers import RecordLogger
 from stabletrain.training.lr_finder import FoundRate, find_lr
+from stabletrain.training.system import SystemWatch
 from stabletrain.training.watch import GradientWatch
 
 TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
@@ -58,7 +61,9 @@ class Prepared:
     found: FoundRate | None = None
 
 
-def prepare(composition: Composition, folder: RunFolder, console: Console) -> Prepared:
+def prepare(
+    composition: Composition, folder: RunFolder, console: Console, callbacks: Sequence[Callback] = ()
+) -> Prepared:
     """Build a run and check it; nothing is written.
 
     Raises:
@@ -76,18 +81,33 @@ def prepare(composition: Composition, folder: RunFolder, console: Console) -> Pr
     loggers = build_loggers(config)
     record = RecordLogger(folder.events)
     watch = GradientWatch(**config["watch"])
+    compiled = _compile(config, built, watch) if config["compile"] else []
     trainer = build_trainer(
         config,
         logger=[record, *loggers.values()],
-        callbacks=[watch, *built.callbacks, SystemWatch(), *checkpoint_callbacks(folder), console.progress()],
+        callbacks=[
+            watch,
+            *compiled,
+            *built.callbacks,
+            SystemWatch(),
+            *checkpoint_callbacks(folder),
+            console.progress(),
+            *callbacks,
+        ],
         plugins=[ManifestCheckpointIO()],
         default_root_dir=str(folder.path),
-        use_distributed_sampler=False,  # the data module shards by itself
+        use_distributed_sampler=not isinstance(built.datamodule, DataModule),  # ours shards by itself
         enable_model_summary=False,
         enable_progress_bar=console.is_terminal,
     )
     notes = check(config, built, trainer.world_size)
     return Prepared(composition, built, trainer, record, loggers, watch, notes, found)
+
+
+def _compile(config: Mapping[str, Any], built: Built, watch: GradientWatch) -> list[Callback]:
+    require_compiler()
+    compile_(built.module, by_block=config["trainer"].get("strategy") == "fsdp")
+    return [EagerLooks(watch)]
 
 
 def _find_lr(config: Mapping[str, Any], built: Built) -> FoundRate:
@@ -136,6 +156,7 @@ def quiet_libraries() -> None:
         ".*resuming from a checkpoint that ended before the epoch ended.*",
         ".*could not find the monitored key in the returned metrics.*",
         ".*The dirpath has changed from.*",
+        ".*The `srun` command is available.*",  # Slurm's own way is sbatch; a machine that has it may train by itself
     ):
         warnings.filterwarnings("ignore", message=message)
     if not is_first_process():

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from stabletrain.app.launch import Launch, find_launch
 from stabletrain.errors import RequestError
 from stabletrain.record.folder import RunFolder
 
@@ -17,6 +18,8 @@ OUTPUT_DIR_OF_PARENT = "STABLETRAIN_OUTPUT_DIR"  # how a run's further processes
 
 def is_first_process() -> bool:
     """Whether this process is the one that writes."""
+    if "RANK" in os.environ:  # torchrun's, also where Slurm started torchrun and counts in another order
+        return os.environ["RANK"] == "0"
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"))
 
 
@@ -38,7 +41,9 @@ def choose_folder(config: Mapping[str, Any]) -> tuple[RunFolder, Path | None]:
     if inherited and not is_first_process():
         folder = RunFolder(inherited)
         return folder, _checkpoint(config, folder)
-    output_dir, resume = config["output_dir"], config["resume"]
+    output_dir, resume, launch = config["output_dir"], config["resume"], find_launch()
+    if launch is not None and output_dir is None:
+        output_dir = _folder_of(launch)
     if resume == "auto" and output_dir is None:
         raise RequestError(
             "resume=auto goes on in a folder that you name.",
@@ -49,7 +54,11 @@ def choose_folder(config: Mapping[str, Any]) -> tuple[RunFolder, Path | None]:
             command=f"python -m stabletrain resume=auto output_dir={_latest_run() or 'runs/…'}",
         )
     folder = RunFolder(output_dir if output_dir is not None else Path("runs") / unique_id())
+    if launch is not None and launch.began(folder.read_summary()) and (folder.checkpoints / "last.ckpt").is_file():
+        return folder, folder.checkpoints / "last.ckpt"  # begun again by its launcher
     checkpoint = _checkpoint(config, folder)
+    if launch is not None and (launch.began(folder.read_summary()) or not is_first_process()):
+        return folder, checkpoint  # the first process may have begun to write: it alone judges the folder
     if folder.config.exists() and resume != "auto":
         raise RequestError(
             "The folder holds a run already.",
@@ -59,6 +68,21 @@ def choose_folder(config: Mapping[str, Any]) -> tuple[RunFolder, Path | None]:
             command=f"python -m stabletrain output_dir={output_dir} resume=auto",
         )
     return folder, checkpoint
+
+
+def _folder_of(launch: Launch) -> str | None:
+    """Return the folder that all processes of a launch know without a word between them."""
+    if launch.id is not None:
+        return f"runs/{launch.id}"
+    if launch.num_nodes * launch.num_local == 1:
+        return None
+    raise RequestError(
+        "Processes on several nodes need one folder, and this launch has no name to make one from.",
+        key="output_dir",
+        found="null, and torchrun without --rdzv-id",
+        allowed="torchrun --rdzv-id=NAME, or output_dir=… on a disk that all nodes share",
+        command="output_dir=runs/NAME",
+    )
 
 
 def make_folder(folder: RunFolder) -> None:

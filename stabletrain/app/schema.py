@@ -26,6 +26,7 @@ GROUPS = (
     "logger",
     "watch",
     "doctor",
+    "search",
     "experiment",
 )
 
@@ -77,6 +78,30 @@ class UiSettings:
 
 
 @dataclass
+class SearchSettings:
+    """What a search tries, and how it judges."""
+
+    overrides: list[str] = field(default_factory=list)
+    """Overrides of every trial, before those of the command line."""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    """What to search, as in the configuration: `clip: {max_norm: {low: 0.1, high: 10.0, log: true}}`, or `choices`."""
+    metric: str = "val/loss"
+    """What a trial is judged by, at its end."""
+    direction: str = "minimize"
+    """minimize or maximize."""
+    num_trials: int = 20
+    """Trials in all, those of earlier sessions with the same storage included."""
+    sampler_seed: int = 0
+    """Seed of Optuna's sampler (TPE, Bergstra et al. 2011)."""
+    pruner: str = "none"
+    """none, or median: end a trial that is worse than the median of the earlier ones at the same epoch."""
+    storage: str | None = None
+    """Database that the search goes on from, `sqlite:///search.db`; in memory by default."""
+    study_name: str | None = None
+    """Name of the study in the storage; by default it follows from space and overrides."""
+
+
+@dataclass
 class Settings:
     """Everything a run is made of. Groups hold what their chosen option lists."""
 
@@ -94,12 +119,15 @@ class Settings:
     """Packages whose functions may be named as _target_."""
     lr_find: bool = False
     """Look for the learning rate first, with Lightning's finder, and train with it."""
+    compile: bool = False
+    """Compile the network with torch.compile; steps that are looked at layer by layer run uncompiled."""
     choices: dict[str, str] = field(default_factory=dict)
     """Chosen option by group: written into a run's config.yaml, so that it says where its numbers come from."""
     loss: LossSettings = field(default_factory=LossSettings)
     watch: WatchSettings = field(default_factory=WatchSettings)
     doctor: DoctorSettings = field(default_factory=DoctorSettings)
     ui: UiSettings = field(default_factory=UiSettings)
+    search: SearchSettings | None = None
     model: Any = MISSING
     activation: Any = MISSING
     init: Any = MISSING

@@ -10,18 +10,19 @@ SCRIPTS = ("data.js", "canvas.js", "heatmap.js", "ridges.js", "lines.js", "main.
 
 def page() -> str:
     """Return the page's template; everything inserted is escaped."""
-    return _read("page.html")
+    return read("page.html")
 
 
 def style() -> str:
     """Return the style sheet."""
-    return _read("page.css")
+    return read("page.css")
 
 
 def script() -> str:
     """Return the parts of the script as one, with no name left outside."""
-    return '(() => {\n"use strict";\n' + "".join(map(_read, SCRIPTS)) + "})();\n"
+    return '(() => {\n"use strict";\n' + "".join(map(read, SCRIPTS)) + "})();\n"
 
 
-def _read(name: str) -> str:
+def read(name: str) -> str:
+    """Return one of the files."""
     return (ASSETS / name).read_text(encoding="utf-8")

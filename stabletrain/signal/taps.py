@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from stabletrain.signal.measures import Arrays, Measures, merge
 from stabletrain.signal.snapshot import ACTIVATION, DELTA
 
 TAPPED = (ACTIVATION, DELTA)
+_WEIGHT = re.compile(r"(^|\.)parametrizations\.")  # of spectral and weight norm: it puts out a weight
 SILENT = (nn.Identity, nn.Dropout, nn.Flatten, nn.Unflatten)  # they put out what came in
 
 
@@ -35,16 +37,22 @@ class Taps:
 
     def __init__(self, model: nn.Module, signals: Sequence[str]) -> None:
         self._signals = [signal for signal in TAPPED if signal in signals]
-        self._paths = {id(m): (path, m) for path, m in model.named_modules() if _is_tapped(m)}
+        self._paths = {id(m): (p, m) for p, m in model.named_modules() if _is_tapped(m) and not _WEIGHT.search(p)}
         self._order: dict[str, int] = {}  # path: place in forward order
         self._parts: dict[str, dict[str, list[Measures]]] = {signal: {} for signal in self._signals}
         self._handles: list[Any] = []
         self._histograms = True
+        self._num_parts = 1
         self.seconds = 0.0
 
-    def open(self, *, histograms: bool = True) -> None:
-        """Put the hooks on, and forget what was not collected."""
-        self._histograms = histograms
+    def open(self, *, histograms: bool = True, num_parts: int = 1) -> None:
+        """Put the hooks on, and forget what was not collected.
+
+        Args:
+            histograms: Whether to count distributions.
+            num_parts: Processes whose losses are averaged: `delta`, of one of them, is divided by it.
+        """
+        self._histograms, self._num_parts = histograms, num_parts
         for parts in self._parts.values():
             parts.clear()
         if self._signals and not self._handles:
@@ -69,11 +77,14 @@ class Taps:
             tensor = _first_tensor(output)
             if tensor is None or not module.training or not torch.is_grad_enabled():
                 return
+            if not path and tensor.dim() == 0:  # a loss: data parallelism calls the module for that too
+                return
             self._order.setdefault(path, len(self._order))
             if ACTIVATION in self._signals:
                 self._add(ACTIVATION, path, tensor)
             if DELTA in self._signals and tensor.requires_grad:
-                tensor.register_hook(lambda gradient: self._add(DELTA, path, gradient))
+                num_parts = self._num_parts
+                tensor.register_hook(lambda gradient: self._add(DELTA, path, _divide(gradient, num_parts)))
 
         return look
 
@@ -113,6 +124,10 @@ def _is_tapped(module: nn.Module) -> bool:
     has_own = next(module.parameters(recurse=False), None) is not None
     is_leaf = next(module.children(), None) is None
     return (has_own or is_leaf) and not isinstance(module, SILENT)
+
+
+def _divide(gradient: Tensor, num_parts: int) -> Tensor:
+    return gradient if num_parts == 1 else gradient.detach() / num_parts
 
 
 def _first_tensor(output: Any) -> Tensor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -75,20 +75,34 @@ class Watch:
         """Layer names in forward order, as far as it is known; `step` fixes it."""
         return list(self._parameters[0] if self._parameters else self._order.named_parameters())
 
-    def expect(self, taps: bool, *, histograms: bool = True) -> None:
+    def expect(self, taps: bool, *, histograms: bool = True, num_parts: int = 1) -> None:
         """Say whether the coming forward pass is to be measured; without a word every one is.
 
         Args:
             taps: Whether `delta` and `activation` are wanted of the next step.
             histograms: Whether to count their distributions too.
+            num_parts: Processes whose losses are averaged, each of which sees a part of the batch.
         """
         if taps:
-            self._taps.open(histograms=histograms)
+            self._taps.open(histograms=histograms, num_parts=num_parts)
         else:
             self._taps.close()
 
+    def collect_outputs(self, loss_scale: float = 1.0) -> Mapping[str, Measures]:
+        """Return `activation` and `delta` as measured since the last call; `step` does so unless it is given them."""
+        found = dict(self._taps.collect())
+        if loss_scale != 1.0 and DELTA in found:
+            found[DELTA] = found[DELTA].shifted(-round(math.log2(loss_scale)))
+        return found
+
     def step(
-        self, *, histograms: bool = True, step: int | None = None, others: bool = True, loss_scale: float = 1.0
+        self,
+        *,
+        histograms: bool = True,
+        step: int | None = None,
+        others: bool = True,
+        loss_scale: float = 1.0,
+        outputs: Mapping[str, Measures] | None = None,
     ) -> Snapshot:
         """Measure all gradients as they are now, and the other signals.
 
@@ -98,6 +112,7 @@ class Watch:
             others: Whether to measure the signals beside the gradient on this step.
             loss_scale: What a scaler multiplied the loss by, a power of two: `delta` is divided by it. The gradients
                 are to be unscaled before the call.
+            outputs: `activation` and `delta` of the whole batch, if each process saw a part of it.
 
         Returns:
             Statistics per layer, in forward order. The signals of the optimizer's step join it when that is done.
@@ -111,10 +126,7 @@ class Watch:
             names, parameters = tuple(found), tuple(found.values())
         snapshot = Snapshot(self._step, _measure(names, gradients, histograms))
         if others and self._more:
-            snapshot.signals.update(self._taps.collect())
-            if loss_scale != 1.0 and DELTA in snapshot.signals:
-                delta = Measures.of(snapshot.signals[DELTA])
-                snapshot.signals[DELTA] = delta.shifted(-round(math.log2(loss_scale)))
+            snapshot.signals.update(self.collect_outputs(loss_scale) if outputs is None else outputs)
             self._measure_weights(snapshot, names, parameters, histograms)
         self._step += 1
         return snapshot

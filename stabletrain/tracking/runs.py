@@ -13,13 +13,13 @@ import psutil
 
 from stabletrain.record.folder import RunFolder
 from stabletrain.record.reader import Info, event_files, read_entries
+from stabletrain.tracking.parent import UID_TAG, parent_tag
 from stabletrain.tracking.store import artifact_root
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-UID_TAG = "stabletrain.uid"
 DEFAULT_EXPERIMENT = "stabletrain"
 STALE_S = 3600.0  # a record of another machine that has not grown for this long is taken to have ended
 _EVENT_FILE = re.compile(r"^events\.out\.tfevents\.(?P<time_s>\d+\.\d+)\.(?P<host>.+)\.(?P<pid>\d+)$")
@@ -57,7 +57,7 @@ def find_run(
     if run is None:
         assert experiment_id is not None
         name = str(run_name or info.get("run_name") or folder.path.name)[:250]
-        tags = {UID_TAG: uid.replace("'", "_")}
+        tags = {UID_TAG: uid.replace("'", "_")} | parent_tag(client, experiment_id, folder)
         run = client.create_run(experiment_id, start_time=_start_ms(folder), tags=tags, run_name=name)
     elif run.info.lifecycle_stage == "deleted":
         client.restore_run(run.info.run_id)

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 from filelock import FileLock
 
 from stabletrain.errors import RequestError
+from stabletrain.record.sweep import folder_above
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,10 +42,12 @@ class Unreachable(ConnectionError):
 def resolve_tracking_uri(explicit: str | None, run_dir: Path | str) -> str:
     """Return where to ship to: the explicit setting, else MLFLOW_TRACKING_URI, else the store beside the runs.
 
+    The children of a sweep share the store that lies beside the sweep.
+
     Raises:
         RequestError: The URI is of a kind that MLflow no longer writes to (a plain folder).
     """
-    uri = explicit or os.environ.get("MLFLOW_TRACKING_URI") or embedded_uri(Path(run_dir).absolute().parent)
+    uri = explicit or os.environ.get("MLFLOW_TRACKING_URI") or embedded_uri(folder_above(run_dir))
     if uri.startswith(_SQLITE):
         return _embeddable(_SQLITE + str(database_of(uri)))
     if uri != "databricks" and ("://" not in uri or uri.startswith("file:")):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback
 from torch.optim import Optimizer
 
@@ -15,7 +16,10 @@ from stabletrain.errors import require_choice, require_range
 from stabletrain.record import names
 from stabletrain.record.writer import RecordWriter
 from stabletrain.signal.cadence import is_due, is_due_by_decade
+from stabletrain.signal.measures import Measures
+from stabletrain.signal.shards import add_up
 from stabletrain.signal.snapshot import GRADIENT, SIGNALS, Snapshot
+from stabletrain.signal.taps import TAPPED
 from stabletrain.signal.through_time import gradient_through_time
 from stabletrain.signal.watch import OF_STEP, Watch
 from stabletrain.training.loggers import find_writer
@@ -38,7 +42,8 @@ class GradientWatch(Callback):
     | `time/norm/<layer>` | ‖∂L/∂h_t‖ for each t, over the first examples of the batch (`TrainingModule` only) |
 
     Under data parallelism every process holds the same averaged gradient: the first one measures, once per layer.
-    Where the parameters lie in shards, every process measures its own and the counts are added up.
+    Where the parameters lie in shards, every process measures its own and the counts are added up; so are those of
+    `activation` and `delta`, of which every process sees its part of the batch.
     In a trainer without a `RecordLogger` it writes an event file of its own into the trainer's log folder.
 
     Args:
@@ -75,6 +80,14 @@ class GradientWatch(Callback):
         self._batch: Any = None
         self._tapped_step = -1
         self._follows_time = True
+        self._num_processes = 1
+        self._device = torch.device("cpu")
+
+    @property
+    def looks_at_outputs(self) -> bool:
+        """Whether the coming step is measured by hooks on the layers."""
+        is_tapped = self._watch is not None and bool(set(self.signals) & set(TAPPED))
+        return is_tapped and self._is_due(self._tapped_step, self.signals_every)
 
     @property
     def seconds(self) -> float:
@@ -89,6 +102,7 @@ class GradientWatch(Callback):
         signals = [s for s in self.signals if optimizer is not None or s not in OF_STEP]
         self._watch = Watch(getattr(pl_module, "network", pl_module), optimizer=optimizer, signals=signals)
         self._watch.expect(taps=False)
+        self._num_processes, self._device = trainer.world_size, pl_module.device
         if trainer.is_global_zero:
             self._writer = find_writer(trainer)
             if self._writer is None:
@@ -100,9 +114,10 @@ class GradientWatch(Callback):
     ) -> None:
         """Put the taps on, if the coming step is due; they stay for all micro-batches of the step."""
         step = trainer.global_step
-        if self._watch is not None and trainer.is_global_zero and step != self._tapped_step:
+        if self._watch is not None and step != self._tapped_step:
             self._tapped_step = step
-            self._watch.expect(self._is_due(step, self.signals_every), histograms=self._wants_histograms(step))
+            taps, histograms = self._is_due(step, self.signals_every), self._wants_histograms(step)
+            self._watch.expect(taps, histograms=histograms, num_parts=trainer.world_size)
         self._batch = batch if self._is_due(step, self.time_every) else None
 
     def on_before_optimizer_step(
@@ -142,11 +157,21 @@ class GradientWatch(Callback):
         return self._is_due(step, self.histograms_every)
 
     def _measure(self, step: int, histograms: bool, others: bool = False, loss_scale: float = 1.0) -> None:
-        if self._watch is None or not (self._writer is not None or self._watch.is_sharded):
+        if self._watch is None:
             return
         start = time.perf_counter()
-        self._snapshot = self._watch.step(histograms=histograms, step=step, others=others, loss_scale=loss_scale)
+        outputs = self._collect_outputs(loss_scale) if others else None
+        if self._writer is not None or self._watch.is_sharded:
+            self._snapshot = self._watch.step(
+                histograms=histograms, step=step, others=others, loss_scale=loss_scale, outputs=outputs
+            )
         self._seconds += time.perf_counter() - start
+
+    def _collect_outputs(self, loss_scale: float) -> Mapping[str, Measures]:
+        """Return `activation` and `delta` of the whole batch, of which each process saw a part."""
+        assert self._watch is not None
+        outputs = self._watch.collect_outputs(loss_scale)
+        return add_up(outputs, self._device) if self._num_processes > 1 else outputs
 
     def _write(self) -> None:
         snapshot, self._snapshot = self._snapshot, None

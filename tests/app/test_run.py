@@ -197,7 +197,8 @@ def test_a_sweep_runs_every_combination(here):
     process = spawn(here, "-m", "logger=none", "trainer=debug", "trainer.max_steps=3", "init=default,he", "seed=0,1")
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 0, out
-    runs = [p for p in (here / "runs").iterdir() if p.name != "multirun"]
+    (sweep,) = (here / "runs").iterdir()
+    runs = [p for p in sweep.iterdir() if p.is_dir()]
     chosen = {(load_record(p).info["choices"]["init"], load_record(p).info["parameters"]["seed"]) for p in runs}
     assert chosen == {("default", 0), ("default", 1), ("he", 0), ("he", 1)}
 

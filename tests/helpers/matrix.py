@@ -138,7 +138,7 @@ class Tally:
         )
 
 
-UNUSABLE = {"data": {"openml"}, "trainer": {"ddp_cpu"}}  # no network; two processes, in test_matrix_ddp
+UNUSABLE = {"data": {"openml"}, "trainer": {"ddp", "ddp_cpu", "fsdp"}}  # network; processes: test_matrix_strategies
 
 
 @functools.cache

@@ -1,16 +1,59 @@
-"""`report RUN_DIR…`: the HTML report again, from the record."""
+"""`report RUN_DIR…`: the HTML report again, from the record; of several runs or of a sweep, one page that compares."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from stabletrain.app.compose import Composition
 from stabletrain.app.run_folder import open_run
+from stabletrain.errors import RequestError
+from stabletrain.record.folder import RunFolder
+from stabletrain.record.sweep import SweepFolder
+from stabletrain.report.compare import PAGE, write_comparison
 from stabletrain.report.page import write_report
 
 
 def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
-    """Write `report.html` of each run."""
-    for folder in [open_run(path) for path in arguments]:
-        print(write_report(folder))
+    """Write `report.html` of one run; the page that compares, of a sweep into its folder, else where `output_dir` says.
+
+    Raises:
+        RequestError: A folder holds neither run nor sweep, or the page cannot be written. Nothing is written then.
+    """
+    folders = [folder for path in arguments for folder in _runs(path)]
+    folders = list({folder.path: folder for folder in folders}.values())  # named twice, shown once
+    try:
+        print(_write(folders, arguments, composition.config["output_dir"]))
+    except OSError as error:
+        raise RequestError(
+            f"The page cannot be written: {error.strerror or error}.",
+            key="output_dir",
+            found=error.filename,
+            allowed="a folder that you may write to",
+            command=f"python -m stabletrain report {' '.join(arguments)} output_dir=reports",
+        ) from error
     return 0
+
+
+def _write(folders: Sequence[RunFolder], arguments: Sequence[str], output_dir: str | None) -> Path:
+    sweep = SweepFolder(arguments[0])
+    is_sweep = len(arguments) == 1 and sweep.exists
+    if len(folders) == 1 and not is_sweep:
+        return write_report(folders[0])
+    if output_dir is not None:
+        return write_comparison(folders, Path(output_dir).absolute() / PAGE)
+    if is_sweep:
+        return write_comparison(folders, sweep.report)
+    above = Path(os.path.commonpath([folder.path.parent for folder in folders]))
+    return write_comparison(folders, above / PAGE)
+
+
+def _runs(path: str) -> list[RunFolder]:
+    """Return the run in a folder, or the children of the sweep in it."""
+    sweep = SweepFolder(path)
+    if not sweep.exists:
+        return [open_run(path)]
+    if children := sweep.children():
+        return children
+    raise RequestError("No child of this sweep has recorded anything.", key="RUN_DIR", found=path, allowed="a run")

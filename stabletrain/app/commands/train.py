@@ -11,8 +11,10 @@ import yaml
 
 from stabletrain.app.compose import Composition
 from stabletrain.app.console import Console
+from stabletrain.app.launch import as_launched, find_launch, requeue_when_asked
 from stabletrain.app.provenance import describe_run
 from stabletrain.app.run_folder import OUTPUT_DIR_OF_PARENT, choose_folder, is_first_process, make_folder
+from stabletrain.app.sweep_child import child_info
 from stabletrain.diagnosis.finding import SEVERITIES, Finding, verdict_of
 from stabletrain.record.folder import FAILED, FINISHED, RUNNING, STOPPED, TERMINATED, RunFolder, replace_file
 
@@ -20,43 +22,57 @@ EXIT_CODES = {FINISHED: 0, FAILED: 1, STOPPED: 3, TERMINATED: 143}
 SHIPPING_TIMEOUT_S = 60.0
 
 
-def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
-    """Train as composed; return the exit code."""
+def run(composition: Composition, arguments: Sequence[str] = (), callbacks: Sequence[Any] = ()) -> int:
+    """Train as composed, with further callbacks beside the run's own; return the exit code."""
+    composition = as_launched(composition)
     folder, checkpoint = choose_folder(composition.config)
     from stabletrain.app.prepare import prepare
     from stabletrain.training.loggers import MLflowLogger
     from stabletrain.training.run import check_resumable, execute
 
     console = Console()
-    prepared = prepare(composition.in_folder(folder.path), folder, console)
+    prepared = prepare(composition.in_folder(folder.path), folder, console, callbacks)
     composition, built, config = prepared.composition, prepared.built, prepared.composition.config
     if checkpoint is not None:
         check_resumable(checkpoint, built.module, config["trainer"])
     shipper = None
     if is_first_process():
         num_parameters = sum(p.numel() for p in built.network.parameters())
-        info = describe_run(composition, built.data.describe(), num_parameters)
+        info = describe_run(composition, built.data.describe(), num_parameters) | child_info(composition, folder.path)
         _begin(folder, composition, info, checkpoint, prepared.record)
         console.announce(composition, folder, info)
         console.advise(prepared.notes, prepared.found)
         if any(isinstance(logger, MLflowLogger) for logger in prepared.loggers.values()):
             shipper = console.start_shipper(folder)
     os.environ[OUTPUT_DIR_OF_PARENT] = str(folder.path)
+    requeue = requeue_when_asked(folder, prepared.trainer)
     try:
         outcome = execute(prepared.trainer, built.module, built.datamodule, folder, checkpoint)
     finally:
         os.environ.pop(OUTPUT_DIR_OF_PARENT, None)
         prepared.record.close()
+        if requeue is not None:
+            requeue.close()
     if not is_first_process():
+        _leave_if_requeued(outcome.error)
         return EXIT_CODES[outcome.status]
     findings = conclude(folder, config, outcome, overhead=prepared.watch.seconds / max(outcome.seconds, 1e-9))
     console.conclude(folder, outcome, findings)
     if shipper is not None:
         console.finish_shipper(shipper, folder, SHIPPING_TIMEOUT_S)
+    _leave_if_requeued(outcome.error)
     if outcome.status == FAILED:
         assert outcome.error is not None
         raise outcome.error
     return _exit_code(outcome.status, findings, config["doctor"]["fail_on"])
+
+
+def _leave_if_requeued(error: BaseException | None) -> None:
+    """End the process: a launcher such as submitit would take a returned value for the job's end."""
+    from stabletrain.training.requeue import RequeueRequest
+
+    if isinstance(error, RequeueRequest):
+        raise error
 
 
 def conclude(folder: RunFolder, config: dict[str, Any], outcome: Any, overhead: float) -> list[Finding]:
@@ -90,7 +106,9 @@ def _begin(
     config = composition.config | {"resume": None}  # where it went on from is in the summary; the file runs anew
     replace_file(folder.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
     record.writer.write_info(info)
+    launch = find_launch()
     folder.update_summary(
+        **({"launch": launch.id} if launch is not None else {}),
         status=RUNNING,
         verdict=None,
         metrics={},

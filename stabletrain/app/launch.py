@@ -1,0 +1,171 @@
+"""What a launcher outside says of its processes: torchrun or Slurm starts them, and the run takes its numbers there."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from stabletrain.app.compose import Composition
+from stabletrain.errors import RequestError
+from stabletrain.record.folder import FINISHED, STOPPED, RunFolder
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+    from stabletrain.training.requeue import Requeue
+
+_INTERACTIVE = ("bash", "interactive")  # job names under which Lightning takes Slurm for a terminal
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The group of processes that a launcher started.
+
+    Attributes:
+        engine: torchrun or slurm.
+        num_nodes: Nodes in the group.
+        num_local: Processes on this node.
+        run_id: Name of the job, the same in all its processes and after each restart; None if the launcher has none.
+        restarts: How often the launcher began again.
+    """
+
+    engine: str
+    num_nodes: int
+    num_local: int
+    run_id: str | None = None
+    restarts: int = 0
+
+    @property
+    def id(self) -> str | None:
+        """What a run remembers of its launch: `torchrun-spring`, `slurm-17`."""
+        return f"{self.engine}-{self.run_id}" if self.run_id else None
+
+    def began(self, summary: Mapping[str, Any]) -> bool:
+        """Whether the run of this `summary.json` is this very job, begun before and not at its end."""
+        is_ours = self.id is not None and summary.get("launch") == self.id
+        return is_ours and (self.restarts > 0 or summary.get("status") not in (FINISHED, STOPPED))
+
+
+def find_launch(environ: Mapping[str, str] | None = None) -> Launch | None:
+    """Return what launched this process, or None if it was started by hand.
+
+    Raises:
+        RequestError: A Slurm job of several tasks runs the program once, a node has more tasks than another, or
+            torchrun is asked for restarts that cannot succeed.
+    """
+    environ = os.environ if environ is None else environ
+    if "TORCHELASTIC_RUN_ID" in environ:
+        return _torchrun(environ)
+    if "SLURM_STEP_NUM_TASKS" in environ and environ.get("SLURM_JOB_NAME") not in _INTERACTIVE:
+        return _slurm(environ)
+    num_tasks = int(environ.get("SLURM_NTASKS", "1"))
+    if num_tasks > 1 and environ.get("SLURM_JOB_NAME") not in _INTERACTIVE:
+        raise RequestError(
+            f"The Slurm job has {num_tasks} tasks, and this is one program: srun starts one for each task.",
+            key="SLURM_NTASKS",
+            found=num_tasks,
+            allowed="srun before the command, or a job of one task",
+            command="python -m stabletrain … behind srun: srun python -m stabletrain …",
+        )
+    return None
+
+
+def _torchrun(environ: Mapping[str, str]) -> Launch:
+    num_nodes = int(environ.get("GROUP_WORLD_SIZE", "1"))
+    run_id: str | None = environ["TORCHELASTIC_RUN_ID"]
+    if run_id == "none" or _is_uuid(run_id):  # nobody named the job: torchrun's defaults for several nodes and for one
+        run_id = _agent_id() if num_nodes == 1 else None
+    restarts = int(environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    _require_own_store(environ)
+    return Launch("torchrun", num_nodes, int(environ["LOCAL_WORLD_SIZE"]), run_id, restarts)
+
+
+def _require_own_store(environ: Mapping[str, str]) -> None:
+    """Refuse restarts that cannot succeed: new processes would read dead ones' addresses in torchrun's own store."""
+    is_shared = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if is_shared and int(environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0:
+        raise RequestError(
+            "torchrun would begin again in vain: the processes' addresses stay in its store, those of dead ones too.",
+            key="--max-restarts",
+            found=environ["TORCHELASTIC_MAX_RESTARTS"],
+            allowed="0, or a store for each attempt: TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun on all nodes",
+            command="export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1",
+        )
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(UUID(text)) == text
+    except ValueError:
+        return False
+
+
+def _agent_id() -> str:
+    """Name the torchrun above this process: it lives through every restart of its workers."""
+    from datetime import datetime
+
+    import psutil
+
+    agent = psutil.Process(os.getppid())
+    return f"{datetime.fromtimestamp(agent.create_time()):%Y-%m-%d_%H-%M-%S}-{agent.pid}"
+
+
+def _slurm(environ: Mapping[str, str]) -> Launch:
+    num_nodes, num_tasks = int(environ["SLURM_STEP_NUM_NODES"]), int(environ["SLURM_STEP_NUM_TASKS"])
+    if num_tasks % num_nodes:
+        raise RequestError(
+            "The tasks do not divide over the nodes: every node needs as many processes.",
+            key="SLURM_STEP_NUM_TASKS",
+            found=f"{num_tasks} tasks on {num_nodes} nodes",
+            allowed=f"a multiple of {num_nodes}",
+            command="python -m stabletrain … behind srun --ntasks-per-node=…",
+        )
+    job = environ["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_JOB_ID" in environ:
+        job = f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
+    step = environ.get("SLURM_STEP_ID", "0")
+    run_id = job if step == "0" else f"{job}.{step}"  # a second srun in the job is a second run
+    return Launch("slurm", num_nodes, num_tasks // num_nodes, run_id, int(environ.get("SLURM_RESTART_COUNT", 0)))
+
+
+def as_launched(composition: Composition) -> Composition:
+    """Return the composition with the launcher's numbers of nodes and devices, so that nobody writes them twice.
+
+    Raises:
+        RequestError: An override asks for another number than the launcher started.
+    """
+    launch = find_launch()
+    if launch is None:
+        return composition
+    values = {"trainer.devices": launch.num_local, "trainer.num_nodes": launch.num_nodes}
+    asked = {o.partition("=")[0].lstrip("+"): o.partition("=")[2] for o in composition.overrides}
+    for key, value in values.items():
+        if asked.get(key, str(value)) not in (str(value), "auto", "-1"):
+            raise RequestError(
+                f"{launch.engine} started another number.",
+                key=key,
+                found=asked[key],
+                allowed=f"{value}, which {launch.engine} says by itself: leave the setting out",
+                closest=str(value),
+            )
+    if launch.num_nodes == 1:
+        del values["trainer.num_nodes"]  # Lightning's default
+    return composition.with_values(values)
+
+
+def requeue_when_asked(folder: RunFolder, trainer: pl.Trainer) -> Requeue | None:
+    """Make a run under Slurm save and requeue its job when Slurm's signal comes."""
+    launch = find_launch()
+    if launch is None or launch.engine != "slurm":
+        return None
+    from stabletrain.training.requeue import Requeue
+
+    by_submitit = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+    name = os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2") if by_submitit else "USR1"
+    requeue = Requeue(folder.checkpoints / "last.ckpt", getattr(signal, f"SIG{name}"))
+    trainer.callbacks.append(requeue)  # pyright: ignore[reportAttributeAccessIssue]
+    return requeue

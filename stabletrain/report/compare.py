@@ -1,0 +1,176 @@
+"""Several runs on one page: how each ended, what it was made of, its gradient by layer and its loss, on common axes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from stabletrain.diagnosis.finding import HEALTHY, worst_first
+from stabletrain.record.folder import FAILED, RUNNING, RunFolder, replace_file
+from stabletrain.record.reader import Record, load_record
+from stabletrain.report import template, words
+from stabletrain.report.compare_plots import Axes, Profile, course_of, draw_losses, draw_profile, profile_of
+from stabletrain.report.scaling import Speed, efficiencies, speed_of
+
+PAGE = "compare.html"
+METRICS = ("val/accuracy", "val/mse", "val/loss", "train/loss", "test/accuracy", "test/mse", "test/loss")
+SHOWN_METRICS = 4  # columns; more and the table does not fit on paper
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What the page shows of a run; the rest of its record is let go, so that fifty runs fit in memory.
+
+    Attributes:
+        name: Its folder's name.
+        folder: Its files.
+        summary: What `summary.json` says.
+        made_of: Value by override: chosen options, then numbers.
+        severity: The worst finding's, or "".
+        profile: Its gradient by layer at a few steps.
+        course: Its losses by name, thinned.
+        speed: How fast it was, on how many processes.
+    """
+
+    name: str
+    folder: RunFolder
+    summary: dict[str, Any]
+    made_of: dict[str, Any]
+    severity: str
+    profile: Profile
+    course: dict[str, list[tuple[float, float]]]
+    speed: Speed
+
+
+def write_comparison(folders: Sequence[RunFolder], page: Path) -> Path:
+    """Write the page whole and return its path."""
+    replace_file(page, render_comparison(folders, page.parent).encode())
+    return page
+
+
+def render_comparison(folders: Sequence[RunFolder], beside: Path) -> str:
+    """Return the page.
+
+    Args:
+        folders: The runs, in the order of the page.
+        beside: The folder that the page will lie in, for its links to the runs' own pages.
+    """
+    import jinja2
+
+    runs = [_read(folder) for folder in folders]
+    axes = Axes.around([run.profile for run in runs], [run.course for run in runs])
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    keys = differing_keys([run.made_of for run in runs])
+    metrics = [m for m in METRICS if any(m in (run.summary.get("metrics") or {}) for run in runs)][:SHOWN_METRICS]
+    shares = efficiencies([run.speed for run in runs])
+    rows = [
+        _row(run, number, keys, metrics, share, beside, axes)
+        for number, (run, share) in enumerate(zip(runs, shares, strict=True), 1)
+    ]
+    scales = len({run.speed.world_size for run in runs}) > 1
+    return environment.from_string(template.read("compare.html")).render(
+        style=template.read("page.css") + template.read("compare.css"),
+        rows=rows,
+        keys=keys,
+        metrics=metrics,
+        scales=scales,
+        num_healthy=sum(row["verdict"] == HEALTHY for row in rows),
+        shared=_shared([run.made_of for run in runs], keys),
+    )
+
+
+def differing_keys(made_of: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys whose values are not the same in all runs, in the order of their first appearance."""
+    keys = dict.fromkeys(key for values in made_of for key in values)
+    return [key for key in keys if len({repr(values.get(key)) for values in made_of}) > 1]
+
+
+def _shared(made_of: Sequence[Mapping[str, Any]], keys: Iterable[str]) -> str:
+    """Return the chosen options that all runs have in common."""
+    return "  ".join(f"{k}={v}" for k, v in made_of[0].items() if k not in keys and "." not in k)
+
+
+def _read(folder: RunFolder) -> Compared:
+    record, summary = load_record(folder.path), folder.read_summary()
+    info = record.info
+    worst = next(iter(worst_first(folder.read_findings())), None)
+    return Compared(
+        name=folder.path.name,
+        folder=folder,
+        summary=summary,
+        made_of={**(info.get("choices") or {}), **(info.get("parameters") or {})},
+        severity=worst.severity if worst else "",
+        profile=profile_of(record),
+        course=course_of(record),
+        speed=_speed(record, summary),
+    )
+
+
+def _speed(record: Record, summary: Mapping[str, Any]) -> Speed:
+    return speed_of(record, summary.get("steps"), summary.get("seconds"))
+
+
+def _row(
+    run: Compared,
+    number: int,
+    keys: Sequence[str],
+    metrics: Sequence[str],
+    share: float | None,
+    beside: Path,
+    axes: Axes,
+) -> dict[str, Any]:
+    verdict, sign, mood = _verdict(run)
+    found = run.summary.get("metrics") or {}
+    title = "  ".join(f"{key}={_value(run.made_of.get(key))}" for key in keys if "." not in key) or run.name
+    return {
+        "number": number,
+        "name": run.name,
+        "title": title,
+        "link": _link(run.folder.report, beside),
+        "verdict": verdict,
+        "heading": words.verdict_words(verdict)[0],
+        "sign": sign,
+        "mood": mood,
+        "metrics": [words.number(found.get(metric)) for metric in metrics],
+        "steps": words.number(run.summary.get("steps")),
+        "seconds": words.duration(run.summary.get("seconds")),
+        "differs": [_value(run.made_of.get(key)) for key in keys],
+        "world_size": run.speed.world_size,
+        "samples_per_second": words.number(run.speed.samples_per_second),
+        "efficiency": words.percent(share),
+        "profile": draw_profile(run.profile, axes),
+        "losses": draw_losses(run.course, axes),
+    }
+
+
+def _verdict(run: Compared) -> tuple[str, str, str]:
+    """Return verdict, sign and mood as the run's own page has them."""
+    status, verdict = run.summary.get("status"), run.summary.get("verdict")
+    if not verdict or status == RUNNING:
+        verdict = words.RUN_FAILED if status == FAILED else words.NO_VERDICT
+    if status == FAILED and verdict == HEALTHY:
+        verdict = words.RUN_FAILED
+    if verdict == HEALTHY:
+        return HEALTHY, "✔", "good"
+    if verdict == words.NO_VERDICT:
+        return verdict, "…", "faint"
+    mood = run.severity or "warning"
+    return str(verdict), words.SEVERITY_SIGNS[mood], mood
+
+
+def _value(value: Any) -> str:
+    return "—" if value is None else words.number(value) if isinstance(value, float) else str(value)
+
+
+def _link(report: Path, beside: Path) -> str | None:
+    """Return a link from the page to a run's own; None if it has none, or lies on another drive."""
+    if not report.is_file():
+        return None
+    try:
+        return quote(Path(os.path.relpath(report, beside.absolute())).as_posix())
+    except ValueError:
+        return None

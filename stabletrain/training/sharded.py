@@ -1,0 +1,212 @@
+"""FSDP2 for Lightning: parameters, gradients and optimizer state in shards, checkpoints whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from pytorch_lightning.strategies import ModelParallelStrategy
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+STEPS = ("training_step", "validation_step", "test_step")  # what Lightning calls instead of `forward`
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """Each of n processes holds 1/n of every parameter, gradient and moment, and gathers a block when it is used.
+
+    Lightning's `ModelParallelStrategy` asks every LightningModule for a `configure_model` that shards it, reads
+    checkpoints past the trainer's own input and output, and numbers the optimizer's state by the model's parameters.
+    Here the module is sharded as it is, unless it has done so itself; and a checkpoint is one file that is the same,
+    to the names and the order, as one process would write. All processes begin with the weights of the first.
+
+    Args:
+        blocks: Whether every block (child of a `ModuleList` or a `Sequential`) is gathered by itself, and not all
+            parameters at once.
+
+    References:
+        Zhao et al. 2023, PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel; `fully_shard` of torch.
+    """
+
+    def __init__(self, blocks: bool = True) -> None:
+        super().__init__(save_distributed_checkpoint=False)
+        self._blocks = blocks
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """The trainer hands the optimizer's state over, as with other strategies."""
+        return True
+
+    def setup_environment(self) -> None:
+        """Lay all processes of all nodes out along one axis, that of the data."""
+        self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
+        super().setup_environment()
+
+    def setup(self, trainer: pl.Trainer) -> None:
+        """Shard the module, then make its optimizers."""
+        module, accelerator = self.lightning_module, self.accelerator
+        assert module is not None
+        assert accelerator is not None
+        accelerator.setup(trainer)
+        self.model = self.precision_plugin.convert_module(module)
+        self.model_to_device()
+        if not any(is_sharded(p) for p in module.parameters()):
+            shard_(module, self.device_mesh["data_parallel"], blocks=self._blocks)
+        self.barrier()
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.setup_optimizers(trainer)
+        self.setup_precision_plugin()
+
+    def on_validation_start(self) -> None:
+        """Take the first process' buffers, the running statistics of batch norm for one, as DDP does."""
+        assert self.model is not None
+        _send_from_first(self.model.buffers())
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Return the whole module's state in the first process, nothing in the others."""
+        assert self.lightning_module is not None
+        return self._keep_in_first(gather(self.lightning_module.state_dict(), self.is_global_zero))
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Return the whole optimizer's state in the first process, nothing in the others."""
+        inner = getattr(optimizer, "_optimizer", optimizer)
+        return self._keep_in_first(gather(inner.state_dict(), self.is_global_zero))
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read the checkpoint in every process."""
+        return self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=True)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Take each process' part of the weights."""
+        module = self.lightning_module
+        assert module is not None
+        own = module.state_dict()
+        parts = {name: part_like(value, own.get(name)) for name, value in checkpoint["state_dict"].items()}
+        module.load_state_dict(parts, strict=strict)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take each process' part of the optimizers' state."""
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            optimizer.load_state_dict(split_state(state, optimizer))
+
+    def _keep_in_first(self, state: dict[str, Any]) -> dict[str, Any]:
+        return state if self.is_global_zero else {}
+
+
+def is_sharded(tensor: Any) -> bool:
+    """Whether a tensor is a DTensor."""
+    return hasattr(tensor, "device_mesh")
+
+
+def shard_(module: nn.Module, mesh: Any, *, blocks: bool = True) -> None:
+    """Shard a module in place: its blocks, then the rest. The weights are those of the first process.
+
+    Args:
+        module: A LightningModule; of one that holds a `network` and calls nothing else, that network is sharded.
+        mesh: Processes, along one axis.
+        blocks: Whether blocks are gathered one by one.
+    """
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    from stabletrain.training.module import TrainingModule
+
+    _send_from_first([*module.parameters(), *module.buffers()])
+    root = module.network if isinstance(module, TrainingModule) else module
+    for block in find_blocks(root) if blocks else ():
+        fully_shard(block, mesh=mesh)
+    fully_shard(root, mesh=mesh)
+    if root is module:
+        for name in STEPS:
+            register_fsdp_forward_method(module, name)
+
+
+def find_blocks(root: nn.Module) -> list[nn.Module]:
+    """Return the outermost modules that stand in a list and share no parameter with another."""
+    owners: dict[int, int] = {}
+    for module in root.modules():
+        for parameter in module.parameters(recurse=False):
+            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    found: list[nn.Module] = []
+
+    def search(module: nn.Module) -> None:
+        for child in module.children():
+            parameters = list(child.parameters())
+            is_block = isinstance(module, nn.ModuleList | nn.Sequential) and _has_forward(child) and parameters
+            if is_block and all(owners[id(p)] == 1 for p in parameters):
+                found.append(child)
+            else:
+                search(child)
+
+    search(root)
+    return found
+
+
+def gather(value: Any, keep: bool = True) -> Any:
+    """Return a state with whole tensors, on the CPU where they lay in parts; every process must call it.
+
+    Args:
+        value: Nested dicts and lists of tensors and numbers.
+        keep: Whether this process wants the tensors; the others only help.
+    """
+
+    def whole(tensor: Tensor) -> Tensor:
+        if not is_sharded(tensor):
+            return tensor.detach().cpu() if keep else tensor
+        full = tensor.full_tensor().detach()  # pyright: ignore[reportAttributeAccessIssue]
+        return full.cpu() if keep else full[:0] if full.ndim else full
+
+    return _map_tensors(value, whole)
+
+
+def split_state(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+    """Return an optimizer's whole state with the tensors that belong to sharded parameters in their parts."""
+    saved = [index for group in state["param_groups"] for index in group["params"]]
+    own = [p for group in optimizer.param_groups for p in group["params"]]
+    by_index = dict(zip(saved, own, strict=True))
+    parts = {
+        index: {
+            key: part_like(value, by_index[index]) if _has_shape(value, by_index[index]) else value
+            for key, value in entries.items()
+        }
+        for index, entries in state["state"].items()
+    }
+    return {**state, "state": parts}
+
+
+def part_like(value: Any, like: Any) -> Any:
+    """Return a whole tensor laid out as another is; every process has it, so nothing is sent."""
+    if not is_sharded(like) or is_sharded(value):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def _has_shape(value: Any, parameter: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == parameter.shape
+
+
+def _has_forward(module: nn.Module) -> bool:
+    return not isinstance(module, nn.ModuleList | nn.ModuleDict | nn.ParameterList | nn.ParameterDict)
+
+
+def _send_from_first(tensors: Iterator[Tensor] | list[Tensor]) -> None:
+    if dist.get_world_size() > 1:
+        with torch.no_grad():
+            for tensor in tensors:
+                if not is_sharded(tensor) and tensor.numel():
+                    dist.broadcast(tensor.detach(), 0)
+
+
+def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return type(value)((k, _map_tensors(v, change)) for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return type(value)(_map_tensors(v, change) for v in value)
+    return value
