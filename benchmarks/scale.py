@@ -131,7 +131,15 @@ def measure() -> Constants:
 def amount(value: float, unit: str) -> str:
     """Return a number with two digits and the prefix that keeps it short: 5.2 MB, 3.1 days."""
     if unit == "s":
-        for name, size in (("days", 86400), ("h", 3600), ("min", 60), ("s", 1), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)):
+        for name, size in (
+            ("days", 86400),
+            ("h", 3600),
+            ("min", 60),
+            ("s", 1),
+            ("ms", 1e-3),
+            ("µs", 1e-6),
+            ("ns", 1e-9),
+        ):
             if value >= size:
                 return f"{np.format_float_positional(float(f'{value / size:.2g}'), trim='-')} {name}"
     for name, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):

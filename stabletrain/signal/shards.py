@@ -70,7 +70,7 @@ def _add_up(own: Measures, device: torch.device) -> Measures:
 
 
 def _reduce(x: np.ndarray, operation: Any, device: torch.device) -> np.ndarray:
-    tensor = torch.from_numpy(x).to(device)
+    tensor = torch.tensor(x, device=device)  # a copy: it is added up in place
     dist.all_reduce(tensor, operation)
     return tensor.cpu().numpy()
 

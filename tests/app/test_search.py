@@ -90,7 +90,7 @@ def test_a_search_goes_on_from_its_storage(here, capsys):
         (["search=rl"], "search"),
         (["search=init", "search.parameters.init.choices=[he,hee]"], "init"),
         (["search=init", "search.parameters.init.choices=[]"], "search.parameters.init.choices"),
-        (["search=lr", "+search.parameters.model.hight.choices=[1]"], "model.hight"),
+        (["search=lr", "+search.parameters.model.widht.choices=[1]"], "model.widht"),
         (["search=lr", "+search.parameters.seed.lowest=1"], "search.parameters.seed.lowest"),
         (["search=lr", "search.storage=nowhere"], "search.storage"),
         (["search=lr", "model.width=9", "norm=group"], "norm.num_groups"),
