@@ -98,7 +98,7 @@ def measure_watching() -> tuple[float, float, float, float]:
 
 
 def measure_record(folder: Path) -> tuple[float, ...]:
-    """Return, for a layer and look, seconds to write, bytes (without and with a histogram), seconds and memory to read."""
+    """Return, for a layer and look, seconds to write, bytes without and with a histogram, seconds and bytes to read."""
     names, tensors, looks = names_of(LAYERS), gradients(LAYERS, 1_000), 21
     write_s, num_bytes, read_s, memory = {}, {}, {}, {}
     for histograms in (False, True):
@@ -179,7 +179,7 @@ def constants_table(c: Constants) -> list[tuple[str, ...]]:
 
 def paper_table(c: Constants) -> list[tuple[str, ...]]:
     """Return, for each cadence, what the run of `LAYERS`, `RANKS` and `STEPS` costs."""
-    head = "watch, looks, watching (ddp), watching (fsdp), messages, their bytes, record, reading and diagnosing, its memory"
+    head = "watch, looks, watching (ddp), watching (fsdp), messages, their bytes, record, reading it, its memory"
     rows = [(*head.split(", "), "64 GB are full at step")]
     for name, (plain, counted, further) in CADENCES.items():
         norms, histograms = plain, counted + SIGNALS * further  # tables of one number a layer, and of 517
