@@ -27,7 +27,7 @@ docker_up() {
       >"$LAB/docker/log" 2>&1 </dev/null &
     touch "$LAB/docker/ours"
   }
-  for _ in $(seq 120); do
+  for _ in $(seq 600); do
     docker info >/dev/null 2>&1 && { echo "export DOCKER_HOST=$DOCKER_HOST DOCKER_CONFIG=$DOCKER_CONFIG"; return; }
     sleep 0.5
   done

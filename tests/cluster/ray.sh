@@ -16,7 +16,7 @@ setsid "$PYTHON" -m ray.scripts.scripts start --head --block --port=$port --num-
 head=$!
 trap 'kill $head 2>/dev/null || true; wait $head 2>/dev/null || true; rm -rf "$work"' EXIT
 export RAY_ADDRESS=127.0.0.1:$port
-for _ in $(seq 120); do "$PYTHON" -m ray.scripts.scripts status --address="$RAY_ADDRESS" >/dev/null 2>&1 && break; sleep 1; done
+for _ in $(seq 600); do "$PYTHON" -m ray.scripts.scripts status --address="$RAY_ADDRESS" >/dev/null 2>&1 && break; sleep 1; done
 mkdir "$work/here"; cd "$work/here"
 
 if [[ ${1:-sweep} = sweep ]]; then

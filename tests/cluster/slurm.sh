@@ -15,12 +15,13 @@ mkdir "$work/here"; cd "$work/here"
 
 job=$(sbatch --parsable "$root/docker/slurm/train.sbatch" trainer=cpu trainer.max_epochs=12 logger=mlflow clip=norm)
 run=runs/slurm-$job
-for _ in $(seq 240); do [[ -s $run/checkpoints/last.ckpt ]] && break; sleep 0.5; done
+for _ in $(seq 1200); do [[ -s $run/checkpoints/last.ckpt ]] && break; sleep 0.5; done
 [[ -s $run/checkpoints/last.ckpt ]] || { echo "failed: no checkpoint"; cat slurm-*.out; exit 1; }
 echo "job $job saved first after $SECONDS s"
 scancel --signal=USR1 "$job"
-slurm_wait "$job" 240 || { cat slurm-*.out; exit 1; }
+slurm_wait "$job" 1200 || { cat slurm-*.out; exit 1; }
 cat "slurm-$job.out"
+"$PYTHON" -m stabletrain sync "$run"  # what a slow machine left for later
 scontrol show job "$job" | grep -E 'JobState|Restarts'
 "$PYTHON" - "$run" "$(scontrol show job "$job")" <<'PY'
 import json, pathlib, re, sqlite3, sys, yaml

@@ -49,7 +49,7 @@ CONF
   sleep 1
   slurm_start slurmd -D -N n1
   slurm_start slurmd -D -N n2
-  for _ in $(seq 60); do [[ $(sinfo -h -N -o %T 2>/dev/null | grep -c idle) = 2 ]] && return 0; sleep 0.5; done
+  for _ in $(seq 600); do [[ $(sinfo -h -N -o %T 2>/dev/null | grep -c idle) = 2 ]] && return 0; sleep 0.5; done
   echo "failed: Slurm does not come up"; tail -5 "$slurm_home"/log/* >&2; return 1
 }
 

@@ -21,7 +21,7 @@ mkdir "$work/here"; cd "$work/here"
   hydra.launcher.timeout_min=60 hydra.launcher.max_num_timeout=5 hydra.launcher.signal_delay_s=90 \
   trainer=cpu trainer.max_epochs=15 logger=mlflow output_dir=sweep seed=0,1,2 >out.txt 2>&1 &
 sweep=$!
-for _ in $(seq 240); do [[ -s sweep/0/checkpoints/last.ckpt ]] && break; kill -0 "$sweep" 2>/dev/null || break; sleep 0.5; done
+for _ in $(seq 1200); do [[ -s sweep/0/checkpoints/last.ckpt ]] && break; kill -0 "$sweep" 2>/dev/null || break; sleep 0.5; done
 [[ -s sweep/0/checkpoints/last.ckpt ]] || { echo "failed: no checkpoint"; cat out.txt; exit 1; }
 job=$(squeue -h -r -o '%A %a %K' | head -1 | cut -d' ' -f1)
 child=$(squeue -h -r -o '%i' -j "$job" | grep '_0$')

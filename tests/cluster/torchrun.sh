@@ -15,7 +15,7 @@ up() { # RUN: no server is needed, the event file is the record
 ended() { # both nodes, with code 0
   local name code
   for name in node0 node1; do
-    for _ in $(seq 240); do
+    for _ in $(seq 1200); do
       [[ $(docker inspect -f '{{.State.Status}}' "$(node $name)") == exited ]] && break
       sleep 1
     done
@@ -37,7 +37,7 @@ echo "seen: undisturbed, $((SECONDS - start)) s"
 start=$SECONDS
 up killed
 until (($(epochs_saved) >= 2)); do
-  ((SECONDS - start < 200)) || { compose logs --no-color --tail 60 node0 node1 >&2; exit 1; }
+  ((SECONDS - start < 1200)) || { compose logs --no-color --tail 60 node0 node1 >&2; exit 1; }
   sleep 0.2
 done
 # The node's first process, from outside: what a machine that goes away does, and no `docker stop`.
