@@ -73,6 +73,6 @@ def browser():
 def page(browser):
     context = browser.new_context(viewport={"width": 1600, "height": 2400})
     page = context.new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(150_000)
     yield page
     context.close()

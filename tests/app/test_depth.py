@@ -18,13 +18,13 @@ pytestmark = [
 ]
 CHANCE = 0.12  # of ten classes; 270 images know a share of 0.1 to 0.02
 LEARNED = 0.90
-LIMIT_S = 120.0
+LIMIT_S = 120.0 * 2  # of computing: two minutes of two cores, whatever else the machine does
 
 
 def train(folder, *overrides):
-    start = time.perf_counter()
+    start = time.process_time()
     assert main(["logger=none", "watch=norms", f"output_dir={folder}", *overrides]) == 0
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     summary = json.loads((folder / "summary.json").read_text())
     rms = {
         layer: dict(zip(series.steps, series.values, strict=True))[0]

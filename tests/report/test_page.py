@@ -219,7 +219,7 @@ def test_size_and_time_of_a_large_run(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_every_asset_is_used_and_packaged():
     there = {path.name for path in template.ASSETS.iterdir() if path.is_file()}
-    assert there == {*template.SCRIPTS, "page.html", "page.css"}
+    assert there == {*template.SCRIPTS, "page.html", "page.css", "compare.html", "compare.css"}
     settings = tomllib.loads((template.ASSETS.parents[2] / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert settings["package-data"]["stabletrain.report"] == ["assets/*"]
 
