@@ -137,9 +137,9 @@ class RecordWriter:
         assert self._descriptor is not None, "the record is closed"
         parts = frame(event)
         if sum(map(len, parts)) <= CHUNK:
-            parts = [b"".join(parts)]
+            parts = [b"".join(parts)]  # pyright: ignore[reportArgumentType] (an array is a buffer)
         for part in parts:
-            data = memoryview(part)  # pyright: ignore[reportArgumentType] (an array is a buffer)
+            data = memoryview(part)  # pyright: ignore[reportArgumentType]
             while data:
                 data = data[os.write(self._descriptor, data[:CHUNK]) :]
 
