@@ -100,7 +100,8 @@ class LogLoss(Callback):
         if isinstance(loss, Tensor) and loss.numel() == 1 and names.TRAIN_LOSS not in trainer.callback_metrics:
             self._is_ours = True
         if isinstance(loss, Tensor) and loss.numel() == 1 and self._is_ours:
-            pl_module.log(names.TRAIN_LOSS, loss.detach(), on_step=True, on_epoch=False)
+            several = trainer.world_size > 1  # each of which saw a part of the batch
+            pl_module.log(names.TRAIN_LOSS, loss.detach(), on_step=True, on_epoch=False, sync_dist=several)
 
 
 def has_hook(name: str, owner: pl.LightningModule | pl.LightningDataModule) -> bool:

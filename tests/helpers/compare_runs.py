@@ -7,11 +7,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from stabletrain.record.names import QUANTILES
 from stabletrain.record.reader import load_record
 
 
 def assert_same_record(found: Path, expected: Path, rtol: float = 2e-5) -> None:
-    """Compare all series to `rtol`, and all histograms: as many elements, and hardly one in another bin."""
+    """Compare all series to `rtol`, and all histograms: as many elements, and hardly one in another bin.
+
+    Quantiles are read from the bins, in which one element counts much where a layer has few.
+    """
     one, other = load_record(expected), load_record(found)
     assert other.layers == one.layers
     names = [n for n in one.scalars if not n.startswith("system/")]
@@ -19,7 +23,8 @@ def assert_same_record(found: Path, expected: Path, rtol: float = 2e-5) -> None:
     for name in names:
         assert list(other.scalars[name].steps) == list(one.scalars[name].steps), name
         values = [np.array(r.scalars[name].values) for r in (other, one)]
-        np.testing.assert_allclose(*values, rtol=rtol, atol=1e-9, err_msg=name)
+        is_quantile = any(f"/{quantile}/" in name for quantile in QUANTILES)
+        np.testing.assert_allclose(*values, rtol=max(rtol, 0.05) if is_quantile else rtol, atol=1e-9, err_msg=name)
     for signal in ("gradient", *one.other_histograms):
         rows, others = one.histograms_of(signal), other.histograms_of(signal)
         assert rows.keys() == others.keys(), signal

@@ -16,6 +16,7 @@ pytestmark = [
     pytest.mark.matrix,
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
     pytest.mark.filterwarnings("ignore:.*srun.*"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),  # of torch's own compiler
     pytest.mark.filterwarnings("ignore:.*`isinstance.treespec, LeafSpec.` is deprecated.*"),
 ]
 BASE = ["logger=none", "trainer.accelerator=cpu", "trainer.max_steps=8", "watch=every_step", "watch.signals_every=1"]
@@ -33,7 +34,7 @@ LIMITS = {
     "chain": [],
 }
 CASES = {
-    **{f"clip={name}": [*MLP, f"clip={name}", *limits] for name, limits in LIMITS.items()},
+    **{f"clip_{name}": [*MLP, f"clip={name}", *limits] for name, limits in LIMITS.items()},
     "accumulate": [*MLP, "trainer.accumulate_grad_batches=2", "clip=norm", "clip.max_norm=0.1"],
     "lsuv": [*MLP, "init=lsuv"],
     "spectral": [*MLP, "norm=spectral"],
@@ -75,7 +76,7 @@ def runs(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_do_as_one(runs, name, kind):
     assert_same_record(runs / f"{name}_{kind}", runs / name)
-    assert_same_checkpoint(runs / f"{name}_{kind}", runs / name)
+    assert_same_checkpoint(runs / f"{name}_{kind}", runs / name, atol=1e-5)  # Adam magnifies what is nearly zero
 
 
 @pytest.mark.parametrize("kind", KINDS)
