@@ -77,7 +77,10 @@ def open_study(settings: Mapping[str, Any], space: Sequence[Parameter], base: Se
         import optuna
     except ImportError as error:
         raise RequestError(
-            "A search needs Optuna.", key="search", found="not installed", command="pip install 'stabletrain[search]'"
+            "A search needs Optuna.",
+            key="search",
+            found="not installed",
+            command="python -m pip install 'stabletrain[search]'",
         ) from error
     optuna.logging.set_verbosity(logging.ERROR)
     storage = settings["storage"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from types import SimpleNamespace
 
 import optuna
@@ -102,6 +103,13 @@ def test_a_search_that_cannot_be_done_is_refused_and_leaves_nothing(here, capsys
     text = capsys.readouterr().err
     assert f"key      {key}\n" in text
     assert "Traceback" not in text
+    assert [p for p in here.rglob("*") if p.is_file()] == []
+
+
+def test_without_optuna_the_message_says_how_it_comes(here, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert main(["search=lr"]) == 2
+    assert "  mend     python -m pip install 'stabletrain[search]'\n" in capsys.readouterr().err
     assert [p for p in here.rglob("*") if p.is_file()] == []
 
 
