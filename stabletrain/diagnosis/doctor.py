@@ -1,4 +1,4 @@
-"""The doctor: every rule over the same numbers, worst finding first."""
+"""The doctor: every rule over the same numbers, the cause before what follows from it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,8 @@ from collections.abc import Callable
 
 from stabletrain.diagnosis.finding import Finding, worst_first
 from stabletrain.diagnosis.observations import Observations
-from stabletrain.diagnosis.rules.depth import find_exploding, find_norm_explosion, find_vanishing
-from stabletrain.diagnosis.rules.nonfinite import find_nonfinite
 
-RULES: tuple[Callable[[Observations], list[Finding]], ...] = (
-    find_nonfinite,
-    find_vanishing,
-    find_exploding,
-    find_norm_explosion,
-)
+RULES: tuple[Callable[[Observations], list[Finding]], ...] = ()
 
 
 def diagnose(observations: Observations) -> list[Finding]:

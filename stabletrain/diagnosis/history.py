@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -14,6 +15,7 @@ from stabletrain.diagnosis.observations import About, Observations, Series, Tabl
 from stabletrain.signal.measures import Measures
 from stabletrain.signal.snapshot import GRADIENT, Snapshot
 
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 MAX_ROWS = 4096  # of a table; then every other row goes, and from there on every other one is kept
 
 
@@ -34,7 +36,8 @@ class Rows:
             self.rows.pop()
         if self.num_seen % self.stride == 0:
             self.steps.append(step)
-            self.rows.append(row.astype(np.float32))
+            with np.errstate(over="ignore"):  # what lies beyond float32 is Inf
+                self.rows.append(row.astype(np.float32))
             if len(self.rows) > self.max_rows:
                 self.steps, self.rows, self.stride = self.steps[::2], self.rows[::2], 2 * self.stride
         self.num_seen += 1
@@ -59,6 +62,7 @@ class History:
         self._layers: dict[tuple[str, str], tuple[str, ...]] = {}  # (field, signal): names of the columns
         self._rows: dict[tuple[str, str], Rows] = {}
         self._scalars: dict[str, tuple[array, array]] = {}
+        self._num_nonfinite: dict[str, int] = {}
 
     def add_snapshot(self, snapshot: Snapshot) -> None:
         """Add the statistics of one step, of all signals."""
@@ -67,6 +71,9 @@ class History:
             if len(measures):
                 self._add("rms", signal, snapshot.step, measures.layers, measures.arrays.rms)
                 self._add("nonfinite", signal, snapshot.step, measures.layers, measures.arrays.num_nonfinite)
+        for kind, shares in getattr(snapshot, "units", {}).items():
+            if shares:
+                self.add_units(snapshot.step, kind, shares)
 
     def add_units(self, step: int, kind: str, shares: Mapping[str, float]) -> None:
         """Add the share of `dead` or `saturated` units by layer."""
@@ -81,8 +88,8 @@ class History:
         self._add(*key, step, columns, norms)
 
     def add_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Add numbers of one step; all of them are kept."""
-        for name, value in scalars.items():
+        """Add numbers of one step; all of them are kept. One that is not finite counts as `<signal>/nonfinite`."""
+        for name, value in _finite(scalars, self._num_nonfinite).items():
             steps, values = self._scalars.setdefault(name, (array("q"), array("f")))
             while steps and steps[-1] >= step:
                 steps.pop(), values.pop()
@@ -114,6 +121,16 @@ class History:
             values, known = _join(known, layers, np.asarray(values, np.float64), rows)
             self._layers[key] = known
         rows.add(step, np.asarray(values))
+
+
+def _finite(scalars: Mapping[str, float], num_nonfinite: dict[str, int]) -> dict[str, float]:
+    """Return scalars as the record keeps them: finite in float32, the others counted by signal."""
+    kept = {name: value for name, value in scalars.items() if abs(value) <= FLOAT32_MAX}
+    for name in [name for name, value in scalars.items() if not math.isfinite(value)]:
+        signal = f"{name.partition('/')[0]}/nonfinite"
+        num_nonfinite[signal] = num_nonfinite.get(signal, 0) + 1
+        kept[signal] = num_nonfinite[signal]
+    return kept
 
 
 def _join(known: tuple[str, ...], layers: tuple[str, ...], values: np.ndarray, rows: Rows) -> tuple[np.ndarray, tuple]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -69,6 +69,12 @@ class About:
     steps_per_epoch: int | None = None
     num_dims: Mapping[str, int] = field(default_factory=dict)
     prior_loss: float | None = None
+
+
+def num_dims_by_layer(layers: Iterable[str], num_dims: Mapping[str, int]) -> dict[str, int]:
+    """Return the axes of each parameter by layer name, from those by parameter path."""
+    paths = {layer: layer.partition(".")[2] for layer in layers}
+    return {layer: num_dims[path] for layer, path in paths.items() if path in num_dims}
 
 
 @dataclass(frozen=True)

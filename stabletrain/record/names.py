@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 TRAIN_LOSS = "train/loss"
+LR = "lr"  # recorded where it changes
 NORM_TOTAL = "gradient/norm/total"  # before clipping
 NORM_AFTER = "clip/norm_after"
 CLIP_FRACTION = "clip/fraction"  # share of steps clipped so far
