@@ -20,7 +20,7 @@ MAX_ROWS = 4096  # of a table; then every other row goes, and from there on ever
 
 
 class Rows:
-    """Rows of numbers by step. Beyond `max_rows` only each 2nd, 4th, … one stays, which depends on their count alone."""
+    """Rows of numbers by step. Beyond `max_rows` each 2nd, 4th, … one stays, by their count alone."""
 
     def __init__(self, max_rows: int = MAX_ROWS) -> None:
         self.max_rows = max_rows
