@@ -6,18 +6,16 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.finding import Finding, verdict_of
-from stabletrain.diagnosis.history import History
+from stabletrain.diagnosis.history import History, total_norm
 from stabletrain.diagnosis.observations import About, Observations, num_dims_by_layer
 from stabletrain.record import names
 from stabletrain.signal.cadence import is_due
 from stabletrain.signal.layers import clean_name
-from stabletrain.signal.measures import Measures
 from stabletrain.signal.snapshot import CLIP, GRADIENT, SIGNALS, Snapshot
 from stabletrain.signal.through_time import gradient_through_time
 from stabletrain.signal.watch import OF_STEP, Watch
@@ -179,15 +177,6 @@ class Doctor:
             self._lr = lr
             self._first_lr = lr if self._first_lr is None else self._first_lr
             self._history.add_scalars(self._step, {names.LR: lr})
-
-
-def total_norm(layers: Any) -> float | None:
-    """Return the 2-norm over all layers; None if an element is not finite, or if there is no layer."""
-    measures = Measures.of(layers)
-    if not len(measures) or measures.arrays.num_nonfinite.any():
-        return None
-    norm = math.hypot(*np.nan_to_num(measures.arrays.rms * np.sqrt(measures.sizes)).tolist())
-    return norm if math.isfinite(norm) else None
 
 
 def _is_looked_at(step: int) -> bool:

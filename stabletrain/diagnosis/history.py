@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from stabletrain.diagnosis.observations import About, Observations, Series, Table, Waves
-from stabletrain.signal.measures import Measures
-from stabletrain.signal.snapshot import GRADIENT, Snapshot
+from stabletrain.signal.measures import LayerStatistics, Measures
+from stabletrain.signal.snapshot import GRADIENT, WEIGHT, Snapshot
 
+PARAMETERS = (GRADIENT, WEIGHT)  # signals whose layers are parameters
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 MAX_ROWS = 4096  # of a table; then every other row goes, and from there on every other one is kept
 
@@ -64,20 +65,26 @@ class History:
         self._scalars: dict[str, tuple[array, array]] = {}
         self._num_nonfinite: dict[str, int] = {}
 
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of all parameters seen so far."""
+        seen = {layer for (_, signal), layers in self._layers.items() if signal in PARAMETERS for layer in layers}
+        return tuple(sorted(seen))
+
     def add_snapshot(self, snapshot: Snapshot) -> None:
         """Add the statistics of one step, of all signals."""
         for signal, layers in {GRADIENT: snapshot.layers, **snapshot.signals}.items():
             measures = Measures.of([*layers]) if not isinstance(layers, Measures) else layers
             if len(measures):
-                self._add("rms", signal, snapshot.step, measures.layers, measures.arrays.rms)
-                self._add("nonfinite", signal, snapshot.step, measures.layers, measures.arrays.num_nonfinite)
+                self.add("rms", signal, snapshot.step, measures.layers, measures.arrays.rms)
+                self.add("nonfinite", signal, snapshot.step, measures.layers, measures.arrays.num_nonfinite)
         for kind, shares in getattr(snapshot, "units", {}).items():
             if shares:
                 self.add_units(snapshot.step, kind, shares)
 
     def add_units(self, step: int, kind: str, shares: Mapping[str, float]) -> None:
         """Add the share of `dead` or `saturated` units by layer."""
-        self._add("units", kind, step, tuple(shares), np.array(list(shares.values())))
+        self.add("units", kind, step, tuple(shares), np.array(list(shares.values())))
 
     def add_time(self, step: int, layer: str, norms: np.ndarray) -> None:
         """Add ‖∂L/∂h_t‖ of a recurrent layer; a sequence of another length begins anew."""
@@ -85,11 +92,11 @@ class History:
         key = ("time", layer)
         if self._layers.get(key, columns) != columns:
             del self._rows[key], self._layers[key]
-        self._add(*key, step, columns, norms)
+        self.add(*key, step, columns, norms)
 
     def add_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Add numbers of one step; all of them are kept. One that is not finite counts as `<signal>/nonfinite`."""
-        for name, value in _finite(scalars, self._num_nonfinite).items():
+        for name, value in finite_scalars(scalars, self._num_nonfinite).items():
             steps, values = self._scalars.setdefault(name, (array("q"), array("f")))
             while steps and steps[-1] >= step:
                 steps.pop(), values.pop()
@@ -113,7 +120,8 @@ class History:
         }
         return Observations(**found, time=time, scalars=scalars, about=self.about)
 
-    def _add(self, name: str, signal: str, step: int, layers: Sequence[str], values: np.ndarray) -> None:
+    def add(self, name: str, signal: str, step: int, layers: Sequence[str], values: np.ndarray) -> None:
+        """Add one row of a table: `rms` or `nonfinite` of a signal, or `units` of a kind."""
         key, layers = (name, signal), tuple(layers)
         known = self._layers.setdefault(key, layers)
         rows = self._rows.setdefault(key, Rows(self._max_rows))
@@ -123,7 +131,7 @@ class History:
         rows.add(step, np.asarray(values))
 
 
-def _finite(scalars: Mapping[str, float], num_nonfinite: dict[str, int]) -> dict[str, float]:
+def finite_scalars(scalars: Mapping[str, float], num_nonfinite: dict[str, int]) -> dict[str, float]:
     """Return scalars as the record keeps them: finite in float32, the others counted by signal."""
     kept = {name: value for name, value in scalars.items() if abs(value) <= FLOAT32_MAX}
     for name in [name for name, value in scalars.items() if not math.isfinite(value)]:
@@ -131,6 +139,15 @@ def _finite(scalars: Mapping[str, float], num_nonfinite: dict[str, int]) -> dict
         num_nonfinite[signal] = num_nonfinite.get(signal, 0) + 1
         kept[signal] = num_nonfinite[signal]
     return kept
+
+
+def total_norm(layers: Sequence[LayerStatistics]) -> float | None:
+    """Return the 2-norm over all layers; None if an element is not finite, or if there is no layer."""
+    measures = Measures.of(layers)
+    if not len(measures) or measures.arrays.num_nonfinite.any():
+        return None
+    norm = math.hypot(*np.nan_to_num(measures.arrays.rms * np.sqrt(measures.sizes)).tolist())
+    return norm if math.isfinite(norm) else None
 
 
 def _join(known: tuple[str, ...], layers: tuple[str, ...], values: np.ndarray, rows: Rows) -> tuple[np.ndarray, tuple]:

@@ -28,6 +28,9 @@ class Remedy(NamedTuple):
     why: str
 
 
+HE = Remedy("init=he", "Keeps the variance over layers of ReLU and its kin (He et al. 2015, eq. 10).")
+
+
 def with_remedies(finding: Finding, about: About) -> Finding:
     """Return the finding with its advice and its overrides.
 
@@ -54,12 +57,9 @@ def _vanishing(finding: Finding, about: About) -> list[Remedy]:
     if model in RECURRENT:
         return [*_gates(about), *_recurrent_start(), *_norm(about)]
     change = [Remedy("activation=relu", "Its slope is 1 for half of all inputs (Glorot et al. 2011, section 3).")]
-    return [
-        *(change if activation in SATURATING and model != OWN else []),
-        *_start(about),
-        *_norm(about),
-        *_skips(about),
-    ]
+    if activation not in SATURATING or model == OWN:
+        return [*_start(about), *_norm(about), *_skips(about)]
+    return [*change, HE, *_norm(about), *_skips(about)]
 
 
 def _exploding(finding: Finding, about: About) -> list[Remedy]:
@@ -193,7 +193,7 @@ def _start(about: About) -> list[Remedy]:
     if about.choices.get("activation") == "selu":
         return [Remedy("init=lecun", "The start that SELU is made for (Klambauer et al. 2017).")]
     if about.choices.get("activation") in RELUS:
-        return [Remedy("init=he", "Keeps the variance over layers of ReLU and its kin (He et al. 2015, eq. 10).")]
+        return [HE]
     return [Remedy("init=xavier", "Keeps the variance both ways (Glorot and Bengio 2010, eq. 16).")]
 
 

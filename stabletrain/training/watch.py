@@ -90,6 +90,11 @@ class GradientWatch(Callback):
         return self._watch is not None and self._watch.looks_at_outputs
 
     @property
+    def writer(self) -> RecordWriter | None:
+        """The event file that is written to, while there is one."""
+        return self._writer
+
+    @property
     def seconds(self) -> float:
         """Time spent on watching so far."""
         return self._seconds + (self._watch.tap_seconds if self._watch else 0.0)

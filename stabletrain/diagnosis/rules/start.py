@@ -15,6 +15,7 @@ SPREAD = 1.0  # decades from the first hidden layer to the last: a healthy start
 CRITICAL_SPREAD = 3.0
 TOO_LARGE = 3.0  # first loss over that of a guess: outputs begin near zero, and cross entropy near the guess
 PATIENCE = 0.03  # of the budget
+PATIENCE_OUTPUTS = 0.08  # … where only the outputs are too large: most networks bring them down in a few steps
 
 
 def find_bad_init(observations: Observations) -> list[Finding]:
@@ -31,7 +32,9 @@ def find_bad_init(observations: Observations) -> list[Finding]:
     if abs(spread) <= SPREAD and excess <= TOO_LARGE:
         return []
     step = last_step(observations)
-    suffers = progress is None or (progress.suffers and share_done(observations, step) >= PATIENCE)
+    patience = PATIENCE if abs(spread) > SPREAD else PATIENCE_OUTPUTS
+    suffers = progress is None or (progress.suffers and share_done(observations, step) >= patience)
+    suffers = suffers and not (progress is not None and progress.is_falling and abs(spread) <= SPREAD)
     is_large = abs(spread) > CRITICAL_SPREAD or excess > TOO_LARGE**2
     return [
         Finding(
