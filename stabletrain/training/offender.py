@@ -105,7 +105,7 @@ class OffenderBundle(Callback):
         if buffers.keys() != self._buffers.keys():
             self._buffers = {name: b.detach().clone() for name, b in buffers.items()}
         elif buffers:
-            torch._foreach_copy_(list(self._buffers.values()), list(buffers.values()))
+            torch._foreach_copy_(list(self._buffers.values()), list(buffers.values()))  # pyright: ignore[reportPrivateImportUsage]
 
     def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule, kept: _Batch, step: int) -> None:
         folder = Path(self.folder or trainer.default_root_dir) / FOLDER
