@@ -17,7 +17,7 @@ MIN_WINDOW = 5
 UNKNOWN_BUDGET = 200  # without a plan: a share of one half after 200 steps, as a pipeline's half-life
 SCALED = 3.0  # a loss this many times what its outputs explain is a sum over the batch, or weighted
 EARLY_FALL = 0.05  # of the baseline: what a network that learns has gained within a tenth of its steps
-LATE_FALL = 0.3  # … and at its end
+LATE_FALL = 0.5  # … and at its end
 WORSE = 0.15  # of the baseline: so much above the best level before is a relapse
 
 
@@ -57,7 +57,7 @@ class Progress:
 
     @property
     def required_fall(self) -> float:
-        """What should be learned by now, rising from a twentieth to three tenths of the baseline."""
+        """What should be learned by now, rising from a twentieth to a half of the baseline."""
         if not self.is_planned:
             return EARLY_FALL
         return EARLY_FALL + (LATE_FALL - EARLY_FALL) * min(max(self.share - 0.1, 0.0) / 0.9, 1.0)

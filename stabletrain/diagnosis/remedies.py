@@ -44,11 +44,14 @@ def with_remedies(finding: Finding, about: About) -> Finding:
 
 
 def remedies_for(finding: Finding, about: About) -> list[Remedy]:
-    """Return remedies that the composition takes and does not have already, best first."""
+    """Return remedies that the composition takes and does not have already, best first and one of each group.
+
+    Two options of one group would shut each other out.
+    """
     found: dict[str, Remedy] = {}
     for remedy in REMEDIES[finding.kind](finding, about):
         if not _is_chosen(remedy.override, about):
-            found.setdefault(remedy.override, remedy)
+            found.setdefault(remedy.override.partition("=")[0].partition(".")[0], remedy)
     return list(found.values())
 
 

@@ -12,7 +12,7 @@ from stabletrain.diagnosis.windows import FLOOR, decades, find_outliers, first_r
 SPIKE_LENGTH = 5  # in a row (KillLossSpike): one outlier batch is none
 SPIKE_WARMUP = 20  # losses before a spike can be told
 MATERIAL = 0.1  # of the baseline: a converged network's small losses vary by any factor
-SWING = 0.15  # of the baseline: robust deviation of the last third of the losses
+SWING = 0.15  # of the baseline: half of what lies between the quantiles 0.16 and 0.84 of the last third
 MIN_CROSSINGS = 6  # of their median: a drift crosses once
 OSCILLATION_PATIENCE = 0.1  # of the budget
 PROGRESS_PATIENCE = 0.3  # of the budget (FACTS: after 30% not below the entropy of the labels)
@@ -69,20 +69,25 @@ def _rise(values: np.ndarray, start: int) -> float:
 
 
 def find_oscillation(observations: Observations) -> list[Finding]:
-    """Find losses that swing widely about a level that does not fall: 1.4826 MAD of the last third > 0.15 baselines."""
+    """Find losses that swing widely about a level that does not fall.
+
+    (q84 - q16) / 2 of the last third > 0.15 baselines: quantiles, as the median of two levels is one of them.
+    """
     losses, progress = observations.scalars.get("train/loss"), progress_of(observations)
     if losses is None or progress is None or progress.share < OSCILLATION_PATIENCE:
         return []
     last = losses.values[-max(SPIKE_WARMUP, len(losses.values) // 3) :]
-    middle = np.median(last)
-    spread = 1.4826 * float(np.median(np.abs(last - middle)))
+    low, high = np.quantile(last, (0.16, 0.84))  # one deviation either way of a normal distribution
+    middle, spread = (low + high) / 2, float(high - low) / 2
     crossings = int(np.count_nonzero(np.diff(last > middle)))
     if len(last) < SPIKE_WARMUP or spread < SWING * abs(progress.baseline) or crossings < MIN_CROSSINGS:
         return []
+    half = len(last) // 2
+    falls = last[:half].mean() - last[half:].mean() > spread / 2
     return [
         Finding(
             kind="oscillation",
-            severity="warning" if progress.suffers and not progress.is_falling else "info",
+            severity="warning" if progress.suffers and not falls else "info",
             layer=None,
             first_step=int(losses.steps[-len(last)]),
             last_step=int(losses.steps[-1]),
@@ -94,8 +99,10 @@ def find_oscillation(observations: Observations) -> list[Finding]:
 def find_no_progress(observations: Observations) -> list[Finding]:
     """Find a loss that after three tenths of the steps is not below that of a guess, and does not fall."""
     losses, progress = observations.scalars.get("train/loss"), progress_of(observations)
-    if losses is None or progress is None or progress.fall > PROGRESS or progress.is_falling:
+    if losses is None or progress is None or progress.is_falling:
         return []
+    if progress.baseline - progress.best > PROGRESS * abs(progress.baseline):
+        return []  # something was learned; what became of it is another rule's case
     if progress.share < PROGRESS_PATIENCE or (not progress.is_planned and losses.steps[-1] < MIN_STEPS):
         return []
     return [

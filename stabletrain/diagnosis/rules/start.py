@@ -7,7 +7,7 @@ import numpy as np
 from stabletrain.diagnosis.finding import Finding
 from stabletrain.diagnosis.observations import Observations, Table
 from stabletrain.diagnosis.progress import Progress, is_scaled, last_step, progress_of, share_done
-from stabletrain.diagnosis.windows import decades
+from stabletrain.diagnosis.windows import FLOOR, decades
 
 FIRST_STEPS = 10  # FACTS: in the first 10 steps
 NUM_LOOKS = 3
@@ -67,6 +67,8 @@ def _spread(table: Table) -> tuple[float, str | None]:
         return 0.0, None
     with np.errstate(all="ignore"):
         typical = np.nanmedian(rows[:, :-1], axis=0) if not np.isnan(rows[:, :-1]).all() else rows[0, :-1]
+    if not np.nan_to_num(typical).any():
+        return FLOOR, table.layers[0]  # nothing passes at all
     layers = [layer for layer, value in zip(table.layers, typical, strict=False) if value > 0 or _is_end(typical)]
     logs = decades(np.array([v for v in typical if v > 0 or _is_end(typical)]))
     if len(logs) < 2 or np.isnan(logs).any():
