@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+
+import stabletrain as st
 from benchmarks.doctor.case import HALVES, NUM_SEEDS, Case, Event, Network, Start, Training
 from benchmarks.doctor.cases import BUGGY_FAMILIES, NUM_CANDIDATES, make_cases
 from benchmarks.doctor.composition import words_of
@@ -14,8 +16,6 @@ from benchmarks.doctor.labels import BETWEEN, BUGGY, HEALTHY, NO_REFERENCE, Outc
 from benchmarks.doctor.recipes import make_recipes
 from benchmarks.doctor.run import Run
 from benchmarks.doctor.tasks import make_task
-
-import stabletrain as st
 from stabletrain.app.compose import compose
 from stabletrain.diagnosis.finding import KINDS
 
