@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from stabletrain.diagnosis.doctor import diagnose
-from stabletrain.diagnosis.observations import Observations
+from stabletrain.diagnosis.history import History
 from stabletrain.record.reader import load_record
 from stabletrain.record.writer import RecordWriter
 from stabletrain.signal.measure import measure_tensors, prepare
@@ -97,7 +97,10 @@ def measure_record(folder: Path) -> tuple[float, float, float, float, float]:
         writer.close()
         seconds = time.perf_counter() - start
         found[histograms] = seconds / 20 / LAYERS, (writer.path.stat().st_size - size) / 20 / LAYERS
-    diagnose_s = seconds_of(lambda: diagnose(Observations(tuple(snapshots))), 3) / 21 / LAYERS
+    history = History()
+    for snapshot in snapshots:
+        history.add_snapshot(snapshot)
+    diagnose_s = seconds_of(lambda: diagnose(history.observations()), 3) / 21 / LAYERS
     read_s = seconds_of(lambda: load_record(folder / "True"), 3) / 21 / LAYERS
     return found[True][0], found[False][1], found[True][1], diagnose_s, read_s
 
@@ -131,7 +134,15 @@ def measure() -> Constants:
 def amount(value: float, unit: str) -> str:
     """Return a number with two digits and the prefix that keeps it short: 5.2 MB, 3.1 days."""
     if unit == "s":
-        for name, size in (("days", 86400), ("h", 3600), ("min", 60), ("s", 1), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)):
+        for name, size in (
+            ("days", 86400),
+            ("h", 3600),
+            ("min", 60),
+            ("s", 1),
+            ("ms", 1e-3),
+            ("µs", 1e-6),
+            ("ns", 1e-9),
+        ):
             if value >= size:
                 return f"{np.format_float_positional(float(f'{value / size:.2g}'), trim='-')} {name}"
     for name, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
