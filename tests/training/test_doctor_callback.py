@@ -1,4 +1,4 @@
-"""The doctor as a callback: the same findings as in a plain loop and from the record, few lines, and it may stop a run."""
+"""The doctor as a callback: what a plain loop and the record find, in few lines; and it may stop a run."""
 
 from __future__ import annotations
 
