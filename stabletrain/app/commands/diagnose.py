@@ -20,7 +20,6 @@ from stabletrain.record.folder import RunFolder
 from stabletrain.record.observe import observe
 from stabletrain.record.reader import load_record
 
-
 REPLAY = "--replay"
 OFFENDER = "offender/offender.json"  # see training/offender
 
