@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from stabletrain.app.build import Built
+from stabletrain.app.build_trainer import SHARDED
 from stabletrain.data import Data, check_data
 from stabletrain.errors import RequestError
 from stabletrain.gradient import NoClip
@@ -151,7 +152,7 @@ def _note_own_optimizer(config: Mapping[str, Any], built: Built) -> Iterator[str
 
 def _note_processes(config: Mapping[str, Any], built: Built, world_size: int) -> Iterator[str]:
     strategy = config["trainer"].get("strategy")
-    if world_size == 1 and strategy in ("ddp", "fsdp", "fsdp_root"):
+    if world_size == 1 and strategy in ("ddp", *SHARDED):
         yield (
             f"trainer.strategy={strategy} with one device trains as one process does; trainer.devices=2 makes two, "
             "also on the CPU: trainer.accelerator=cpu."
@@ -162,7 +163,7 @@ def _note_processes(config: Mapping[str, Any], built: Built, world_size: int) ->
             f"Batch norm measures the {built.data.batch_size // world_size} examples of each process and not the "
             "whole batch: +trainer.sync_batchnorm=true (GPUs, ddp) measures all, norm=layer needs none."
         )
-    if world_size > 1 and strategy in ("fsdp", "fsdp_root") and _option(config, "optimizer") == "Muon":
+    if world_size > 1 and strategy in SHARDED and _option(config, "optimizer") == "Muon":
         yield "Under FSDP2 Muon gathers every matrix on every step, and rounds to bfloat16 in another order."
     if world_size > 1 and not isinstance(built.datamodule, DataModule):
         yield f"The data module is your own: {world_size} processes make batches {world_size} times as large."

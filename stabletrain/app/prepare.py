@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers.logger import Logger
 
 from stabletrain.app.build import Built, build
-from stabletrain.app.build_trainer import build_loggers, build_trainer
+from stabletrain.app.build_trainer import SHARDED, build_loggers, build_trainer
 from stabletrain.app.checks import check
 from stabletrain.app.compose import Composition
 from stabletrain.app.console import Console
@@ -106,7 +106,7 @@ def prepare(
 
 def _compile(config: Mapping[str, Any], built: Built, watch: GradientWatch) -> list[Callback]:
     require_compiler()
-    compile_(built.module, by_block=config["trainer"].get("strategy") == "fsdp")
+    compile_(built.module, by_block=SHARDED.get(config["trainer"].get("strategy"), False))
     return [EagerLooks(watch)]
 
 

@@ -20,9 +20,7 @@ ON_DEVICE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # mea
 
 def prepare() -> None:
     """Compile what measuring needs, or load what an earlier process compiled, rather than in the first step."""
-    from stabletrain.signal import counting
-
-    counting.prepare()
+    _counting().prepare()
     if torch.cuda.is_initialized():  # else it may never be, or in other processes
         from stabletrain.signal.device import has_kernel
 
