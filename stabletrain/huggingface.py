@@ -41,7 +41,8 @@ class WatchCallback(TrainerCallback):
         output_dir: The run's folder; by default the trainer's `output_dir`. The record lies in `tensorboard/` therein.
         statistics_every: Steps between two measurements of the gradient; 0 for never.
         histograms_every: Steps between two histograms; 0 for never.
-        signals: What is measured: `gradient` and any of `delta`, `activation`, `weight`, `update`, `moment`, `clip`.
+        signals: What is measured: `gradient` and any of `delta`, `activation`, `weight`, `update`, `moment`, `clip`,
+            `units`.
         signals_every: Steps between two measurements of the signals beside the gradient; 0 for never.
 
     Raises:

@@ -75,6 +75,10 @@ class Console:
         for note in notes:
             self.print(f"[yellow]note[/]   {escape(note)}")
 
+    def warn(self, line: str) -> None:
+        """Print what the doctor says while the run goes on."""
+        self.print(f"[yellow]doctor[/] {escape(line)}")
+
     def start_shipper(self, folder: RunFolder) -> Any:
         """Start to carry the record to MLflow, beside the training."""
         from stabletrain.tracking.process import ShipperProcess

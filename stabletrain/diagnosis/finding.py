@@ -24,6 +24,7 @@ KINDS = (
     "clip_always",
 )
 SEVERITIES = ("info", "warning", "critical")
+INFO = SEVERITIES[0]
 HEALTHY = "healthy"
 
 
@@ -37,9 +38,10 @@ class Finding:
         layer: The layer at fault, or None if it is the whole model.
         first_step: First step on which it was seen.
         last_step: Last step on which it was seen.
-        evidence: The numbers that show it.
+        evidence: The numbers that show it; `because_of` names the finding that it follows from.
         advice: One sentence for a person.
         overrides: Command-line overrides that would remedy it, best first.
+        reasons: Why each of them helps, with its source.
     """
 
     kind: str
@@ -48,8 +50,9 @@ class Finding:
     first_step: int
     last_step: int
     evidence: dict[str, Any]
-    advice: str
+    advice: str = ""
     overrides: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         assert self.kind in KINDS, self.kind
@@ -67,5 +70,5 @@ def worst_first(findings: Sequence[Finding]) -> list[Finding]:
 
 def verdict_of(findings: Sequence[Finding]) -> str:
     """Return `healthy`, or the kind of the worst finding above `info`."""
-    alarming = [f for f in worst_first(findings) if f.severity != "info"]
+    alarming = [f for f in worst_first(findings) if f.severity != INFO]
     return alarming[0].kind if alarming else HEALTHY

@@ -39,6 +39,7 @@ def run(composition: Composition, arguments: Sequence[str] = (), callbacks: Sequ
     if is_first_process():
         num_parameters = sum(p.numel() for p in built.network.parameters())
         info = describe_run(composition, built.data.describe(), num_parameters) | child_info(composition, folder.path)
+        info["training"] = _plan(prepared)
         _begin(folder, composition, info, checkpoint, prepared.record)
         console.announce(composition, folder, info)
         console.advise(prepared.notes, prepared.found)
@@ -56,7 +57,7 @@ def run(composition: Composition, arguments: Sequence[str] = (), callbacks: Sequ
     if not is_first_process():
         _leave_if_requeued(outcome.error)
         return EXIT_CODES[outcome.status]
-    findings = conclude(folder, config, outcome, overhead=prepared.watch.seconds / max(outcome.seconds, 1e-9))
+    findings = conclude(folder, config, outcome, _overheads(prepared, outcome.seconds))
     console.conclude(folder, outcome, findings)
     if shipper is not None:
         console.finish_shipper(shipper, folder, SHIPPING_TIMEOUT_S)
@@ -67,6 +68,27 @@ def run(composition: Composition, arguments: Sequence[str] = (), callbacks: Sequ
     return _exit_code(outcome.status, findings, config["doctor"]["fail_on"])
 
 
+def _plan(prepared: Any) -> dict[str, Any]:
+    """Return what the rules want to know beforehand."""
+    from stabletrain.training.datamodule import DataModule
+    from stabletrain.training.planned import describe_training
+
+    built, config = prepared.built, prepared.composition.config
+    if isinstance(built.datamodule, DataModule):
+        num_batches = len(built.data.train) // built.data.batch_size
+    else:
+        loader = built.datamodule.train_dataloader()
+        num_batches = len(loader) if hasattr(loader, "__len__") else None
+    smoothing = config["loss"]["label_smoothing"]
+    return describe_training(built.network, built.data, prepared.trainer, num_batches, smoothing)
+
+
+def _overheads(prepared: Any, seconds: float) -> dict[str, float]:
+    """Return the shares of the run's time that watching and the doctor took."""
+    spent = {"watch": prepared.watch.seconds, "doctor": prepared.doctor.seconds if prepared.doctor else 0.0}
+    return {f"{name}_overhead": round(value / max(seconds, 1e-9), 5) for name, value in spent.items()}
+
+
 def _leave_if_requeued(error: BaseException | None) -> None:
     """End the process: a launcher such as submitit would take a returned value for the job's end."""
     from stabletrain.training.requeue import RequeueRequest
@@ -75,7 +97,7 @@ def _leave_if_requeued(error: BaseException | None) -> None:
         raise error
 
 
-def conclude(folder: RunFolder, config: dict[str, Any], outcome: Any, overhead: float) -> list[Finding]:
+def conclude(folder: RunFolder, config: dict[str, Any], outcome: Any, overheads: dict[str, float]) -> list[Finding]:
     """Diagnose and write findings, summary and report; the summary's final status comes last."""
     from stabletrain.app.commands.diagnose import examine
     from stabletrain.report.page import write_report
@@ -88,7 +110,7 @@ def conclude(folder: RunFolder, config: dict[str, Any], outcome: Any, overhead: 
         metrics={name: round(value, 6) for name, value in sorted(outcome.metrics.items())},
         steps=outcome.steps,
         seconds=round(outcome.seconds, 3),
-        watch_overhead=round(overhead, 5),
+        **overheads,
     )
     write_report(folder)
     return findings
@@ -115,6 +137,7 @@ def _begin(
         steps=before.get("steps", 0),
         seconds=before.get("seconds", 0.0),
         watch_overhead=None,
+        doctor_overhead=None,
         mlflow_run_id=before.get("mlflow_run_id"),
         mlflow_tracking_uri=before.get("mlflow_tracking_uri"),
         mlflow_url=before.get("mlflow_url"),

@@ -1,0 +1,117 @@
+"""What the loss alone tells: it jumps, swings, or stays where guessing would be."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stabletrain.diagnosis.finding import Finding
+from stabletrain.diagnosis.observations import Observations, Series
+from stabletrain.diagnosis.progress import WORSE, Progress, progress_of, running_medians
+from stabletrain.diagnosis.windows import FLOOR, decades, find_outliers, first_run
+
+SPIKE_LENGTH = 5  # in a row (KillLossSpike): one outlier batch is none
+SPIKE_WARMUP = 20  # losses before a spike can be told
+MATERIAL = 0.1  # of the baseline: a converged network's small losses vary by any factor
+SWING = 0.15  # of the baseline: half of what lies between the quantiles 0.16 and 0.84 of the last third
+MIN_CROSSINGS = 6  # of their median: a drift crosses once
+OSCILLATION_PATIENCE = 0.1  # of the budget
+PROGRESS_PATIENCE = 0.3  # of the budget (FACTS: after 30% not below the entropy of the labels)
+CRITICAL_PATIENCE = 0.5
+PROGRESS = 0.03  # of the baseline: below, nothing was learned
+MIN_STEPS = 500  # where no number of steps is planned
+
+
+def find_loss_spike(observations: Observations) -> list[Finding]:
+    """Find a loss that jumped far above its past, five steps in a row at least.
+
+    z = (log10 L - median) / (1.4826 MAD) > 6, or its median over five stands 0.15 baselines above its best. It is
+    worth no more than a note if the loss came back.
+    """
+    losses, progress = observations.scalars.get("train/loss"), progress_of(observations)
+    if losses is None or progress is None or len(losses.steps) <= SPIKE_WARMUP:
+        return []
+    start = _spike_start(losses, progress)
+    if start is None:
+        return []
+    level = float(np.median(losses.values[-SPIKE_LENGTH:]))
+    usual = float(np.median(losses.values[max(0, start - SPIKE_WARMUP) : start]))
+    stays = level - usual > MATERIAL * abs(progress.baseline)
+    severity = ("critical" if progress.suffers else "warning") if stays else "info"
+    last = len(losses.steps) - 1 if stays else min(start + SPIKE_LENGTH, len(losses.steps) - 1)
+    return [
+        Finding(
+            kind="loss_spike",
+            severity=severity,
+            layer=None,
+            first_step=int(losses.steps[start]),
+            last_step=int(losses.steps[last]),
+            evidence={"usual_loss": usual, "largest_loss": float(losses.values[start:].max()), "threshold_z": 6},
+        )
+    ]
+
+
+def _spike_start(losses: Series, progress: Progress) -> int | None:
+    values = losses.values
+    logs = decades(np.maximum(values, 10**FLOOR))
+    starts = [first_run(find_outliers(logs.tolist(), warmup=SPIKE_WARMUP), SPIKE_LENGTH)]
+    levels = running_medians(values, SPIKE_LENGTH)
+    lowest = np.minimum.accumulate(levels)
+    worse = levels[SPIKE_LENGTH:] - lowest[:-SPIKE_LENGTH] > WORSE * abs(progress.baseline)
+    place = first_run(worse, SPIKE_LENGTH)
+    starts.append(None if place is None else place + SPIKE_LENGTH + SPIKE_LENGTH // 2)
+    rises = [i for i in starts if i is not None and i >= SPIKE_WARMUP]
+    return min((i for i in rises if _rise(values, i) > MATERIAL * abs(progress.baseline)), default=None)
+
+
+def _rise(values: np.ndarray, start: int) -> float:
+    usual = np.median(values[max(0, start - SPIKE_WARMUP) : start])
+    return float(np.median(values[start : start + SPIKE_LENGTH]) - usual)
+
+
+def find_oscillation(observations: Observations) -> list[Finding]:
+    """Find losses that swing widely about a level that does not fall.
+
+    (q84 - q16) / 2 of the last third > 0.15 baselines: quantiles, as the median of two levels is one of them.
+    """
+    losses, progress = observations.scalars.get("train/loss"), progress_of(observations)
+    if losses is None or progress is None or progress.share < OSCILLATION_PATIENCE:
+        return []
+    last = losses.values[-max(SPIKE_WARMUP, len(losses.values) // 3) :]
+    low, high = np.quantile(last, (0.16, 0.84))  # one deviation either way of a normal distribution
+    middle, spread = (low + high) / 2, float(high - low) / 2
+    crossings = int(np.count_nonzero(np.diff(last > middle)))
+    if len(last) < SPIKE_WARMUP or spread < SWING * abs(progress.baseline) or crossings < MIN_CROSSINGS:
+        return []
+    half = len(last) // 2
+    falls = last[:half].mean() - last[half:].mean() > spread / 2
+    return [
+        Finding(
+            kind="oscillation",
+            severity="warning" if progress.suffers and not falls else "info",
+            layer=None,
+            first_step=int(losses.steps[-len(last)]),
+            last_step=int(losses.steps[-1]),
+            evidence={"swing": round(spread / abs(progress.baseline), 3), "threshold": SWING, "crossings": crossings},
+        )
+    ]
+
+
+def find_no_progress(observations: Observations) -> list[Finding]:
+    """Find a loss that after three tenths of the steps is not below that of a guess, and does not fall."""
+    losses, progress = observations.scalars.get("train/loss"), progress_of(observations)
+    if losses is None or progress is None or progress.is_falling:
+        return []
+    if progress.baseline - progress.best > PROGRESS * abs(progress.baseline):
+        return []  # something was learned; what became of it is another rule's case
+    if progress.share < PROGRESS_PATIENCE or (not progress.is_planned and losses.steps[-1] < MIN_STEPS):
+        return []
+    return [
+        Finding(
+            kind="no_progress",
+            severity="critical" if progress.share >= CRITICAL_PATIENCE else "warning",
+            layer=None,
+            first_step=int(losses.steps[0]),
+            last_step=int(losses.steps[-1]),
+            evidence={"loss": progress.now, "guess": progress.baseline, "fall": round(progress.fall, 4)},
+        )
+    ]

@@ -1,0 +1,86 @@
+"""A start from which the layers differ in scale, or from which the outputs are far too large."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stabletrain.diagnosis.finding import Finding
+from stabletrain.diagnosis.observations import Observations, Table
+from stabletrain.diagnosis.progress import Progress, is_scaled, last_step, progress_of, share_done
+from stabletrain.diagnosis.windows import FLOOR, decades
+
+FIRST_STEPS = 10  # FACTS: in the first 10 steps
+NUM_LOOKS = 3
+SPREAD = 1.0  # decades from the first hidden layer to the last: a healthy start stays within half of that
+CRITICAL_SPREAD = 3.0
+TOO_LARGE = 3.0  # first loss over that of a guess: outputs begin near zero, and cross entropy near the guess
+PATIENCE = 0.03  # of the budget
+PATIENCE_OUTPUTS = 0.08  # … where only the outputs are too large: most networks bring them down in a few steps
+
+
+def find_bad_init(observations: Observations) -> list[Finding]:
+    """Find activations that grow or shrink tenfold over depth at the start, or a first loss of three guesses.
+
+    d = max over the hidden layers of |log10 rms(layer) - log10 rms(first)| > 1 (Glorot and Bengio 2010, section 4.2:
+    a good start keeps the variance). Branches that begin at zero are healthy and left out: what they are added to
+    goes on.
+    """
+    table = observations.rms.get("activation")
+    progress = progress_of(observations)
+    spread, layer = _spread(table) if table is not None else (0.0, None)
+    excess = _excess(observations, progress)
+    if abs(spread) <= SPREAD and excess <= TOO_LARGE:
+        return []
+    step = last_step(observations)
+    patience = PATIENCE if abs(spread) > SPREAD else PATIENCE_OUTPUTS
+    suffers = progress is None or (progress.suffers and share_done(observations, step) >= patience)
+    suffers = suffers and not (progress is not None and progress.is_falling and abs(spread) <= SPREAD)
+    is_large = abs(spread) > CRITICAL_SPREAD or excess > TOO_LARGE**2
+    return [
+        Finding(
+            kind="bad_init",
+            severity="info" if not suffers else "critical" if is_large else "warning",
+            layer=layer if abs(spread) > SPREAD else None,
+            first_step=0,
+            last_step=min(step, FIRST_STEPS - 1),
+            evidence={
+                "log10_activation_change": round(spread, 2),
+                "threshold": SPREAD,
+                "first_loss_over_guess": round(excess, 2),
+            },
+        )
+    ]
+
+
+def _excess(observations: Observations, progress: Progress | None) -> float:
+    prior = observations.about.prior_loss
+    if progress is None or not prior or is_scaled(observations, progress.start, prior):
+        return 1.0
+    losses = observations.scalars["train/loss"]
+    return float(np.median(losses.values[:NUM_LOOKS])) / prior
+
+
+def _spread(table: Table) -> tuple[float, str | None]:
+    """Return the largest change over the hidden layers, in decades, and the layer where most of it comes about."""
+    rows = table.values[table.steps < FIRST_STEPS][:NUM_LOOKS]
+    if not len(rows) or rows.shape[1] < 3:
+        return 0.0, None
+    with np.errstate(all="ignore"):
+        typical = np.nanmedian(rows[:, :-1], axis=0) if not np.isnan(rows[:, :-1]).all() else rows[0, :-1]
+    if not np.nan_to_num(typical).any():
+        return FLOOR, table.layers[0]  # nothing passes at all
+    layers = [layer for layer, value in zip(table.layers, typical, strict=False) if value > 0 or _is_end(typical)]
+    logs = decades(np.array([v for v in typical if v > 0 or _is_end(typical)]))
+    if len(logs) < 2 or np.isnan(logs).any():
+        return 0.0, None
+    changes = logs - logs[0]
+    place = int(np.argmax(np.abs(changes)))
+    jumps = np.sign(changes[place]) * np.diff(logs)
+    largest = int(np.argmax(jumps)) + 1
+    is_sudden = jumps[largest - 1] > max(0.5, 0.6 * abs(changes[place]))
+    return float(changes[place]), layers[largest if is_sudden else 0]
+
+
+def _is_end(values: np.ndarray) -> bool:
+    """Whether zeros reach from somewhere to the last hidden layer: no branch goes around them."""
+    return bool(values[-1] == 0)
