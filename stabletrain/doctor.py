@@ -13,6 +13,7 @@ from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.finding import Finding, verdict_of
 from stabletrain.diagnosis.history import History, total_norm
 from stabletrain.diagnosis.observations import About, Observations, num_dims_by_layer
+from stabletrain.diagnosis.text import describe
 from stabletrain.record import names
 from stabletrain.signal.cadence import is_due
 from stabletrain.signal.layers import clean_name
@@ -128,12 +129,7 @@ class Doctor:
         """Return the verdict and the findings as text."""
         if not self.observations.rms:
             return "verdict: none, no gradient was seen: call step() after backward()"
-        findings = self.findings
-        lines = [f"verdict: {verdict_of(findings)}"]
-        for f in findings:
-            lines.append(f"  {f.severity} {f.kind} in {f.layer or 'all layers'}, steps {f.first_step}–{f.last_step}")
-            lines.append(f"    {f.advice}")
-        return "\n".join(lines)
+        return "\n".join(describe(self.findings))
 
     def detach(self) -> None:
         """Remove what is left of the hooks."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from stabletrain.diagnosis.finding import INFO, SEVERITIES, Finding, worst_first
+from stabletrain.diagnosis.finding import BECAUSE, INFO, SEVERITIES, Finding, worst_first
 
 SLACK = 20  # steps by which a symptom may be seen before its cause: looks come every 10
 
@@ -68,5 +68,5 @@ def _with_worst(root: Finding, findings: Sequence[Finding]) -> Finding:
 
 
 def _as_symptom(finding: Finding, root: Finding) -> Finding:
-    evidence = finding.evidence | {"because_of": root.kind, "severity_alone": finding.severity}
+    evidence = finding.evidence | {BECAUSE: root.kind, "severity_alone": finding.severity}
     return replace(finding, severity=INFO, evidence=evidence)

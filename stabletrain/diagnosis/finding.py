@@ -26,6 +26,7 @@ KINDS = (
 SEVERITIES = ("info", "warning", "critical")
 INFO = SEVERITIES[0]
 HEALTHY = "healthy"
+BECAUSE = "because_of"  # in the evidence of what follows from another finding
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class Finding:
         assert self.kind in KINDS, self.kind
         assert self.severity in SEVERITIES, self.severity
 
+    @property
+    def because_of(self) -> str | None:
+        """Kind of the finding that this one follows from; None if it stands for itself."""
+        return self.evidence.get(BECAUSE)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the finding as plain JSON data, as in `findings.json`."""
         return asdict(self)
@@ -66,6 +72,22 @@ class Finding:
 def worst_first(findings: Sequence[Finding]) -> list[Finding]:
     """Return the findings by falling severity, earlier ones first among equals."""
     return sorted(findings, key=lambda f: (-SEVERITIES.index(f.severity), f.first_step))
+
+
+def by_cause(findings: Sequence[Finding]) -> list[tuple[Finding, list[Finding]]]:
+    """Return the findings that stand for themselves, worst first, each with what follows from it.
+
+    What follows from a finding that is not there stands for itself.
+    """
+    causes = {f.kind for f in findings if f.because_of is None}
+    roots = [f for f in findings if f.because_of not in causes]
+    leading: dict[str, Finding] = {}
+    for root in worst_first(roots):
+        leading.setdefault(root.kind, root)  # of several layers the worst one has the symptoms
+    return [
+        (root, [f for f in findings if f.because_of == root.kind and root is leading[root.kind]])
+        for root in worst_first(roots)
+    ]
 
 
 def verdict_of(findings: Sequence[Finding]) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.finding import INFO, Finding, verdict_of
 from stabletrain.diagnosis.history import History, finite_scalars, total_norm
+from stabletrain.diagnosis.text import describe
 from stabletrain.errors import require_choice
 from stabletrain.record import names
 from stabletrain.record.observe import about_of
@@ -208,13 +209,3 @@ class _Norms(History):
 
     def add_time(self, step: int, layer: str, norms: np.ndarray) -> None:
         """Do nothing."""
-
-
-def describe(findings: list[Finding], num_steps: int) -> list[str]:
-    """Return the verdict and the findings as lines of text."""
-    lines = [f"verdict: {verdict_of(findings)}   after {num_steps:,} steps"]
-    for f in findings:
-        if f.severity != INFO:
-            lines.append(f"  {f.severity} {f.kind} in {f.layer or 'all layers'}, steps {f.first_step}–{f.last_step}")
-            lines.append(f"    {f.advice}")
-    return lines

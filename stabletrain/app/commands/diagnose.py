@@ -10,7 +10,7 @@ from typing import Any
 from rich.markup import escape
 
 from stabletrain.app.compose import Composition
-from stabletrain.app.console import Console, finding_lines
+from stabletrain.app.console import Console
 from stabletrain.app.run_folder import open_run
 from stabletrain.diagnosis.causes import order_by_cause
 from stabletrain.diagnosis.doctor import diagnose
@@ -65,8 +65,7 @@ def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
         folder.write_findings(findings)
         folder.update_summary(verdict=verdict_of(findings))
         console.print(f"{path}: [bold]{verdict_of(findings)}[/]")
-        for line in finding_lines(findings):
-            console.print(line)
+        console.show(findings)
         if REPLAY in arguments:
             console.print(_replayed(folder))
     return 0

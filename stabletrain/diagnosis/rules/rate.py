@@ -10,7 +10,7 @@ from stabletrain.diagnosis.observations import Observations, Series
 from stabletrain.diagnosis.progress import Progress, last_step, progress_of, share_done
 from stabletrain.diagnosis.windows import first_run
 
-TOO_FAR = 0.1  # ‖ΔW‖/‖W‖, median over the weights: a hundred times the usual 1e-3 (Karpathy 2015; FACTS: 1e-5 … 1e-1)
+TOO_FAR = 0.1  # ‖ΔW‖/‖W‖, median over the weights: a hundred times the usual 1e-3 (Karpathy 2015)
 TORN = 1.0  # a step as large as the weight: nothing of what it was is left
 NUM_LOOKS = 3  # in a row
 PATIENCE = 0.03  # of the budget

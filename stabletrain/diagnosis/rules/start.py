@@ -9,7 +9,7 @@ from stabletrain.diagnosis.observations import Observations, Table
 from stabletrain.diagnosis.progress import Progress, is_scaled, last_step, progress_of, share_done
 from stabletrain.diagnosis.windows import FLOOR, decades
 
-FIRST_STEPS = 10  # FACTS: in the first 10 steps
+FIRST_STEPS = 10  # the start, before learning has changed it much
 NUM_LOOKS = 3
 SPREAD = 1.0  # decades from the first hidden layer to the last: a healthy start stays within half of that
 CRITICAL_SPREAD = 3.0
