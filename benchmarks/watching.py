@@ -3,8 +3,8 @@
 All ways of watching take turns in one process, in random order. Each block of watched steps is paired with a block of
 the same model unwatched, right before or after it; printed is the median of the ratios of all pairs, with quartiles.
 The third table has only the time inside our own calls, which is less than all they cost but does not depend on what
-else the machine does. On a GPU the time of a step is that between CUDA events. W&B and Cockpit are compared where they
-are installed:
+else the machine does; it is taken over stretches as long as several flushes of the file. On a GPU the time of a step
+is that between CUDA events. W&B and Cockpit are compared where they are installed:
 
     pip install wandb cockpit-for-pytorch 'setuptools<80'
     python benchmarks/watching.py --rounds 40
@@ -32,6 +32,7 @@ from watching_variants import Histograms, Variant, open_variants
 from watching_workloads import ON_CPU, ON_CUDA, WORKLOADS, Stepper
 
 BLOCK_S, LONGEST_S = 0.4, 1.0  # an unwatched block, and what a watched one should not exceed
+STRETCH_S = 10.0  # steps watched without a break: the file is flushed every two seconds
 PICTURES = Path(__file__).parents[1] / "docs/pictures"
 
 
@@ -69,27 +70,36 @@ def time_plain(stepper: Stepper, num_steps: int) -> float:
 
 
 def compare(stepper: Stepper, variants: dict[str, Variant], num_steps: int, rounds: int) -> dict[str, Any]:
-    """Return, for each variant, what it adds to a step in percent, in all and inside its call."""
+    """Return, for each variant, what it adds to a step in percent, and for ours what its calls alone add."""
     ratios: dict[str, list[float]] = {title: [] for title in variants}
-    calls: dict[str, list[float]] = {title: [] for title in variants}
     plain, watched_steps = [], {title: _num_steps(variant, num_steps) for title, variant in variants.items()}
     for _ in range(rounds):
         for title in random.sample(list(variants), len(variants)):
-            on = off = call = 0.0
+            on = off = 0.0
             for is_watched in random.sample([True, False], 2):
                 if is_watched:
-                    on, call = time_watched(variants[title], watched_steps[title])
+                    on = time_watched(variants[title], watched_steps[title])[0]
                 else:
                     off = time_plain(stepper, num_steps)
             ratios[title].append(on / off)
-            calls[title].append(on / (on - call))
             plain.append(off)
-    own = [title for title, variant in variants.items() if isinstance(variant, Histograms)]
+    step_ms = statistics.median(plain)
+    own = {title: variant for title, variant in variants.items() if isinstance(variant, Histograms)}
     return {
-        "step_ms": statistics.median(plain),
+        "step_ms": step_ms,
         "variants": {title: summary(found) for title, found in ratios.items()},
-        "calls": {title: summary(calls[title]) for title in own},
+        "calls": time_calls(own, max(2, round(1e3 * STRETCH_S / step_ms)), max(3, rounds // 3)),
     }
+
+
+def time_calls(variants: dict[str, Histograms], num_steps: int, num_stretches: int) -> dict[str, Any]:
+    """Return what the calls of each variant add to a step in percent, over long stretches that take turns."""
+    ratios: dict[str, list[float]] = {title: [] for title in variants}
+    for _ in range(num_stretches):
+        for title in random.sample(list(variants), len(variants)):
+            ms, call = time_watched(variants[title], num_steps)
+            ratios[title].append(ms / (ms - call))
+    return {title: summary(found) for title, found in ratios.items()}
 
 
 def _num_steps(variant: Variant, num_steps: int) -> int:

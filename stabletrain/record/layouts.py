@@ -10,6 +10,7 @@ passes over. In the first chart a narrow bundle is healthy, a fan is not.
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 from collections.abc import Collection, Sequence
@@ -108,11 +109,16 @@ def families_of(snapshot: Snapshot) -> frozenset[str]:
     """Return what a snapshot records with one curve per layer, as far as the layout shows it."""
     if not len(snapshot.layers):
         return frozenset()
+    return _families(tuple(snapshot.signals), snapshot.has_histograms)
+
+
+@functools.lru_cache(maxsize=64)
+def _families(signals: tuple[str, ...], has_histograms: bool) -> frozenset[str]:
     found = {LOG10_RMS, names.GRADIENT_RMS, names.GRADIENT_NONFINITE}
-    found |= {names.of_signal(signal, names.RMS) for signal in (DELTA, ACTIVATION) if signal in snapshot.signals}
-    if UPDATE in snapshot.signals and WEIGHT in snapshot.signals:
+    found |= {names.of_signal(signal, names.RMS) for signal in (DELTA, ACTIVATION) if signal in signals}
+    if UPDATE in signals and WEIGHT in signals:
         found.add(names.UPDATE_RATIO)
-    if snapshot.has_histograms:
+    if has_histograms:
         found.add(MEDIAN)
     return frozenset(found)
 

@@ -63,7 +63,12 @@ class Snapshots:
         key = (*tags, *layers)
         if key not in self._scalars:
             self._scalars[key] = Scalars([names.of_layer(tag, layer) for layer in layers for tag in tags])
-        return self._scalars[key].encode(np.stack(columns, axis=1).ravel()) if layers else b""
+        if not layers:
+            return b""
+        values = np.empty((len(layers), len(columns)))
+        for i, column in enumerate(columns):
+            values[:, i] = column
+        return self._scalars[key].encode(values.reshape(-1))
 
     def _encode_histograms(self, tag: str, layers: Sequence[str], counts: np.ndarray) -> np.ndarray:
         key = (tag, *layers)

@@ -94,12 +94,20 @@ class RecordWriter:
         waiting, self._waiting = self._waiting[:count], self._waiting[count:]
         if not waiting:
             return
+        joined: list[bytes] = []  # small events, to be written in one call
         for time_s, snapshot in waiting:
             summary = [self._layouts.encode(snapshot), *self._snapshots.encode(snapshot)]
-            if any(map(len, summary)):
-                self._append(encode_event(snapshot.step, time_s, summary))
             for listener in self.listeners:
                 listener.add_snapshot(snapshot)
+            if not any(map(len, summary)):
+                continue
+            event = frame(encode_event(snapshot.step, time_s, summary))
+            if sum(map(len, event)) > CHUNK // 8:
+                self._write([*joined, *event])  # before the next one is encoded, whose arrays may be the same
+                joined = []
+            else:
+                joined.append(b"".join(event))  # pyright: ignore[reportArgumentType] (an array is a buffer)
+        self._write(joined)
         self._num_waiting = 0
         self._last_flush = time.monotonic()
 
@@ -145,8 +153,11 @@ class RecordWriter:
 
     def _append(self, event: Sequence[Bytes]) -> None:
         """Append an event that is given in parts."""
+        self._write(frame(event))
+
+    def _write(self, parts: Sequence[Bytes]) -> None:
+        """Append bytes that are given in parts."""
         assert self._descriptor is not None, "the record is closed"
-        parts = frame(event)
         if sum(map(len, parts)) <= CHUNK:
             parts = [b"".join(parts)]  # pyright: ignore[reportArgumentType] (an array is a buffer)
         for part in parts:

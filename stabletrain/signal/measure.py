@@ -112,7 +112,7 @@ def _measure_floats(tensors: Sequence[Tensor], pieces: _Pieces, histograms: bool
         addresses = addresses[pieces.cuts[0]] + pieces.cuts[1]
     lengths = pieces.lengths
     num = len(lengths)
-    sums, nonfinite = np.empty(num), np.zeros(num, np.int64)
+    sums, nonfinite = np.empty(num), None
     counts = np.empty((num, 2 * NUM_BINS), np.int32) if histograms else None
     special = np.empty((num, 2), np.int64) if histograms else None
     if counts is not None and special is not None:
@@ -120,18 +120,20 @@ def _measure_floats(tensors: Sequence[Tensor], pieces: _Pieces, histograms: bool
     else:
         all_finite = counting.sum_squares_(addresses, lengths, sums)
     if not all_finite:
+        nonfinite = np.zeros(num, np.int64)
         counting.sum_finite_squares_(addresses, lengths, sums, nonfinite)
     if pieces.cuts is not None:
         add_up: Any = np.add.reduceat
         firsts = pieces.cuts[2]
-        sums, nonfinite = add_up(sums, firsts), add_up(nonfinite, firsts)
+        sums, nonfinite = add_up(sums, firsts), None if nonfinite is None else add_up(nonfinite, firsts)
         if counts is not None and special is not None:
             counts = add_up(counts, firsts, axis=0, dtype=np.int64)
             special = add_up(special, firsts, axis=0)
 
     def finish() -> Arrays:
+        bad = np.zeros(len(pieces.sizes), np.int64) if nonfinite is None else nonfinite
         with np.errstate(invalid="ignore"):  # nothing finite: 0/0, which is NaN
-            return Arrays(np.sqrt(sums / (pieces.sizes - nonfinite)), nonfinite, counts, special)
+            return Arrays(np.sqrt(sums / (pieces.sizes - bad)), bad, counts, special)
 
     return finish
 
