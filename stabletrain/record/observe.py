@@ -18,7 +18,12 @@ OF_LAYERS = (names.RMS, names.NONFINITE, names.HISTOGRAM, *names.QUANTILES, "rat
 
 
 def observe(record: Record) -> Observations:
-    """Return the numbers of a record that the rules look at, collected step by step as the run did it."""
+    """Return the numbers of a record that the rules look at."""
+    return replay(record).observations()
+
+
+def replay(record: Record) -> History:
+    """Return what the run had collected by the end of its record, step by step as it did."""
     history = History()
     for signal in SIGNALS:
         _add_signal(history, record, signal)
@@ -34,7 +39,7 @@ def observe(record: Record) -> Observations:
             for step, value in zip(series.steps, series.values, strict=True):
                 history.add_scalars(step, {name: value})
     history.about = about_of(record.info, history.layers)
-    return history.observations()
+    return history
 
 
 def about_of(info: Mapping[str, Any], layers: Iterable[str]) -> About:

@@ -18,7 +18,8 @@ from stabletrain.diagnosis.history import History, finite_scalars, total_norm
 from stabletrain.diagnosis.text import describe
 from stabletrain.errors import require_choice
 from stabletrain.record import names
-from stabletrain.record.observe import about_of
+from stabletrain.record.observe import about_of, replay
+from stabletrain.record.reader import load_record
 from stabletrain.record.writer import RecordWriter
 from stabletrain.signal.snapshot import Snapshot
 from stabletrain.training.loggers import find_writer
@@ -97,12 +98,20 @@ class Doctor(Callback):
         if self._writer is None or not trainer.is_global_zero:
             self._writer = None
             return
-        self._history = History()
+        self._history = self._earlier(trainer)
         self._writer.listeners = [self._history, *([_Norms(self._writer)] if self._owns_scalars else [])]
         if "training" not in self._writer.info:
             network = getattr(pl_module, "network", pl_module)
             planned = describe_training(network, None, trainer, int(trainer.num_training_batches))
             self._writer.write_info(self._writer.info | {"training": planned | {"prior_loss": self._prior_loss}})
+
+    def _earlier(self, trainer: pl.Trainer) -> History:
+        """Return what a run that goes on had recorded before; an empty history for a new one."""
+        assert self._writer is not None
+        folder = self._writer.path.parent
+        if trainer.global_step == 0 or folder.name != "tensorboard":
+            return History()
+        return replay(load_record(folder.parent))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -152,6 +161,7 @@ class Doctor(Callback):
 
     def _evaluate(self, step: int) -> None:
         assert self._writer is not None
+        self._writer.flush()  # what waits to be written is not in the history yet
         self._history.about = about_of(self._writer.info, self._history.layers)
         self.findings = diagnose(self._history.observations())
         alarming = {(f.kind, f.layer): f for f in self.findings if f.severity != INFO}

@@ -65,7 +65,7 @@ def test_a_model_of_ones_own_gets_no_parts_proposed():
     choices = {"model": "custom", "norm": "none", "residual": "none", "activation": "sigmoid"}
     for kind in KINDS:
         keys = {o.partition("=")[0] for o in overrides(kind, choices)}
-        assert keys <= {"clip", "init", "optimizer.lr", "optimizer", "schedule"}, kind
+        assert keys <= {"clip", "clip.max_norm", "init", "optimizer.lr", "optimizer", "schedule"}, kind
 
 
 def test_without_choices_there_are_words_and_calls_alone():
