@@ -59,7 +59,7 @@ def explains(cause: Finding, symptom: Finding) -> bool:
         order = list(EXPLAINS)
         mine, other = (cause.first_step, order.index(cause.kind)), (symptom.first_step, order.index(symptom.kind))
         return mine < other
-    return cause.first_step <= symptom.first_step + SLACK
+    return symptom.kind == "no_progress" or cause.first_step <= symptom.first_step + SLACK
 
 
 def _with_worst(root: Finding, findings: Sequence[Finding]) -> Finding:

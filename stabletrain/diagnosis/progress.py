@@ -15,9 +15,11 @@ from stabletrain.diagnosis.observations import Observations, Series
 WINDOW_SHARE = 0.1  # of the losses seen so far: what "now" means
 MIN_WINDOW = 5
 UNKNOWN_BUDGET = 200  # without a plan: a share of one half after 200 steps, as a pipeline's half-life
-SCALED = 3.0  # a loss this many times what its outputs explain is a sum over the batch, or weighted
+SUMMED = 10.0  # a loss this many times what its outputs explain is a sum over the batch, or weighted
+WEIGHED = 1 / 3  # … as is one this far below that of a guess, before anything was learned
 EARLY_FALL = 0.05  # of the baseline: what a network that learns has gained within a tenth of its steps
-LATE_FALL = 0.5  # … and at its end
+LATE_FALL = 0.35  # … and at its end: text, most of which cannot be foreseen, ends at 0.4
+LATE_FALL_ILL = 0.8  # … where something is plainly ill: healthy networks that merely look so end above 0.9
 WORSE = 0.15  # of the baseline: so much above the best level before is a relapse
 
 
@@ -28,12 +30,14 @@ class Progress:
     Attributes:
         share: Of the planned steps that are done; if none are planned, a guess that rises with the steps.
         is_planned: Whether the number of steps is known.
-        start: Median of the first losses.
+        start: The first loss, of a network that has not moved yet.
         now: Median of the last tenth.
         best: The lowest such median so far.
         baseline: Loss of a guess that does not look at the input; of an unknown one the loss at the start.
         noise: Robust deviation of single losses around their running median.
         is_falling: Whether the last tenth lies below the tenth before it by more than the noise.
+        steepness: By what share of itself the loss of the last tenth lies below that of the tenth before it.
+        uncertainty: Standard error of the lowest median.
     """
 
     share: float
@@ -44,6 +48,8 @@ class Progress:
     baseline: float
     noise: float
     is_falling: bool
+    steepness: float
+    uncertainty: float
 
     @property
     def fall(self) -> float:
@@ -56,16 +62,25 @@ class Progress:
         return self.now - self.best > WORSE * abs(self.baseline)
 
     @property
-    def required_fall(self) -> float:
-        """What should be learned by now, rising from a twentieth to a half of the baseline."""
-        if not self.is_planned:
-            return EARLY_FALL
-        return EARLY_FALL + (LATE_FALL - EARLY_FALL) * min(max(self.share - 0.1, 0.0) / 0.9, 1.0)
+    def best_fall(self) -> float:
+        """Share of the baseline that was learned away when the loss was lowest, less what chance may have done."""
+        return (self.baseline - self.best - 2 * self.uncertainty) / max(abs(self.baseline), 1e-30)
 
     @property
     def suffers(self) -> bool:
-        """Whether the network has learned less than it should have by now, or lost what it had learned."""
-        return self.fall < self.required_fall or self.is_relapse
+        """Whether the network has learned less than any should have by now, or lost what it had learned."""
+        return self.fall < self._required(LATE_FALL) or self.is_relapse
+
+    @property
+    def lags(self) -> bool:
+        """Whether it suffers, or has learned less than networks do that look ill and are not."""
+        return self.suffers or self.fall < self._required(LATE_FALL_ILL)
+
+    def _required(self, at_the_end: float) -> float:
+        """Return what should be learned by now, rising in proportion to the steps that are done."""
+        if not self.is_planned:
+            return EARLY_FALL
+        return EARLY_FALL + (at_the_end - EARLY_FALL) * min(max(self.share - 0.1, 0.0) / 0.9, 1.0)
 
 
 def progress_of(observations: Observations) -> Progress | None:
@@ -76,19 +91,23 @@ def progress_of(observations: Observations) -> Progress | None:
     values = losses.values
     width = max(min(MIN_WINDOW, len(values)), round(WINDOW_SHARE * len(values)))
     levels = running_medians(values, width)
-    start = float(np.median(values[:MIN_WINDOW]))
+    start = float(values[0])
     now, earlier = float(levels[-1]), float(levels[max(0, len(levels) - 1 - width)])
     baseline = _baseline(observations, start)
+    lowest = int(np.argmin(levels))
+    spread = 1.4826 * float(np.median(np.abs(values[lowest : lowest + width] - levels[lowest])))
     noise = 1.4826 * float(np.median(np.abs(values[width - 1 :] - levels)))
     return Progress(
         share=share_done(observations, int(losses.steps[-1])),
         is_planned=bool(observations.about.num_steps),
         start=start,
         now=now,
-        best=float(levels.min()),
+        best=float(levels[lowest]),
         baseline=baseline,
         noise=noise,
         is_falling=earlier - now > max(2 * noise / width**0.5, 0.01 * abs(baseline)),
+        steepness=(earlier - now) / max(abs(now), 1e-30),
+        uncertainty=1.25 * spread / width**0.5,  # of a median of normal numbers
     )
 
 
@@ -121,11 +140,16 @@ def _baseline(observations: Observations, start: float) -> float:
 def is_scaled(observations: Observations, start: float, prior: float) -> bool:
     """Whether the loss has another scale than its prior: a sum instead of a mean, or a weight before it.
 
-    At the start cross entropy is at most prior + 2·max|output| and squared error prior + output²: a loss far beyond
-    that, or far below the prior while nothing is learned, is not made of these outputs alone.
+    At the start cross entropy is at most prior + 2·max|output|, and squared error prior + (mean − output)²: a loss far
+    beyond that, or far below the prior while nothing is learned, is not made of these outputs alone.
     """
+    size = output_size(observations) or 0.0
+    return start > SUMMED * (prior + 3 * size + size**2) or start < WEIGHED * prior
+
+
+def output_size(observations: Observations) -> float | None:
+    """Return the root mean square of the network's outputs before the first step, if it was measured."""
     outputs = observations.rms.get("activation")
     if outputs is None or not len(outputs.steps) or np.isnan(outputs.values[0, -1]):
-        return start > 10 * prior or start < prior / SCALED
-    size = float(outputs.values[0, -1])
-    return start > SCALED * (prior + 3 * size + size**2) or start < prior / SCALED
+        return None
+    return float(outputs.values[0, -1])

@@ -13,6 +13,7 @@ WARMUP = 64  # OLMo-core
 Z_LIMIT = 6.0  # OLMo-core's spike rule
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
 MIN_SIGMA = 0.05  # decades: below 12% either way nothing is unusual, however quiet the window
+LONG = 0.15  # of the steps so far
 FLOOR = -45.0  # log10 of float32's smallest subnormal: zero counts as this
 
 
@@ -73,6 +74,35 @@ def last_stretch(flags: np.ndarray, persistence: float, length: int, gap: int) -
             break
         start = i if flags[i] else start
     return start
+
+
+def stretch(steps: np.ndarray, flags: np.ndarray, persistence: float, length: int, gap: int) -> tuple[int, int] | None:
+    """Return the first and last look of a condition that holds now, or held for a seventh of all steps so far.
+
+    What held for so long has cost the training these steps, also if it is over.
+
+    Args:
+        steps: Steps of the looks, rising.
+        flags: Whether it held, look by look.
+        persistence: See `last_stretch`, as `length` and `gap`.
+    """
+    start = last_stretch(flags, persistence, length, gap)
+    if start is not None:
+        return start, len(flags) - 1
+    best: tuple[int, int] | None = None
+    begin, last, misses = -1, -1, 0
+    for i, flag in enumerate([*flags.tolist(), *[False] * gap]):
+        if flag:
+            begin, last, misses = (i if begin < 0 else begin), i, 0
+            continue
+        misses += 1
+        if begin >= 0 and misses >= gap:
+            if best is None or steps[last] - steps[begin] > steps[best[1]] - steps[best[0]]:
+                best = begin, last
+            begin = -1
+    if best is None or best[1] - best[0] + 1 < length:
+        return None
+    return best if steps[best[1]] - steps[best[0]] >= LONG * (steps[-1] + 1) else None
 
 
 def first_run(flags: np.ndarray, length: int) -> int | None:

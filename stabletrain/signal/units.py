@@ -177,9 +177,11 @@ class _Tally:
         self.sums: Tensor | None = None  # (units,) float32, on the layer's device
         self.num_samples = 0
 
-    @torch.no_grad()
     def add(self, marks: Tensor, axis: int) -> None:
-        """Add marks 0 and 1, or −1 and 1: signs, which cost a third of what comparing does; one axis is the units."""
+        """Add marks 0 and 1, or −1 and 1: signs, which cost a third of what comparing does; one axis is the units.
+
+        They hang on no graph.
+        """
         if not marks.numel():
             return
         axis %= marks.dim()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from stabletrain.diagnosis.finding import Finding
 from stabletrain.diagnosis.layers import update_ratios, weights
-from stabletrain.diagnosis.observations import Observations
+from stabletrain.diagnosis.observations import Observations, Table
 from stabletrain.diagnosis.progress import Progress, progress_of, share_done
-from stabletrain.diagnosis.windows import decades, find_outliers, first_run, last_stretch
+from stabletrain.diagnosis.windows import FLOOR, decades, find_outliers, first_run, stretch
 
 RATIO_DECADES = 3.0  # rms(first)/rms(last) < 1e-3: AutoTrainer (Zhang et al. 2021), section 4.1
 CRITICAL_DECADES = 5.0  # below 1e-5 the first layers do not move at all in float32's useful range
 MIN_LOOKS = 3
+MIN_LAYERS = 3  # with fewer outputs there is no depth
 NUM_LOOKS = 20  # last looks that count
 PERSISTENCE = 0.8  # share of these
 GAP = 5  # looks in a row without it end a stretch
@@ -27,7 +30,8 @@ NORM_WARMUP = 20  # steps before an explosion of the norm; OLMo-core's 64 are a 
 def find_vanishing(observations: Observations) -> list[Finding]:
     """Find first layers whose gradient stays a thousand times below the last layers'.
 
-    d = log10 rms(first quarter of the weights) - log10 rms(last quarter) < -3
+    d = log10 rms(first quarter) - log10 rms(last quarter) < -3, of the weights' gradients or of the gradients at the
+    layers' outputs (delta): those of the weights are mixed with the sizes of what comes in.
     """
     return _find(observations, "vanishing", sign=-1)
 
@@ -41,7 +45,7 @@ def depth_decades(values: np.ndarray) -> np.ndarray:
     """Return log10 of rms(first quarter)/rms(last quarter) for each row; NaN without two layers or any gradient.
 
     Args:
-        values: (T, L) rms of weights' gradients in forward order, NaN where none was measured.
+        values: (T, L) rms of gradients in forward order, NaN where none was measured.
     """
     found = np.full(len(values), np.nan)
     for i, row in enumerate(values):
@@ -49,42 +53,54 @@ def depth_decades(values: np.ndarray) -> np.ndarray:
         if present.size >= 2 and present.any():
             quarter = max(1, len(present) // 4)
             logs = decades(present)
-            found[i] = np.median(logs[:quarter]) - np.median(logs[-quarter:])
+            last = np.median(logs[-quarter:])
+            if last > FLOOR:  # a gradient that does not even begin has not grown on its way
+                found[i] = np.median(logs[:quarter]) - last
     return found
 
 
 def _find(observations: Observations, kind: str, sign: int) -> list[Finding]:
-    table = weights(observations, "gradient")
-    if table is None:
-        return []
+    for signal, table in (("gradient", weights(observations, "gradient")), ("delta", _outputs(observations))):
+        found = _find_in(table, observations, kind, sign) if table is not None else None
+        if found is not None:
+            return [replace(found, evidence=found.evidence | {"signal": signal})]
+    return []
+
+
+def _outputs(observations: Observations) -> Table | None:
+    """Return the gradients at the outputs of the layers, of a network of some depth."""
+    table = observations.rms.get("delta")
+    return table if table is not None and len(table.layers) > MIN_LAYERS else None
+
+
+def _find_in(table: Table, observations: Observations, kind: str, sign: int) -> Finding | None:
     gaps = depth_decades(table.values)
     known = ~np.isnan(gaps)
     steps, gaps = table.steps[known], gaps[known]
     length = min(NUM_LOOKS, max(MIN_LOOKS, len(gaps)))
-    start = last_stretch(sign * gaps > RATIO_DECADES, PERSISTENCE, length, GAP)
-    if start is None:
-        return []
-    typical = float(np.median(gaps[start:]))
+    found = stretch(steps, sign * gaps > RATIO_DECADES, PERSISTENCE, length, GAP)
+    if found is None:
+        return None
+    start, end = found
+    typical = float(np.median(gaps[start : end + 1]))
     still = _first_layers_stand_still(observations)
-    return [
-        Finding(
-            kind=kind,
-            severity=_severity(sign * typical, still, progress_of(observations), share_done(observations, steps[-1])),
-            layer=_outermost(table.layers, table.values[known][start]),
-            first_step=int(steps[start]),
-            last_step=int(steps[-1]),
-            evidence={
-                "log10_ratio_first_to_last": round(typical, 2),
-                "threshold": sign * RATIO_DECADES,
-                "share_of_looks": round(float(np.mean(sign * gaps[start:] > RATIO_DECADES)), 3),
-                "first_layers_move": not still,
-            },
-        )
-    ]
+    return Finding(
+        kind=kind,
+        severity=_severity(sign * typical, still, progress_of(observations), share_done(observations, steps[-1])),
+        layer=_outermost(table.layers, table.values[known][start]),
+        first_step=int(steps[start]),
+        last_step=int(steps[end]),
+        evidence={
+            "log10_ratio_first_to_last": round(typical, 2),
+            "threshold": sign * RATIO_DECADES,
+            "share_of_looks": round(float(np.mean(sign * gaps[start : end + 1] > RATIO_DECADES)), 3),
+            "first_layers_move": not still,
+        },
+    )
 
 
 def _severity(size: float, still: bool, progress: Progress | None, share: float) -> str:
-    if progress is not None and not (progress.suffers and share >= (PATIENCE if still else PATIENCE_MOVING)):
+    if progress is not None and not (progress.lags and share >= (PATIENCE if still else PATIENCE_MOVING)):
         return "info"
     return "critical" if size > CRITICAL_DECADES else "warning"
 

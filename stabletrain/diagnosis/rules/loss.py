@@ -15,9 +15,14 @@ MATERIAL = 0.1  # of the baseline: a converged network's small losses vary by an
 SWING = 0.15  # of the baseline: half of what lies between the quantiles 0.16 and 0.84 of the last third
 MIN_CROSSINGS = 6  # of their median: a drift crosses once
 OSCILLATION_PATIENCE = 0.1  # of the budget
+BACK_AND_FORTH = 0.06  # of the accuracy, from one validation to the next
+MIN_VALIDATIONS = 10
+TURNS_PATIENCE = 0.5  # of the budget
 PROGRESS_PATIENCE = 0.3  # of the budget
 CRITICAL_PATIENCE = 0.5
 PROGRESS = 0.03  # of the baseline: below, nothing was learned
+PROGRESS_AT_THE_END = 0.1
+LATE = 0.8  # of the budget: what still falls by then will not arrive
 MIN_STEPS = 500  # where no number of steps is planned
 
 
@@ -36,7 +41,7 @@ def find_loss_spike(observations: Observations) -> list[Finding]:
     level = float(np.median(losses.values[-SPIKE_LENGTH:]))
     usual = float(np.median(losses.values[max(0, start - SPIKE_WARMUP) : start]))
     stays = level - usual > MATERIAL * abs(progress.baseline)
-    severity = ("critical" if progress.suffers else "warning") if stays else "info"
+    severity = "critical" if stays and progress.suffers else "info"
     last = len(losses.steps) - 1 if stays else min(start + SPIKE_LENGTH, len(losses.steps) - 1)
     return [
         Finding(
@@ -69,10 +74,37 @@ def _rise(values: np.ndarray, start: int) -> float:
 
 
 def find_oscillation(observations: Observations) -> list[Finding]:
-    """Find losses that swing widely about a level that does not fall.
+    """Find losses that swing widely about a level that does not fall, or a validation that goes back and forth.
 
-    (q84 - q16) / 2 of the last third > 0.15 baselines: quantiles, as the median of two levels is one of them.
+    (q84 - q16) / 2 of the last third > 0.15 baselines: quantiles, as the median of two levels is one of them. Or
+    (Σ|Δa| - |ΣΔa|) / n > 0.06 over the validations of the last half, a being the accuracy: what is gained from one to
+    the next is lost again (AutoTrainer's oscillation counts such turns).
     """
+    return _find_swing(observations) or _find_back_and_forth(observations)
+
+
+def _find_back_and_forth(observations: Observations) -> list[Finding]:
+    scores, progress = observations.scalars.get("val/accuracy"), progress_of(observations)
+    if scores is None or progress is None or progress.share < TURNS_PATIENCE or len(scores.values) < MIN_VALIDATIONS:
+        return []
+    half = len(scores.values) // 2
+    changes = np.diff(scores.values[half:])
+    lost = float((np.abs(changes).sum() - abs(changes.sum())) / len(changes))
+    if lost <= BACK_AND_FORTH:
+        return []
+    return [
+        Finding(
+            kind="oscillation",
+            severity="warning",
+            layer=None,
+            first_step=int(scores.steps[half]),
+            last_step=int(scores.steps[-1]),
+            evidence={"accuracy_back_and_forth": round(lost, 3), "threshold": BACK_AND_FORTH},
+        )
+    ]
+
+
+def _find_swing(observations: Observations) -> list[Finding]:
     losses, progress = observations.scalars.get("train/loss"), progress_of(observations)
     if losses is None or progress is None or progress.share < OSCILLATION_PATIENCE:
         return []
@@ -97,11 +129,15 @@ def find_oscillation(observations: Observations) -> list[Finding]:
 
 
 def find_no_progress(observations: Observations) -> list[Finding]:
-    """Find a loss that after three tenths of the steps is not below that of a guess, and does not fall."""
+    """Find a loss that after three tenths of the steps is not below that of a guess, and does not fall.
+
+    Not below is 3%, rising to 10% at the end of the plan, where a loss that still falls does not count either.
+    """
     losses, progress = observations.scalars.get("train/loss"), progress_of(observations)
-    if losses is None or progress is None or progress.is_falling:
+    if losses is None or progress is None or (progress.is_falling and progress.share < LATE):
         return []
-    if progress.baseline - progress.best > PROGRESS * abs(progress.baseline):
+    late = max(0.0, progress.share - PROGRESS_PATIENCE) / (1 - PROGRESS_PATIENCE) if progress.is_planned else 0.0
+    if progress.best_fall > PROGRESS + (PROGRESS_AT_THE_END - PROGRESS) * late:
         return []  # something was learned; what became of it is another rule's case
     if progress.share < PROGRESS_PATIENCE or (not progress.is_planned and losses.steps[-1] < MIN_STEPS):
         return []

@@ -8,9 +8,9 @@ from stabletrain.diagnosis.finding import Finding
 from stabletrain.diagnosis.layers import row_medians, update_ratios
 from stabletrain.diagnosis.observations import Observations, Series
 from stabletrain.diagnosis.progress import Progress, last_step, progress_of, share_done
-from stabletrain.diagnosis.windows import first_run
 
 TOO_FAR = 0.1  # ‖ΔW‖/‖W‖, median over the weights: a hundred times the usual 1e-3 (Karpathy 2015)
+FAR_TOO_FAR = 0.3
 TORN = 1.0  # a step as large as the weight: nothing of what it was is left
 NUM_LOOKS = 3  # in a row
 PATIENCE = 0.03  # of the budget
@@ -20,12 +20,13 @@ HARM = 0.1  # of the baseline: what the loss rises by
 TOO_SHORT = 0.05  # planned steps · ‖ΔW‖/‖W‖: weights that will have moved by a twentieth stay what they were drawn as
 STILL = 1e-5  # ‖ΔW‖/‖W‖ where the number of steps is unknown (SageMaker Debugger, AutoTrainer)
 PATIENCE_LOW = 0.05
+STEEP, UNFINISHED = 0.1, 0.7  # of the loss from one tenth of the plan to the next; of the baseline
 
 
 def find_lr_too_high(observations: Observations) -> list[Finding]:
     """Find steps too large for their weights, or a learning rate that jumped, where the loss suffers.
 
-    r = median over the weights of ‖ΔW‖/‖W‖ > 0.1 on three looks in a row, or > 1 on two.
+    r = median over the weights of ‖ΔW‖/‖W‖ > 0.1 on any look; beyond 0.3 a loss that lags is enough to alarm.
     """
     progress = progress_of(observations)
     jump = _find_jump(observations, progress)
@@ -35,23 +36,22 @@ def find_lr_too_high(observations: Observations) -> list[Finding]:
     if ratios is None:
         return []
     medians = row_medians(ratios)
-    starts = [first_run(medians > TOO_FAR, NUM_LOOKS), first_run(medians > TORN, 2)]
-    begun = [start for start in starts if start is not None]
-    if not begun:
-        return []
-    start = min(begun)
     beyond = np.flatnonzero(medians > TOO_FAR)
-    step = int(ratios.steps[start])
+    if not beyond.size:
+        return []
+    step = int(ratios.steps[beyond[0]])
+    largest = float(np.nanmax(medians))
     share = share_done(observations, last_step(observations))
-    suffers = progress is None or (progress.suffers and share >= PATIENCE)
+    ill = progress is None or (progress.lags if largest > FAR_TOO_FAR else progress.suffers)
+    suffers = ill and (progress is None or share >= PATIENCE)
     return [
         Finding(
             kind="lr_too_high",
-            severity="info" if not suffers else "critical" if np.nanmax(medians) > TORN else "warning",
+            severity="info" if not suffers else "critical" if largest > TORN else "warning",
             layer=None,
             first_step=step,
             last_step=int(ratios.steps[beyond[-1]]),
-            evidence={"update_ratio": float(f"{np.nanmax(medians):.3g}"), "threshold": TOO_FAR, **_lr(observations)},
+            evidence={"update_ratio": float(f"{largest:.3g}"), "threshold": TOO_FAR, **_lr(observations)},
         )
     ]
 
@@ -82,7 +82,11 @@ def _around(losses: Series, step: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def find_lr_too_low(observations: Observations) -> list[Finding]:
-    """Find steps so small that the weights will stay where they began: planned steps · median ‖ΔW‖/‖W‖ < 0.05."""
+    """Find steps so small that the weights will stay where they began: planned steps · median ‖ΔW‖/‖W‖ < 0.05.
+
+    Or a plan that is over while the loss still falls steeply: the last tenth lies 10% below the tenth before it, and
+    less than 70% of a guess was learned away.
+    """
     ratios, progress = update_ratios(observations), progress_of(observations)
     if ratios is None or progress is None or len(ratios.steps) < NUM_LOOKS or _is_warming_up(observations):
         return []
@@ -91,10 +95,12 @@ def find_lr_too_low(observations: Observations) -> list[Finding]:
         return []
     typical, num_steps = float(np.nanmedian(medians)), observations.about.num_steps
     is_short = typical * num_steps < TOO_SHORT if num_steps else typical < STILL
-    if not is_short:
+    is_cut_off = progress.is_planned and progress.share >= 1 and progress.steepness > STEEP
+    is_cut_off = is_cut_off and progress.is_falling and 0 < progress.fall < UNFINISHED
+    if not is_short and not is_cut_off:
         return []
     step = int(ratios.steps[-1])
-    suffers = progress.suffers and share_done(observations, step) >= PATIENCE_LOW
+    suffers = (progress.lags or is_cut_off) and share_done(observations, step) >= PATIENCE_LOW
     return [
         Finding(
             kind="lr_too_low",

@@ -6,14 +6,15 @@ import numpy as np
 
 from stabletrain.diagnosis.finding import Finding
 from stabletrain.diagnosis.observations import Observations, Table
-from stabletrain.diagnosis.progress import Progress, is_scaled, last_step, progress_of, share_done
+from stabletrain.diagnosis.progress import Progress, is_scaled, last_step, output_size, progress_of, share_done
 from stabletrain.diagnosis.windows import FLOOR, decades
 
 FIRST_STEPS = 10  # the start, before learning has changed it much
-NUM_LOOKS = 3
+TOO_LARGE_OUTPUT = 3.0  # rms: beyond, squared errors and logits are far from what any target asks
 SPREAD = 1.0  # decades from the first hidden layer to the last: a healthy start stays within half of that
 CRITICAL_SPREAD = 3.0
 TOO_LARGE = 3.0  # first loss over that of a guess: outputs begin near zero, and cross entropy near the guess
+OVERCOME = 0.5  # of the baseline: who once learned so much has left the start behind
 PATIENCE = 0.03  # of the budget
 PATIENCE_OUTPUTS = 0.08  # … where only the outputs are too large: most networks bring them down in a few steps
 
@@ -33,14 +34,16 @@ def find_bad_init(observations: Observations) -> list[Finding]:
         return []
     step = last_step(observations)
     patience = PATIENCE if abs(spread) > SPREAD else PATIENCE_OUTPUTS
-    suffers = progress is None or (progress.suffers and share_done(observations, step) >= patience)
+    ill = progress is not None and (progress.lags if abs(spread) > SPREAD else progress.suffers)
+    was_overcome = progress is not None and progress.is_relapse and progress.best_fall > OVERCOME
+    suffers = progress is None or (ill and not was_overcome and share_done(observations, step) >= patience)
     suffers = suffers and not (progress is not None and progress.is_falling and abs(spread) <= SPREAD)
     is_large = abs(spread) > CRITICAL_SPREAD or excess > TOO_LARGE**2
     return [
         Finding(
             kind="bad_init",
             severity="info" if not suffers else "critical" if is_large else "warning",
-            layer=layer if abs(spread) > SPREAD else None,
+            layer=layer if abs(spread) > SPREAD else _first_large(table),
             first_step=0,
             last_step=min(step, FIRST_STEPS - 1),
             evidence={
@@ -56,19 +59,26 @@ def _excess(observations: Observations, progress: Progress | None) -> float:
     prior = observations.about.prior_loss
     if progress is None or not prior or is_scaled(observations, progress.start, prior):
         return 1.0
-    losses = observations.scalars["train/loss"]
-    return float(np.median(losses.values[:NUM_LOOKS])) / prior
+    size = output_size(observations)
+    return progress.start / prior if size is None or size > TOO_LARGE_OUTPUT else 1.0
+
+
+def _first_large(table: Table | None) -> str | None:
+    """Return the first layer whose outputs are too large already."""
+    if table is None or not len(table.steps):
+        return None
+    return next((x for x, size in zip(table.layers, table.values[0], strict=True) if size > TOO_LARGE_OUTPUT), None)
 
 
 def _spread(table: Table) -> tuple[float, str | None]:
     """Return the largest change over the hidden layers, in decades, and the layer where most of it comes about."""
-    rows = table.values[table.steps < FIRST_STEPS][:NUM_LOOKS]
-    if not len(rows) or rows.shape[1] < 3:
+    if not len(table.steps) or table.steps[0] >= FIRST_STEPS or len(table.layers) < 2:
         return 0.0, None
-    with np.errstate(all="ignore"):
-        typical = np.nanmedian(rows[:, :-1], axis=0) if not np.isnan(rows[:, :-1]).all() else rows[0, :-1]
+    typical = table.values[0, :-1]  # before the first step: what comes after may be the learning rate's doing
     if not np.nan_to_num(typical).any():
         return FLOOR, table.layers[0]  # nothing passes at all
+    if len(typical) < 2:
+        return 0.0, None
     layers = [layer for layer, value in zip(table.layers, typical, strict=False) if value > 0 or _is_end(typical)]
     logs = decades(np.array([v for v in typical if v > 0 or _is_end(typical)]))
     if len(logs) < 2 or np.isnan(logs).any():

@@ -7,7 +7,7 @@ import numpy as np
 from stabletrain.diagnosis.finding import Finding
 from stabletrain.diagnosis.observations import Observations, Waves
 from stabletrain.diagnosis.progress import progress_of, share_done
-from stabletrain.diagnosis.windows import decades, last_stretch
+from stabletrain.diagnosis.windows import decades, stretch
 
 RATIO_DECADES = 3.0  # over the whole sequence a factor of 1,000; as over depth (AutoTrainer)
 CRITICAL_DECADES = 6.0  # float32 has seven digits: what comes from there is lost in the sum over time
@@ -62,17 +62,18 @@ def _find(observations: Observations, layer: str, waves: Waves, kind: str, sign:
     steps, gaps, values = waves.steps[finite][known], gaps[known], values[finite][known]
     length = min(NUM_LOOKS, max(MIN_LOOKS, len(gaps)))
     threshold = RATIO_DECADES if sign < 0 else EXPLODING_DECADES
-    start = last_stretch(sign * gaps > threshold, PERSISTENCE, length, GAP)
-    if start is None:
+    found = stretch(steps, sign * gaps > threshold, PERSISTENCE, length, GAP)
+    if found is None:
         return None
-    typical = float(np.median(gaps[start:]))
-    last = values[-1]
+    start, end = found
+    typical = float(np.median(gaps[start : end + 1]))
+    last = values[end]
     return Finding(
         kind=kind,
         severity=_severity(observations, sign * typical, int(steps[-1])),
         layer=layer,
         first_step=int(steps[start]),
-        last_step=int(steps[-1]),
+        last_step=int(steps[end]),
         evidence={
             "log10_ratio_early_to_late": round(typical, 2),
             "threshold": sign * threshold,
@@ -85,7 +86,7 @@ def _find(observations: Observations, layer: str, waves: Waves, kind: str, sign:
 
 def _severity(observations: Observations, size: float, step: int) -> str:
     progress = progress_of(observations)
-    if progress is not None and not (progress.suffers and share_done(observations, step) >= PATIENCE):
+    if progress is not None and not (progress.lags and share_done(observations, step) >= PATIENCE):
         return "info"
     return "critical" if size > CRITICAL_DECADES else "warning"
 

@@ -67,6 +67,7 @@ def _find(observations: Observations, signal: str, kind: str) -> list[Finding]:
 
 def _severity(observations: Observations, share: float, step: int) -> str:
     progress = progress_of(observations)
-    if progress is not None and not (progress.suffers and share_done(observations, step) >= PATIENCE):
+    ill = progress is not None and (progress.lags if share > CRITICAL_SHARE else progress.suffers)
+    if progress is not None and not (ill and share_done(observations, step) >= PATIENCE):
         return "info"
     return "critical" if share > CRITICAL_SHARE else "warning"
