@@ -26,7 +26,10 @@ def _is_weight(layer: str, observations: Observations) -> bool:
 
 
 def update_ratios(observations: Observations) -> Table | None:
-    """Return ‖ΔW‖/‖W‖ of all weights by step; NaN where W is zero (a start at zero). None if not measured."""
+    """Return ‖ΔW‖/‖W‖ of all weights by step; NaN of those that began at zero. None if not measured.
+
+    What began at zero has no size of its own that a step could be compared with.
+    """
     update, weight = weights(observations, "update"), weights(observations, "weight")
     if update is None or weight is None:
         return None
@@ -36,7 +39,7 @@ def update_ratios(observations: Observations) -> Table | None:
         return None
     below = weight.of(layers).values[columns]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        ratios = np.where(below > 0, update.of(layers).values[rows] / below, np.nan)
+        ratios = np.where((below > 0) & (below[0] > 0), update.of(layers).values[rows] / below, np.nan)
     return Table(steps, layers, ratios)
 
 

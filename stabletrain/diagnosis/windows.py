@@ -84,7 +84,9 @@ def stretch(steps: np.ndarray, flags: np.ndarray, persistence: float, length: in
     Args:
         steps: Steps of the looks, rising.
         flags: Whether it held, look by look.
-        persistence: See `last_stretch`, as `length` and `gap`.
+        persistence: Share of the last looks on which it must have held to hold now.
+        length: How many last looks; a stretch of fewer is none.
+        gap: So many looks in a row without it end a stretch.
     """
     start = last_stretch(flags, persistence, length, gap)
     if start is not None:

@@ -14,6 +14,7 @@ FAR_TOO_FAR = 0.3
 TORN = 1.0  # a step as large as the weight: nothing of what it was is left
 NUM_LOOKS = 3  # in a row
 PATIENCE = 0.03  # of the budget
+PATIENCE_NEAR = 0.1  # … below `FAR_TOO_FAR`
 JUMP = 3.0  # of the learning rate from one step to the next; warm-ups take smaller ones after their first steps
 BEFORE, AFTER = 20, 3  # losses to compare around a jump
 HARM = 0.1  # of the baseline: what the loss rises by
@@ -43,7 +44,7 @@ def find_lr_too_high(observations: Observations) -> list[Finding]:
     largest = float(np.nanmax(medians))
     share = share_done(observations, last_step(observations))
     ill = progress is None or (progress.lags if largest > FAR_TOO_FAR else progress.suffers)
-    suffers = ill and (progress is None or share >= PATIENCE)
+    suffers = ill and (progress is None or share >= (PATIENCE if largest > FAR_TOO_FAR else PATIENCE_NEAR))
     return [
         Finding(
             kind="lr_too_high",

@@ -28,7 +28,7 @@ def find_bad_init(observations: Observations) -> list[Finding]:
     """
     table = observations.rms.get("activation")
     progress = progress_of(observations)
-    spread, layer = _spread(table) if table is not None else (0.0, None)
+    spread, layer = _spread(table, _comes_back(observations)) if table is not None else (0.0, None)
     excess = _excess(observations, progress)
     if abs(spread) <= SPREAD and excess <= TOO_LARGE:
         return []
@@ -70,7 +70,7 @@ def _first_large(table: Table | None) -> str | None:
     return next((x for x, size in zip(table.layers, table.values[0], strict=True) if size > TOO_LARGE_OUTPUT), None)
 
 
-def _spread(table: Table) -> tuple[float, str | None]:
+def _spread(table: Table, comes_back: bool) -> tuple[float, str | None]:
     """Return the largest change over the hidden layers, in decades, and the layer where most of it comes about."""
     if not len(table.steps) or table.steps[0] >= FIRST_STEPS or len(table.layers) < 2:
         return 0.0, None
@@ -79,8 +79,9 @@ def _spread(table: Table) -> tuple[float, str | None]:
         return FLOOR, table.layers[0]  # nothing passes at all
     if len(typical) < 2:
         return 0.0, None
-    layers = [layer for layer, value in zip(table.layers, typical, strict=False) if value > 0 or _is_end(typical)]
-    logs = decades(np.array([v for v in typical if v > 0 or _is_end(typical)]))
+    is_end = bool(typical[-1] == 0) and not comes_back
+    layers = [layer for layer, value in zip(table.layers, typical, strict=False) if value > 0 or is_end]
+    logs = decades(np.array([value for value in typical if value > 0 or is_end]))
     if len(logs) < 2 or np.isnan(logs).any():
         return 0.0, None
     changes = logs - logs[0]
@@ -91,6 +92,7 @@ def _spread(table: Table) -> tuple[float, str | None]:
     return float(changes[place]), layers[largest if is_sudden else 0]
 
 
-def _is_end(values: np.ndarray) -> bool:
-    """Whether zeros reach from somewhere to the last hidden layer: no branch goes around them."""
-    return bool(values[-1] == 0)
+def _comes_back(observations: Observations) -> bool:
+    """Whether a gradient reaches the first layer before the first step: then zeros have a way around them."""
+    table = observations.rms.get("delta")
+    return table is not None and len(table.steps) > 0 and bool(table.values[0, 0] > 0)
