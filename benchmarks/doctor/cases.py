@@ -17,7 +17,7 @@ from benchmarks.doctor.recipes import make_recipes
 
 BUGGY_FAMILIES = (*FAULTS, *EVENTS)
 MAKERS = {**PLAIN, **HARD, **FAULTS, **EVENTS}
-# Candidates of each family, half of them in either half of the recipes: those whose digest is smallest.
+# Candidates of each family to tune on, and half as many to report on: those whose digest is smallest.
 NUM_CANDIDATES = {
     "plain": 56,
     "tiny_gradients": 8,
@@ -59,7 +59,7 @@ def make_cases() -> tuple[Case, ...]:
     for family, count in NUM_CANDIDATES.items():
         for half in HALVES:
             found = _variants(family, [recipe for recipe in recipes if recipe.half == half])
-            chosen += sorted(found, key=lambda case: case.digest)[: count // 2]
+            chosen += sorted(found, key=lambda case: case.digest)[: count if half == "tuning" else count // 2]
     needed = {case.reference for case in chosen}
     compared = [case for case in _variants("sgd", recipes) if case.name in needed]
     cases = (*recipes, *compared, *sorted(chosen, key=lambda case: case.name))

@@ -104,4 +104,39 @@ def make_recipes() -> list[Case]:
             lr=1e-2,
         ),
     ]
-    return feed_forward + recurrent + attention
+    return feed_forward + recurrent + attention + _more_to_tune_on(clip)
+
+
+def _more_to_tune_on(clip: dict) -> list[Case]:
+    """Return further references of the tuning half: thresholds that rest on few networks fit these alone."""
+    net = Network
+    return [
+        _recipe("blobs-mlp5-gelu", "tuning", "blobs", net("mlp", 5, 32, "gelu"), num_steps=200),
+        _recipe("moons-mlp6-elu", "tuning", "moons", net("mlp", 6, 24, "elu"), num_steps=250),
+        _recipe("digits-mlp8-tanh", "tuning", "digits", net("mlp", 8, 40, "tanh"), num_steps=250, lr=2e-3),
+        _recipe("blobs-mlp9-relu", "tuning", "blobs", net("mlp", 9, 32), num_steps=200, lr=2e-3),
+        _recipe("digits-mlp14-gelu-add", "tuning", "digits", net("mlp", 14, 32, "gelu", "layer", "add"), num_steps=200),
+        _recipe("digits-cnn5-gelu", "tuning", "digits", net("cnn", 5, 10, "gelu"), num_steps=200),
+        _recipe("digits-cnn6-tanh-batch", "tuning", "digits", net("cnn", 6, 10, "tanh", "batch"), num_steps=150),
+        _recipe("copy15-irnn", "tuning", "copy-15", net("rnn", 1, 32, "relu"), Start(gain=0.3), lr=1e-3, **clip),
+        _recipe("rows8-rnn", "tuning", "digits", net("rnn", 1, 40, "tanh"), lr=2e-3, **clip),
+        _recipe("copy35-gru", "tuning", "copy-35", net("gru", 1, 24), _keeping(35), lr=1e-2, num_steps=150, **clip),
+        _recipe("rows8-gru2", "tuning", "digits", net("gru", 2, 32), Start(gate_bias=1.0), lr=5e-3, **clip),
+        _recipe("text16-lstm", "tuning", "text-16", net("lstm", 1, 48), Start(gate_bias=1.0), lr=1e-2, **clip),
+        _recipe(
+            "rows8-transformer3",
+            "tuning",
+            "digits",
+            net("transformer", 3, 32, "relu", "layer", "add"),
+            num_steps=150,
+        ),
+        _recipe(
+            "text16-transformer3",
+            "tuning",
+            "text-16",
+            net("transformer", 3, 32, "gelu", "layer", "add"),
+            num_steps=200,
+            batch_size=32,
+            lr=5e-3,
+        ),
+    ]

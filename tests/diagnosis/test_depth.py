@@ -45,7 +45,7 @@ def test_turned_round_vanishing_is_exploding(first, last):
     [
         ((1e-9, 1.0), -9.0),
         ((0.0, 1.0), -45.0),
-        ((1.0, 0.0), 45.0),
+        ((1.0, 0.0), math.nan),  # what does not begin has not grown
         ((math.nan, 1e-4, 1.0), -4.0),
         ((0.0, 0.0), math.nan),
         ((math.nan, 1.0), math.nan),
@@ -99,3 +99,18 @@ def test_layers_that_adam_moves_get_more_time():
     moving = {"update": np.full((8, 2), 1e-4), "weight": np.full((8, 2), 0.1)}
     assert find_vanishing(observed(rms, losses, 100, 2.3, **still))[0].severity == "critical"
     assert find_vanishing(observed(rms, losses, 100, 2.3, **moving))[0].severity == "info"
+
+
+def test_deltas_tell_where_the_weights_gradients_do_not():
+    flat, falling = np.tile([1e-2, 1e-2, 1e-2, 1e-2], (10, 1)), np.tile([1e-6, 1e-4, 1e-3, 1e-1], (10, 1))
+    (found,) = find_vanishing(observed(flat, delta=falling))
+    assert (found.evidence["signal"], found.evidence["log10_ratio_first_to_last"]) == ("delta", -5.0)
+    assert find_vanishing(observed(flat, delta=flat)) == []
+    assert find_exploding(observed(flat, delta=falling[:, ::-1]))[0].evidence["signal"] == "delta"
+    assert find_vanishing(observed(flat, delta=falling[:, [0, 3]])) == []  # two outputs are no depth
+
+
+def test_what_held_for_a_seventh_of_the_steps_still_counts():
+    rms = np.concatenate([np.tile([1e-9, 1.0], (40, 1)), np.tile([0.1, 1.0], (60, 1))])
+    (found,) = find_vanishing(observed(rms, GUESSING, 100, 2.3))
+    assert (found.first_step, found.last_step, found.severity) == (0, 39, "critical")

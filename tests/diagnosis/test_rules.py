@@ -9,6 +9,7 @@ from observed import observed, series, table
 from stabletrain.diagnosis.causes import EXPLAINS, order_by_cause
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.finding import KINDS, Finding, verdict_of, worst_first
+from stabletrain.diagnosis.layers import update_ratios
 from stabletrain.diagnosis.observations import About, Observations
 from stabletrain.diagnosis.progress import progress_of
 
@@ -109,6 +110,71 @@ def test_outputs_that_are_too_large_and_losses_that_are_sums():
 def test_steps(ratio, losses, expected):
     update, weight = np.full((N, 2), ratio * 0.1), np.full((N, 2), 0.1)
     assert kinds(run(losses, update=update, weight=weight)) == expected
+
+
+@pytest.mark.parametrize(
+    ("ratio", "fall", "expected"),
+    [(0.2, 0.6, []), (0.2, 0.2, ["lr_too_high"]), (0.5, 0.6, ["lr_too_high"]), (0.5, 0.9, [])],
+)
+def test_the_further_the_steps_the_more_must_be_learned(ratio, fall, expected):
+    update, weight = np.full((N, 2), ratio), np.full((N, 2), 1.0)
+    losses = np.concatenate([np.linspace(2.3, 2.3 * (1 - fall), 50), np.full(50, 2.3 * (1 - fall))])
+    assert kinds(run(losses, update=update, weight=weight)) == expected
+
+
+def test_what_began_at_zero_has_no_ratio():
+    update, weight = np.full((N, 2), 1e-3), np.full((N, 2), 0.1)
+    weight[0, 0], weight[1:, 0] = 0.0, 1e-3
+    ratios = update_ratios(run(update=update, weight=weight))
+    assert np.isnan(ratios.values[:, 0]).all()
+    assert ratios.values[:, 1] == pytest.approx(0.01)
+
+
+def test_a_plan_that_ends_while_the_loss_falls_steeply():
+    update, weight = np.full((N, 2), 1e-3), np.full((N, 2), 0.1)
+    steep = np.concatenate([np.full(60, 2.3), np.linspace(2.3, 1.0, 40)])
+    assert kinds(run(steep, update=update, weight=weight)) == ["lr_too_low"]
+    assert kinds(run(steep[:95], update=update, weight=weight)) == []  # the plan is not over
+    settled = np.concatenate([np.linspace(2.3, 1.0, 60), np.full(40, 1.0)])
+    assert kinds(run(settled, update=update, weight=weight)) == []
+
+
+def test_a_validation_that_goes_back_and_forth():
+    def validated(*scores):
+        base = run(LEARNING)
+        found = series(scores, np.arange(1, len(scores) + 1) * N // len(scores) - 1)
+        return kinds(Observations(scalars=base.scalars | {"val/accuracy": found}, about=base.about))
+
+    assert validated(*[0.9, 0.7] * 10) == ["oscillation"]
+    assert validated(*[0.9, 0.87] * 10) == []
+    assert validated(*np.linspace(0.1, 0.9, 20)) == []  # steep, and one way
+    assert validated(*[0.9, 0.7] * 4) == []  # too few to tell
+
+
+def test_zeros_that_something_goes_around_are_no_bad_start():
+    zeros = [1.0, 1.0, 0.0, 0.0, 0.9]
+    assert alarms(run(activation=zeros, delta=[0.1, 0.1, 0.1, 0.1, 0.1]))[0][0] == "no_progress"
+    assert alarms(run(activation=zeros, delta=[0.0, 0.0, 0.0, 0.1, 0.1]))[0][0] == "bad_init"
+
+
+def test_who_once_learned_has_left_the_start_behind():
+    lost = np.concatenate([LEARNING, np.full(N, 3.0)])
+    spread = [1.0, 0.1, 0.01, 0.001, 0.1]
+    assert "bad_init" not in kinds(observed(losses=lost, num_steps=2 * N, prior_loss=ENTROPY, activation=spread))
+
+
+def test_a_first_loss_that_the_next_ones_tear_up_is_no_sum():
+    torn = np.concatenate([[2.3], np.full(N - 1, 50.0)])
+    assert progress_of(run(torn)).baseline == ENTROPY
+    assert progress_of(run(64 * torn)).baseline == 64 * 2.3
+
+
+def test_chance_is_not_learning():
+    noisy = 2.3 + 0.3 * np.random.default_rng(1).standard_normal(N)
+    progress = progress_of(run(noisy))
+    assert progress.best < 2.25
+    assert progress.best_fall < 0.03
+    assert kinds(run(noisy)) == ["no_progress"]
 
 
 def test_a_jump_of_the_learning_rate():

@@ -20,6 +20,7 @@ from stabletrain.diagnosis.windows import (
     find_outliers,
     first_run,
     last_stretch,
+    stretch,
 )
 
 
@@ -110,3 +111,25 @@ def test_a_stretch_that_lasts(flags, start):
 def test_the_first_run():
     assert first_run(np.array([1, 1, 0, 1, 1, 1], bool), 3) == 3
     assert first_run(np.array([1, 1, 0, 1, 1], bool), 3) is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([1] * 20, (0, 19)),
+        ([0] * 10 + [1] * 10, (10, 19)),  # holds now
+        ([1] * 8 + [0] * 12, (0, 7)),  # held for long
+        ([0, 0] + [1, 1, 0, 1, 1, 1] + [0] * 12, (2, 7)),  # a miss ends nothing
+        ([1] * 2 + [0] * 18, None),  # for two looks
+        ([0] * 20, None),
+    ],
+)
+def test_a_stretch_holds_now_or_held_for_long(flags, expected):
+    assert stretch(np.arange(20), np.array(flags, bool), 0.8, 3, 3) == expected
+
+
+def test_how_long_is_counted_in_steps():
+    steps = np.array([*range(10), *range(20, 200, 10)])  # the first looks are close to each other
+    flags = np.array([1] * 10 + [0] * 18, bool)
+    assert stretch(steps, flags, 0.8, 3, 3) is None
+    assert stretch(np.arange(28), flags, 0.8, 3, 3) == (0, 9)
