@@ -20,7 +20,7 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     ),
     "lr_too_high": (
         *("dead_units", "saturation", "vanishing", "time_vanishing", "exploding", "nonfinite"),
-        *("loss_spike", "oscillation", "no_progress", "clip_always"),
+        *("loss_spike", "oscillation", "no_progress", "clip_always", "lr_too_low"),
     ),
     "saturation": ("vanishing", "time_vanishing", "exploding", "lr_too_low", "oscillation", "no_progress"),
     "dead_units": ("vanishing", "time_vanishing", "lr_too_low", "oscillation", "no_progress"),

@@ -44,6 +44,7 @@ class Doctor(Callback):
     | name | what |
     |---|---|
     | `lr` | learning rate of the first parameter group, where it changes |
+    | `train/loss` | of the first step, which shows the scale |
     | `train/loss`, `val/…` | what the module returns and logs, if there is no `RecordLogger` |
 
     Args:
@@ -151,7 +152,9 @@ class Doctor(Callback):
         if math.isfinite(lr) and lr != self._lr:
             self._lr = scalars[names.LR] = lr
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if self._owns_scalars and isinstance(loss, Tensor) and loss.numel() == 1:
+        if step == 0 and not self._owns_scalars:  # the others come as often as Lightning logs; this is the scale
+            loss = trainer.callback_metrics.get(names.TRAIN_LOSS)
+        if (self._owns_scalars or step == 0) and isinstance(loss, Tensor) and loss.numel() == 1:
             scalars[names.TRAIN_LOSS] = float(loss)
         self._write(step, scalars)
 

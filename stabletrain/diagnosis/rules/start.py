@@ -12,6 +12,7 @@ from stabletrain.diagnosis.windows import FLOOR, decades
 FIRST_STEPS = 10  # the start, before learning has changed it much
 TOO_LARGE_OUTPUT = 3.0  # rms: beyond, squared errors and logits are far from what any target asks
 SPREAD = 1.0  # decades from the first hidden layer to the last: a healthy start stays within half of that
+PLAIN_SPREAD = 2.0  # an embedding a tenth the size of what a norm makes of it harms nobody
 CRITICAL_SPREAD = 3.0
 TOO_LARGE = 3.0  # first loss over that of a guess: outputs begin near zero, and cross entropy near the guess
 OVERCOME = 0.5  # of the baseline: who once learned so much has left the start behind
@@ -34,7 +35,7 @@ def find_bad_init(observations: Observations) -> list[Finding]:
         return []
     step = last_step(observations)
     patience = PATIENCE if abs(spread) > SPREAD else PATIENCE_OUTPUTS
-    ill = progress is not None and (progress.lags if abs(spread) > SPREAD else progress.suffers)
+    ill = progress is not None and (progress.lags if abs(spread) > PLAIN_SPREAD else progress.suffers)
     was_overcome = progress is not None and progress.is_relapse and progress.best_fall > OVERCOME
     suffers = progress is None or (ill and not was_overcome and share_done(observations, step) >= patience)
     suffers = suffers and not (progress is not None and progress.is_falling and abs(spread) <= SPREAD)
