@@ -19,12 +19,21 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
         *("oscillation", "no_progress", "clip_always"),
     ),
     "lr_too_high": (
-        *("dead_units", "saturation", "vanishing", "time_vanishing", "exploding", "nonfinite"),
+        *("dead_units", "saturation", "vanishing", "time_vanishing", "exploding", "time_exploding", "nonfinite"),
         *("loss_spike", "oscillation", "no_progress", "clip_always", "lr_too_low"),
     ),
     "saturation": ("vanishing", "time_vanishing", "exploding", "lr_too_low", "oscillation", "no_progress"),
     "dead_units": ("vanishing", "time_vanishing", "lr_too_low", "oscillation", "no_progress"),
-    "exploding": ("nonfinite", "clip_ineffective", "loss_spike", "oscillation", "no_progress", "clip_always"),
+    "exploding": (
+        "saturation",
+        "dead_units",
+        "nonfinite",
+        "clip_ineffective",
+        "loss_spike",
+        "oscillation",
+        "no_progress",
+        "clip_always",
+    ),
     "time_vanishing": ("vanishing", "lr_too_low", "no_progress"),
     "vanishing": ("lr_too_low", "time_vanishing", "no_progress"),
     "clip_always": ("lr_too_low", "no_progress"),
@@ -45,7 +54,7 @@ def order_by_cause(findings: Sequence[Finding]) -> list[Finding]:
     roots = [f for f in alarming if not any(explains(other, f) for other in alarming)]
     ordered = []
     for root in worst_first([_with_worst(root, alarming) for root in roots]):
-        followers = [f for f in alarming if f not in roots and explains(root, f)]
+        followers = [f for f in _following(root, alarming) if f not in roots]
         new = [f for f in followers if not any(f.kind == o.kind and f.layer == o.layer for o in ordered)]
         ordered += [root, *(_as_symptom(f, root) for f in new)]
     return ordered + [f for f in worst_first(findings) if f.severity == INFO]
@@ -63,8 +72,20 @@ def explains(cause: Finding, symptom: Finding) -> bool:
 
 
 def _with_worst(root: Finding, findings: Sequence[Finding]) -> Finding:
-    worst = max([root, *(f for f in findings if explains(root, f))], key=lambda f: SEVERITIES.index(f.severity))
+    worst = max([root, *_following(root, findings)], key=lambda f: SEVERITIES.index(f.severity))
     return replace(root, severity=worst.severity)
+
+
+def _following(root: Finding, findings: Sequence[Finding]) -> list[Finding]:
+    """Return what follows from a finding, and what follows from that."""
+    found: list[Finding] = []
+    waiting = [root]
+    while waiting:
+        cause = waiting.pop()
+        new = [f for f in findings if f is not root and f not in found and explains(cause, f)]
+        found += new
+        waiting += new
+    return [f for f in findings if f in found]
 
 
 def _as_symptom(finding: Finding, root: Finding) -> Finding:

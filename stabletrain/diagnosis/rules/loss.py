@@ -15,7 +15,10 @@ MATERIAL = 0.1  # of the baseline: a converged network's small losses vary by an
 SWING = 0.15  # of the baseline: half of what lies between the quantiles 0.16 and 0.84 of the last third
 MIN_CROSSINGS = 6  # of their median: a drift crosses once
 OSCILLATION_PATIENCE = 0.1  # of the budget
-BACK_AND_FORTH = 0.06  # of the accuracy, from one validation to the next
+BACK_AND_FORTH = 0.05  # of the accuracy, from one validation to the next
+RETURNED = 0.4  # of all that was gained and lost
+LAST_VALIDATIONS = 3
+FORGOTTEN = 0.25  # of the accuracy, from the best validation to the last ones
 MIN_VALIDATIONS = 10
 TURNS_PATIENCE = 0.8  # of the budget
 PROGRESS_PATIENCE = 0.3  # of the budget
@@ -30,8 +33,34 @@ def find_loss_spike(observations: Observations) -> list[Finding]:
     """Find a loss that jumped far above its past, five steps in a row at least.
 
     z = (log10 L - median) / (1.4826 MAD) > 6, or its median over five stands 0.15 baselines above its best. It is
-    worth no more than a note if the loss came back.
+    worth no more than a note if the loss came back. Or the validation's accuracy fell by a quarter below its best and
+    stays there, whatever the training's loss does: statistics that only the validation uses may be spoiled.
     """
+    spike = _find_spike(observations)
+    return spike if any(f.severity != "info" for f in spike) else _find_forgotten(observations) or spike
+
+
+def _find_forgotten(observations: Observations) -> list[Finding]:
+    scores = observations.scalars.get("val/accuracy")
+    if scores is None or len(scores.values) <= LAST_VALIDATIONS:
+        return []
+    best, now = int(np.argmax(scores.values[:-LAST_VALIDATIONS])), float(np.median(scores.values[-LAST_VALIDATIONS:]))
+    if scores.values[best] - now <= FORGOTTEN:
+        return []
+    fallen = np.flatnonzero(scores.values[best:] < scores.values[best] - FORGOTTEN)
+    return [
+        Finding(
+            kind="loss_spike",
+            severity="critical",
+            layer=None,
+            first_step=int(scores.steps[best + fallen[0]]),
+            last_step=int(scores.steps[-1]),
+            evidence={"accuracy": now, "best_accuracy": float(scores.values[best]), "threshold": FORGOTTEN},
+        )
+    ]
+
+
+def _find_spike(observations: Observations) -> list[Finding]:
     losses, progress = observations.scalars.get("train/loss"), progress_of(observations)
     if losses is None or progress is None or len(losses.steps) <= SPIKE_WARMUP:
         return []
@@ -77,10 +106,11 @@ def find_oscillation(observations: Observations) -> list[Finding]:
     """Find losses that swing widely about a level that does not fall, or a validation that goes back and forth.
 
     (q84 - q16) / 2 of the last third > 0.15 baselines: quantiles, as the median of two levels is one of them. Or
-    (Σ|Δa| - |ΣΔa|) / n > 0.06 over the validations of the last half, a being the accuracy: what is gained from one to
-    the next is lost again (AutoTrainer's oscillation counts such turns).
+    median |Δa| > 0.05 over the validations of the last half, a being the accuracy, with 1 - |ΣΔa|/Σ|Δa| > 0.4: what is
+    gained from one to the next is lost again (AutoTrainer's oscillation counts such turns).
     """
-    return _find_swing(observations) or _find_back_and_forth(observations)
+    swing = _find_swing(observations)
+    return swing if any(f.severity != "info" for f in swing) else _find_back_and_forth(observations) or swing
 
 
 def _find_back_and_forth(observations: Observations) -> list[Finding]:
@@ -89,8 +119,8 @@ def _find_back_and_forth(observations: Observations) -> list[Finding]:
         return []
     half = len(scores.values) // 2
     changes = np.diff(scores.values[half:])
-    lost = float((np.abs(changes).sum() - abs(changes.sum())) / len(changes))
-    if lost <= BACK_AND_FORTH:
+    typical, total = float(np.median(np.abs(changes))), float(np.abs(changes).sum())
+    if typical <= BACK_AND_FORTH or total - abs(changes.sum()) <= RETURNED * total:
         return []
     return [
         Finding(
@@ -99,7 +129,7 @@ def _find_back_and_forth(observations: Observations) -> list[Finding]:
             layer=None,
             first_step=int(scores.steps[half]),
             last_step=int(scores.steps[-1]),
-            evidence={"accuracy_back_and_forth": round(lost, 3), "threshold": BACK_AND_FORTH},
+            evidence={"change_of_accuracy": round(typical, 3), "threshold": BACK_AND_FORTH},
         )
     ]
 

@@ -15,13 +15,14 @@ SPREAD = 1.0  # decades from the first hidden layer to the last: a healthy start
 PLAIN_SPREAD = 2.0  # an embedding a tenth the size of what a norm makes of it harms nobody
 CRITICAL_SPREAD = 3.0
 TOO_LARGE = 3.0  # first loss over that of a guess: outputs begin near zero, and cross entropy near the guess
+HUGE = 30.0  # rms: tanh and sigmoid are flat long before, and squares of it rule every sum
 OVERCOME = 0.5  # of the baseline: who once learned so much has left the start behind
 PATIENCE = 0.03  # of the budget
 PATIENCE_OUTPUTS = 0.08  # … where only the outputs are too large: most networks bring them down in a few steps
 
 
 def find_bad_init(observations: Observations) -> list[Finding]:
-    """Find activations that grow or shrink tenfold over depth at the start, or a first loss of three guesses.
+    """Find activations that grow or shrink tenfold over depth at the start, or are huge, or a first loss of three guesses.
 
     d = max over the hidden layers of |log10 rms(layer) - log10 rms(first)| > 1 (Glorot and Bengio 2010, section 4.2:
     a good start keeps the variance). Branches that begin at zero are healthy and left out: what they are added to
@@ -30,16 +31,18 @@ def find_bad_init(observations: Observations) -> list[Finding]:
     table = observations.rms.get("activation")
     progress = progress_of(observations)
     spread, layer = _spread(table, _comes_back(observations)) if table is not None else (0.0, None)
-    excess = _excess(observations, progress)
-    if abs(spread) <= SPREAD and excess <= TOO_LARGE:
+    excess, size = _excess(observations, progress), _largest(table)
+    if abs(spread) <= SPREAD and excess <= TOO_LARGE and size <= HUGE:
         return []
     step = last_step(observations)
     patience = PATIENCE if abs(spread) > SPREAD else PATIENCE_OUTPUTS
-    ill = progress is not None and (progress.lags if abs(spread) > PLAIN_SPREAD else progress.suffers)
+    ill = progress is not None and (
+        progress.lags if abs(spread) > PLAIN_SPREAD or size > 10 * HUGE else progress.suffers
+    )
     was_overcome = progress is not None and progress.is_relapse and progress.best_fall > OVERCOME
     suffers = progress is None or (ill and not was_overcome and share_done(observations, step) >= patience)
     suffers = suffers and not (progress is not None and progress.is_falling and abs(spread) <= SPREAD)
-    is_large = abs(spread) > CRITICAL_SPREAD or excess > TOO_LARGE**2
+    is_large = abs(spread) > CRITICAL_SPREAD or excess > TOO_LARGE**2 or size > 10 * HUGE
     return [
         Finding(
             kind="bad_init",
@@ -51,6 +54,7 @@ def find_bad_init(observations: Observations) -> list[Finding]:
                 "log10_activation_change": round(spread, 2),
                 "threshold": SPREAD,
                 "first_loss_over_guess": round(excess, 2),
+                "largest_activation": float(f"{size:.3g}"),
             },
         )
     ]
@@ -62,6 +66,13 @@ def _excess(observations: Observations, progress: Progress | None) -> float:
         return 1.0
     size = output_size(observations)
     return progress.start / prior if size is None or size > TOO_LARGE_OUTPUT else 1.0
+
+
+def _largest(table: Table | None) -> float:
+    """Return the largest root mean square of any layer's outputs before the first step; 0 if not measured."""
+    if table is None or not len(table.steps) or table.steps[0] >= FIRST_STEPS or np.isnan(table.values[0]).all():
+        return 0.0
+    return float(np.nanmax(table.values[0]))
 
 
 def _first_large(table: Table | None) -> str | None:

@@ -11,7 +11,7 @@ from stabletrain.diagnosis.windows import decades, stretch
 
 RATIO_DECADES = 3.0  # over the whole sequence a factor of 1,000; as over depth (AutoTrainer)
 CRITICAL_DECADES = 6.0  # float32 has seven digits: what comes from there is lost in the sum over time
-EXPLODING_DECADES = 3.0
+STEP_DECADES = 0.2  # … or a factor of 1.6 from each step to the next, where the sequence is short
 MIN_LOOKS = 3
 NUM_LOOKS = 10
 PERSISTENCE = 0.8
@@ -23,15 +23,15 @@ REVERSE = "_reverse"  # a direction that reads the sequence backwards, see signa
 def find_time_vanishing(observations: Observations) -> list[Finding]:
     """Find ‖∂L/∂h_t‖ that falls by three decades or more on its way back through time.
 
-    d = log10 max(‖∂L/∂h_t‖, first tenth of the steps) - log10 max(the same, last tenth) < -3; the slope is by least
-    squares (Pascanu et al. 2013, eq. 5).
+    d = log10 max(‖∂L/∂h_t‖, first tenth of the steps) - log10 max(the same, last tenth) < -3, of n < 15 steps below
+    -0.2 n; the slope is by least squares (Pascanu et al. 2013, eq. 5).
     """
     found = [_find(observations, layer, waves, "time_vanishing", -1) for layer, waves in observations.time.items()]
     return [finding for finding in found if finding is not None]
 
 
 def find_time_exploding(observations: Observations) -> list[Finding]:
-    """Find ‖∂L/∂h_t‖ that grows by three decades or more on its way back through time: d > 3."""
+    """Find ‖∂L/∂h_t‖ that grows by three decades or more on its way back through time: d > 3, or 0.2 n."""
     found = [_find(observations, layer, waves, "time_exploding", +1) for layer, waves in observations.time.items()]
     return [finding for finding in found if finding is not None]
 
@@ -61,7 +61,7 @@ def _find(observations: Observations, layer: str, waves: Waves, kind: str, sign:
     known = ~np.isnan(gaps)
     steps, gaps, values = waves.steps[finite][known], gaps[known], values[finite][known]
     length = min(NUM_LOOKS, max(MIN_LOOKS, len(gaps)))
-    threshold = RATIO_DECADES if sign < 0 else EXPLODING_DECADES
+    threshold = min(RATIO_DECADES, STEP_DECADES * values.shape[1])
     found = stretch(steps, sign * gaps > threshold, PERSISTENCE, length, GAP)
     if found is None:
         return None
