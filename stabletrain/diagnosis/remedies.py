@@ -29,6 +29,7 @@ class Remedy(NamedTuple):
 
 
 HE = Remedy("init=he", "Keeps the variance over layers of ReLU and its kin (He et al. 2015, eq. 10).")
+LSUV = Remedy("init=lsuv", "It scales each layer until its outputs have variance 1 (Mishkin and Matas 2016).")
 
 
 def with_remedies(finding: Finding, about: About) -> Finding:
@@ -61,7 +62,7 @@ def _vanishing(finding: Finding, about: About) -> list[Remedy]:
         return [*_gates(about), *_recurrent_start(), *_norm(about)]
     change = [Remedy("activation=relu", "Its slope is 1 for half of all inputs (Glorot et al. 2011, section 3).")]
     if activation not in SATURATING or model == OWN:
-        return [*_start(about), *_norm(about), *_skips(about)]
+        return [*_start(about), *_norm(about), *_skips(about), LSUV]
     return [*change, HE, *_norm(about), *_skips(about)]
 
 
@@ -97,8 +98,7 @@ def _saturation(finding: Finding, about: About) -> list[Remedy]:
 
 
 def _bad_init(finding: Finding, about: About) -> list[Remedy]:
-    lsuv = Remedy("init=lsuv", "It scales each layer until its outputs have variance 1 (Mishkin and Matas 2016).")
-    return [*_start(about), lsuv, *_norm(about)]
+    return [*_start(about), LSUV, *_norm(about)]
 
 
 def _loss_spike(finding: Finding, about: About) -> list[Remedy]:

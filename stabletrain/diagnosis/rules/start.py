@@ -22,7 +22,7 @@ PATIENCE_OUTPUTS = 0.08  # … where only the outputs are too large: most networ
 
 
 def find_bad_init(observations: Observations) -> list[Finding]:
-    """Find activations that grow or shrink tenfold over depth at the start, or are huge, or a first loss of three guesses.
+    """Find activations that grow or shrink tenfold over depth at the start, huge ones, or a first loss of 3 guesses.
 
     d = max over the hidden layers of |log10 rms(layer) - log10 rms(first)| > 1 (Glorot and Bengio 2010, section 4.2:
     a good start keeps the variance). Branches that begin at zero are healthy and left out: what they are added to
