@@ -207,8 +207,9 @@ def _gradient_flow(observations: Observations) -> Iterator[Finding]:
     if table.values.size == 0:
         return
     late = np.arange(len(table.steps)) >= len(table.steps) // 2
+    values = table.values[late]
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean = np.nanmean(table.values[late], axis=0) if np.isfinite(table.values[late]).any() else np.ones(1)
+        mean = np.nansum(values, axis=0) / (~np.isnan(values)).sum(axis=0)
         ratio = mean[-1] / mean[0]
     if ratio >= TM_RATIO:
         yield _finding("vanishing", table.steps, late, table.layers[0])

@@ -90,14 +90,16 @@ class Doctor(Callback):
             callbacks.append(GradientWatch(1, 0, signals=SIGNALS, signals_every=10))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen to what is recorded from here on."""
+        """Listen to what is recorded from here on, in the first process."""
+        self._writer = None
+        if not trainer.is_global_zero:  # to ask for a writer makes one
+            return
         self._writer = find_writer(trainer)
         self._owns_scalars = self._writer is None
         if self._writer is None:
             watches = [x for x in trainer.callbacks if isinstance(x, GradientWatch)]  # pyright: ignore[reportAttributeAccessIssue]
             self._writer = next((x.writer for x in watches if x.writer is not None), None)
-        if self._writer is None or not trainer.is_global_zero:
-            self._writer = None
+        if self._writer is None:
             return
         self._history = self._earlier(trainer)
         self._writer.listeners = [self._history, *([_Norms(self._writer)] if self._owns_scalars else [])]

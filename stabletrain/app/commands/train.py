@@ -57,7 +57,7 @@ def run(composition: Composition, arguments: Sequence[str] = (), callbacks: Sequ
     if not is_first_process():
         _leave_if_requeued(outcome.error)
         return EXIT_CODES[outcome.status]
-    findings = conclude(folder, config, outcome, _overheads(prepared, outcome.seconds))
+    findings = conclude(folder, config, outcome, prepared.watch.seconds / max(outcome.seconds, 1e-9))
     console.conclude(folder, outcome, findings)
     if shipper is not None:
         console.finish_shipper(shipper, folder, SHIPPING_TIMEOUT_S)
@@ -83,12 +83,6 @@ def _plan(prepared: Any) -> dict[str, Any]:
     return describe_training(built.network, built.data, prepared.trainer, num_batches, smoothing)
 
 
-def _overheads(prepared: Any, seconds: float) -> dict[str, float]:
-    """Return the shares of the run's time that watching and the doctor took."""
-    spent = {"watch": prepared.watch.seconds, "doctor": prepared.doctor.seconds if prepared.doctor else 0.0}
-    return {f"{name}_overhead": round(value / max(seconds, 1e-9), 5) for name, value in spent.items()}
-
-
 def _leave_if_requeued(error: BaseException | None) -> None:
     """End the process: a launcher such as submitit would take a returned value for the job's end."""
     from stabletrain.training.requeue import RequeueRequest
@@ -97,7 +91,7 @@ def _leave_if_requeued(error: BaseException | None) -> None:
         raise error
 
 
-def conclude(folder: RunFolder, config: dict[str, Any], outcome: Any, overheads: dict[str, float]) -> list[Finding]:
+def conclude(folder: RunFolder, config: dict[str, Any], outcome: Any, overhead: float) -> list[Finding]:
     """Diagnose and write findings, summary and report; the summary's final status comes last."""
     from stabletrain.app.commands.diagnose import examine
     from stabletrain.report.page import write_report
@@ -110,7 +104,7 @@ def conclude(folder: RunFolder, config: dict[str, Any], outcome: Any, overheads:
         metrics={name: round(value, 6) for name, value in sorted(outcome.metrics.items())},
         steps=outcome.steps,
         seconds=round(outcome.seconds, 3),
-        **overheads,
+        watch_overhead=round(overhead, 5),
     )
     write_report(folder)
     return findings
@@ -137,7 +131,6 @@ def _begin(
         steps=before.get("steps", 0),
         seconds=before.get("seconds", 0.0),
         watch_overhead=None,
-        doctor_overhead=None,
         mlflow_run_id=before.get("mlflow_run_id"),
         mlflow_tracking_uri=before.get("mlflow_tracking_uri"),
         mlflow_url=before.get("mlflow_url"),
