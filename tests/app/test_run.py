@@ -136,7 +136,7 @@ def test_a_run_that_explodes_stops_with_code_3(here, capsys):
     assert "clip=norm" in finding["overrides"]
     summary = summary_of(here / "mine")
     assert (summary["status"], summary["verdict"]) == ("stopped", "nonfinite")
-    assert {p.name for p in (here / "mine").iterdir()} == CONTRACT
+    assert {p.name for p in (here / "mine").iterdir()} == {*CONTRACT, "offender"}
     assert "verdict: nonfinite" in capsys.readouterr().out
 
 

@@ -27,6 +27,7 @@ PROGRESS = 0.03  # of the baseline: below, nothing was learned
 PROGRESS_AT_THE_END = 0.1
 LATE = 0.8  # of the budget: what still falls by then will not arrive
 MIN_STEPS = 500  # where no number of steps is planned
+MIN_PLANNED_STEPS = 100  # a trial of a few steps is no training
 
 
 def find_loss_spike(observations: Observations) -> list[Finding]:
@@ -169,7 +170,8 @@ def find_no_progress(observations: Observations) -> list[Finding]:
     late = max(0.0, progress.share - PROGRESS_PATIENCE) / (1 - PROGRESS_PATIENCE) if progress.is_planned else 0.0
     if progress.best_fall > PROGRESS + (PROGRESS_AT_THE_END - PROGRESS) * late:
         return []  # something was learned; what became of it is another rule's case
-    if progress.share < PROGRESS_PATIENCE or (not progress.is_planned and losses.steps[-1] < MIN_STEPS):
+    least = MIN_PLANNED_STEPS if progress.is_planned else MIN_STEPS
+    if progress.share < PROGRESS_PATIENCE or losses.steps[-1] + 1 < least:
         return []
     return [
         Finding(
