@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from stabletrain.network import replace_norms_ as replace_norms_
     from stabletrain.record.writer import RecordWriter as RecordWriter
     from stabletrain.signal.histogram import Histogram as Histogram
+    from stabletrain.signal.offender import Offender as Offender
+    from stabletrain.signal.offender import find_offender as find_offender
     from stabletrain.signal.snapshot import LayerStatistics as LayerStatistics
     from stabletrain.signal.snapshot import Snapshot as Snapshot
     from stabletrain.signal.through_time import gradient_through_time as gradient_through_time
@@ -31,11 +33,13 @@ _HOMES = {
     "Finding": "diagnosis.finding",
     "Histogram": "signal.histogram",
     "LayerStatistics": "signal.snapshot",
+    "Offender": "signal.offender",
     "RecordWriter": "record.writer",
     "RequestError": "errors",
     "Snapshot": "signal.snapshot",
     "Watch": "signal.watch",
     "clip_gradients_": "gradient",
+    "find_offender": "signal.offender",
     "gradient_through_time": "signal.through_time",
     "initialize_": "network",
     "replace_activations_": "network",

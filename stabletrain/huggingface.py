@@ -16,6 +16,7 @@ from stabletrain.record.observe import observe
 from stabletrain.record.reader import load_record
 from stabletrain.record.writer import RecordWriter
 from stabletrain.signal.cadence import is_due
+from stabletrain.signal.layers import clean_name
 from stabletrain.signal.snapshot import GRADIENT, SIGNALS, Snapshot
 from stabletrain.signal.watch import Watch
 
@@ -41,7 +42,8 @@ class WatchCallback(TrainerCallback):
         output_dir: The run's folder; by default the trainer's `output_dir`. The record lies in `tensorboard/` therein.
         statistics_every: Steps between two measurements of the gradient; 0 for never.
         histograms_every: Steps between two histograms; 0 for never.
-        signals: What is measured: `gradient` and any of `delta`, `activation`, `weight`, `update`, `moment`, `clip`.
+        signals: What is measured: `gradient` and any of `delta`, `activation`, `weight`, `update`, `moment`, `clip`,
+            `units`.
         signals_every: Steps between two measurements of the signals beside the gradient; 0 for never.
 
     Raises:
@@ -83,7 +85,9 @@ class WatchCallback(TrainerCallback):
             self._writer = RecordWriter(self.folder.events)
             about = {"model_class": type(model).__name__, "max_grad_norm": args.max_grad_norm}
             size = sum(p.numel() for p in model.parameters())
-            self._writer.write_info({"parameters": about, "num_parameters": size})
+            dims = {clean_name(path): p.dim() for path, p in model.named_parameters()}
+            planned = {"num_steps": state.max_steps, "num_dims": dims}
+            self._writer.write_info({"parameters": about, "num_parameters": size, "training": planned})
             self.folder.update_summary(status=RUNNING, verdict=None, steps=state.global_step)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 import stabletrain as st
 from stabletrain.diagnosis.doctor import diagnose
-from stabletrain.diagnosis.observations import Observations
+from stabletrain.diagnosis.history import load, save
 
 
 def deep_sigmoid() -> nn.Sequential:
@@ -22,41 +22,73 @@ def small() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1))
 
 
-def loop(model: nn.Module, num_steps: int = 5, poison_at: int | None = None):
-    """Return the doctor, and what a second watch and torch itself say of the same steps."""
-    doctor, watch, snapshots, norms = st.Doctor(model), st.Watch(model), [], {}
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+def loop(model: nn.Module, num_steps: int = 20, poison_at: int | None = None):
+    """Return the doctor, and torch's own norms of the same steps."""
+    optimizer, norms = torch.optim.SGD(model.parameters(), lr=1e-2), {}
+    doctor = st.Doctor(model, optimizer=optimizer)
     for step in range(num_steps):
         x = torch.randn(8, 4)
         if step == poison_at:
             x[0, 0] = math.nan
-        loss = model(x).square().mean()
+        loss = (model(x) - 1).square().mean()
         optimizer.zero_grad()
         loss.backward()
         doctor.step(loss)
-        snapshots.append(watch.step(histograms=False))
         norm = float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
         if math.isfinite(norm):
             norms[step] = norm
-        if step != poison_at:
-            optimizer.step()
-    return doctor, tuple(snapshots), norms
-
-
-@pytest.mark.parametrize("make", [deep_sigmoid, small])
-@pytest.mark.parametrize("poison_at", [None, 3])
-def test_findings_are_those_of_the_rules_on_the_same_numbers(make, poison_at):
-    doctor, snapshots, norms = loop(make(), poison_at=poison_at)
-    assert doctor.findings == diagnose(Observations(snapshots, norms))
-    kinds = [f.kind for f in doctor.findings]
-    assert kinds == ["vanishing"] * (make is deep_sigmoid) + ["nonfinite"] * (poison_at is not None)  # by first step
-    assert doctor.verdict == (kinds or ["healthy"])[0]
+        if step == poison_at:
+            break
+        optimizer.step()
+    return doctor, norms
 
 
 def test_norms_are_torchs_and_a_step_without_one_has_none():
-    doctor, _, norms = loop(small(), num_steps=6, poison_at=2)
-    assert list(doctor._norms) == [0, 1, 3, 4, 5] == list(norms)
-    assert list(doctor._norms.values()) == pytest.approx(list(norms.values()), rel=1e-5)
+    doctor, norms = loop(small(), num_steps=6, poison_at=5)
+    found = doctor.observations.scalars["gradient/norm/total"]
+    assert found.steps.tolist() == list(norms) == [0, 1, 2, 3, 4]
+    assert found.values == pytest.approx(list(norms.values()), rel=1e-5)
+
+
+def test_a_poisoned_batch_is_found_and_what_it_saw_is_saved(tmp_path):
+    doctor, _ = loop(small(), poison_at=3)
+    assert [(f.kind, f.severity, f.first_step) for f in doctor.findings] == [("nonfinite", "critical", 3)]
+    save(doctor.observations, tmp_path / "run.npz")
+    assert diagnose(load(tmp_path / "run.npz")) == doctor.findings
+
+
+def test_clipping_and_the_rate_are_seen_through_the_optimizer():
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    doctor = st.Doctor(model, optimizer=optimizer)
+    for step in range(12):
+        optimizer.param_groups[0]["lr"] = 0.1 if step < 6 else 0.01
+        optimizer.zero_grad()
+        loss = (model(torch.ones(4, 4)) - 9).square().mean()
+        loss.backward()
+        doctor.step(loss)
+        st.clip_gradients_(model.parameters(), "norm", max_norm=0.5)
+        optimizer.step()
+    doctor.validate(accuracy=0.5)
+    scalars = doctor.observations.scalars
+    assert (scalars["lr"].steps.tolist(), scalars["val/accuracy"].steps.tolist()) == ([0, 6], [11])
+    assert scalars["clip/norm_after"].values == pytest.approx([0.5] * 10, rel=1e-4)  # looked at on ten steps
+    assert scalars["clip/fraction"].values.tolist() == [1.0] * 10
+    assert doctor.observations.rms["update"].steps.tolist() == list(range(10))
+
+
+def test_time_is_followed_now_and_then():
+    model = nn.RNN(2, 4, batch_first=True)
+    doctor = st.Doctor(model)
+    for _ in range(31):
+        doctor.follow_time(torch.randn(2, 7, 2), lambda outputs: outputs[0][:, -1].sum())
+        loss = model(torch.randn(2, 7, 2))[0].sum()
+        model.zero_grad()
+        loss.backward()
+        doctor.step(loss)
+    waves = doctor.observations.time["l0"]
+    assert waves.values.shape == (12, 7)
+    assert waves.steps.tolist() == [*range(10), 19, 29]
 
 
 def test_an_explosion_of_the_norm_is_found_through_the_doctor():
@@ -72,39 +104,16 @@ def test_an_explosion_of_the_norm_is_found_through_the_doctor():
     assert finding.evidence["largest_norm"] == pytest.approx(1e4 * 3**0.5)
 
 
-def test_float64_gradients_beyond_float32_have_a_norm():
-    model = nn.Linear(2, 1, bias=False).double()
-    doctor = st.Doctor(model)
-    model.weight.grad = torch.full((1, 2), 1e200, dtype=torch.float64)
-    doctor.step()
-    assert doctor._norms == {0: pytest.approx(2**0.5 * 1e200)}
-
-
 def test_the_report_is_text_that_says_what_where_when_and_what_to_do():
-    doctor, *_ = loop(deep_sigmoid(), poison_at=4)
+    doctor, _ = loop(deep_sigmoid(), poison_at=14)
     lines = doctor.report().splitlines()
-    vanishing, nonfinite = doctor.findings  # equally severe: what came first, first
-    assert lines == [
-        "verdict: vanishing",
-        "  critical vanishing in L00.0.weight, steps 0–3",
-        f"    {vanishing.advice}",
-        "  critical nonfinite in L00.0.weight, steps 4–4",
-        f"    {nonfinite.advice}",
-    ]
-
-
-def test_the_report_speaks_of_all_layers_where_none_is_at_fault():
-    model = nn.Module()
-    model.weight = nn.Parameter(torch.ones(1))
-    doctor = st.Doctor(model)
-    for norm in [1.0] * 64 + [1e3] * 5:
-        model.weight.grad = torch.tensor([norm])
-        doctor.step(1.0)
-    assert doctor.report().splitlines()[1] == "  warning exploding in all layers, steps 64–68"
+    assert lines[0] == f"verdict: {doctor.verdict}"
+    assert "  critical nonfinite in L00.0.weight, step 14" in lines
+    assert len(lines) == 1 + 2 * sum(f.severity != "info" for f in doctor.findings)
 
 
 def test_a_healthy_report_is_one_line():
-    doctor, *_ = loop(small())
+    doctor, _ = loop(small())
     assert (doctor.report(), doctor.findings, doctor.verdict) == ("verdict: healthy", [], "healthy")
 
 

@@ -35,9 +35,16 @@ def dataset() -> list[dict[str, torch.Tensor]]:
     return [{"input_ids": x, "labels": y} for x, y in zip(tokens, labels, strict=True)]
 
 
-def make_gpt2():
+def make_gpt2(**more):
     torch.manual_seed(0)
-    sizes = {"n_positions": LENGTH, "n_embd": 16, "n_layer": 2, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}
+    sizes = {
+        "n_positions": LENGTH,
+        "n_embd": 16,
+        "n_layer": 2,
+        "n_head": 2,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    } | more
     return transformers.GPT2LMHeadModel(
         transformers.GPT2Config(vocab_size=VOCABULARY, **sizes, **dict.fromkeys(DROPOUTS, 0.0))
     )
@@ -194,10 +201,14 @@ def test_the_folder_is_a_run(dataset, tmp_path):
     assert not (tmp_path / "trainer/tensorboard").exists()
 
 
+def _pass_a_millionth_back(module, inputs, output):
+    hidden = output[0] if isinstance(output, tuple) else output
+    hidden.register_hook(lambda gradient: gradient * 1e-6)
+
+
 def test_a_vanishing_gradient_is_named(dataset, tmp_path, capsys):
-    model = make_gpt2()
-    with torch.no_grad():
-        model.transformer.ln_f.weight.fill_(1e-6)  # what comes before it gets a millionth
+    model = make_gpt2(tie_word_embeddings=False)
+    model.transformer.h[0].register_forward_hook(_pass_a_millionth_back)
     train(model, dataset, tmp_path, [every_step()], learning_rate=1e-9)
     assert "verdict: vanishing" in capsys.readouterr().out
     assert json.loads((tmp_path / "findings.json").read_text())[0]["kind"] == "vanishing"

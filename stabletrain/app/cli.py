@@ -73,7 +73,7 @@ def read_request(words: Sequence[str]) -> Request:
             request.config_dirs.append(Path(_value(word, queue, "--config-dir")))
         elif word.partition("=")[0] == "--config":
             request.saved = Path(_value(word, queue, "--config"))
-        elif word == "--follow" and request.command == "sync":
+        elif (word, request.command) in (("--follow", "sync"), ("--replay", "diagnose")):
             request.arguments.append(word)
         elif word.startswith("-"):
             raise _unknown_flag(word)

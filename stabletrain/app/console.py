@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from stabletrain.app.compose import Composition
 from stabletrain.app.overrides import write_override
+from stabletrain.app.verdict import advice_lines, notes_line, verdict_table
 from stabletrain.diagnosis.finding import HEALTHY, Finding, verdict_of
 from stabletrain.record.folder import FAILED, RunFolder
 from stabletrain.record.sweep import folder_above
@@ -30,10 +31,10 @@ class Console:
         self._links: dict[str, Any] = {}
         self._concluded = False
 
-    def print(self, text: str = "") -> None:
-        """Print a line; above the progress bar while there is one. Markup is understood."""
+    def print(self, text: Any = "") -> None:
+        """Print a line or a table; above the progress bar while there is one. Markup is understood."""
         try:
-            rich.get_console().print(text, soft_wrap=True, highlight=False)
+            rich.get_console().print(text, soft_wrap=isinstance(text, str), highlight=False)
         except (OSError, SystemExit):  # nobody reads any more (`| head`): the run goes on
             self._lose_the_screen()
 
@@ -74,6 +75,10 @@ class Console:
             self.print(f"[dim]rate[/]   {found.lr:.3g}, of {found.num_steps} tried up to {found.highest:.2g}")
         for note in notes:
             self.print(f"[yellow]note[/]   {escape(note)}")
+
+    def warn(self, line: str) -> None:
+        """Print what the doctor says while the run goes on."""
+        self.print(f"[yellow]doctor[/] {escape(line)}")
 
     def start_shipper(self, folder: RunFolder) -> Any:
         """Start to carry the record to MLflow, beside the training."""
@@ -128,29 +133,24 @@ class Console:
         self.print(f"verdict: {shown}   {outcome.status} after {outcome.steps:,} steps, {outcome.seconds:.0f} s")
         if metrics:
             self.print(metrics)
-        for line in finding_lines(findings):
-            self.print(line)
+        self.show(findings)
         if outcome.error is not None and str(outcome.error):
             self.print(escape(str(outcome.error)))
         self.print(f"[dim]report[/] {escape(short_path(folder.report))}")
+
+    def show(self, findings: Sequence[Finding]) -> None:
+        """Print what was found as a table, what helps against it, and what harms nothing in one line."""
+        if (table := verdict_table(findings)) is not None:
+            self.print(table)
+        for line in advice_lines(findings):
+            self.print(line)
+        if (note := notes_line(findings)) is not None:
+            self.print(note)
 
 
 def _choices(composition: Composition) -> str:
     chosen = [(group, composition.choices[group]) for group in SHOWN_GROUPS if group in composition.choices]
     return "  ".join(f"{group}=[bold]{option}[/]" for group, option in chosen)
-
-
-def finding_lines(findings: Sequence[Finding]) -> list[str]:
-    """Return the findings as lines of markup: what, where, since when, what helps."""
-    lines = []
-    for f in findings:
-        colour = {"critical": "red", "warning": "yellow", "info": "dim"}[f.severity]
-        where = escape(f.layer or "the whole model")
-        lines.append(f"  [{colour}]{f.severity}[/] {f.kind} in {where}, steps {f.first_step}–{f.last_step}")
-        lines.append(f"    {escape(f.advice)}")
-        if f.overrides:
-            lines.append(f"    try  [bold]{escape('  '.join(f.overrides))}[/]")
-    return lines
 
 
 def short_path(path: Any) -> str:

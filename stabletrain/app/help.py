@@ -57,8 +57,11 @@ COMMANDS = {
     "diagnose": Command(
         "diagnose",
         "run the doctor again on a recorded run",
-        "RUN_DIR…",
-        (("python -m stabletrain diagnose runs/mine", "print the verdict, rewrite findings.json"),),
+        "RUN_DIR… [--replay]",
+        (
+            ("python -m stabletrain diagnose runs/mine", "print the verdict, rewrite findings.json"),
+            ("python -m stabletrain diagnose runs/mine --replay", "go through the step that stopped the run once more"),
+        ),
         takes_folders=True,
     ),
     "report": Command(

@@ -28,8 +28,10 @@ from stabletrain.training import TrainingModule
 from stabletrain.training.checkpoint import ManifestCheckpointIO, checkpoint_callbacks
 from stabletrain.training.compiling import EagerLooks, compile_, require_compiler
 from stabletrain.training.datamodule import DataModule
+from stabletrain.training.doctor import Doctor
 from stabletrain.training.loggers import RecordLogger
 from stabletrain.training.lr_finder import FoundRate, find_lr
+from stabletrain.training.offender import OffenderBundle
 from stabletrain.training.system import SystemWatch
 from stabletrain.training.watch import GradientWatch
 
@@ -47,6 +49,7 @@ class Prepared:
         record: The run's own event file.
         loggers: The other loggers, by name.
         watch: What measures the gradients.
+        doctor: What is said of them during the run; None if nobody is asked.
         notes: What trains, but is at odds with its sources.
         found: What the learning rate finder saw, if it was asked.
     """
@@ -57,6 +60,7 @@ class Prepared:
     record: RecordLogger
     loggers: dict[str, Logger]
     watch: GradientWatch
+    doctor: Doctor | None
     notes: list[str]
     found: FoundRate | None = None
 
@@ -81,6 +85,8 @@ def prepare(
     loggers = build_loggers(config)
     record = RecordLogger(folder.events)
     watch = GradientWatch(**config["watch"])
+    settings = config["doctor"]
+    doctor = Doctor(settings["fail_on"], say=console.warn) if settings["enabled"] else None
     compiled = _compile(config, built, watch) if config["compile"] else []
     trainer = build_trainer(
         config,
@@ -89,6 +95,8 @@ def prepare(
             watch,
             *compiled,
             *built.callbacks,
+            OffenderBundle(folder.path),
+            *([doctor] if doctor else []),
             SystemWatch(),
             *checkpoint_callbacks(folder),
             console.progress(),
@@ -101,7 +109,7 @@ def prepare(
         enable_progress_bar=console.is_terminal,
     )
     notes = check(config, built, trainer.world_size)
-    return Prepared(composition, built, trainer, record, loggers, watch, notes, found)
+    return Prepared(composition, built, trainer, record, loggers, watch, doctor, notes, found)
 
 
 def _compile(config: Mapping[str, Any], built: Built, watch: GradientWatch) -> list[Callback]:

@@ -11,7 +11,7 @@ from omegaconf import MISSING
 
 from stabletrain.errors import RequestError, require_choice, require_range
 
-SIGNALS = ("gradient", "delta", "activation", "weight", "update", "moment", "clip")  # as in signal/snapshot
+SIGNALS = ("gradient", "delta", "activation", "weight", "update", "moment", "clip", "units")  # as in signal/snapshot
 GROUPS = (
     "model",
     "activation",
@@ -42,7 +42,7 @@ class WatchSettings:
     points_per_decade: int = 0
     """If above 0, looks come this often in each tenfold of the steps, close together at first and far apart later."""
     signals: list[str] = field(default_factory=lambda: ["gradient"])
-    """What to measure: gradient and any of delta, activation, weight, update, moment, clip."""
+    """What to measure: gradient and any of delta, activation, weight, update, moment, clip, units."""
     signals_every: int = 50
     """Steps between two measurements of the signals beside the gradient; 0 for never."""
     time_every: int = 0

@@ -24,7 +24,9 @@ KINDS = (
     "clip_always",
 )
 SEVERITIES = ("info", "warning", "critical")
+INFO = SEVERITIES[0]
 HEALTHY = "healthy"
+BECAUSE = "because_of"  # in the evidence of what follows from another finding
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,10 @@ class Finding:
         layer: The layer at fault, or None if it is the whole model.
         first_step: First step on which it was seen.
         last_step: Last step on which it was seen.
-        evidence: The numbers that show it.
+        evidence: The numbers that show it; `because_of` names the finding that it follows from.
         advice: One sentence for a person.
         overrides: Command-line overrides that would remedy it, best first.
+        reasons: Why each of them helps, with its source.
     """
 
     kind: str
@@ -48,12 +51,18 @@ class Finding:
     first_step: int
     last_step: int
     evidence: dict[str, Any]
-    advice: str
+    advice: str = ""
     overrides: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         assert self.kind in KINDS, self.kind
         assert self.severity in SEVERITIES, self.severity
+
+    @property
+    def because_of(self) -> str | None:
+        """Kind of the finding that this one follows from; None if it stands for itself."""
+        return self.evidence.get(BECAUSE)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the finding as plain JSON data, as in `findings.json`."""
@@ -65,7 +74,23 @@ def worst_first(findings: Sequence[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda f: (-SEVERITIES.index(f.severity), f.first_step))
 
 
+def by_cause(findings: Sequence[Finding]) -> list[tuple[Finding, list[Finding]]]:
+    """Return the findings that stand for themselves, worst first, each with what follows from it.
+
+    What follows from a finding that is not there stands for itself.
+    """
+    causes = {f.kind for f in findings if f.because_of is None}
+    roots = [f for f in findings if f.because_of not in causes]
+    leading: dict[str, Finding] = {}
+    for root in worst_first(roots):
+        leading.setdefault(root.kind, root)  # of several layers the worst one has the symptoms
+    return [
+        (root, [f for f in findings if f.because_of == root.kind and root is leading[root.kind]])
+        for root in worst_first(roots)
+    ]
+
+
 def verdict_of(findings: Sequence[Finding]) -> str:
     """Return `healthy`, or the kind of the worst finding above `info`."""
-    alarming = [f for f in worst_first(findings) if f.severity != "info"]
+    alarming = [f for f in worst_first(findings) if f.severity != INFO]
     return alarming[0].kind if alarming else HEALTHY

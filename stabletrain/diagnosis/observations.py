@@ -1,25 +1,108 @@
-"""What the rules look at: the numbers of a run, in the order of its steps."""
+"""What the rules look at: the numbers of a run as arrays, the same whether it goes on or ended long ago."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
-from stabletrain.signal.snapshot import Snapshot
+import numpy as np
+
+
+class Series(NamedTuple):
+    """One number over the steps."""
+
+    steps: np.ndarray  # (T,) int64, rising
+    values: np.ndarray  # (T,) float64
+
+    def until(self, step: int) -> Series:
+        """Return what was there once `step` was done."""
+        end = int(np.searchsorted(self.steps, step, side="right"))
+        return Series(self.steps[:end], self.values[:end])
+
+
+class Table(NamedTuple):
+    """One number of each layer over the steps."""
+
+    steps: np.ndarray  # (T,) int64, rising
+    layers: tuple[str, ...]  # L names in forward order
+    values: np.ndarray  # (T, L) float64, NaN where there was nothing to measure
+
+    def until(self, step: int) -> Table:
+        """Return what was there once `step` was done."""
+        end = int(np.searchsorted(self.steps, step, side="right"))
+        return Table(self.steps[:end], self.layers, self.values[:end])
+
+    def of(self, layers: tuple[str, ...]) -> Table:
+        """Return some layers, in the order asked for; a layer that is not there is an error."""
+        return Table(self.steps, layers, self.values[:, [self.layers.index(layer) for layer in layers]])
+
+
+class Waves(NamedTuple):
+    """One number of each time step of a recurrent layer, over the training steps."""
+
+    steps: np.ndarray  # (T,) int64, rising
+    values: np.ndarray  # (T, n) float64, the first time step first
+
+    def until(self, step: int) -> Waves:
+        """Return what was there once `step` was done."""
+        end = int(np.searchsorted(self.steps, step, side="right"))
+        return Waves(self.steps[:end], self.values[:end])
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of a run beside its measured numbers. All of it may be unknown: then rules do without.
+
+    Attributes:
+        choices: Chosen option by configuration group; empty if stabletrain did not compose the run.
+        settings: Values by dotted key, such as `optimizer.lr`.
+        num_steps: Steps that the run is planned to take.
+        steps_per_epoch: Optimizer steps in one pass over the training data.
+        num_dims: Axes of each parameter, by layer name: 1 is a bias or a gain.
+        prior_loss: Loss of the best guess that does not look at the input: the labels' entropy, or their variance.
+    """
+
+    choices: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    num_steps: int | None = None
+    steps_per_epoch: int | None = None
+    num_dims: Mapping[str, int] = field(default_factory=dict)
+    prior_loss: float | None = None
+
+
+def num_dims_by_layer(layers: Iterable[str], num_dims: Mapping[str, int]) -> dict[str, int]:
+    """Return the axes of each parameter by layer name, from those by parameter path."""
+    paths = {layer: layer.partition(".")[2] for layer in layers}
+    return {layer: num_dims[path] for layer, path in paths.items() if path in num_dims}
 
 
 @dataclass(frozen=True)
 class Observations:
-    """The numbers of a run or of a part of it.
+    """The numbers of a run or of its beginning.
 
     Attributes:
-        snapshots: Per-layer statistics, steps rising.
-        norms: Total gradient norm before clipping, by step.
-        choices: Chosen option by configuration group, empty if the model is not composed by stabletrain.
-        learning_rate: The optimizer's learning rate, if known.
+        rms: Root mean square over the finite elements by signal (`gradient`, `delta`, `activation`, `weight`,
+            `update`, `moment`, `clip`; see `signal.snapshot`).
+        nonfinite: Number of Inf and NaN, by signal.
+        units: Shares from 0 to 1: `dead` and `saturated` units of each layer (see `signal.units`).
+        time: ‖∂L/∂h_t‖ by recurrent layer.
+        scalars: Everything with one number a step: `train/loss`, `val/loss`, `val/accuracy`, `gradient/norm/total`,
+            `clip/norm_after`, `lr`, …
+        about: What is known beside.
     """
 
-    snapshots: tuple[Snapshot, ...] = ()
-    norms: Mapping[int, float] = field(default_factory=dict)
-    choices: Mapping[str, str] = field(default_factory=dict)
-    learning_rate: float | None = None
+    rms: Mapping[str, Table] = field(default_factory=dict)
+    nonfinite: Mapping[str, Table] = field(default_factory=dict)
+    units: Mapping[str, Table] = field(default_factory=dict)
+    time: Mapping[str, Waves] = field(default_factory=dict)
+    scalars: Mapping[str, Series] = field(default_factory=dict)
+    about: About = field(default_factory=About)
+
+    def until(self, step: int) -> Observations:
+        """Return what was known once `step` was done: a rule sees the past alone."""
+        cut = {
+            name: {key: x.until(step) for key, x in getattr(self, name).items()}
+            for name in ("rms", "nonfinite", "units", "time", "scalars")
+        }
+        return replace(self, **cut)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 TRAIN_LOSS = "train/loss"
+LR = "lr"  # recorded where it changes
 NORM_TOTAL = "gradient/norm/total"  # before clipping
 NORM_AFTER = "clip/norm_after"
 CLIP_FRACTION = "clip/fraction"  # share of steps clipped so far
@@ -10,6 +11,7 @@ CLIP_FRACTION = "clip/fraction"  # share of steps clipped so far
 RMS, NONFINITE, HISTOGRAM = "rms", "nonfinite", "histogram"  # of every signal, see signal/snapshot
 QUANTILES = {"p05": 0.05, "p50": 0.5, "p95": 0.95}  # of |g|, with each histogram
 UPDATE_RATIO = "update/ratio"  # ‖ΔW‖/‖W‖
+UNIT_SHARES = {"dead": "activation/dead", "saturated": "activation/saturated"}  # see signal/units
 TIME_NORM = "time/norm"  # vectors: ‖∂L/∂h_t‖ for each t
 TIME_SURFACE = "time/surface"
 UPDATE_RATIOS = "update/ratios"

@@ -2,21 +2,83 @@
 
 from __future__ import annotations
 
-from stabletrain.diagnosis.observations import Observations
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from stabletrain.diagnosis.history import History
+from stabletrain.diagnosis.observations import About, Observations, num_dims_by_layer
 from stabletrain.record import names
 from stabletrain.record.reader import Record
-from stabletrain.signal.snapshot import LayerStatistics, Snapshot
+from stabletrain.signal.snapshot import SIGNALS, LayerStatistics, Snapshot
+
+UNITS = {"dead": "activation/dead", "saturated": "activation/saturated"}
+OF_LAYERS = (names.RMS, names.NONFINITE, names.HISTOGRAM, *names.QUANTILES, "ratio", *UNITS)
 
 
 def observe(record: Record) -> Observations:
     """Return the numbers of a record that the rules look at."""
-    norms = record.scalars.get(names.NORM_TOTAL)
-    return Observations(
-        snapshots=snapshots_of(record),
-        norms=dict(zip(norms.steps, norms.values, strict=True)) if norms else {},
-        choices=record.info.get("choices", {}),
-        learning_rate=record.info.get("parameters", {}).get("optimizer.lr"),
+    return replay(record).observations()
+
+
+def replay(record: Record) -> History:
+    """Return what the run had collected by the end of its record, step by step as it did."""
+    history = History()
+    for signal in SIGNALS:
+        _add_signal(history, record, signal)
+    for kind, statistic in UNITS.items():
+        for step, shares in sorted(_by_step(record, statistic).items()):
+            history.add_units(step, kind, shares)
+    for name, by_step in record.vectors.items():
+        layer = names.layer_of(name, names.TIME_NORM)
+        for step, norms in by_step.items() if layer else ():
+            history.add_time(step, str(layer), norms)
+    for name, series in record.scalars.items():
+        if not is_of_layer(name):
+            for step, value in zip(series.steps, series.values, strict=True):
+                history.add_scalars(step, {name: value})
+    history.about = about_of(record.info, history.layers)
+    return history
+
+
+def about_of(info: Mapping[str, Any], layers: Iterable[str]) -> About:
+    """Return what the record says of a run beside its numbers, `info["training"]` being what was planned."""
+    training = info.get("training", {})
+    return About(
+        choices=info.get("choices", {}),
+        settings=info.get("parameters", {}),
+        num_steps=training.get("num_steps"),
+        steps_per_epoch=training.get("steps_per_epoch"),
+        num_dims=num_dims_by_layer(layers, training.get("num_dims", {})),
+        prior_loss=training.get("prior_loss"),
     )
+
+
+def is_of_layer(name: str) -> bool:
+    """Whether a scalar is `<signal>/<statistic>/<layer>`."""
+    signal, _, rest = name.partition("/")
+    statistic, _, layer = rest.partition("/")
+    return bool(layer) and signal in SIGNALS and statistic in OF_LAYERS
+
+
+def _add_signal(history: History, record: Record, signal: str) -> None:
+    """Add a signal's rows. The number of Inf and NaN is recorded of other signals only where it is above zero."""
+    rms = _by_step(record, names.of_signal(signal, names.RMS))
+    nonfinite = _by_step(record, names.of_signal(signal, names.NONFINITE))
+    for step in sorted(rms.keys() | nonfinite.keys()):
+        found, bad = rms.get(step, {}), nonfinite.get(step, {})
+        layers = sorted(found.keys() | bad.keys())
+        history.add("rms", signal, step, layers, np.array([found.get(layer, np.nan) for layer in layers]))
+        history.add("nonfinite", signal, step, layers, np.array([bad.get(layer, 0.0) for layer in layers]))
+
+
+def _by_step(record: Record, statistic: str) -> dict[int, dict[str, float]]:
+    found: dict[int, dict[str, float]] = {}
+    for layer, series in record.of_layers(statistic).items():
+        for step, value in zip(series.steps, series.values, strict=True):
+            found.setdefault(step, {})[layer] = value
+    return found
 
 
 def snapshots_of(record: Record) -> tuple[Snapshot, ...]:

@@ -23,6 +23,7 @@ class Snapshots:
     | `histogram/<signal>/<layer>` | every other signal | the same |
     | `gradient/p05/<layer>`, `p50`, `p95` | the gradient, with each histogram | quantiles of the absolute value |
     | `update/ratio/<layer>` | the update | ‖ΔW‖/‖W‖ |
+    | `activation/dead/<layer>`, `activation/saturated/<layer>` | the units | share of such units |
     """
 
     def __init__(self) -> None:
@@ -38,6 +39,9 @@ class Snapshots:
         if UPDATE in snapshot.signals and WEIGHT in snapshot.signals:
             ratios = snapshot.update_ratios
             parts.append(self._encode_scalars([names.UPDATE_RATIO], list(ratios), [np.array(list(ratios.values()))]))
+        for kind, shares in snapshot.units.items():
+            columns = [np.array(list(shares.values()))]
+            parts.append(self._encode_scalars([names.UNIT_SHARES[kind]], list(shares), columns))
         return [part for part in parts if len(part)]
 
     def _encode_signal(self, signal: str, measures: Measures) -> list[Bytes]:

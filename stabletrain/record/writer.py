@@ -16,6 +16,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
+from stabletrain.diagnosis.history import History
 from stabletrain.record import names
 from stabletrain.record.encoding import FLOAT32_MAX, Bytes, encode_event
 from stabletrain.record.layouts import Layouts
@@ -61,12 +62,16 @@ class RecordWriter:
         self._num_waiting = 0
         self._last_flush = -math.inf
         self._layouts = Layouts()
+        self.info: dict[str, Any] = {}
+        self.listeners: list[History] = []  # they hear what is appended, in the same order
         self._append([Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString()])
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Append finite scalars of one step."""
         values = [Summary.Value(tag=tag, simple_value=v) for tag, v in scalars.items() if _is_storable(v)]
         self._append_values(step, values)
+        for listener in self.listeners:
+            listener.add_scalars(step, {tag: v for tag, v in scalars.items() if _is_storable(v)})
 
     def write_snapshot(self, snapshot: Snapshot) -> None:
         """Append, as one event, a step's statistics and, where present, histograms of log10|g| of every layer.
@@ -92,6 +97,8 @@ class RecordWriter:
         joined: list[bytes] = []  # small events, to be written in one call
         for time_s, snapshot in waiting:
             summary = [self._layouts.encode(snapshot), *self._snapshots.encode(snapshot)]
+            for listener in self.listeners:
+                listener.add_snapshot(snapshot)
             if not any(map(len, summary)):
                 continue
             event = frame(encode_event(snapshot.step, time_s, summary))
@@ -113,10 +120,14 @@ class RecordWriter:
             tensor = TensorProto(dtype=DT_FLOAT, tensor_content=data, tensor_shape=shape)
             metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name=PLUGIN))
             values.append(Summary.Value(tag=tag, tensor=tensor, metadata=metadata))
+            layer = names.layer_of(tag, names.TIME_NORM)
+            for listener in self.listeners if layer else ():
+                listener.add_time(step, str(layer), vector)
         self._append_values(step, values)
 
     def write_info(self, info: Mapping[str, Any]) -> None:
         """Append what the run is (plain JSON data), shown on TensorBoard's text page."""
+        self.info = dict(info)
         text = textwrap.indent(json.dumps(info, indent=2), "    ")  # an indented block: shown as it stands
         metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
         shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from stabletrain.diagnosis.finding import HEALTHY, worst_first
-from stabletrain.record.folder import FAILED, RUNNING, RunFolder, replace_file
+from stabletrain.diagnosis.finding import HEALTHY, Finding
+from stabletrain.record.folder import RunFolder, replace_file
 from stabletrain.record.reader import Record, load_record
 from stabletrain.report import template, words
 from stabletrain.report.compare_plots import Axes, Profile, course_of, draw_losses, draw_profile, profile_of
+from stabletrain.report.judged import judge
 from stabletrain.report.scaling import Speed, efficiencies, speed_of
 
 PAGE = "compare.html"
@@ -30,7 +31,7 @@ class Compared:
         folder: Its files.
         summary: What `summary.json` says.
         made_of: Value by override: chosen options, then numbers.
-        severity: The worst finding's, or "".
+        findings: What the doctor found.
         profile: Its gradient by layer at a few steps.
         course: Its losses by name, thinned.
         speed: How fast it was, on how many processes.
@@ -40,7 +41,7 @@ class Compared:
     folder: RunFolder
     summary: dict[str, Any]
     made_of: dict[str, Any]
-    severity: str
+    findings: Sequence[Finding]
     profile: Profile
     course: dict[str, list[tuple[float, float]]]
     speed: Speed
@@ -97,13 +98,12 @@ def _shared(made_of: Sequence[Mapping[str, Any]], keys: Iterable[str]) -> str:
 def _read(folder: RunFolder) -> Compared:
     record, summary = load_record(folder.path), folder.read_summary()
     info = record.info
-    worst = next(iter(worst_first(folder.read_findings())), None)
     return Compared(
         name=folder.path.name,
         folder=folder,
         summary=summary,
         made_of={**(info.get("choices") or {}), **(info.get("parameters") or {})},
-        severity=worst.severity if worst else "",
+        findings=folder.read_findings(),
         profile=profile_of(record),
         course=course_of(record),
         speed=_speed(record, summary),
@@ -123,7 +123,7 @@ def _row(
     beside: Path,
     axes: Axes,
 ) -> dict[str, Any]:
-    verdict, sign, mood = _verdict(run)
+    judged = judge(run.summary, run.findings)
     found = run.summary.get("metrics") or {}
     title = "  ".join(f"{key}={_value(run.made_of.get(key))}" for key in keys if "." not in key) or run.name
     return {
@@ -131,10 +131,10 @@ def _row(
         "name": run.name,
         "title": title,
         "link": _link(run.folder.report, beside),
-        "verdict": verdict,
-        "heading": words.verdict_words(verdict)[0],
-        "sign": sign,
-        "mood": mood,
+        "verdict": judged.verdict,
+        "heading": words.verdict_words(judged.verdict)[0],
+        "sign": judged.sign,
+        "mood": judged.mood or "faint",
         "metrics": [words.number(found.get(metric)) for metric in metrics],
         "steps": words.number(run.summary.get("steps")),
         "seconds": words.duration(run.summary.get("seconds")),
@@ -145,21 +145,6 @@ def _row(
         "profile": draw_profile(run.profile, axes),
         "losses": draw_losses(run.course, axes),
     }
-
-
-def _verdict(run: Compared) -> tuple[str, str, str]:
-    """Return verdict, sign and mood as the run's own page has them."""
-    status, verdict = run.summary.get("status"), run.summary.get("verdict")
-    if not verdict or status == RUNNING:
-        verdict = words.RUN_FAILED if status == FAILED else words.NO_VERDICT
-    if status == FAILED and verdict == HEALTHY:
-        verdict = words.RUN_FAILED
-    if verdict == HEALTHY:
-        return HEALTHY, "✔", "good"
-    if verdict == words.NO_VERDICT:
-        return verdict, "…", "faint"
-    mood = run.severity or "warning"
-    return str(verdict), words.SEVERITY_SIGNS[mood], mood
 
 
 def _value(value: Any) -> str:

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stabletrain.diagnosis.finding import HEALTHY, Finding, verdict_of, worst_first
-from stabletrain.record.folder import FAILED, RUNNING, RunFolder, replace_file
+from stabletrain.diagnosis.finding import INFO, Finding, by_cause, worst_first
+from stabletrain.record.folder import RUNNING, RunFolder, replace_file
 from stabletrain.record.reader import Record, load_record
 from stabletrain.report import template, words
 from stabletrain.report.commands import rerun_command
+from stabletrain.report.judged import judge
 from stabletrain.report.page_data import page_data, to_json
 from stabletrain.report.stills import stills
 
@@ -43,8 +44,8 @@ def render_report(folder: RunFolder) -> str:
         facts=_facts(record, summary),
         link=_link(summary.get("mlflow_url")),
         command=_text(info.get("command")),
-        findings=[_finding_part(finding, info) for finding in findings],
-        shown=SHOWN_FINDINGS,
+        findings=[_finding_part(cause, info, symptoms) for cause, symptoms in by_cause(findings)],
+        shown=min(SHOWN_FINDINGS, sum(cause.severity != INFO for cause, _ in by_cause(findings))),
         **stills(record, findings),
         parameters=sorted((str(k), str(v)) for k, v in _mapping(info.get("parameters")).items()),
         versions=[(f"version of {k}", str(v)) for k, v in _mapping(info.get("versions")).items()],
@@ -58,34 +59,23 @@ def _policy(script: str) -> str:
 
 
 def _verdict_part(record: Record, summary: Mapping[str, Any], findings: Sequence[Finding]) -> dict[str, Any]:
-    status = summary.get("status")
-    verdict = summary.get("verdict")
-    if not verdict or status == RUNNING:  # the findings so far speak, and their absence proves nothing
-        verdict = verdict_of(findings)
-        verdict = words.NO_VERDICT if verdict == HEALTHY else verdict
-    if status == FAILED and verdict in (HEALTHY, words.NO_VERDICT):
-        verdict = words.RUN_FAILED
-    heading, sentence = words.verdict_words(str(verdict))
-    worst = next((f for f in findings if f.kind == verdict and f.severity != "info"), None)
-    if verdict in (HEALTHY, words.NO_VERDICT):
-        mood, sign = ("good", "✔") if verdict == HEALTHY else ("", "…")
-    else:
-        mood = worst.severity if worst else "warning"
-        sign = words.SEVERITY_SIGNS[mood]
+    status, judged = summary.get("status"), judge(summary, findings)
+    heading, sentence = words.verdict_words(judged.verdict)
     nothing_recorded = not record.scalars and not record.histograms
     status_words = words.STATUSES.get(str(status), "" if status is None else f"Status: {status}.")
     return {
         "heading": heading,
         "sentence": sentence,
-        "mood": mood,
-        "sign": sign,
+        "mood": judged.mood,
+        "sign": judged.sign,
         "status": "Nothing was recorded. " * nothing_recorded + status_words,
-        "headline": _finding_part(worst, record.info) if worst else None,
+        "headline": _finding_part(judged.worst, record.info) if judged.worst else None,
         "nothing_found": "The doctor found nothing." if status not in (None, RUNNING) else "Nothing found so far.",
     }
 
 
-def _finding_part(finding: Finding, info: Mapping[str, Any]) -> dict[str, Any]:
+def _finding_part(finding: Finding, info: Mapping[str, Any], symptoms: Sequence[Finding] = ()) -> dict[str, Any]:
+    reasons = [*finding.reasons, *[""] * len(finding.overrides)]
     return {
         "severity": finding.severity,
         "sign": words.SEVERITY_SIGNS[finding.severity],
@@ -94,7 +84,13 @@ def _finding_part(finding: Finding, info: Mapping[str, Any]) -> dict[str, Any]:
         "steps": words.steps(finding.first_step, finding.last_step),
         "advice": finding.advice,
         "evidence": " · ".join(f"{str(k).replace('_', ' ')}: {words.number(v)}" for k, v in finding.evidence.items()),
-        "commands": [rerun_command(info, override) for override in finding.overrides],
+        "commands": [
+            (rerun_command(info, override), why) for override, why in zip(finding.overrides, reasons, strict=False)
+        ],
+        "symptoms": [
+            f"{words.verdict_words(f.kind)[0]}: {f.layer or 'whole model'}, {words.steps(f.first_step, f.last_step)}"
+            for f in symptoms
+        ],
     }
 
 

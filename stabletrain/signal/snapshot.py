@@ -15,7 +15,8 @@ WEIGHT = "weight"  # before the step
 UPDATE = "update"  # what the step adds to the weight
 MOMENT = "moment"  # the optimizer's second moment, after the step
 CLIP = "clip"  # the gradient as the optimizer sees it, after clipping
-SIGNALS = (GRADIENT, DELTA, ACTIVATION, WEIGHT, UPDATE, MOMENT, CLIP)
+UNITS = "units"  # shares of dead and saturated units; no numbers by element, as the others are
+SIGNALS = (GRADIENT, DELTA, ACTIVATION, WEIGHT, UPDATE, MOMENT, CLIP, UNITS)
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,13 @@ class Snapshot:
         layers: The gradient's statistics per layer.
         signals: Those of the other signals, by name. What the optimizer's step brings about (`update`, `moment`,
             `clip`) comes in when that step is done.
+        units: Share of `dead` and of `saturated` units by layer, of the layers of which enough samples were seen.
     """
 
     step: int
     layers: Sequence[LayerStatistics]
     signals: dict[str, Sequence[LayerStatistics]] = field(default_factory=dict)
+    units: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __getitem__(self, layer: str) -> LayerStatistics:
         for statistics in self.layers:

@@ -37,13 +37,18 @@ class Taps:
 
     def __init__(self, model: nn.Module, signals: Sequence[str]) -> None:
         self._signals = [signal for signal in TAPPED if signal in signals]
-        self._paths = {id(m): (p, m) for p, m in model.named_modules() if _is_tapped(m) and not _WEIGHT.search(p)}
+        self._modules = tapped_modules(model)
         self._order: dict[str, int] = {}  # path: place in forward order
         self._parts: dict[str, dict[str, list[Measures]]] = {signal: {} for signal in self._signals}
         self._handles: list[Any] = []
         self._histograms = True
         self._num_parts = 1
         self.seconds = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the hooks are on the model."""
+        return bool(self._handles)
 
     def open(self, *, histograms: bool = True, num_parts: int = 1) -> None:
         """Put the hooks on, and forget what was not collected.
@@ -56,7 +61,7 @@ class Taps:
         for parts in self._parts.values():
             parts.clear()
         if self._signals and not self._handles:
-            for path, module in self._paths.values():
+            for path, module in self._modules.items():
                 self._handles.append(module.register_forward_hook(self._hook(path)))
 
     def close(self) -> None:
@@ -74,7 +79,7 @@ class Taps:
 
     def _hook(self, path: str) -> Any:
         def look(module: nn.Module, _: Any, output: Any) -> None:
-            tensor = _first_tensor(output)
+            tensor = first_tensor(output)
             if tensor is None or not module.training or not torch.is_grad_enabled():
                 return
             if not path and tensor.dim() == 0:  # a loss: data parallelism calls the module for that too
@@ -96,7 +101,7 @@ class Taps:
 
     def _merged(self, parts: Mapping[str, Sequence[Measures]]) -> Measures:
         paths = sorted(parts, key=self._order.__getitem__)
-        names = [layer_name(self._order[path], path, len(self._paths)) for path in paths]
+        names = [layer_name(self._order[path], path, len(self._modules)) for path in paths]
         sizes = np.array([sum(int(m.sizes[0]) for m in parts[path]) for path in paths])
 
         def join() -> Arrays:
@@ -120,6 +125,11 @@ def merge_calls(calls: Sequence[Measures]) -> Arrays:
     return merge([m.arrays for m in calls], [m.sizes for m in calls])
 
 
+def tapped_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers by path: modules with parameters of their own or without children, each once."""
+    return {path: m for path, m in model.named_modules() if _is_tapped(m) and not _WEIGHT.search(path)}
+
+
 def _is_tapped(module: nn.Module) -> bool:
     has_own = next(module.parameters(recurse=False), None) is not None
     is_leaf = next(module.children(), None) is None
@@ -130,7 +140,8 @@ def _divide(gradient: Tensor, num_parts: int) -> Tensor:
     return gradient if num_parts == 1 else gradient.detach() / num_parts
 
 
-def _first_tensor(output: Any) -> Tensor | None:
+def first_tensor(output: Any) -> Tensor | None:
+    """Return the first tensor of what a module takes or puts out, None if it holds no fractions."""
     while isinstance(output, tuple | list) and output:
         output = output[0]
     if isinstance(output, Tensor) and (output.is_floating_point() or output.is_complex()):

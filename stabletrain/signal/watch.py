@@ -15,8 +15,9 @@ from stabletrain.signal.layers import ForwardOrder
 from stabletrain.signal.measure import measure_tensors, prepare
 from stabletrain.signal.measures import Measures
 from stabletrain.signal.shards import measure_shards
-from stabletrain.signal.snapshot import CLIP, DELTA, GRADIENT, MOMENT, SIGNALS, UPDATE, WEIGHT, Snapshot
+from stabletrain.signal.snapshot import CLIP, DELTA, GRADIENT, MOMENT, SIGNALS, UNITS, UPDATE, WEIGHT, Snapshot
 from stabletrain.signal.taps import TAPPED, Taps
+from stabletrain.signal.units import UnitTaps
 
 OF_STEP = (UPDATE, MOMENT, CLIP)  # what only the optimizer's step brings about
 SECOND_MOMENTS = ("exp_avg_sq", "square_avg", "sum", "v")  # Adam and AdamW, RMSprop, Adagrad, and others' name for it
@@ -32,7 +33,7 @@ class Watch:
         model: Any `torch.nn.Module`.
         optimizer: The optimizer that steps the model; `update`, `moment` and `clip` need it.
         signals: What to measure: `gradient` always; `delta` and `activation` (at the output of each layer, in the
-            forward and backward pass before the call), `weight`, `update`, `moment` and `clip`.
+            forward and backward pass before the call), `weight`, `update`, `moment`, `clip` and `units`.
 
     Raises:
         RequestError: A signal that does not exist, or that needs the optimizer.
@@ -63,12 +64,15 @@ class Watch:
         self._taps = Taps(model, self.signals)
         self._parameters: tuple[tuple[str, ...], tuple[nn.Parameter, ...]] | None = None
         self._optimizer = optimizer
-        self._more = bool(set(self.signals) - {GRADIENT})
+        self._units = UnitTaps(model) if UNITS in self.signals else None
+        self._more = bool(set(self.signals) - {GRADIENT, UNITS})
         self._pending: _Step | None = None
         self._handles: list[Any] = []
         self._step = 0
         if set(self.signals) & set(TAPPED):
             self._taps.open()
+        if self._units is not None:
+            self._units.open()
 
     @property
     def layers(self) -> list[str]:
@@ -79,7 +83,8 @@ class Watch:
         """Say whether the coming forward pass is to be measured; without a word every one is.
 
         Args:
-            taps: Whether `delta` and `activation` are wanted of the next step.
+            taps: Whether `delta`, `activation` and `units` are wanted of the next step. `units` goes on over as many
+                further steps as it takes to see enough samples.
             histograms: Whether to count their distributions too.
             num_parts: Processes whose losses are averaged, each of which sees a part of the batch.
         """
@@ -87,6 +92,13 @@ class Watch:
             self._taps.open(histograms=histograms, num_parts=num_parts)
         else:
             self._taps.close()
+        if self._units is not None:
+            self._units.expect(taps)
+
+    @property
+    def looks_at_outputs(self) -> bool:
+        """Whether hooks are on the layers, for `delta`, `activation` or `units`."""
+        return self._taps.is_open or (self._units is not None and self._units.is_open)
 
     def collect_outputs(self, loss_scale: float = 1.0) -> Mapping[str, Measures]:
         """Return `activation` and `delta` as measured since the last call; `step` does so unless it is given them."""
@@ -124,7 +136,8 @@ class Watch:
             pairs = zip(names, parameters, strict=True)
             found = {n: p for n, p in pairs if p.grad is not None and p.requires_grad}
             names, parameters = tuple(found), tuple(found.values())
-        snapshot = Snapshot(self._step, _measure(names, gradients, histograms))
+        units = self._units.collect() if self._units is not None else {}
+        snapshot = Snapshot(self._step, _measure(names, gradients, histograms), units=units)
         if others and self._more:
             snapshot.signals.update(self.collect_outputs(loss_scale) if outputs is None else outputs)
             self._measure_weights(snapshot, names, parameters, histograms)
@@ -133,8 +146,8 @@ class Watch:
 
     @property
     def tap_seconds(self) -> float:
-        """Time spent in the forward and backward passes so far, on `delta` and `activation`."""
-        return self._taps.seconds
+        """Time spent in the forward and backward passes so far, on `delta`, `activation` and `units`."""
+        return self._taps.seconds + (self._units.seconds if self._units is not None else 0.0)
 
     @property
     def is_sharded(self) -> bool:
@@ -145,6 +158,8 @@ class Watch:
         """Remove what is left of the hooks."""
         self._order.detach()
         self._taps.close()
+        if self._units is not None:
+            self._units.close()
         self._forget()
 
     def _measure_weights(

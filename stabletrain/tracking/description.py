@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stabletrain.diagnosis.finding import HEALTHY, Finding, verdict_of, worst_first
+from stabletrain.diagnosis.finding import HEALTHY, Finding, by_cause, verdict_of
 
 MAX_LENGTH = 7500  # a tag holds 8,000 characters
 MAX_FINDINGS = 12
@@ -56,9 +56,10 @@ def _metrics(metrics: Any) -> str:
 
 
 def _findings(findings: Sequence[Finding]) -> str:
-    lines = [_line(f) for f in worst_first(findings)[:MAX_FINDINGS]]
-    if len(findings) > MAX_FINDINGS:
-        lines.append(f"- and {len(findings) - MAX_FINDINGS} more in `findings.json`")
+    groups = by_cause(findings)
+    lines = [line for cause, symptoms in groups[:MAX_FINDINGS] for line in (_line(cause), *map(_symptom, symptoms))]
+    if len(groups) > MAX_FINDINGS:
+        lines.append(f"- and {len(groups) - MAX_FINDINGS} more in `findings.json`")
     return "**Findings**\n\n" + "\n".join(lines) if lines else ""
 
 
@@ -69,6 +70,11 @@ def _line(finding: Finding) -> str:
     line = f"- **{finding.severity}: {finding.kind}**{where}, {steps}. {_text(finding.advice)}"
     overrides = ", ".join(f"`{_code(o)}`" for o in finding.overrides)
     return line + (f" Try {overrides}." if overrides else "")
+
+
+def _symptom(finding: Finding) -> str:
+    where = f" in `{_code(finding.layer)}`" if finding.layer else ""
+    return f"    - it explains {finding.kind}{where}"
 
 
 def _number(value: Any) -> str:

@@ -24,3 +24,21 @@ class NonFiniteGradient(StabilityStop):
 
     def __reduce__(self) -> tuple[type, tuple[int, float]]:
         return type(self), (self.step, self.norm)
+
+
+class SickRun(StabilityStop):
+    """A critical finding stayed open, and the doctor was asked to stop for it (`doctor=strict`).
+
+    Args:
+        step: Number of the step after which it stopped.
+        kind: The finding's kind.
+        layer: Where, or None for the whole model.
+    """
+
+    def __init__(self, step: int, kind: str, layer: str | None) -> None:
+        where = f" in {layer}" if layer else ""
+        super().__init__(f"The doctor stopped the run at step {step}: {kind}{where}.")
+        self.step, self.kind, self.layer = step, kind, layer
+
+    def __reduce__(self) -> tuple[type, tuple[int, str, str | None]]:
+        return type(self), (self.step, self.kind, self.layer)

@@ -19,7 +19,6 @@ from stabletrain.signal.cadence import is_due, is_due_by_decade
 from stabletrain.signal.measures import Measures
 from stabletrain.signal.shards import add_up
 from stabletrain.signal.snapshot import GRADIENT, SIGNALS, Snapshot
-from stabletrain.signal.taps import TAPPED
 from stabletrain.signal.through_time import gradient_through_time
 from stabletrain.signal.watch import OF_STEP, Watch
 from stabletrain.training.loggers import find_writer
@@ -39,6 +38,7 @@ class GradientWatch(Callback):
     | `gradient/p05/<layer>`, `p50`, `p95` | quantiles of the absolute value, with each histogram |
     | `<signal>/rms/<layer>`, `histogram/<signal>/<layer>` | the same of the other signals |
     | `update/ratio/<layer>` | ‖ΔW‖/‖W‖ |
+    | `activation/dead/<layer>`, `activation/saturated/<layer>` | share of such units, with `units` |
     | `time/norm/<layer>` | ‖∂L/∂h_t‖ for each t, over the first examples of the batch (`TrainingModule` only) |
 
     Under data parallelism every process holds the same averaged gradient: the first one measures, once per layer.
@@ -51,7 +51,8 @@ class GradientWatch(Callback):
         histograms_every: Steps between two histograms; 0 for never.
         points_per_decade: If above 0, looks come this often in each tenfold of the steps instead, histograms included
             unless `histograms_every` is 0.
-        signals: What is measured: `gradient` and any of `delta`, `activation`, `weight`, `update`, `moment`, `clip`.
+        signals: What is measured: `gradient` and any of `delta`, `activation`, `weight`, `update`, `moment`, `clip`,
+            `units`.
         signals_every: Steps between two measurements of the signals beside the gradient; 0 for never.
         time_every: Steps between two measurements of the gradient through time; 0 for never.
     """
@@ -86,8 +87,12 @@ class GradientWatch(Callback):
     @property
     def looks_at_outputs(self) -> bool:
         """Whether the coming step is measured by hooks on the layers."""
-        is_tapped = self._watch is not None and bool(set(self.signals) & set(TAPPED))
-        return is_tapped and self._is_due(self._tapped_step, self.signals_every)
+        return self._watch is not None and self._watch.looks_at_outputs
+
+    @property
+    def writer(self) -> RecordWriter | None:
+        """The event file that is written to, while there is one."""
+        return self._writer
 
     @property
     def seconds(self) -> float:

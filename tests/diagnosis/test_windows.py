@@ -1,4 +1,4 @@
-"""The robust score against a slow twin written with NumPy, and what may enter a window."""
+"""Outliers against a slow twin written with NumPy, what may enter a window, and stretches that last."""
 
 from __future__ import annotations
 
@@ -8,94 +8,128 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from observed import observed
 
-from stabletrain.diagnosis.observations import Observations
-from stabletrain.diagnosis.rules.depth import find_norm_explosion
-from stabletrain.diagnosis.windows import MIN_SIGMA, WARMUP, WINDOW, robust_z_scores
+from stabletrain.diagnosis.rules.depth import NORM_WARMUP, find_norm_explosion
+from stabletrain.diagnosis.windows import (
+    FLOOR,
+    MIN_SIGMA,
+    WARMUP,
+    WINDOW,
+    decades,
+    find_outliers,
+    first_run,
+    last_stretch,
+    stretch,
+)
 
 
-def slow_scores(values, window, warmup):
+def slow_outliers(values, window, warmup):
     past: list[float] = []
-    scores = []
+    flags = []
     for value in values:
-        if len(past) < warmup:
-            scores.append(None)
-            past.append(value)
-            continue
         recent = np.array(past[-window:])
-        sigma = max(1.4826 * float(np.median(np.abs(recent - np.median(recent)))), 0.05)
-        scores.append((value - float(np.median(recent))) / sigma)
-        if scores[-1] <= 6:
+        flags.append(False)
+        if len(past) >= warmup:
+            sigma = max(1.4826 * float(np.median(np.abs(recent - np.median(recent)))), 0.05)
+            flags[-1] = (value - float(np.median(recent))) / sigma > 6
+        if not flags[-1]:
             past.append(value)
-    return scores
+    return flags
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.floats(-20, 20), max_size=60), st.integers(1, 20), st.integers(1, 20))
-def test_scores_equal_the_slow_twin(values, window, warmup):
+def test_outliers_equal_the_slow_twin(values, window, warmup):
     warmup = min(window, warmup)
-    assert robust_z_scores(values, window, warmup) == pytest.approx(slow_scores(values, window, warmup), nan_ok=False)
-
-
-def test_scores_of_known_numbers():
-    values = [0.0] * 32 + [1.0] * 32 + [2.0]
-    assert robust_z_scores(values)[-1] == pytest.approx(1.5 / (1.4826 * 0.5))
-    assert robust_z_scores([0.0] * 64 + [0.3])[-1] == pytest.approx(0.3 / MIN_SIGMA)
-    assert robust_z_scores([0.0] * 64 + [-3.0])[-1] == pytest.approx(-60.0)
+    assert find_outliers(values, window, warmup).tolist() == slow_outliers(values, window, warmup)
 
 
 def test_the_window_and_the_warmup_are_those_of_the_source():
     assert (WINDOW, WARMUP) == (128, 64)
-    scores = robust_z_scores([0.0] * 65)
-    assert scores[:64] == [None] * 64
-    assert scores[64] == 0.0
+    assert find_outliers([0.0] * 63 + [9.0]).tolist() == [False] * 64
+    assert find_outliers([0.0] * 64 + [9.0])[-1]
 
 
 def test_the_window_forgets():
     up_in_small_steps = [0.25 * (i // WINDOW) for i in range(6 * WINDOW)]  # five deviations each: it becomes usual
-    scores = [z for z in robust_z_scores(up_in_small_steps) if z is not None]
-    assert max(scores) == pytest.approx(5.0)
-    assert scores[-1] == 0.0
+    assert not find_outliers(up_in_small_steps).any()
 
 
-def find(norms) -> list[tuple[int, int]]:
-    return [(f.first_step, f.last_step) for f in find_norm_explosion(Observations(norms=norms))]
+def find(norms, start=0) -> list[tuple[int, int, str]]:
+    found = find_norm_explosion(observed(scalars={"gradient/norm/total": norms}))
+    return [(f.first_step, f.last_step, f.severity) for f in found]
 
 
-def test_an_explosion_is_dated_by_its_steps():
-    norms = {10 * i: 1.0 for i in range(100)} | {1000 + 10 * i: 1e3 for i in range(7)} | {1070: 1.0}
-    assert find(norms) == [(1000, 1060)]
-    assert find(dict(reversed(norms.items()))) == [(1000, 1060)]  # whatever the order of the mapping
+def test_an_explosion_is_dated_by_its_steps_and_over_when_the_norm_came_back():
+    assert find([1.0] * 100 + [1e3] * 7) == [(100, 106, "warning")]
+    assert find([1.0] * 100 + [1e3] * 7 + [1.0] * 5) == [(100, 106, "info")]
 
 
 @pytest.mark.parametrize(("factor", "fires"), [(1.9, False), (2.1, True)])
 def test_the_threshold_over_a_quiet_window(factor, fires):
     assert math.isclose(6 * MIN_SIGMA, math.log10(2), rel_tol=0.01)  # six floors of 0.05 decades: twice the usual
-    assert bool(find(dict(enumerate([1.0] * 80 + [factor] * 5)))) is fires
+    assert bool(find([1.0] * 80 + [factor] * 5)) is fires
 
 
 @pytest.mark.parametrize(("num_in_a_row", "fires"), [(4, False), (5, True)])
 def test_one_outlier_less_is_no_explosion(num_in_a_row, fires):
-    assert bool(find(dict(enumerate([1.0] * 80 + [100.0] * num_in_a_row + [1.0] * 20)))) is fires
+    assert bool(find([1.0] * 80 + [100.0] * num_in_a_row + [1.0] * 20)) is fires
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_noise_of_training_is_no_explosion(seed):
     generator = np.random.default_rng(seed)
     heavy = 10 ** (0.15 * generator.standard_t(3, size=2000))  # heavier tails than a normal distribution
-    falling = heavy * np.geomspace(1, 1e-3, 2000)
-    assert find(dict(enumerate(heavy.tolist()))) == []
-    assert find(dict(enumerate(falling.tolist()))) == []
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_what_is_not_finite_never_enters_a_window(bad):
-    early = [1.0, bad] * 70 + [1e4] * 5
-    assert find(dict(enumerate(early))) == [(140, 144)]
-    assert find(dict(enumerate([1.0] * 100 + [bad] * 10))) == []
+    assert find(heavy) == []
+    assert find(heavy * np.geomspace(1, 1e-3, 2000)) == []
 
 
 def test_a_norm_of_zero_is_a_small_one():
-    assert find(dict(enumerate([1.0] * 100 + [0.0] * 10))) == []
-    assert find(dict(enumerate([0.0] * 100 + [1.0] * 5))) == [(100, 104)]
-    assert find({}) == []
+    assert decades(np.array([0.0, 1.0, math.nan])).tolist()[:2] == [FLOOR, 0.0]
+    assert find([1.0] * 100 + [0.0] * 10) == []
+    assert find([0.0] * NORM_WARMUP + [1.0] * 5) == [(NORM_WARMUP, NORM_WARMUP + 4, "warning")]
+    assert find([]) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "start"),
+    [
+        ("1111", 0),
+        ("0111", 1),
+        ("1110", None),  # two of the last three are not four fifths
+        ("1100111", 4),  # two in a row without it end a stretch
+        ("1101111", 0),
+        ("11", None),
+        ("0000", None),
+    ],
+)
+def test_a_stretch_that_lasts(flags, start):
+    assert last_stretch(np.array([flag == "1" for flag in flags]), 0.8, 3, 2) == start
+
+
+def test_the_first_run():
+    assert first_run(np.array([1, 1, 0, 1, 1, 1], bool), 3) == 3
+    assert first_run(np.array([1, 1, 0, 1, 1], bool), 3) is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([1] * 20, (0, 19)),
+        ([0] * 10 + [1] * 10, (10, 19)),  # holds now
+        ([1] * 8 + [0] * 12, (0, 7)),  # held for long
+        ([0, 0] + [1, 1, 0, 1, 1, 1] + [0] * 12, (2, 7)),  # a miss ends nothing
+        ([1] * 2 + [0] * 18, None),  # for two looks
+        ([0] * 20, None),
+    ],
+)
+def test_a_stretch_holds_now_or_held_for_long(flags, expected):
+    assert stretch(np.arange(20), np.array(flags, bool), 0.8, 3, 3) == expected
+
+
+def test_how_long_is_counted_in_steps():
+    steps = np.array([*range(10), *range(20, 200, 10)])  # the first looks are close to each other
+    flags = np.array([1] * 10 + [0] * 18, bool)
+    assert stretch(steps, flags, 0.8, 3, 3) is None
+    assert stretch(np.arange(28), flags, 0.8, 3, 3) == (0, 9)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stabletrain
-from stabletrain.diagnosis.observations import Observations
+from stabletrain.diagnosis.observations import About, Observations
 from stabletrain.record import names
 from stabletrain.record.observe import observe, snapshots_of
 from stabletrain.record.protos import Event, HistogramProto, Summary
@@ -92,8 +92,13 @@ def test_observe_gives_back_what_was_written(tmp_path):
         writer.write_scalars(snapshot.step, {names.NORM_TOTAL: 0.5})
         writer.write_snapshot(snapshot)
     writer.close()
-    norms = {0: 0.5, 9: 0.5, 19: 0.5}
-    assert observe(load_record(tmp_path)) == Observations(snapshots, norms, {"model": "mlp"}, 0.01)
+    found = observe(load_record(tmp_path))
+    assert found.scalars.keys() == {names.NORM_TOTAL}
+    assert found.scalars[names.NORM_TOTAL].steps.tolist() == found.rms["gradient"].steps.tolist() == [0, 9, 19]
+    assert found.rms["gradient"].layers == ("L00.w", "L01.w")
+    np.testing.assert_array_equal(found.rms["gradient"].values, [[np.nan, 0.25]] * 3)
+    np.testing.assert_array_equal(found.nonfinite["gradient"].values, [[SIZE, 0]] * 3)
+    assert found.about == About(choices={"model": "mlp"}, settings={"optimizer.lr": 0.01})
     assert observe(load_record(tmp_path / "missing")) == Observations()
 
 

@@ -73,8 +73,10 @@ def test_a_record_is_read_back(tmp_path):
     assert record.layers == ["L00.w", "L01.w"]
     assert record.histograms["L01.w"][3] == snapshot(3).layers[1].histogram
     assert snapshots_of(record) == tuple(snapshot(s) for s in range(4))
-    assert observe(record).norms == dict.fromkeys(range(4), 2.0)
-    assert observe(record).choices == {"model": "rnn"}
+    observations = observe(record)
+    assert observations.scalars[names.NORM_TOTAL].values.tolist() == [2.0] * 4
+    assert observations.rms["gradient"].steps.tolist() == [0, 1, 2, 3]
+    assert observations.about.choices == {"model": "rnn"}
 
 
 def test_tensorboard_reads_it_too(tmp_path):

@@ -33,7 +33,7 @@ FINDINGS = st.lists(
 def test_findings_are_plain_json_and_come_back(findings):
     data = json.loads(json.dumps([f.to_dict() for f in findings]))
     assert [Finding(**fields) for fields in data] == findings
-    fields = {"kind", "severity", "layer", "first_step", "last_step", "evidence", "advice", "overrides"}
+    fields = {"kind", "severity", "layer", "first_step", "last_step", "evidence", "advice", "overrides", "reasons"}
     assert all(set(d) == fields for d in data)
 
 

@@ -122,7 +122,7 @@ def test_watching_changes_nothing():
     def train(watched: bool):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
-        watch = Watch(model) if watched else None
+        watch = Watch(model, signals=["gradient", "units"]) if watched else None
         optimizer = torch.optim.Adam(model.parameters())
         for _ in range(50):
             optimizer.zero_grad()

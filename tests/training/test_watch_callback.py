@@ -11,8 +11,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from stabletrain.diagnosis.history import History
 from stabletrain.errors import RequestError
 from stabletrain.gradient import NormClip
+from stabletrain.record import names
 from stabletrain.record.reader import load_record
 from stabletrain.signal.cadence import is_due_by_decade
 from stabletrain.signal.snapshot import SIGNALS
@@ -59,7 +61,7 @@ def test_every_signal_at_its_cadence(tmp_path):
     _, record = fit(tmp_path, watch)
     assert steps_of(record, "gradient") == {(0, 1, 3, 4, 5, 7, 9)}  # every second, and where histograms are due
     assert {tuple(h) for h in record.histograms.values()} == {(0, 4, 9)}
-    for signal in SIGNALS[1:]:
+    for signal in SIGNALS[1:-1]:
         assert steps_of(record, signal) == {(0, 4, 9)}, signal
         assert {tuple(h) for h in record.histograms_of(signal).values()} == {(0, 4, 9)}, signal
     assert steps_of(record, "update", "ratio") == {(0, 4, 9)}
@@ -93,8 +95,33 @@ def test_two_hundred_steps_are_bit_identical_with_the_watch_on_and_off(tmp_path)
     watched, record = fit(tmp_path / "on", watch, num_steps=200)
     alone, _ = fit(tmp_path / "off", num_steps=200)
     assert steps_of(record, "update") == {tuple(range(200))}
+    assert steps_of(record, "activation", "dead") == {(127,)}  # batches of four
     for a, b in zip(watched.parameters(), alone.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_units_are_recorded_as_they_were_found(tmp_path):
+    network = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2))
+    network[0].bias.data[:6] = -99.0
+    network[2].bias.data[:1] = 99.0
+    history = History()
+
+    class Keep(GradientWatch):
+        def _write(self):
+            if self._snapshot is not None:
+                history.add_snapshot(self._snapshot)
+            super()._write()
+
+    _, record = fit(tmp_path, Keep(10, 0, signals=["units"], signals_every=50), num_steps=200, network=network)
+    dead, saturated = record.of_layers(names.UNIT_SHARES["dead"]), record.of_layers(names.UNIT_SHARES["saturated"])
+    assert {layer: (s.steps, s.values) for layer, s in dead.items()} == {
+        "L02.2": ([129], [0.75]),
+        "L04.4": ([129], [0.0]),
+    }
+    assert {layer: (s.steps, s.values) for layer, s in saturated.items()} == {"L03.3": ([129], [0.25])}
+    units = history.observations().units
+    assert (units["dead"].layers, units["dead"].values.tolist()) == (("L02.2", "L04.4"), [[0.75, 0.0]])
+    assert "activation" not in {name.split("/")[0] for name in record.histograms}
 
 
 def test_off_measures_nothing_and_leaves_no_hook(tmp_path):

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from rich.markup import escape
 
 from stabletrain.app.compose import Composition
-from stabletrain.app.console import Console, finding_lines
+from stabletrain.app.console import Console
 from stabletrain.app.run_folder import open_run
+from stabletrain.diagnosis.causes import order_by_cause
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.finding import Finding, verdict_of
-from stabletrain.diagnosis.remedies import advise
+from stabletrain.diagnosis.remedies import with_remedies
 from stabletrain.record.folder import RunFolder
 from stabletrain.record.observe import observe
 from stabletrain.record.reader import load_record
+
+REPLAY = "--replay"
+OFFENDER = "offender/offender.json"  # see training/offender
 
 
 def examine(folder: RunFolder, error: BaseException | None = None) -> list[Finding]:
@@ -22,28 +31,52 @@ def examine(folder: RunFolder, error: BaseException | None = None) -> list[Findi
         folder: The run.
         error: What stopped it. A stop for a non-finite gradient is a finding even where the watch was off.
     """
-    record = load_record(folder.path)
-    findings = diagnose(observe(record))
+    observations = observe(load_record(folder.path))
+    findings = diagnose(observations)
     if error is not None and not any(f.kind == "nonfinite" for f in findings):
         from stabletrain.training.stability import NonFiniteGradient
 
         if isinstance(error, NonFiniteGradient):
-            observed = observe(record)
-            advice = advise("nonfinite", observed.choices, observed.learning_rate)
-            evidence = {"norm": str(error.norm)}
-            findings.insert(0, Finding("nonfinite", "critical", None, error.step, error.step, evidence, **advice))
-    return findings
+            found = Finding("nonfinite", "critical", None, error.step, error.step, {"norm": str(error.norm)})
+            findings = order_by_cause([with_remedies(found, observations.about), *findings])
+    return [_with_offender(f, _read_offender(folder)) for f in findings]
+
+
+def _read_offender(folder: RunFolder) -> dict[str, Any]:
+    path = folder.path / OFFENDER
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _with_offender(finding: Finding, offender: dict[str, Any]) -> Finding:
+    """Return a finding of Inf and NaN with the place where the step that stopped the run got them."""
+    if finding.kind != "nonfinite" or not offender:
+        return finding
+    names = ("phase", "layer", "tensor", "clean", "samples")
+    evidence = finding.evidence | {f"offender_{name}": offender[name] for name in names if offender.get(name)}
+    return replace(finding, layer=offender.get("layer") or finding.layer, evidence=evidence)
 
 
 def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
-    """Print the verdict of each run and rewrite its findings."""
+    """Print the verdict of each run and rewrite its findings; with `--replay` go through the fatal step once more."""
     console = Console()
-    for path in arguments:
+    for path in [word for word in arguments if word != REPLAY]:
         folder = open_run(path)
         findings = examine(folder)
         folder.write_findings(findings)
         folder.update_summary(verdict=verdict_of(findings))
         console.print(f"{path}: [bold]{verdict_of(findings)}[/]")
-        for line in finding_lines(findings):
-            console.print(line)
+        console.show(findings)
+        if REPLAY in arguments:
+            console.print(_replayed(folder))
     return 0
+
+
+def _replayed(folder: RunFolder) -> str:
+    from stabletrain.app.commands.replay import replay
+
+    offender = replay(folder)
+    if offender is None:
+        return "  replayed: every tensor of the step is finite on this machine"
+    where = f" of {offender.layer}" if offender.layer else ""
+    count = f"{offender.num_nonfinite:,} of {offender.size:,} not finite"
+    return f"  replayed: first in {offender.phase}: {escape(offender.tensor)}{escape(where)}, {count}"

@@ -39,6 +39,7 @@ def run(composition: Composition, arguments: Sequence[str] = (), callbacks: Sequ
     if is_first_process():
         num_parameters = sum(p.numel() for p in built.network.parameters())
         info = describe_run(composition, built.data.describe(), num_parameters) | child_info(composition, folder.path)
+        info["training"] = _plan(prepared)
         _begin(folder, composition, info, checkpoint, prepared.record)
         console.announce(composition, folder, info)
         console.advise(prepared.notes, prepared.found)
@@ -56,7 +57,7 @@ def run(composition: Composition, arguments: Sequence[str] = (), callbacks: Sequ
     if not is_first_process():
         _leave_if_requeued(outcome.error)
         return EXIT_CODES[outcome.status]
-    findings = conclude(folder, config, outcome, overhead=prepared.watch.seconds / max(outcome.seconds, 1e-9))
+    findings = conclude(folder, config, outcome, prepared.watch.seconds / max(outcome.seconds, 1e-9))
     console.conclude(folder, outcome, findings)
     if shipper is not None:
         console.finish_shipper(shipper, folder, SHIPPING_TIMEOUT_S)
@@ -65,6 +66,21 @@ def run(composition: Composition, arguments: Sequence[str] = (), callbacks: Sequ
         assert outcome.error is not None
         raise outcome.error
     return _exit_code(outcome.status, findings, config["doctor"]["fail_on"])
+
+
+def _plan(prepared: Any) -> dict[str, Any]:
+    """Return what the rules want to know beforehand."""
+    from stabletrain.training.datamodule import DataModule
+    from stabletrain.training.planned import describe_training
+
+    built, config = prepared.built, prepared.composition.config
+    if isinstance(built.datamodule, DataModule):
+        num_batches = len(built.data.train) // built.data.batch_size
+    else:
+        loader = built.datamodule.train_dataloader()
+        num_batches = len(loader) if hasattr(loader, "__len__") else None
+    smoothing = config["loss"]["label_smoothing"]
+    return describe_training(built.network, built.data, prepared.trainer, num_batches, smoothing)
 
 
 def _leave_if_requeued(error: BaseException | None) -> None:

@@ -2,104 +2,145 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from statistics import median
+from dataclasses import replace
+
+import numpy as np
 
 from stabletrain.diagnosis.finding import Finding
-from stabletrain.diagnosis.observations import Observations
-from stabletrain.diagnosis.remedies import advise
-from stabletrain.diagnosis.windows import robust_z_scores
-from stabletrain.signal.snapshot import LayerStatistics, Snapshot
+from stabletrain.diagnosis.layers import update_ratios, weights
+from stabletrain.diagnosis.observations import Observations, Table
+from stabletrain.diagnosis.progress import Progress, progress_of, share_done
+from stabletrain.diagnosis.windows import FLOOR, decades, find_outliers, first_run, stretch
 
 RATIO_DECADES = 3.0  # rms(first)/rms(last) < 1e-3: AutoTrainer (Zhang et al. 2021), section 4.1
 CRITICAL_DECADES = 5.0  # below 1e-5 the first layers do not move at all in float32's useful range
-MIN_SNAPSHOTS = 3
-PERSISTENCE = 0.8  # share of the snapshots
-FLOOR = -45.0  # log10 of float32's smallest subnormal: a gradient of exactly zero counts as this
+MIN_LOOKS = 3
+MIN_LAYERS = 3  # with fewer outputs there is no depth
+NUM_LOOKS = 20  # last looks that count
+PERSISTENCE = 0.8  # share of these
+GAP = 5  # looks in a row without it end a stretch
+STILL = 1e-5  # ‖ΔW‖/‖W‖: SageMaker Debugger and AutoTrainer take a layer below for one that does not learn
+PATIENCE = 0.03  # of the budget before a layer that does not move is worth a word
+PATIENCE_MOVING = 0.15  # Adam moves layers of any gradient: there the loss must have had its chance
 
-Z_LIMIT = 6.0  # OLMo-core's spike rule: robust z of the log norm
-Z_PERSISTENCE = 5  # in a row: a single outlier batch is not an explosion
-
-
-def depth_decades(snapshot: Snapshot) -> float | None:
-    """Return log10(rms(first layer) / rms(last layer)), or None if there are not two layers with a gradient."""
-    layers = _measured(snapshot)
-    if len(layers) < 2 or not any(x.rms for x in layers):
-        return None
-    first, last = layers[0].rms, layers[-1].rms
-    return _log10(first) - _log10(last)
-
-
-def _measured(snapshot: Snapshot) -> list[LayerStatistics]:
-    return [x for x in snapshot.layers if x.rms is not None]
-
-
-def _log10(value: float | None) -> float:
-    return max(math.log10(value), FLOOR) if value else FLOOR
+Z_PERSISTENCE = 5  # in a row: a single outlier batch is not an explosion (KillLossSpike)
+NORM_WARMUP = 20  # steps before an explosion of the norm; OLMo-core's 64 are a third of a short run
 
 
 def find_vanishing(observations: Observations) -> list[Finding]:
-    """Find a first layer whose gradient stays a thousand times below the last layer's."""
+    """Find first layers whose gradient stays a thousand times below the last layers'.
+
+    d = log10 rms(first quarter) - log10 rms(last quarter) < -3, of the weights' gradients or of the gradients at the
+    layers' outputs (delta): those of the weights are mixed with the sizes of what comes in.
+    """
     return _find(observations, "vanishing", sign=-1)
 
 
 def find_exploding(observations: Observations) -> list[Finding]:
-    """Find a first layer whose gradient stays a thousand times above the last layer's."""
+    """Find first layers whose gradient stays a thousand times above the last layers': d > 3."""
     return _find(observations, "exploding", sign=+1)
 
 
+def depth_decades(values: np.ndarray) -> np.ndarray:
+    """Return log10 of rms(first quarter)/rms(last quarter) for each row; NaN without two layers or any gradient.
+
+    Args:
+        values: (T, L) rms of gradients in forward order, NaN where none was measured.
+    """
+    found = np.full(len(values), np.nan)
+    for i, row in enumerate(values):
+        present = row[~np.isnan(row)]
+        if present.size >= 2 and present.any():
+            quarter = max(1, len(present) // 4)
+            logs = decades(present)
+            last = np.median(logs[-quarter:])
+            if last > FLOOR:  # a gradient that does not even begin has not grown on its way
+                found[i] = np.median(logs[:quarter]) - last
+    return found
+
+
 def _find(observations: Observations, kind: str, sign: int) -> list[Finding]:
-    measured = [(s, d) for s in observations.snapshots if (d := depth_decades(s)) is not None]
-    beyond = [(s, d) for s, d in measured if sign * d > RATIO_DECADES]
-    if len(measured) < MIN_SNAPSHOTS or len(beyond) < PERSISTENCE * len(measured):
-        return []
-    typical = median(d for _, d in measured)
-    return [
-        Finding(
-            kind=kind,
-            severity="critical" if sign * typical > CRITICAL_DECADES else "warning",
-            layer=_measured(beyond[0][0])[0].layer,
-            first_step=beyond[0][0].step,
-            last_step=beyond[-1][0].step,
-            evidence={
-                "log10_ratio_first_to_last": round(typical, 2),
-                "threshold": sign * RATIO_DECADES,
-                "share_of_snapshots": round(len(beyond) / len(measured), 3),
-            },
-            **advise(kind, observations.choices),
-        )
-    ]
+    for signal, table in (("gradient", weights(observations, "gradient")), ("delta", _outputs(observations))):
+        found = _find_in(table, observations, kind, sign) if table is not None else None
+        if found is not None:
+            return [replace(found, evidence=found.evidence | {"signal": signal})]
+    return []
+
+
+def _outputs(observations: Observations) -> Table | None:
+    """Return the gradients at the outputs of the layers, of a network of some depth."""
+    table = observations.rms.get("delta")
+    return table if table is not None and len(table.layers) > MIN_LAYERS else None
+
+
+def _find_in(table: Table, observations: Observations, kind: str, sign: int) -> Finding | None:
+    gaps = depth_decades(table.values)
+    known = ~np.isnan(gaps)
+    steps, gaps = table.steps[known], gaps[known]
+    length = min(NUM_LOOKS, max(MIN_LOOKS, len(gaps)))
+    found = stretch(steps, sign * gaps > RATIO_DECADES, PERSISTENCE, length, GAP)
+    if found is None:
+        return None
+    start, end = found
+    typical = float(np.median(gaps[start : end + 1]))
+    still = _first_layers_stand_still(observations)
+    return Finding(
+        kind=kind,
+        severity=_severity(sign * typical, still, progress_of(observations), share_done(observations, steps[-1])),
+        layer=_outermost(table.layers, table.values[known][start]),
+        first_step=int(steps[start]),
+        last_step=int(steps[end]),
+        evidence={
+            "log10_ratio_first_to_last": round(typical, 2),
+            "threshold": sign * RATIO_DECADES,
+            "share_of_looks": round(float(np.mean(sign * gaps[start : end + 1] > RATIO_DECADES)), 3),
+            "first_layers_move": not still,
+        },
+    )
+
+
+def _severity(size: float, still: bool, progress: Progress | None, share: float) -> str:
+    if progress is not None and not (progress.lags and share >= (PATIENCE if still else PATIENCE_MOVING)):
+        return "info"
+    return "critical" if size > CRITICAL_DECADES else "warning"
+
+
+def _outermost(layers: tuple[str, ...], row: np.ndarray) -> str:
+    return next(layer for layer, value in zip(layers, row, strict=True) if not np.isnan(value))
+
+
+def _first_layers_stand_still(observations: Observations) -> bool:
+    """Whether the first quarter of the weights hardly moves; without the updates, that is taken for granted."""
+    ratios = update_ratios(observations)
+    if ratios is None or not len(ratios.steps):
+        return True
+    last = ratios.values[-MIN_LOOKS:, : max(1, len(ratios.layers) // 4)]
+    return bool(np.nanmedian(last) < STILL) if not np.isnan(last).all() else True
 
 
 def find_norm_explosion(observations: Observations) -> list[Finding]:
     """Find a total norm that stands far above its own past for several measurements in a row.
 
-    The score is z = (log10 n - median) / (1.4826 MAD) over the last 128 measurements, after 64 of them.
+    z = (log10 n - median) / (1.4826 MAD) > 6 over the last 128 measurements. It is over when the norm came back.
     """
-    steps = sorted(s for s, norm in observations.norms.items() if math.isfinite(norm))
-    scores = robust_z_scores([math.log10(max(observations.norms[s], 10**FLOOR)) for s in steps])
-    start = _first_run([z is not None and z > Z_LIMIT for z in scores], Z_PERSISTENCE)
+    norms = observations.scalars.get("gradient/norm/total")
+    if norms is None:
+        return []
+    flags = find_outliers(decades(norms.values).tolist(), warmup=NORM_WARMUP)
+    start = first_run(flags, Z_PERSISTENCE)
     if start is None:
         return []
-    last = max(i for i, z in enumerate(scores) if z is not None and z > Z_LIMIT)
+    progress = progress_of(observations)
+    goes_on = bool(flags[-Z_PERSISTENCE:].mean() >= PERSISTENCE)
+    alarms = goes_on and (progress is None or progress.suffers)
+    largest = float(norms.values[start:].max())
     return [
         Finding(
             kind="exploding",
-            severity="warning",
+            severity="warning" if alarms else "info",
             layer=None,
-            first_step=steps[start],
-            last_step=steps[last],
-            evidence={"largest_norm": max(observations.norms[s] for s in steps[start:]), "threshold_z": Z_LIMIT},
-            **advise("exploding", observations.choices),
+            first_step=int(norms.steps[start]),
+            last_step=int(norms.steps[np.flatnonzero(flags)[-1]]),
+            evidence={"largest_norm": largest, "usual_norm": float(np.median(norms.values[:start])), "threshold_z": 6},
         )
     ]
-
-
-def _first_run(flags: Sequence[bool], length: int) -> int | None:
-    run = 0
-    for index, flag in enumerate(flags):
-        run = run + 1 if flag else 0
-        if run == length:
-            return index - length + 1
-    return None

@@ -1,35 +1,66 @@
-"""Inf and NaN in a gradient."""
+"""Inf and NaN, wherever they were seen first."""
 
 from __future__ import annotations
 
+import numpy as np
+
 from stabletrain.diagnosis.finding import Finding
 from stabletrain.diagnosis.observations import Observations
-from stabletrain.diagnosis.remedies import advise
+
+SIGNALS = ("weight", "activation", "gradient", "delta", "update", "moment")  # in the order of a step
+LOSS = "train/nonfinite"
 
 
 def find_nonfinite(observations: Observations) -> list[Finding]:
-    """Find the first layer, in forward order, whose gradient was ever Inf or NaN.
+    """Find the first layer, in forward order, that ever held Inf or NaN.
 
     One is enough: a single non-finite element spreads to every weight with the next step. All layers that were
-    hit on the same first step are in the evidence.
+    hit on the same first step are in the evidence. Where the gradient alone was hit and is finite again since, a
+    loss scaler has skipped the step, which is how it finds its scale (Micikevicius et al. 2018, section 3.2).
     """
-    hit = [(s.step, [x for x in s.layers if x.num_nonfinite]) for s in observations.snapshots]
-    hit = [(step, layers) for step, layers in hit if layers]
-    if not hit:
+    hits = {signal: _hits(observations, signal) for signal in SIGNALS}
+    hits = {signal: found for signal, found in hits.items() if found is not None}
+    losses = observations.scalars.get(LOSS)
+    firsts = [found[0] for found in hits.values()] + ([int(losses.steps[0])] if losses and len(losses.steps) else [])
+    if not firsts:
         return []
-    first_step, layers = hit[0]
+    first = min(firsts)
+    signal = next((s for s in SIGNALS if s in hits and hits[s][0] == first), None)
+    layers = hits[signal][2] if signal else {}
+    last = max(
+        [found[1] for found in hits.values()] + ([int(losses.steps[-1])] if losses and len(losses.steps) else [])
+    )
     return [
         Finding(
             kind="nonfinite",
-            severity="critical",
-            layer=layers[0].layer,
-            first_step=first_step,
-            last_step=hit[-1][0],
+            severity="info" if _was_skipped(observations, last) else "critical",
+            layer=next(iter(layers), None),
+            first_step=first,
+            last_step=last,
             evidence={
-                "num_nonfinite": layers[0].num_nonfinite,
-                "size": layers[0].size,
-                "layers": [x.layer for x in layers],
+                "signal": signal or "loss",
+                "num_nonfinite": int(next(iter(layers.values()), 0)),
+                "layers": list(layers),
             },
-            **advise("nonfinite", observations.choices, observations.learning_rate),
         )
     ]
+
+
+def _hits(observations: Observations, signal: str) -> tuple[int, int, dict[str, float]] | None:
+    """Return first and last step, and the layers of the first one with their numbers."""
+    table = observations.nonfinite.get(signal)
+    if table is None:
+        return None
+    bad = np.nan_to_num(table.values) > 0
+    rows = np.flatnonzero(bad.any(axis=1))
+    if not rows.size:
+        return None
+    row = rows[0]
+    layers = {layer: float(table.values[row, i]) for i, layer in enumerate(table.layers) if bad[row, i]}
+    return int(table.steps[row]), int(table.steps[rows[-1]]), layers
+
+
+def _was_skipped(observations: Observations, last: int) -> bool:
+    """Whether training went on with finite numbers."""
+    gradient, losses = observations.rms.get("gradient"), observations.scalars.get("train/loss")
+    return all(x is not None and len(x.steps) > 0 and x.steps[-1] > last for x in (gradient, losses))

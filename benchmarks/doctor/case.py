@@ -1,0 +1,157 @@
+"""A case of the doctor's benchmark: everything that decides a run but its seed, as plain numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+
+NUM_SEEDS = 5  # unwatched runs that a label is the median of
+FIRST_SEED = {"tuning": 0, "reporting": 100}  # no seed is in both halves
+HALVES = tuple(FIRST_SEED)
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is built.
+
+    Attributes:
+        family: `mlp`, `cnn`, `rnn`, `lstm`, `gru` or `transformer`.
+        depth: Hidden layers; of recurrent networks stacked ones.
+        width: Units or channels of each.
+        activation: `relu`, `tanh`, `sigmoid`, `gelu` or `elu`; of `rnn`: `tanh` or `relu`.
+        norm: `none`, `layer` or `batch`.
+        residual: `none`, `add`, or `zero`: the branch's weights begin at zero.
+        dropout: Share of the units that are dropped.
+    """
+
+    family: str
+    depth: int
+    width: int
+    activation: str = "relu"
+    norm: str = "none"
+    residual: str = "none"
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the weights begin with.
+
+    Attributes:
+        gain: Standard deviation of the weights over that of the healthy start.
+        recurrent_gain: Singular values of the orthogonal recurrent weights.
+        gate_bias: Bias of the gate that keeps the state (the forget gate, the update gate); an LSTM's input gate gets
+            minus half of it.
+        bias: Bias of the hidden layers.
+        at: The one hidden layer that `gain` and `bias` are for; None for all.
+        scheme: `scaled` (normal, by fan-in and activation), `constant` or `zero`.
+        frozen: The first so many hidden layers do not learn.
+    """
+
+    gain: float = 1.0
+    recurrent_gain: float = 1.0
+    gate_bias: float = 0.0
+    bias: float = 0.0
+    at: int | None = None
+    scheme: str = "scaled"
+    frozen: int = 0
+
+
+@dataclass(frozen=True)
+class Training:
+    """How it learns.
+
+    Attributes:
+        optimizer: `sgd`, `adam` or `rmsprop`.
+        lr: Learning rate.
+        momentum: Of `sgd`; the first beta of `adam`.
+        batch_size: Examples in a batch.
+        num_steps: Steps in all.
+        schedule: `constant`, `warmup` (over the first 30%) or `cosine`.
+        clip: Largest norm of the gradient; 0 for no clipping.
+        loss_factor: What the mean loss is multiplied by: the batch size for a sum.
+        input_factor: What the standardised inputs are multiplied by.
+    """
+
+    optimizer: str = "adam"
+    lr: float = 3e-3
+    momentum: float = 0.9
+    batch_size: int = 64
+    num_steps: int = 300
+    schedule: str = "constant"
+    clip: float = 0.0
+    loss_factor: float = 1.0
+    input_factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happens once, at a step.
+
+    Attributes:
+        kind: `poison` (inputs times `size`, labels of others), `nan_batch`, `lr_jump` (times `size` from there on),
+            `momentum` (first moment times `size`), `moments` (second moment divided by `size`), `nan_state`,
+            `outlier` (inputs times `size`) or `skip` (infinite gradients, and no step is taken).
+        step: On which step.
+        size: How much.
+    """
+
+    kind: str
+    step: int
+    size: float = 1.0
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a doctor should say of the case if it is buggy.
+
+    Attributes:
+        kinds: Kinds that name the fault; any of them is right.
+        paths: Modules at fault; empty where the fault is in none.
+    """
+
+    kinds: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Case:
+    """One candidate. What it was built for (`family`) is no label: labels come from outcomes.
+
+    Attributes:
+        name: `<recipe>/<family>-<number>`; `<recipe>/reference` for the recipe itself.
+        half: `tuning` or `reporting`: all cases of a recipe are in the same half.
+        task: `circles`, `moons`, `blobs`, `digits`, or with a length `pixels-64`, `adding-20`, `copy-50`, `text-32`.
+        family: Fault family, `plain`, or a kind of hard healthy run.
+        reference: Name of the case whose outcome this one is compared with.
+    """
+
+    name: str
+    half: str
+    task: str
+    network: Network
+    training: Training
+    start: Start = field(default_factory=Start)
+    event: Event | None = None
+    family: str = "plain"
+    expected: Expected = field(default_factory=Expected)
+    reference: str = ""
+
+    @property
+    def recipe(self) -> str:
+        """Task and architecture."""
+        return self.name.partition("/")[0]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of the unwatched runs."""
+        first = FIRST_SEED[self.half]
+        return tuple(range(first, first + NUM_SEEDS))
+
+    @property
+    def digest(self) -> str:
+        """Changes with whatever changes a run."""
+        parts = [self.task, self.half, *(asdict(x) for x in (self.network, self.training, self.start))]
+        event = asdict(self.event) if self.event else None
+        return hashlib.sha256(json.dumps([*parts, event]).encode()).hexdigest()[:16]

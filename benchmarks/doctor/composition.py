@@ -1,0 +1,51 @@
+"""The same run as stabletrain would compose it: what a finding's overrides are for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.doctor.case import Case
+
+OPTIMIZERS = {"sgd": "momentum", "adam": "adam", "rmsprop": "rmsprop"}
+SCHEDULES = {"constant": "constant", "warmup": "warmup_cosine", "cosine": "warmup_cosine"}
+RESIDUALS = {"none": "none", "add": "add", "zero": "rezero"}
+DATA = {"circles": "circles", "moons": "circles", "blobs": "blobs", "digits": "digits", "pixels": "digits"}
+STARTS = {
+    "mlp": "he",
+    "cnn": "he",
+    "transformer": "xavier",
+    "rnn": "orthogonal",
+    "lstm": "orthogonal",
+    "gru": "orthogonal",
+}
+
+
+def choices_of(case: Case) -> dict[str, str]:
+    """Return the option of each group that comes closest to a case."""
+    network, kind = case.network, case.task.partition("-")[0]
+    is_recurrent = network.family in ("rnn", "lstm", "gru")
+    return {
+        "model": network.family,
+        "activation": "tanh" if network.family in ("lstm", "gru") else network.activation,
+        "init": STARTS[network.family],
+        "norm": "none" if is_recurrent else network.norm,
+        "residual": "none" if is_recurrent else RESIDUALS[network.residual],
+        "clip": "norm" if case.training.clip else "none",
+        "optimizer": OPTIMIZERS[case.training.optimizer],
+        "schedule": SCHEDULES[case.training.schedule],
+        "data": DATA.get(kind, kind),
+    }
+
+
+def settings_of(case: Case) -> dict[str, Any]:
+    """Return the settings that remedies look at."""
+    settings: dict[str, Any] = {"optimizer.lr": case.training.lr, "model.depth": case.network.depth}
+    if case.training.clip:
+        settings["clip.max_norm"] = case.training.clip
+    return settings
+
+
+def words_of(case: Case) -> list[str]:
+    """Return the overrides that compose it."""
+    settings = {key: value for key, value in settings_of(case).items() if key != "model.depth"}
+    return [*(f"{key}={value}" for key, value in {**choices_of(case), **settings}.items())]

@@ -1,0 +1,88 @@
+"""From outcomes to labels: how a case was built does not matter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median_low
+from typing import NamedTuple
+
+from benchmarks.doctor.case import Case
+
+LABELS = Path(__file__).with_name("labels.json")
+BUGGY_POINTS = 10.0  # so far under its reference, or further
+HEALTHY_POINTS = 3.0  # not further under it than this
+LEAST_REFERENCE = 30.0  # points that a reference must have: an ill one shows nothing
+BUGGY, HEALTHY, BETWEEN, NO_REFERENCE = "buggy", "healthy", "between", "no reference"
+LOST = -1.0  # stands for points that are not finite
+
+
+class Outcome(NamedTuple):
+    """Points of each seed at the end; None where anything was not finite."""
+
+    points: tuple[float | None, ...]
+
+    @property
+    def median(self) -> float | None:
+        """The median over the seeds, None if that run is not finite: it counts as worse than any other."""
+        middle = median_low(LOST if p is None else p for p in self.points)
+        return None if middle == LOST else middle
+
+
+@dataclass(frozen=True)
+class Label:
+    """What came out of a case.
+
+    Attributes:
+        word: `buggy`, `healthy`, `between` (left out), or `no reference` (left out).
+        points: Of each seed.
+        reference: Median points of the reference.
+        seed: The one to be recorded: the first whose own run comes out as the case does.
+    """
+
+    word: str
+    points: tuple[float | None, ...]
+    reference: float | None
+    seed: int
+
+
+def label_of(points: float | None, reference: float | None) -> str:
+    """Return what points are called beside those of the reference."""
+    if reference is None or reference < LEAST_REFERENCE:
+        return NO_REFERENCE
+    if points is None or points <= reference - BUGGY_POINTS:
+        return BUGGY
+    return HEALTHY if points >= reference - HEALTHY_POINTS else BETWEEN
+
+
+def label_all(cases: Sequence[Case], outcomes: Mapping[str, Outcome]) -> dict[str, Label]:
+    """Return the label of each case by name. What a case is compared with has to be healthy itself."""
+    references = {case.name: case.reference for case in cases}
+
+    def word_of(name: str) -> str:
+        if references[name] != name and word_of(references[name]) != HEALTHY:
+            return NO_REFERENCE
+        return label_of(outcomes[name].median, outcomes[references[name]].median)
+
+    found = {}
+    for case in cases:
+        points, reference, word = outcomes[case.name].points, outcomes[case.reference].median, word_of(case.name)
+        agreeing = [seed for seed, p in zip(case.seeds, points, strict=False) if label_of(p, reference) == word]
+        found[case.name] = Label(word, points, reference, agreeing[0] if agreeing else case.seeds[0])
+    return found
+
+
+def write_labels(labels: Mapping[str, Label], path: Path = LABELS) -> None:
+    """Write one line for each case."""
+    lines = [f"{json.dumps(name)}: {json.dumps(asdict(label))}" for name, label in sorted(labels.items())]
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def read_labels(path: Path = LABELS) -> dict[str, Label]:
+    """Return what `write_labels` wrote."""
+    return {
+        name: Label(x["word"], tuple(x["points"]), x["reference"], x["seed"])
+        for name, x in json.loads(path.read_text()).items()
+    }

@@ -1,0 +1,92 @@
+"""Trains labelled cases once more, watched by `st.Doctor`, and keeps what it saw: one npz a case.
+
+    python -m benchmarks.doctor.record --folder FOLDER
+
+Recorded is the seed that `labels.json` names. A recording that is there already is kept. Beside each lies, as
+JSON, what came out of the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import stabletrain as st
+from benchmarks.doctor.case import Case
+from benchmarks.doctor.cases import make_cases
+from benchmarks.doctor.composition import choices_of, settings_of
+from benchmarks.doctor.label import NICE
+from benchmarks.doctor.labels import BUGGY, HEALTHY, read_labels
+from benchmarks.doctor.run import Run
+from stabletrain.diagnosis.history import save
+from stabletrain.diagnosis.observations import Observations
+
+
+def file_name(case: Case, seed: int) -> str:
+    """Return the name of a recording."""
+    return f"{case.digest}-{seed}.npz"
+
+
+def observe(case: Case, seed: int) -> tuple[Observations, float]:
+    """Train a case under the doctor's eyes; return what it saw, and the points at the end.
+
+    The doctor is told the number of steps, and the prior's loss where the loss is a plain mean: whoever sums or weighs
+    the loss is not expected to know it.
+    """
+    run = Run(case, seed)
+    prior_loss = run.task.prior_loss if case.training.loss_factor == 1.0 else None
+    doctor = st.Doctor(run.model, optimizer=run.optimizer, num_steps=case.training.num_steps, prior_loss=prior_loss)
+    points = run(doctor)
+    observations = doctor.observations
+    doctor.detach()
+    settings = {**observations.about.settings, **settings_of(case)}
+    return replace(observations, about=replace(observations.about, choices=choices_of(case), settings=settings)), points
+
+
+def record(job: tuple[Case, int, Path]) -> str:
+    """Record one case unless that was done."""
+    case, seed, folder = job
+    path = folder / file_name(case, seed)
+    if not path.is_file():
+        observations, points = observe(case, seed)
+        part = path.with_name(f"part-{path.name}")
+        save(observations, part)
+        part.rename(path)
+        facts = {"name": case.name, "seed": seed, "points": None if math.isnan(points) else round(points, 2)}
+        path.with_suffix(".json").write_text(json.dumps(facts))
+    return case.name
+
+
+def _begin() -> None:
+    os.nice(max(0, NICE - os.nice(0)))
+    torch.set_num_threads(1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="where recordings are kept")
+    parser.add_argument("--processes", type=int, default=2)
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    labels = read_labels()
+    jobs: list[Any] = [
+        (case, labels[case.name].seed, options.folder)
+        for case in make_cases()
+        if labels[case.name].word in (BUGGY, HEALTHY)
+    ]
+    with multiprocessing.get_context("spawn").Pool(options.processes, _begin) as pool:
+        for count, name in enumerate(pool.imap_unordered(record, jobs), 1):
+            if count % 50 == 0:
+                print(f"{count} of {len(jobs)} recordings, the last {name}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

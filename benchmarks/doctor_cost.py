@@ -1,0 +1,132 @@
+"""What the doctor adds to a watched training step in Lightning: all its time over that of the steps without it.
+
+    python benchmarks/doctor_cost.py
+
+Timed is everything that happens on its account: what it keeps of each snapshot and number, what it records, and the
+rules. It looks as often as its callback does in a run. The steps are those of `benchmarks/watching.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+from watching_lightning import OPTIONS, Module
+from watching_workloads import ON_CPU, ON_CUDA, WORKLOADS, Stepper
+
+from stabletrain.callbacks import Doctor, GradientWatch
+
+SKIPPED = 20  # first steps: everything is cold there
+
+
+class Timed(Doctor):
+    """The doctor with a clock around all it does; `spent` has its seconds by step."""
+
+    def __init__(self) -> None:
+        super().__init__(say=lambda line: None)
+        self.spent: list[float] = []
+        self._now = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        assert self._writer is not None
+        self._writer.listeners = [_Clock(listener, self) for listener in self._writer.listeners]
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        start, before = time.perf_counter(), self._now
+        super().on_train_batch_end(*args, **kwargs)
+        self._now = before + time.perf_counter() - start  # the listeners within are part of it
+        self.spent.append(self._now)
+        self._now = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count time that was spent outside of the callback."""
+        self._now += seconds
+
+
+class _Clock:
+    """A listener of the record, with a clock around it."""
+
+    def __init__(self, listener: Any, doctor: Timed) -> None:
+        self._listener, self._doctor = listener, doctor
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._listener, name)
+
+        def timed(*args: Any) -> None:
+            start = time.perf_counter()
+            method(*args)
+            self._doctor.add(time.perf_counter() - start)
+
+        return timed
+
+
+class Steps(pl.Callback):
+    """Takes the time of every step, the callbacks' included."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._start = 0.0
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
+        now = time.perf_counter()
+        if index:
+            self.seconds.append(now - self._start)
+        self._start = now
+
+
+def measure(stepper: Stepper, option: str, num_steps: int, folder: Path) -> tuple[float, list[float]]:
+    """Return the median milliseconds of a step, and what the doctor adds in percent over each tenth of the run."""
+    doctor, steps = Timed(), Steps()
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = pl.Trainer(
+            max_steps=num_steps,
+            accelerator="cpu" if stepper.device.type == "cpu" else "gpu",
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+            callbacks=[steps, GradientWatch(**OPTIONS[option][0]), doctor],
+        )
+        trainer.fit(Module(stepper), DataLoader([torch.zeros(1)] * num_steps, batch_size=None))
+    spent, taken = (np.array(x)[SKIPPED : num_steps - 1] for x in (doctor.spent, steps.seconds))
+    shares = [
+        100 * float(a.sum() / (b.sum() - a.sum()))
+        for a, b in zip(np.array_split(spent, 10), np.array_split(taken, 10), strict=True)
+    ]
+    return 1e3 * statistics.median(taken - spent), shares
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=1000, help="of each run (1000)")
+    options = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    print("| workload | ms a step | watch | the doctor adds (least … most of ten parts) |\n|---|---|---|---|")
+    for name in ON_CUDA if device.type == "cuda" else ON_CPU:
+        stepper = Stepper(WORKLOADS[name], device)
+        for option in ("`watch=default`", "`watch=every_step`"):
+            with tempfile.TemporaryDirectory() as folder:
+                ms, shares = measure(stepper, option, options.steps, Path(folder))
+            row = [WORKLOADS[name].title, f"{ms:.1f}", option]
+            row += [f"+{np.mean(shares):.2f}% ({min(shares):.2f} … {max(shares):.2f})"]
+            print(f"| {' | '.join(row)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

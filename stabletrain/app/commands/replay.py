@@ -1,0 +1,84 @@
+"""`diagnose RUN_DIR --replay`: the step that stopped a run, once more, from its bundle."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from torch.optim import Optimizer
+
+from stabletrain.app.build import build
+from stabletrain.errors import RequestError
+from stabletrain.record.folder import RunFolder
+from stabletrain.signal.offender import Offender
+from stabletrain.training.offender import BUNDLE, FOLDER, find_in_step
+
+WHOLE = {"64-true": torch.float64, "64": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}
+
+
+def replay(folder: RunFolder | Path | str) -> Offender | None:
+    """Build the network of `config.yaml`, take up the bundle's state, and find the first offender again.
+
+    Args:
+        folder: The run's folder.
+
+    Returns:
+        The offender, as the run found it; None if all is finite on this machine.
+
+    Raises:
+        RequestError: The run left no bundle.
+    """
+    folder = folder if isinstance(folder, RunFolder) else RunFolder(folder)
+    bundle = load_bundle(folder)
+    module = build(yaml.safe_load(folder.config.read_text())).module
+    precision = bundle["precision"]
+    module.to(dtype=WHOLE.get(precision, torch.float32))
+    module.load_state_dict(bundle["state_dict"])
+    module.train()
+    optimizer = _optimizer(module, bundle)
+    cast = torch.autocast("cpu", torch.bfloat16) if precision == "bf16-mixed" else nullcontext()
+    with cast:
+        return find_in_step(module, bundle["batch"], bundle["batch_idx"], bundle["random"], optimizer)
+
+
+def load_bundle(folder: RunFolder) -> dict[str, Any]:
+    """Return what `training.offender.OffenderBundle` wrote, on the host."""
+    path = folder.path / FOLDER / BUNDLE
+    if not path.is_file():
+        raise RequestError(
+            "This run left no step to replay: no gradient that was not finite stopped it.",
+            key="RUN_DIR",
+            found=str(folder.path),
+            allowed=f"a run with {FOLDER}/{BUNDLE}",
+            command=f"python -m stabletrain diagnose {folder.path}",
+        )
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _optimizer(module: pl.LightningModule, bundle: dict[str, Any]) -> Optimizer | None:
+    """Return the optimizer with its state, if the module makes a single one without a trainer."""
+    planned = bundle["num_steps"]
+    trainer: Any = SimpleNamespace(
+        estimated_stepping_batches=int(planned) if math.isfinite(planned) else planned,
+        world_size=1,
+        global_step=bundle["step"],
+    )
+    module._trainer = trainer  # all that our own module asks of it
+    if len(bundle["optimizers"]) != 1:
+        return None
+    found: Any = module.configure_optimizers()
+    while not isinstance(found, Optimizer):
+        if isinstance(found, dict) and "optimizer" in found:
+            found = found["optimizer"]
+        elif isinstance(found, list | tuple) and found:
+            found = found[0]
+        else:
+            return None
+    found.load_state_dict(bundle["optimizers"][0])
+    return found

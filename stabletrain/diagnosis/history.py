@@ -1,0 +1,193 @@
+"""A run's numbers as they come in, in bounded memory; what a replay of the record collects is the same."""
+
+from __future__ import annotations
+
+import json
+import math
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from stabletrain.diagnosis.observations import About, Observations, Series, Table, Waves
+from stabletrain.signal.measures import LayerStatistics, Measures
+from stabletrain.signal.snapshot import GRADIENT, WEIGHT, Snapshot
+
+PARAMETERS = (GRADIENT, WEIGHT)  # signals whose layers are parameters
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+MAX_ROWS = 4096  # of a table; then every other row goes, and from there on every other one is kept
+
+
+class Rows:
+    """Rows of numbers by step. Beyond `max_rows` each 2nd, 4th, … one stays, by their count alone."""
+
+    def __init__(self, max_rows: int = MAX_ROWS) -> None:
+        self.max_rows = max_rows
+        self.stride = 1
+        self.num_seen = 0
+        self.steps: list[int] = []
+        self.rows: list[np.ndarray] = []
+
+    def add(self, step: int, row: np.ndarray) -> None:
+        """Append a row; a step that was seen already (a run that went back and on) replaces what came from there on."""
+        while self.steps and self.steps[-1] >= step:
+            self.steps.pop()
+            self.rows.pop()
+        if self.num_seen % self.stride == 0:
+            self.steps.append(step)
+            with np.errstate(over="ignore"):  # what lies beyond float32 is Inf
+                self.rows.append(row.astype(np.float32))
+            if len(self.rows) > self.max_rows:
+                self.steps, self.rows, self.stride = self.steps[::2], self.rows[::2], 2 * self.stride
+        self.num_seen += 1
+
+    def stacked(self, num_columns: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return steps (T,) and values (T, num_columns) in float64."""
+        values = np.stack(self.rows) if self.rows else np.empty((0, num_columns), np.float32)
+        return np.array(self.steps, np.int64), values.astype(np.float64)
+
+
+class History:
+    """Collects what a run measures. Numbers are rounded to float32, as the record keeps them.
+
+    Args:
+        about: What is known of the run.
+        max_rows: Rows kept of each table.
+    """
+
+    def __init__(self, about: About | None = None, max_rows: int = MAX_ROWS) -> None:
+        self.about = about or About()
+        self._max_rows = max_rows
+        self._layers: dict[tuple[str, str], tuple[str, ...]] = {}  # (field, signal): names of the columns
+        self._rows: dict[tuple[str, str], Rows] = {}
+        self._scalars: dict[str, tuple[array, array]] = {}
+        self._num_nonfinite: dict[str, int] = {}
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of all parameters seen so far."""
+        seen = {layer for (_, signal), layers in self._layers.items() if signal in PARAMETERS for layer in layers}
+        return tuple(sorted(seen))
+
+    def add_snapshot(self, snapshot: Snapshot) -> None:
+        """Add the statistics of one step, of all signals."""
+        for signal, layers in {GRADIENT: snapshot.layers, **snapshot.signals}.items():
+            measures = Measures.of([*layers]) if not isinstance(layers, Measures) else layers
+            if len(measures):
+                self.add("rms", signal, snapshot.step, measures.layers, measures.arrays.rms)
+                self.add("nonfinite", signal, snapshot.step, measures.layers, measures.arrays.num_nonfinite)
+        for kind, shares in getattr(snapshot, "units", {}).items():
+            if shares:
+                self.add_units(snapshot.step, kind, shares)
+
+    def add_units(self, step: int, kind: str, shares: Mapping[str, float]) -> None:
+        """Add the share of `dead` or `saturated` units by layer."""
+        self.add("units", kind, step, tuple(shares), np.array(list(shares.values())))
+
+    def add_time(self, step: int, layer: str, norms: np.ndarray) -> None:
+        """Add ‖∂L/∂h_t‖ of a recurrent layer; a sequence of another length begins anew."""
+        columns = tuple(map(str, range(len(norms))))
+        key = ("time", layer)
+        if self._layers.get(key, columns) != columns:
+            del self._rows[key], self._layers[key]
+        self.add(*key, step, columns, norms)
+
+    def add_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Add numbers of one step; all of them are kept. One that is not finite counts as `<signal>/nonfinite`."""
+        for name, value in finite_scalars(scalars, self._num_nonfinite).items():
+            steps, values = self._scalars.setdefault(name, (array("q"), array("f")))
+            while steps and steps[-1] >= step:
+                steps.pop(), values.pop()
+            steps.append(step)
+            values.append(value)
+
+    def observations(self) -> Observations:
+        """Return all that was collected so far."""
+        found: dict[str, dict[str, Table]] = {"rms": {}, "nonfinite": {}, "units": {}}
+        time: dict[str, Waves] = {}
+        for (name, signal), rows in self._rows.items():
+            layers = self._layers[name, signal]
+            steps, values = rows.stacked(len(layers))
+            if name == "time":
+                time[signal] = Waves(steps, values)
+            else:
+                found[name][signal] = Table(steps, layers, values)
+        scalars = {
+            name: Series(np.array(steps, np.int64), np.array(values, np.float64))
+            for name, (steps, values) in self._scalars.items()
+        }
+        return Observations(**found, time=time, scalars=scalars, about=self.about)
+
+    def add(self, name: str, signal: str, step: int, layers: Sequence[str], values: np.ndarray) -> None:
+        """Add one row of a table: `rms` or `nonfinite` of a signal, or `units` of a kind."""
+        key, layers = (name, signal), tuple(layers)
+        known = self._layers.setdefault(key, layers)
+        rows = self._rows.setdefault(key, Rows(self._max_rows))
+        if layers != known:
+            values, known = _join(known, layers, np.asarray(values, np.float64), rows)
+            self._layers[key] = known
+        rows.add(step, np.asarray(values))
+
+
+def finite_scalars(scalars: Mapping[str, float], num_nonfinite: dict[str, int]) -> dict[str, float]:
+    """Return scalars as the record keeps them: finite in float32, the others counted by signal."""
+    kept = {name: value for name, value in scalars.items() if abs(value) <= FLOAT32_MAX}
+    for name in [name for name, value in scalars.items() if not math.isfinite(value)]:
+        signal = f"{name.partition('/')[0]}/nonfinite"
+        num_nonfinite[signal] = num_nonfinite.get(signal, 0) + 1
+        kept[signal] = num_nonfinite[signal]
+    return kept
+
+
+def total_norm(layers: Sequence[LayerStatistics]) -> float | None:
+    """Return the 2-norm over all layers; None if an element is not finite, or if there is no layer."""
+    measures = Measures.of(layers)
+    if not len(measures) or measures.arrays.num_nonfinite.any():
+        return None
+    norm = math.hypot(*np.nan_to_num(measures.arrays.rms * np.sqrt(measures.sizes)).tolist())
+    return norm if math.isfinite(norm) else None
+
+
+def _join(known: tuple[str, ...], layers: tuple[str, ...], values: np.ndarray, rows: Rows) -> tuple[np.ndarray, tuple]:
+    """Return a row with the columns of both, and their names; earlier rows get NaN in what is new."""
+    new = tuple(layer for layer in layers if layer not in set(known))
+    if new:
+        rows.rows = [np.concatenate([row, np.full(len(new), np.nan, np.float32)]) for row in rows.rows]
+    together = tuple(sorted(known + new))  # the index in a layer's name is its place in forward order
+    if together != known + new:
+        order = [(known + new).index(layer) for layer in together]
+        rows.rows = [row[order] for row in rows.rows]
+    by_layer = dict(zip(layers, values, strict=True))
+    return np.array([by_layer.get(layer, np.nan) for layer in together]), together
+
+
+def save(observations: Observations, path: Path | str) -> None:
+    """Write observations as one npz file."""
+    arrays: dict[str, np.ndarray] = {"about": np.array(json.dumps(asdict(observations.about)))}
+    for name in ("rms", "nonfinite", "units"):
+        for key, table in getattr(observations, name).items():
+            arrays[f"{name}|{key}|steps"], arrays[f"{name}|{key}|layers"] = table.steps, np.array(table.layers)
+            arrays[f"{name}|{key}|values"] = table.values.astype(np.float32)
+    for name in ("time", "scalars"):
+        for key, found in getattr(observations, name).items():
+            arrays[f"{name}|{key}|steps"] = found.steps
+            arrays[f"{name}|{key}|values"] = found.values.astype(np.float32)
+    np.savez_compressed(path, **arrays)  # pyright: ignore[reportArgumentType]
+
+
+def load(path: Path | str) -> Observations:
+    """Read what `save` wrote."""
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    about = About(**json.loads(str(arrays.pop("about"))))
+    found: dict[str, dict] = {"rms": {}, "nonfinite": {}, "units": {}, "time": {}, "scalars": {}}
+    for place in {name.rpartition("|")[0] for name in arrays}:
+        name, _, key = place.partition("|")
+        steps, values = arrays[f"{place}|steps"], arrays[f"{place}|values"].astype(np.float64)
+        if name in ("time", "scalars"):
+            found[name][key] = Waves(steps, values) if name == "time" else Series(steps, values)
+        else:
+            found[name][key] = Table(steps, tuple(map(str, arrays[f"{place}|layers"])), values)
+    return Observations(**found, about=about)

@@ -1,0 +1,53 @@
+"""Numbers of the layers that can be compared with each other: weights, not biases, gains or what is frozen."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stabletrain.diagnosis.observations import Observations, Table
+
+
+def weights(observations: Observations, signal: str) -> Table | None:
+    """Return the rms of all weights by step, in forward order; None if there is none.
+
+    A bias or a gain has one axis: its gradient is summed over positions and says nothing over depth. Without word of
+    the axes a name decides.
+    """
+    table = observations.rms.get(signal)
+    if table is None:
+        return None
+    kept = tuple(layer for layer in table.layers if _is_weight(layer, observations))
+    return table.of(kept) if kept else None
+
+
+def _is_weight(layer: str, observations: Observations) -> bool:
+    num_dims = observations.about.num_dims.get(layer)
+    return num_dims > 1 if num_dims is not None else "bias" not in layer.rpartition(".")[2]
+
+
+def update_ratios(observations: Observations) -> Table | None:
+    """Return ‖ΔW‖/‖W‖ of all weights by step; NaN of those that began at zero. None if not measured.
+
+    What began at zero has no size of its own that a step could be compared with.
+    """
+    update, weight = weights(observations, "update"), weights(observations, "weight")
+    if update is None or weight is None:
+        return None
+    layers = tuple(layer for layer in update.layers if layer in set(weight.layers))
+    steps, rows, columns = np.intersect1d(update.steps, weight.steps, assume_unique=True, return_indices=True)
+    if not layers or not len(steps):
+        return None
+    below = weight.of(layers).values[columns]
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        ratios = np.where((below > 0) & (below[0] > 0), update.of(layers).values[rows] / below, np.nan)
+    return Table(steps, layers, ratios)
+
+
+def row_medians(table: Table) -> np.ndarray:
+    """Return the median over the layers for each step, NaN where no layer was measured."""
+    found = np.full(len(table.steps), np.nan)
+    for i, row in enumerate(table.values):
+        present = row[~np.isnan(row)]
+        if present.size:
+            found[i] = np.median(present)
+    return found

@@ -1,0 +1,80 @@
+"""Clipping that does nothing where it should, or everything."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stabletrain.diagnosis.finding import Finding
+from stabletrain.diagnosis.observations import Observations
+from stabletrain.diagnosis.progress import progress_of
+from stabletrain.diagnosis.rules.depth import find_exploding, find_norm_explosion
+
+ALWAYS = 0.95  # of the looks
+MIN_LOOKS = 20
+CONSTANT = 0.01  # relative deviation of the norm after clipping
+HARD = 10.0  # norm before over norm after: nine tenths of each step are cut away
+PATIENCE = 0.3  # of the budget
+ACTS = 1e-4  # relative: what is cut less was not cut
+
+
+def find_clip_always(observations: Observations) -> list[Finding]:
+    """Find clipping that acts on more than 95% of the last looks and leaves one norm: it is the learning rate now.
+
+    With SGD a step is then lr · max_norm long whatever the gradient (Pascanu et al. 2013, section 3.2).
+    """
+    found = _norms(observations)
+    if found is None or len(found[0]) < MIN_LOOKS:
+        return []
+    steps, before, after = found
+    acts = after < before * (1 - ACTS)
+    last = slice(-MIN_LOOKS, None)
+    level = float(np.median(after[last]))
+    if acts[last].mean() <= ALWAYS or np.median(np.abs(after[last] - level)) > CONSTANT * level:
+        return []
+    factor = float(np.median(before[last] / np.maximum(after[last], 1e-30)))
+    progress = progress_of(observations)
+    suffers = progress is not None and progress.suffers and progress.share >= PATIENCE and factor > HARD
+    start = len(acts) - 1
+    while start and acts[start - 1]:
+        start -= 1
+    return [
+        Finding(
+            kind="clip_always",
+            severity="warning" if suffers else "info",
+            layer=None,
+            first_step=int(steps[start]),
+            last_step=int(steps[-1]),
+            evidence={"share_clipped": round(float(acts.mean()), 3), "norm_before_over_after": round(factor, 2)},
+        )
+    ]
+
+
+def find_clip_ineffective(observations: Observations) -> list[Finding]:
+    """Find clipping that was asked for and never acts, though the gradient explodes."""
+    found = _norms(observations)
+    chosen = observations.about.choices.get("clip", "none")
+    if found is None or chosen == "none" or len(found[0]) < MIN_LOOKS:
+        return []
+    steps, before, after = found
+    exploding = [f for f in find_norm_explosion(observations) + find_exploding(observations) if f.severity != "info"]
+    if (after < before * (1 - ACTS)).any() or not exploding:
+        return []
+    return [
+        Finding(
+            kind="clip_ineffective",
+            severity="warning",
+            layer=None,
+            first_step=exploding[0].first_step,
+            last_step=int(steps[-1]),
+            evidence={"share_clipped": 0.0, "largest_norm": float(before.max()), "clip": chosen},
+        )
+    ]
+
+
+def _norms(observations: Observations) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Return steps, and norms before and after, where both were measured."""
+    before, after = (observations.scalars.get(name) for name in ("gradient/norm/total", "clip/norm_after"))
+    if before is None or after is None:
+        return None
+    steps, rows, columns = np.intersect1d(before.steps, after.steps, assume_unique=True, return_indices=True)
+    return (steps, before.values[rows], after.values[columns]) if len(steps) else None

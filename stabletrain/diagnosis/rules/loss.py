@@ -1,0 +1,185 @@
+"""What the loss alone tells: it jumps, swings, or stays where guessing would be."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stabletrain.diagnosis.finding import Finding
+from stabletrain.diagnosis.observations import Observations, Series
+from stabletrain.diagnosis.progress import WORSE, Progress, progress_of, running_medians
+from stabletrain.diagnosis.windows import FLOOR, decades, find_outliers, first_run
+
+SPIKE_LENGTH = 5  # in a row (KillLossSpike): one outlier batch is none
+SPIKE_WARMUP = 20  # losses before a spike can be told
+MATERIAL = 0.1  # of the baseline: a converged network's small losses vary by any factor
+SWING = 0.15  # of the baseline: half of what lies between the quantiles 0.16 and 0.84 of the last third
+MIN_CROSSINGS = 6  # of their median: a drift crosses once
+OSCILLATION_PATIENCE = 0.1  # of the budget
+BACK_AND_FORTH = 0.05  # of the accuracy, from one validation to the next
+RETURNED = 0.4  # of all that was gained and lost
+LAST_VALIDATIONS = 3
+FORGOTTEN = 0.25  # of the accuracy, from the best validation to the last ones
+MIN_VALIDATIONS = 10
+TURNS_PATIENCE = 0.8  # of the budget
+PROGRESS_PATIENCE = 0.3  # of the budget
+CRITICAL_PATIENCE = 0.5
+PROGRESS = 0.03  # of the baseline: below, nothing was learned
+PROGRESS_AT_THE_END = 0.1
+LATE = 0.8  # of the budget: what still falls by then will not arrive
+MIN_STEPS = 500  # where no number of steps is planned
+MIN_PLANNED_STEPS = 100  # a trial of a few steps is no training
+
+
+def find_loss_spike(observations: Observations) -> list[Finding]:
+    """Find a loss that jumped far above its past, five steps in a row at least.
+
+    z = (log10 L - median) / (1.4826 MAD) > 6, or its median over five stands 0.15 baselines above its best. It is
+    worth no more than a note if the loss came back. Or the validation's accuracy fell by a quarter below its best and
+    stays there, whatever the training's loss does: statistics that only the validation uses may be spoiled.
+    """
+    spike = _find_spike(observations)
+    return spike if any(f.severity != "info" for f in spike) else _find_forgotten(observations) or spike
+
+
+def _find_forgotten(observations: Observations) -> list[Finding]:
+    scores = observations.scalars.get("val/accuracy")
+    if scores is None or len(scores.values) <= LAST_VALIDATIONS:
+        return []
+    best, now = int(np.argmax(scores.values[:-LAST_VALIDATIONS])), float(np.median(scores.values[-LAST_VALIDATIONS:]))
+    if scores.values[best] - now <= FORGOTTEN:
+        return []
+    fallen = np.flatnonzero(scores.values[best:] < scores.values[best] - FORGOTTEN)
+    return [
+        Finding(
+            kind="loss_spike",
+            severity="critical",
+            layer=None,
+            first_step=int(scores.steps[best + fallen[0]]),
+            last_step=int(scores.steps[-1]),
+            evidence={"accuracy": now, "best_accuracy": float(scores.values[best]), "threshold": FORGOTTEN},
+        )
+    ]
+
+
+def _find_spike(observations: Observations) -> list[Finding]:
+    losses, progress = observations.scalars.get("train/loss"), progress_of(observations)
+    if losses is None or progress is None or len(losses.steps) <= SPIKE_WARMUP:
+        return []
+    start = _spike_start(losses, progress)
+    if start is None:
+        return []
+    level = float(np.median(losses.values[-SPIKE_LENGTH:]))
+    usual = float(np.median(losses.values[max(0, start - SPIKE_WARMUP) : start]))
+    stays = level - usual > MATERIAL * abs(progress.baseline)
+    severity = "critical" if stays and progress.suffers else "info"
+    last = len(losses.steps) - 1 if stays else min(start + SPIKE_LENGTH, len(losses.steps) - 1)
+    return [
+        Finding(
+            kind="loss_spike",
+            severity=severity,
+            layer=None,
+            first_step=int(losses.steps[start]),
+            last_step=int(losses.steps[last]),
+            evidence={"usual_loss": usual, "largest_loss": float(losses.values[start:].max()), "threshold_z": 6},
+        )
+    ]
+
+
+def _spike_start(losses: Series, progress: Progress) -> int | None:
+    values = losses.values
+    logs = decades(np.maximum(values, 10**FLOOR))
+    starts = [first_run(find_outliers(logs.tolist(), warmup=SPIKE_WARMUP), SPIKE_LENGTH)]
+    levels = running_medians(values, SPIKE_LENGTH)
+    lowest = np.minimum.accumulate(levels)
+    worse = levels[SPIKE_LENGTH:] - lowest[:-SPIKE_LENGTH] > WORSE * abs(progress.baseline)
+    place = first_run(worse, SPIKE_LENGTH)
+    starts.append(None if place is None else place + SPIKE_LENGTH + SPIKE_LENGTH // 2)
+    rises = [i for i in starts if i is not None and i >= SPIKE_WARMUP]
+    return min((i for i in rises if _rise(values, i) > MATERIAL * abs(progress.baseline)), default=None)
+
+
+def _rise(values: np.ndarray, start: int) -> float:
+    usual = np.median(values[max(0, start - SPIKE_WARMUP) : start])
+    return float(np.median(values[start : start + SPIKE_LENGTH]) - usual)
+
+
+def find_oscillation(observations: Observations) -> list[Finding]:
+    """Find losses that swing widely about a level that does not fall, or a validation that goes back and forth.
+
+    (q84 - q16) / 2 of the last third > 0.15 baselines: quantiles, as the median of two levels is one of them. Or
+    median |Δa| > 0.05 over the validations of the last half, a being the accuracy, with 1 - |ΣΔa|/Σ|Δa| > 0.4: what is
+    gained from one to the next is lost again (AutoTrainer's oscillation counts such turns).
+    """
+    swing = _find_swing(observations)
+    return swing if any(f.severity != "info" for f in swing) else _find_back_and_forth(observations) or swing
+
+
+def _find_back_and_forth(observations: Observations) -> list[Finding]:
+    scores, progress = observations.scalars.get("val/accuracy"), progress_of(observations)
+    if scores is None or progress is None or progress.share < TURNS_PATIENCE or len(scores.values) < MIN_VALIDATIONS:
+        return []
+    half = len(scores.values) // 2
+    changes = np.diff(scores.values[half:])
+    typical, total = float(np.median(np.abs(changes))), float(np.abs(changes).sum())
+    if typical <= BACK_AND_FORTH or total - abs(changes.sum()) <= RETURNED * total:
+        return []
+    return [
+        Finding(
+            kind="oscillation",
+            severity="warning",
+            layer=None,
+            first_step=int(scores.steps[half]),
+            last_step=int(scores.steps[-1]),
+            evidence={"change_of_accuracy": round(typical, 3), "threshold": BACK_AND_FORTH},
+        )
+    ]
+
+
+def _find_swing(observations: Observations) -> list[Finding]:
+    losses, progress = observations.scalars.get("train/loss"), progress_of(observations)
+    if losses is None or progress is None or progress.share < OSCILLATION_PATIENCE:
+        return []
+    last = losses.values[-max(SPIKE_WARMUP, len(losses.values) // 3) :]
+    low, high = np.quantile(last, (0.16, 0.84))  # one deviation either way of a normal distribution
+    middle, spread = (low + high) / 2, float(high - low) / 2
+    crossings = int(np.count_nonzero(np.diff(last > middle)))
+    if len(last) < SPIKE_WARMUP or spread < SWING * abs(progress.baseline) or crossings < MIN_CROSSINGS:
+        return []
+    half = len(last) // 2
+    falls = last[:half].mean() - last[half:].mean() > spread / 2
+    return [
+        Finding(
+            kind="oscillation",
+            severity="warning" if progress.suffers and not falls else "info",
+            layer=None,
+            first_step=int(losses.steps[-len(last)]),
+            last_step=int(losses.steps[-1]),
+            evidence={"swing": round(spread / abs(progress.baseline), 3), "threshold": SWING, "crossings": crossings},
+        )
+    ]
+
+
+def find_no_progress(observations: Observations) -> list[Finding]:
+    """Find a loss that after three tenths of the steps is not below that of a guess, and does not fall.
+
+    Not below is 3%, rising to 10% at the end of the plan, where a loss that still falls does not count either.
+    """
+    losses, progress = observations.scalars.get("train/loss"), progress_of(observations)
+    if losses is None or progress is None or (progress.is_falling and progress.share < LATE):
+        return []
+    late = max(0.0, progress.share - PROGRESS_PATIENCE) / (1 - PROGRESS_PATIENCE) if progress.is_planned else 0.0
+    if progress.best_fall > PROGRESS + (PROGRESS_AT_THE_END - PROGRESS) * late:
+        return []  # something was learned; what became of it is another rule's case
+    least = MIN_PLANNED_STEPS if progress.is_planned else MIN_STEPS
+    if progress.share < PROGRESS_PATIENCE or losses.steps[-1] + 1 < least:
+        return []
+    return [
+        Finding(
+            kind="no_progress",
+            severity="critical" if progress.share >= CRITICAL_PATIENCE else "warning",
+            layer=None,
+            first_step=int(losses.steps[0]),
+            last_step=int(losses.steps[-1]),
+            evidence={"loss": progress.now, "guess": progress.baseline, "fall": round(progress.fall, 4)},
+        )
+    ]

@@ -1,0 +1,125 @@
+"""Steps that are too large for the weights they change, or too small to get anywhere."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stabletrain.diagnosis.finding import Finding
+from stabletrain.diagnosis.layers import row_medians, update_ratios
+from stabletrain.diagnosis.observations import Observations, Series
+from stabletrain.diagnosis.progress import Progress, last_step, progress_of, share_done
+
+TOO_FAR = 0.1  # ‖ΔW‖/‖W‖, median over the weights: a hundred times the usual 1e-3 (Karpathy 2015)
+FAR_TOO_FAR = 0.3
+TORN = 1.0  # a step as large as the weight: nothing of what it was is left
+NUM_LOOKS = 3  # in a row
+PATIENCE = 0.03  # of the budget
+PATIENCE_NEAR = 0.1  # … below `FAR_TOO_FAR`
+JUMP = 3.0  # of the learning rate from one step to the next; warm-ups take smaller ones after their first steps
+BEFORE, AFTER = 20, 3  # losses to compare around a jump
+HARM = 0.1  # of the baseline: what the loss rises by
+TOO_SHORT = 0.05  # planned steps · ‖ΔW‖/‖W‖: weights that will have moved by a twentieth stay what they were drawn as
+STILL = 1e-5  # ‖ΔW‖/‖W‖ where the number of steps is unknown (SageMaker Debugger, AutoTrainer)
+PATIENCE_LOW = 0.05
+STEEP, UNFINISHED = 0.1, 0.7  # of the loss from one tenth of the plan to the next; of the baseline
+
+
+def find_lr_too_high(observations: Observations) -> list[Finding]:
+    """Find steps too large for their weights, or a learning rate that jumped, where the loss suffers.
+
+    r = median over the weights of ‖ΔW‖/‖W‖ > 0.1 on any look; beyond 0.3 a loss that lags is enough to alarm.
+    """
+    progress = progress_of(observations)
+    jump = _find_jump(observations, progress)
+    if jump is not None:
+        return [jump]
+    ratios = update_ratios(observations)
+    if ratios is None:
+        return []
+    medians = row_medians(ratios)
+    beyond = np.flatnonzero(medians > TOO_FAR)
+    if not beyond.size:
+        return []
+    step = int(ratios.steps[beyond[0]])
+    largest = float(np.nanmax(medians))
+    share = share_done(observations, last_step(observations))
+    ill = progress is None or (progress.lags if largest > FAR_TOO_FAR else progress.suffers)
+    suffers = ill and (progress is None or share >= (PATIENCE if largest > FAR_TOO_FAR else PATIENCE_NEAR))
+    return [
+        Finding(
+            kind="lr_too_high",
+            severity="info" if not suffers else "critical" if largest > TORN else "warning",
+            layer=None,
+            first_step=step,
+            last_step=int(ratios.steps[beyond[-1]]),
+            evidence={"update_ratio": float(f"{largest:.3g}"), "threshold": TOO_FAR, **_lr(observations)},
+        )
+    ]
+
+
+def _find_jump(observations: Observations, progress: Progress | None) -> Finding | None:
+    """Return a learning rate that went up at once, after which the loss went up too."""
+    rates, losses = observations.scalars.get("lr"), observations.scalars.get("train/loss")
+    if rates is None or losses is None or progress is None or len(rates.steps) < 2:
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factors = rates.values[1:] / rates.values[:-1]
+    jumps = np.flatnonzero((factors > JUMP) & (rates.values[:-1] > 0) & (rates.steps[1:] > BEFORE)) + 1
+    for place in jumps[::-1]:
+        step = int(rates.steps[place])
+        before, after = _around(losses, step)
+        broke = "train/nonfinite" in observations.scalars and len(after) < AFTER
+        rose = len(after) >= AFTER and np.median(after) - np.median(before) > HARM * abs(progress.baseline)
+        if len(before) and (broke or rose) and (broke or progress.suffers or progress.now > np.median(before)):
+            evidence = {"lr_before": float(rates.values[place - 1]), "lr": float(rates.values[place])}
+            last = int(losses.steps[-1])
+            return Finding("lr_too_high", "critical", None, step, max(step, last), evidence | {"threshold": JUMP})
+    return None
+
+
+def _around(losses: Series, step: int) -> tuple[np.ndarray, np.ndarray]:
+    place = int(np.searchsorted(losses.steps, step, side="right"))  # the loss of the jump's step is from before it
+    return losses.values[max(0, place - BEFORE) : place], losses.values[place : place + BEFORE]
+
+
+def find_lr_too_low(observations: Observations) -> list[Finding]:
+    """Find steps so small that the weights will stay where they began: planned steps · median ‖ΔW‖/‖W‖ < 0.05.
+
+    Or a plan that is over while the loss still falls steeply: the last tenth lies 10% below the tenth before it, and
+    less than 70% of a guess was learned away.
+    """
+    ratios, progress = update_ratios(observations), progress_of(observations)
+    if ratios is None or progress is None or len(ratios.steps) < NUM_LOOKS or _is_warming_up(observations):
+        return []
+    medians = row_medians(ratios)
+    if np.isnan(medians).all():
+        return []
+    typical, num_steps = float(np.nanmedian(medians)), observations.about.num_steps
+    is_short = typical * num_steps < TOO_SHORT if num_steps else typical < STILL
+    is_short = is_short and not np.nanmax(medians) > TOO_FAR  # else they stand still since they were torn apart
+    is_cut_off = progress.is_planned and progress.share >= 1 and progress.steepness > STEEP
+    is_cut_off = is_cut_off and progress.is_falling and 0 < progress.fall < UNFINISHED
+    if not is_short and not is_cut_off:
+        return []
+    step = int(ratios.steps[-1])
+    suffers = (progress.lags or is_cut_off) and share_done(observations, step) >= PATIENCE_LOW
+    return [
+        Finding(
+            kind="lr_too_low",
+            severity="warning" if suffers else "info",
+            layer=None,
+            first_step=int(ratios.steps[0]),
+            last_step=step,
+            evidence={"update_ratio": float(f"{typical:.3g}"), "num_steps": num_steps, **_lr(observations)},
+        )
+    ]
+
+
+def _is_warming_up(observations: Observations) -> bool:
+    rates = observations.scalars.get("lr")
+    return rates is not None and len(rates.steps) > 1 and rates.values[-1] > rates.values[:-1].max()
+
+
+def _lr(observations: Observations) -> dict[str, float]:
+    rates = observations.scalars.get("lr")
+    return {"lr": float(f"{rates.values.max():.3g}")} if rates is not None and len(rates.steps) else {}

@@ -1,0 +1,110 @@
+"""A start from which the layers differ in scale, or from which the outputs are far too large."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stabletrain.diagnosis.finding import Finding
+from stabletrain.diagnosis.observations import Observations, Table
+from stabletrain.diagnosis.progress import Progress, is_scaled, last_step, output_size, progress_of, share_done
+from stabletrain.diagnosis.windows import FLOOR, decades
+
+FIRST_STEPS = 10  # the start, before learning has changed it much
+TOO_LARGE_OUTPUT = 3.0  # rms: beyond, squared errors and logits are far from what any target asks
+SPREAD = 1.0  # decades from the first hidden layer to the last: a healthy start stays within half of that
+PLAIN_SPREAD = 2.0  # an embedding a tenth the size of what a norm makes of it harms nobody
+CRITICAL_SPREAD = 3.0
+TOO_LARGE = 3.0  # first loss over that of a guess: outputs begin near zero, and cross entropy near the guess
+HUGE = 30.0  # rms: tanh and sigmoid are flat long before, and squares of it rule every sum
+OVERCOME = 0.5  # of the baseline: who once learned so much has left the start behind
+PATIENCE = 0.03  # of the budget
+PATIENCE_OUTPUTS = 0.08  # … where only the outputs are too large: most networks bring them down in a few steps
+
+
+def find_bad_init(observations: Observations) -> list[Finding]:
+    """Find activations that grow or shrink tenfold over depth at the start, huge ones, or a first loss of 3 guesses.
+
+    d = max over the hidden layers of |log10 rms(layer) - log10 rms(first)| > 1 (Glorot and Bengio 2010, section 4.2:
+    a good start keeps the variance). Branches that begin at zero are healthy and left out: what they are added to
+    goes on.
+    """
+    table = observations.rms.get("activation")
+    progress = progress_of(observations)
+    spread, layer = _spread(table, _comes_back(observations)) if table is not None else (0.0, None)
+    excess, size = _excess(observations, progress), _largest(table)
+    if abs(spread) <= SPREAD and excess <= TOO_LARGE and size <= HUGE:
+        return []
+    step = last_step(observations)
+    patience = PATIENCE if abs(spread) > SPREAD else PATIENCE_OUTPUTS
+    ill = progress is not None and (
+        progress.lags if abs(spread) > PLAIN_SPREAD or size > 10 * HUGE else progress.suffers
+    )
+    was_overcome = progress is not None and progress.is_relapse and progress.best_fall > OVERCOME
+    suffers = progress is None or (ill and not was_overcome and share_done(observations, step) >= patience)
+    suffers = suffers and not (progress is not None and progress.is_falling and abs(spread) <= SPREAD)
+    is_large = abs(spread) > CRITICAL_SPREAD or excess > TOO_LARGE**2 or size > 10 * HUGE
+    return [
+        Finding(
+            kind="bad_init",
+            severity="info" if not suffers else "critical" if is_large else "warning",
+            layer=layer if abs(spread) > SPREAD else _first_large(table),
+            first_step=0,
+            last_step=min(step, FIRST_STEPS - 1),
+            evidence={
+                "log10_activation_change": round(spread, 2),
+                "threshold": SPREAD,
+                "first_loss_over_guess": round(excess, 2),
+                "largest_activation": float(f"{size:.3g}"),
+            },
+        )
+    ]
+
+
+def _excess(observations: Observations, progress: Progress | None) -> float:
+    prior = observations.about.prior_loss
+    if progress is None or not prior or is_scaled(observations, progress.start, prior):
+        return 1.0
+    size = output_size(observations)
+    return progress.start / prior if size is None or size > TOO_LARGE_OUTPUT else 1.0
+
+
+def _largest(table: Table | None) -> float:
+    """Return the largest root mean square of any layer's outputs before the first step; 0 if not measured."""
+    if table is None or not len(table.steps) or table.steps[0] >= FIRST_STEPS or np.isnan(table.values[0]).all():
+        return 0.0
+    return float(np.nanmax(table.values[0]))
+
+
+def _first_large(table: Table | None) -> str | None:
+    """Return the first layer whose outputs are too large already."""
+    if table is None or not len(table.steps):
+        return None
+    return next((x for x, size in zip(table.layers, table.values[0], strict=True) if size > TOO_LARGE_OUTPUT), None)
+
+
+def _spread(table: Table, comes_back: bool) -> tuple[float, str | None]:
+    """Return the largest change over the hidden layers, in decades, and the layer where most of it comes about."""
+    if not len(table.steps) or table.steps[0] >= FIRST_STEPS or len(table.layers) < 2:
+        return 0.0, None
+    typical = table.values[0, :-1]  # before the first step: what comes after may be the learning rate's doing
+    if not np.nan_to_num(typical).any():
+        return FLOOR, table.layers[0]  # nothing passes at all
+    if len(typical) < 2:
+        return 0.0, None
+    is_end = bool(typical[-1] == 0) and not comes_back
+    layers = [layer for layer, value in zip(table.layers, typical, strict=False) if value > 0 or is_end]
+    logs = decades(np.array([value for value in typical if value > 0 or is_end]))
+    if len(logs) < 2 or np.isnan(logs).any():
+        return 0.0, None
+    changes = logs - logs[0]
+    place = int(np.argmax(np.abs(changes)))
+    jumps = np.sign(changes[place]) * np.diff(logs)
+    largest = int(np.argmax(jumps)) + 1
+    is_sudden = jumps[largest - 1] > max(0.5, 0.6 * abs(changes[place]))
+    return float(changes[place]), layers[largest if is_sudden else 0]
+
+
+def _comes_back(observations: Observations) -> bool:
+    """Whether a gradient reaches the first layer before the first step: then zeros have a way around them."""
+    table = observations.rms.get("delta")
+    return table is not None and len(table.steps) > 0 and bool(table.values[0, 0] > 0)

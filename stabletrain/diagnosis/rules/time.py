@@ -1,0 +1,101 @@
+"""Gradients that vanish or explode from time step to time step of a recurrent layer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stabletrain.diagnosis.finding import Finding
+from stabletrain.diagnosis.observations import Observations, Waves
+from stabletrain.diagnosis.progress import progress_of, share_done
+from stabletrain.diagnosis.windows import decades, stretch
+
+RATIO_DECADES = 3.0  # over the whole sequence a factor of 1,000; as over depth (AutoTrainer)
+CRITICAL_DECADES = 6.0  # float32 has seven digits: what comes from there is lost in the sum over time
+STEP_DECADES = 0.2  # … or a factor of 1.6 from each step to the next, where the sequence is short
+MIN_LOOKS = 3
+NUM_LOOKS = 10
+PERSISTENCE = 0.8
+GAP = 3
+PATIENCE = 0.08  # of the budget: an LSTM forgets at first and learns to remember (Jozefowicz et al. 2015)
+REVERSE = "_reverse"  # a direction that reads the sequence backwards, see signal/time_gradient
+
+
+def find_time_vanishing(observations: Observations) -> list[Finding]:
+    """Find ‖∂L/∂h_t‖ that falls by three decades or more on its way back through time.
+
+    d = log10 max(‖∂L/∂h_t‖, first tenth of the steps) - log10 max(the same, last tenth) < -3, of n < 15 steps below
+    -0.2 n; the slope is by least squares (Pascanu et al. 2013, eq. 5).
+    """
+    found = [_find(observations, layer, waves, "time_vanishing", -1) for layer, waves in observations.time.items()]
+    return [finding for finding in found if finding is not None]
+
+
+def find_time_exploding(observations: Observations) -> list[Finding]:
+    """Find ‖∂L/∂h_t‖ that grows by three decades or more on its way back through time: d > 3, or 0.2 n."""
+    found = [_find(observations, layer, waves, "time_exploding", +1) for layer, waves in observations.time.items()]
+    return [finding for finding in found if finding is not None]
+
+
+def time_decades(values: np.ndarray) -> np.ndarray:
+    """Return log10 of the ratio of early to late steps for each row; NaN where the loss sees none of them.
+
+    Args:
+        values: (T, n) norms, the step that was computed first in front.
+    """
+    tenth = max(1, values.shape[1] // 10)
+    early, late = decades(values[:, :tenth].max(axis=1)), decades(values[:, -tenth:].max(axis=1))
+    return np.where(values.any(axis=1), early - late, np.nan)
+
+
+def slope(row: np.ndarray) -> float | None:
+    """Return the change of log10 of the norm per step back in time, by least squares over norms above zero."""
+    backwards = row[::-1]
+    places = np.flatnonzero(np.isfinite(backwards) & (backwards > 0))
+    return float(np.polyfit(places, np.log10(backwards[places]), 1)[0]) if places.size > 1 else None
+
+
+def _find(observations: Observations, layer: str, waves: Waves, kind: str, sign: int) -> Finding | None:
+    values = waves.values[:, ::-1] if layer.endswith(REVERSE) else waves.values
+    finite = np.isfinite(values).all(axis=1)
+    gaps = time_decades(values[finite])
+    known = ~np.isnan(gaps)
+    steps, gaps, values = waves.steps[finite][known], gaps[known], values[finite][known]
+    length = min(NUM_LOOKS, max(MIN_LOOKS, len(gaps)))
+    threshold = min(RATIO_DECADES, STEP_DECADES * values.shape[1])
+    found = stretch(steps, sign * gaps > threshold, PERSISTENCE, length, GAP)
+    if found is None:
+        return None
+    start, end = found
+    typical = float(np.median(gaps[start : end + 1]))
+    last = values[end]
+    return Finding(
+        kind=kind,
+        severity=_severity(observations, sign * typical, int(steps[-1])),
+        layer=layer,
+        first_step=int(steps[start]),
+        last_step=int(steps[end]),
+        evidence={
+            "log10_ratio_early_to_late": round(typical, 2),
+            "threshold": sign * threshold,
+            "decades_per_step": _rounded(slope(last)),
+            "time_range": _weak_range(last) if sign < 0 else [0, max(0, len(last) // 10 - 1)],
+            "length": len(last),
+        },
+    )
+
+
+def _severity(observations: Observations, size: float, step: int) -> str:
+    progress = progress_of(observations)
+    if progress is not None and not (progress.lags and share_done(observations, step) >= PATIENCE):
+        return "info"
+    return "critical" if size > CRITICAL_DECADES else "warning"
+
+
+def _weak_range(row: np.ndarray) -> list[int]:
+    """Return the first and the last time step of those that a thousandth of the largest gradient reaches."""
+    weak = np.flatnonzero(row < row.max() * 10**-RATIO_DECADES)
+    return [int(weak[0]), int(weak[-1])] if weak.size else [0, 0]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

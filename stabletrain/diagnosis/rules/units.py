@@ -1,0 +1,73 @@
+"""Units that answer nothing, or sit on the flat ends of their activation."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stabletrain.diagnosis.finding import Finding
+from stabletrain.diagnosis.observations import Observations
+from stabletrain.diagnosis.progress import progress_of, share_done
+from stabletrain.diagnosis.windows import last_stretch
+
+SHARE = 0.5  # of a layer's units: AutoTrainer's dying ReLU, SageMaker Debugger's threshold_layer
+CRITICAL_SHARE = 0.9  # next to nothing passes
+MIN_LOOKS = 1  # a share is counted over 512 samples or more, see signal/units
+NUM_LOOKS = 3
+PERSISTENCE = 0.6
+GAP = 3
+PATIENCE = 0.03  # of the budget
+
+
+def find_dead_units(observations: Observations) -> list[Finding]:
+    """Find the first layer of which more than half the units are active on less than 1% of the samples.
+
+    Counted are units, not elements: a healthy ReLU layer is 80% zeros (Glorot et al. 2011, section 3).
+    """
+    return _find(observations, "dead", "dead_units")
+
+
+def find_saturation(observations: Observations) -> list[Finding]:
+    """Find the first layer of which more than half the units are beyond 99% of their range on half of the samples.
+
+    Gates of LSTM and GRU are not looked at: they saturate by design.
+    """
+    return _find(observations, "saturated", "saturation")
+
+
+def _find(observations: Observations, signal: str, kind: str) -> list[Finding]:
+    table = observations.units.get(signal)
+    if table is None or not len(table.steps):
+        return []
+    hit = []
+    for layer, column in zip(table.layers, table.values.T, strict=True):
+        known = ~np.isnan(column)
+        steps, shares = table.steps[known], column[known]
+        length = min(NUM_LOOKS, max(MIN_LOOKS, len(shares)))
+        start = last_stretch(shares > SHARE, PERSISTENCE, length, GAP)
+        if start is not None:
+            hit.append((layer, int(steps[start]), int(steps[-1]), float(np.median(shares[start:]))))
+    if not hit:
+        return []
+    layer, _, last, _ = hit[0]
+    return [
+        Finding(
+            kind=kind,
+            severity=_severity(observations, max(share for *_, share in hit), last),
+            layer=layer,
+            first_step=min(first for _, first, _, _ in hit),
+            last_step=last,
+            evidence={
+                "share_of_units": round(hit[0][3], 3),
+                "threshold": SHARE,
+                "layers": {name: round(share, 3) for name, _, _, share in hit},
+            },
+        )
+    ]
+
+
+def _severity(observations: Observations, share: float, step: int) -> str:
+    progress = progress_of(observations)
+    ill = progress is not None and (progress.lags if share > CRITICAL_SHARE else progress.suffers)
+    if progress is not None and not (ill and share_done(observations, step) >= PATIENCE):
+        return "info"
+    return "critical" if share > CRITICAL_SHARE else "warning"

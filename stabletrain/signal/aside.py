@@ -1,0 +1,34 @@
+"""Runs of a model beside the training, after which it goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def keeping(model: nn.Module) -> Iterator[None]:
+    """Put the buffers back at the end, running statistics for one."""
+    buffers = [
+        (m, name, b, b.detach().clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, name, buffer, value in buffers:
+                module._buffers[name] = buffer.copy_(value)
+
+
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """One pass with gradients that draws the random numbers that are next, and leaves them there; uncompiled."""
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
+    is_compiling = "torch._dynamo" in sys.modules  # to import it takes a second
+    stance = torch.compiler.set_stance("force_eager") if is_compiling else nullcontext()
+    with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad(), stance:
+        yield
