@@ -13,8 +13,7 @@ from stabletrain.record import names
 from stabletrain.record.reader import Record
 from stabletrain.signal.snapshot import SIGNALS, LayerStatistics, Snapshot
 
-UNITS = {"dead": "activation/dead", "saturated": "activation/saturated"}
-OF_LAYERS = (names.RMS, names.NONFINITE, names.HISTOGRAM, *names.QUANTILES, "ratio", *UNITS)
+OF_LAYERS = (names.RMS, names.NONFINITE, names.HISTOGRAM, *names.QUANTILES, "ratio", *names.UNIT_SHARES)
 
 
 def observe(record: Record) -> Observations:
@@ -27,7 +26,7 @@ def replay(record: Record) -> History:
     history = History()
     for signal in SIGNALS:
         _add_signal(history, record, signal)
-    for kind, statistic in UNITS.items():
+    for kind, statistic in names.UNIT_SHARES.items():
         for step, shares in sorted(_by_step(record, statistic).items()):
             history.add_units(step, kind, shares)
     for name, by_step in record.vectors.items():

@@ -31,22 +31,24 @@ def render_report(folder: RunFolder) -> str:
     import jinja2
 
     record, summary, findings = load_record(folder.path), folder.read_summary(), worst_first(folder.read_findings())
+    groups = by_cause(findings)
+    causes = [cause for cause, _ in groups]  # what follows from them is not marked in the pictures
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     info, script = record.info, template.script()
     return environment.from_string(template.page()).render(
         policy=_policy(script),
         style=template.style(),
         script=script,
-        data=to_json(page_data(record, findings)) if record.scalars or record.histograms or record.vectors else None,
+        data=to_json(page_data(record, causes)) if record.scalars or record.histograms or record.vectors else None,
         name=" / ".join(str(info[k]) for k in ("experiment_name", "run_name") if info.get(k)) or folder.path.name,
         **_verdict_part(record, summary, findings),
         metrics=[(key, words.number(value)) for key, value in _mapping(summary.get("metrics")).items()],
         facts=_facts(record, summary),
         link=_link(summary.get("mlflow_url")),
         command=_text(info.get("command")),
-        findings=[_finding_part(cause, info, symptoms) for cause, symptoms in by_cause(findings)],
-        shown=min(SHOWN_FINDINGS, sum(cause.severity != INFO for cause, _ in by_cause(findings))),
-        **stills(record, findings),
+        findings=[_finding_part(cause, info, symptoms) for cause, symptoms in groups],
+        shown=min(SHOWN_FINDINGS, sum(cause.severity != INFO for cause in causes)),
+        **stills(record, causes),
         parameters=sorted((str(k), str(v)) for k, v in _mapping(info.get("parameters")).items()),
         versions=[(f"version of {k}", str(v)) for k, v in _mapping(info.get("versions")).items()],
     )
