@@ -14,8 +14,8 @@ from rich.markup import escape
 from stabletrain.app.compose import Composition
 from stabletrain.app.overrides import write_override
 from stabletrain.app.verdict import advice_lines, notes_line, verdict_table
-from stabletrain.diagnosis.finding import HEALTHY, Finding, verdict_of
-from stabletrain.record.folder import FAILED, RunFolder
+from stabletrain.diagnosis.finding import HEALTHY, Finding
+from stabletrain.record.folder import RunFolder
 from stabletrain.record.sweep import folder_above
 
 SHOWN_GROUPS = ("model", "activation", "init", "norm", "residual", "clip", "optimizer", "data")
@@ -125,11 +125,11 @@ class Console:
     def conclude(self, folder: RunFolder, outcome: Any, findings: Sequence[Finding]) -> None:
         """Print the verdict, the numbers and the findings."""
         self._concluded = True
-        verdict = verdict_of(findings)
+        verdict = folder.read_summary().get("verdict")
         colour = "green" if verdict == HEALTHY else "red"
         metrics = "  ".join(f"{m} {outcome.metrics[m]:.4g}" for m in SHOWN_METRICS if m in outcome.metrics)
         self.print()
-        shown = f"[bold {colour}]{verdict}[/]" if findings or outcome.status != FAILED else "[bold red]none[/]"
+        shown = f"[bold {colour}]{verdict}[/]" if verdict else "[bold]none[/]"
         self.print(f"verdict: {shown}   {outcome.status} after {outcome.steps:,} steps, {outcome.seconds:.0f} s")
         if metrics:
             self.print(metrics)

@@ -96,11 +96,13 @@ def conclude(folder: RunFolder, config: dict[str, Any], outcome: Any, overhead: 
     from stabletrain.app.commands.diagnose import examine
     from stabletrain.report.page import write_report
 
-    findings = examine(folder, outcome.error) if config["doctor"]["enabled"] else []
+    is_judged = config["doctor"]["enabled"]
+    findings = examine(folder, outcome.error) if is_judged else []
+    is_judged = is_judged and (bool(findings) or outcome.status != FAILED)
     folder.write_findings(findings)
     folder.update_summary(
         status=outcome.status,
-        verdict=verdict_of(findings) if findings or outcome.status != FAILED else None,
+        verdict=verdict_of(findings) if is_judged else None,
         metrics={name: round(value, 6) for name, value in sorted(outcome.metrics.items())},
         steps=outcome.steps,
         seconds=round(outcome.seconds, 3),
