@@ -7,8 +7,9 @@ import json
 from dataclasses import asdict, dataclass, field
 
 NUM_SEEDS = 5  # unwatched runs that a label is the median of
-FIRST_SEED = {"tuning": 0, "reporting": 100}  # no seed is in both halves
-HALVES = tuple(FIRST_SEED)
+FIRST_SEED = {"tuning": 0, "validation": 100, "reporting": 200}  # no seed is in two parts
+SALT = {"tuning": "tuning", "validation": "reporting", "reporting": "held out"}  # in the digest
+PARTS = tuple(FIRST_SEED)
 
 
 @dataclass(frozen=True)
@@ -121,14 +122,14 @@ class Case:
 
     Attributes:
         name: `<recipe>/<family>-<number>`; `<recipe>/reference` for the recipe itself.
-        half: `tuning` or `reporting`: all cases of a recipe are in the same half.
+        part: `tuning`, `validation` or `reporting`: all cases of a recipe are in the same part.
         task: `circles`, `moons`, `blobs`, `digits`, or with a length `pixels-64`, `adding-20`, `copy-50`, `text-32`.
         family: Fault family, `plain`, or a kind of hard healthy run.
         reference: Name of the case whose outcome this one is compared with.
     """
 
     name: str
-    half: str
+    part: str
     task: str
     network: Network
     training: Training
@@ -146,12 +147,12 @@ class Case:
     @property
     def seeds(self) -> tuple[int, ...]:
         """Seeds of the unwatched runs."""
-        first = FIRST_SEED[self.half]
+        first = FIRST_SEED[self.part]
         return tuple(range(first, first + NUM_SEEDS))
 
     @property
     def digest(self) -> str:
         """Changes with whatever changes a run."""
-        parts = [self.task, self.half, *(asdict(x) for x in (self.network, self.training, self.start))]
+        parts = [self.task, SALT[self.part], *(asdict(x) for x in (self.network, self.training, self.start))]
         event = asdict(self.event) if self.event else None
         return hashlib.sha256(json.dumps([*parts, event]).encode()).hexdigest()[:16]

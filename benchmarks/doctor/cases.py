@@ -1,7 +1,7 @@
 """All cases: every recipe and its variants, in a fixed order.
 
-Recipes are dealt out to the halves by hand, so that both have each family of networks, but no architecture on the same
-task is in both; the halves' seeds differ too.
+Recipes are dealt out to the parts by hand, so that each has every family of networks, but no architecture on the same
+task is in two; the parts' seeds differ too.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 
-from benchmarks.doctor.case import HALVES, Case
+from benchmarks.doctor.case import PARTS, Case
 from benchmarks.doctor.events import EVENTS
 from benchmarks.doctor.faults import FAULTS
 from benchmarks.doctor.healthy import HARD, PLAIN
@@ -17,7 +17,7 @@ from benchmarks.doctor.recipes import make_recipes
 
 BUGGY_FAMILIES = (*FAULTS, *EVENTS)
 MAKERS = {**PLAIN, **HARD, **FAULTS, **EVENTS}
-# Candidates of each family to tune on, and half as many to report on: those whose digest is smallest.
+# Candidates of each family to tune on, and half as many in each other part: those whose digest is smallest.
 NUM_CANDIDATES = {
     "plain": 56,
     "tiny_gradients": 8,
@@ -57,9 +57,9 @@ def make_cases() -> tuple[Case, ...]:
     recipes = make_recipes()
     chosen = []
     for family, count in NUM_CANDIDATES.items():
-        for half in HALVES:
-            found = _variants(family, [recipe for recipe in recipes if recipe.half == half])
-            chosen += sorted(found, key=lambda case: case.digest)[: count if half == "tuning" else count // 2]
+        for part in PARTS:
+            found = _variants(family, [recipe for recipe in recipes if recipe.part == part])
+            chosen += sorted(found, key=lambda case: case.digest)[: count if part == "tuning" else count // 2]
     needed = {case.reference for case in chosen}
     compared = [case for case in _variants("sgd", recipes) if case.name in needed]
     cases = (*recipes, *compared, *sorted(chosen, key=lambda case: case.name))

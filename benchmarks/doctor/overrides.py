@@ -1,6 +1,6 @@
 """Whether the first override of every finding composes, on the run as stabletrain would have composed it.
 
-python -m benchmarks.doctor.overrides --folder FOLDER --half reporting
+python -m benchmarks.doctor.overrides --folder FOLDER --part reporting
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.doctor.case import HALVES, Case
+from benchmarks.doctor.case import PARTS, Case
 from benchmarks.doctor.cases import make_cases
 from benchmarks.doctor.composition import words_of
 from benchmarks.doctor.labels import BUGGY, HEALTHY, read_labels
@@ -51,10 +51,10 @@ def refused_overrides(cases: Mapping[str, Case], recordings: Mapping[str, Observ
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="where recordings are kept")
-    parser.add_argument("--half", choices=HALVES, default="reporting")
+    parser.add_argument("--part", choices=PARTS, default="reporting")
     options = parser.parse_args()
     labels = read_labels()
-    cases = {c.name: c for c in make_cases() if c.half == options.half and labels[c.name].word in (BUGGY, HEALTHY)}
+    cases = {c.name: c for c in make_cases() if c.part == options.part and labels[c.name].word in (BUGGY, HEALTHY)}
     count, lines = refused_overrides(cases, read_recordings(options.folder, cases.values(), labels))
     print(f"{count} findings; first overrides that do not compose: {len(lines)}")
     print("\n".join(lines))

@@ -15,7 +15,7 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.doctor.case import HALVES, Case
+from benchmarks.doctor.case import PARTS, Case
 from benchmarks.doctor.cases import make_cases
 from benchmarks.doctor.labels import BUGGY, HEALTHY, Label, read_labels
 from benchmarks.doctor.presets import PRESETS
@@ -110,7 +110,7 @@ def delay(case: Case, found: Score) -> float:
 
 @dataclass(frozen=True)
 class Row:
-    """The figures of one set of rules on one half."""
+    """The figures of one set of rules on one part."""
 
     num_buggy: int
     num_healthy: int
@@ -204,30 +204,30 @@ def read_recordings(folder: Path, cases: Iterable[Case], labels: Mapping[str, La
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="where recordings are kept")
-    parser.add_argument("--half", choices=HALVES, action="append", help="only this half")
+    parser.add_argument("--part", choices=PARTS, action="append", help="only this part")
     parser.add_argument("--ours", action="store_true", help="only our rules, while tuning them")
     options = parser.parse_args()
     labels = read_labels()
     cases = [case for case in make_cases() if labels[case.name].word in (BUGGY, HEALTHY)]
-    for half in options.half or HALVES:
-        chosen = [case for case in cases if case.half == half]
+    for part in options.part or PARTS:
+        chosen = [case for case in cases if case.part == part]
         recordings = read_recordings(options.folder, chosen, labels)
         chosen = [case for case in chosen if case.name in recordings]
-        print_half(half, chosen, labels, recordings, [OURS] if options.ours else list(RULES))
+        print_part(part, chosen, labels, recordings, [OURS] if options.ours else list(RULES))
 
 
-def print_half(
-    half: str,
+def print_part(
+    part: str,
     cases: Sequence[Case],
     labels: Mapping[str, Label],
     recordings: Mapping[str, Observations],
     names: Sequence[str],
 ) -> None:
-    """Print the table of one half, and what our rules get wrong."""
+    """Print the table of one part, and what our rules get wrong."""
     scores = {n: {c.name: score(c, recordings[c.name], RULES[n]) for c in cases} for n in names}
     rows = {name: summarize(cases, labels, scores[name]) for name in names}
     first = next(iter(rows.values()))
-    print(f"\n{half} half: {first.num_buggy} buggy, {first.num_healthy} healthy runs, of these {first.num_hard} hard\n")
+    print(f"\n{part} part: {first.num_buggy} buggy, {first.num_healthy} healthy runs, of these {first.num_hard} hard\n")
     print(HEADER)
     for name, row in rows.items():
         print(format_row(name, row))

@@ -24,6 +24,7 @@ class Snapshots:
     | `gradient/p05/<layer>`, `p50`, `p95` | the gradient, with each histogram | quantiles of the absolute value |
     | `update/ratio/<layer>` | the update | ‖ΔW‖/‖W‖ |
     | `activation/dead/<layer>`, `activation/saturated/<layer>` | the units | share of such units |
+    | `weight/equal/<layer>` | the first weights | share of units that equal the first one, above one half |
     """
 
     def __init__(self) -> None:

@@ -28,7 +28,8 @@ class Snapshot:
         layers: The gradient's statistics per layer.
         signals: Those of the other signals, by name. What the optimizer's step brings about (`update`, `moment`,
             `clip`) comes in when that step is done.
-        units: Share of `dead` and of `saturated` units by layer, of the layers of which enough samples were seen.
+        units: Share of `dead` and of `saturated` units by layer, of the layers of which enough samples were seen; of
+            the first step those that are `equal`.
     """
 
     step: int

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from stabletrain.signal.layers import layer_name
 from stabletrain.signal.taps import first_tensor, tapped_modules
 
-DEAD, SATURATED = "dead", "saturated"
+DEAD, SATURATED, EQUAL = "dead", "saturated", "equal"
 MIN_SAMPLES = 512  # of a unit at 1% five are expected, and none in 0.6% of all looks
 MIN_ACTIVE = 0.01  # of the samples: a dead ReLU is on for less
 MAX_SATURATED = 0.5  # of the samples: a saturated unit is at the ends for more
+MIN_EQUAL = 0.5  # share of a layer's units: pruned rows of zeros are fewer
 EDGE = 0.99  # of the way from the centre of the range to its end; the logistic function's ends are 0.01 and 0.99
 
 CHANNELS_FIRST = (
@@ -29,6 +30,34 @@ CHANNELS_FIRST = (
     nn.GroupNorm,
 )
 CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
+
+
+@torch.no_grad()
+def find_equal_units(layers: Sequence[str], parameters: Sequence[Tensor]) -> dict[str, dict[str, float]]:
+    """Return the share of units that are copies of the first one, of layers where they are more than half.
+
+    A unit is a row of a weight: what leads to one output. Units that begin alike get the same gradient and stay alike
+    (Goodfellow et al. 2016, section 8.4), unless what follows tells them apart. Weights in shards are left out.
+
+    Args:
+        layers: Names of the parameters.
+        parameters: Of any shape; those with one axis are none.
+
+    Returns:
+        Shares by layer under `equal`; nothing if no layer has them.
+
+    Example:
+        >>> find_equal_units(["a", "b"], [torch.ones(4, 2), torch.randn(4, 2)])
+        {'equal': {'a': 1.0}}
+    """
+    shares = {}
+    for layer, parameter in zip(layers, parameters, strict=True):
+        if parameter.dim() > 1 and len(parameter) > 1 and parameter.numel() and not hasattr(parameter, "device_mesh"):
+            rows = parameter.detach().flatten(1)
+            if bool((rows[0] == rows[-1]).all()):  # nearly never, and cheap
+                shares[layer] = float((rows == rows[:1]).all(1).float().mean())
+    shares = {layer: share for layer, share in shares.items() if share > MIN_EQUAL}
+    return {EQUAL: shares} if shares else {}
 
 
 class UnitTaps:

@@ -17,7 +17,7 @@ from stabletrain.signal.measures import Measures
 from stabletrain.signal.shards import measure_shards
 from stabletrain.signal.snapshot import CLIP, DELTA, GRADIENT, MOMENT, SIGNALS, UNITS, UPDATE, WEIGHT, Snapshot
 from stabletrain.signal.taps import TAPPED, Taps
-from stabletrain.signal.units import UnitTaps
+from stabletrain.signal.units import UnitTaps, find_equal_units
 
 OF_STEP = (UPDATE, MOMENT, CLIP)  # what only the optimizer's step brings about
 SECOND_MOMENTS = ("exp_avg_sq", "square_avg", "sum", "v")  # Adam and AdamW, RMSprop, Adagrad, and others' name for it
@@ -65,6 +65,7 @@ class Watch:
         self._parameters: tuple[tuple[str, ...], tuple[nn.Parameter, ...]] | None = None
         self._optimizer = optimizer
         self._units = UnitTaps(model) if UNITS in self.signals else None
+        self._has_begun = False
         self._more = bool(set(self.signals) - {GRADIENT, UNITS})
         self._pending: _Step | None = None
         self._handles: list[Any] = []
@@ -137,6 +138,9 @@ class Watch:
             found = {n: p for n, p in pairs if p.grad is not None and p.requires_grad}
             names, parameters = tuple(found), tuple(found.values())
         units = self._units.collect() if self._units is not None else {}
+        if self._units is not None and not self._has_begun:
+            units = units | find_equal_units(names, parameters)
+        self._has_begun = True
         snapshot = Snapshot(self._step, _measure(names, gradients, histograms), units=units)
         if others and self._more:
             snapshot.signals.update(self.collect_outputs(loss_scale) if outputs is None else outputs)

@@ -39,6 +39,7 @@ class GradientWatch(Callback):
     | `<signal>/rms/<layer>`, `histogram/<signal>/<layer>` | the same of the other signals |
     | `update/ratio/<layer>` | ‖ΔW‖/‖W‖ |
     | `activation/dead/<layer>`, `activation/saturated/<layer>` | share of such units, with `units` |
+    | `weight/equal/<layer>` | share of units that begin as copies of the first one, with `units`; above one half |
     | `time/norm/<layer>` | ‖∂L/∂h_t‖ for each t, over the first examples of the batch (`TrainingModule` only) |
 
     Under data parallelism every process holds the same averaged gradient: the first one measures, once per layer.

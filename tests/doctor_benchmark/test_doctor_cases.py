@@ -1,5 +1,6 @@
 """The benchmark's list of cases, its data, networks and labels."""
 
+import itertools
 import math
 from collections import Counter
 from dataclasses import replace
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 import stabletrain as st
-from benchmarks.doctor.case import HALVES, NUM_SEEDS, Case, Event, Network, Start, Training
+from benchmarks.doctor.case import NUM_SEEDS, PARTS, Case, Event, Network, Start, Training
 from benchmarks.doctor.cases import BUGGY_FAMILIES, NUM_CANDIDATES, make_cases
 from benchmarks.doctor.composition import words_of
 from benchmarks.doctor.healthy import HARD
@@ -37,15 +38,15 @@ def test_the_list_is_the_same_each_time_and_names_are_not_shared():
     assert len({case.name for case in first}) == len({case.digest for case in first}) == len(first)
 
 
-def test_both_halves_have_every_family_and_share_neither_seed_nor_architecture():
-    halves = {half: [case for case in make_cases() if case.half == half] for half in HALVES}
-    tuning, reporting = halves.values()
-    assert not {s for case in tuning for s in case.seeds} & {s for case in reporting for s in case.seeds}
-    recipes = [{(c.task, c.network) for c in make_recipes() if c.half == half} for half in HALVES]
-    assert not recipes[0] & recipes[1]
-    for half in halves.values():
-        assert {case.family for case in half} >= {*BUGGY_FAMILIES, *HARD}
-        assert {case.network.family for case in half} == {"mlp", "cnn", "rnn", "lstm", "gru", "transformer"}
+def test_all_parts_have_every_family_and_share_neither_seed_nor_architecture():
+    parts = {part: [case for case in make_cases() if case.part == part] for part in PARTS}
+    recipes = {part: {(c.task, c.network) for c in make_recipes() if c.part == part} for part in PARTS}
+    for one, other in itertools.combinations(PARTS, 2):
+        assert not {s for case in parts[one] for s in case.seeds} & {s for case in parts[other] for s in case.seeds}
+        assert not recipes[one] & recipes[other]
+    for cases in parts.values():
+        assert {case.family for case in cases} >= {*BUGGY_FAMILIES, *HARD}
+        assert {case.network.family for case in cases} == {"mlp", "cnn", "rnn", "lstm", "gru", "transformer"}
 
 
 def test_every_case_is_compared_with_one_that_is_there_and_expects_kinds_that_exist():
@@ -63,7 +64,7 @@ def test_what_leads_to_a_run_is_in_its_digest():
         replace(TINY, start=Start(gain=2.0)),
         replace(TINY, training=Training(num_steps=7, batch_size=8)),
         replace(TINY, event=Event("skip", 2)),
-        replace(TINY, half="reporting"),
+        replace(TINY, part="reporting"),
         replace(TINY, task="moons"),
     ]
     assert len({TINY.digest, *(case.digest for case in changed)}) == 1 + len(changed)

@@ -24,7 +24,7 @@ TURNS_PATIENCE = 0.8  # of the budget
 PROGRESS_PATIENCE = 0.3  # of the budget
 CRITICAL_PATIENCE = 0.5
 PROGRESS = 0.03  # of the baseline: below, nothing was learned
-PROGRESS_AT_THE_END = 0.1
+PROGRESS_AT_THE_END = 0.15
 LATE = 0.8  # of the budget: what still falls by then will not arrive
 MIN_STEPS = 500  # where no number of steps is planned
 MIN_PLANNED_STEPS = 100  # a trial of a few steps is no training
@@ -162,7 +162,7 @@ def _find_swing(observations: Observations) -> list[Finding]:
 def find_no_progress(observations: Observations) -> list[Finding]:
     """Find a loss that after three tenths of the steps is not below that of a guess, and does not fall.
 
-    Not below is 3%, rising to 10% at the end of the plan, where a loss that still falls does not count either.
+    Not below is 3%, rising to 15% at the end of the plan, where a loss that still falls does not count either.
     """
     losses, progress = observations.scalars.get("train/loss"), progress_of(observations)
     if losses is None or progress is None or (progress.is_falling and progress.share < LATE):

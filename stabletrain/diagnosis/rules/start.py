@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from stabletrain.diagnosis.finding import Finding
+from stabletrain.diagnosis.layers import weights
 from stabletrain.diagnosis.observations import Observations, Table
 from stabletrain.diagnosis.progress import Progress, is_scaled, last_step, output_size, progress_of, share_done
 from stabletrain.diagnosis.windows import FLOOR, decades
@@ -15,49 +18,107 @@ SPREAD = 1.0  # decades from the first hidden layer to the last: a healthy start
 PLAIN_SPREAD = 2.0  # an embedding a tenth the size of what a norm makes of it harms nobody
 CRITICAL_SPREAD = 3.0
 TOO_LARGE = 3.0  # first loss over that of a guess: outputs begin near zero, and cross entropy near the guess
+COPIES = 0.9  # share of a layer's units
 HUGE = 30.0  # rms: tanh and sigmoid are flat long before, and squares of it rule every sum
 OVERCOME = 0.5  # of the baseline: who once learned so much has left the start behind
 PATIENCE = 0.03  # of the budget
 PATIENCE_OUTPUTS = 0.08  # … where only the outputs are too large: most networks bring them down in a few steps
 
 
+@dataclass(frozen=True)
+class _Start:
+    """What is unusual about a start.
+
+    Attributes:
+        spread: Largest change of the activations over the hidden layers, in decades.
+        excess: First loss over that of a guess, where the outputs explain it.
+        size: Largest root mean square of an activation.
+        alike: Layers whose units are copies of each other, if most layers are so.
+        layer: Where it begins.
+    """
+
+    spread: float
+    excess: float
+    size: float
+    alike: tuple[str, ...]
+    layer: str | None
+
+    @property
+    def is_unusual(self) -> bool:
+        return self.is_structure or self.excess > TOO_LARGE or self.size > HUGE
+
+    @property
+    def is_structure(self) -> bool:
+        """Whether the weights themselves show it."""
+        return abs(self.spread) > SPREAD or bool(self.alike)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether healthy starts never look like this."""
+        return abs(self.spread) > PLAIN_SPREAD or self.size > 10 * HUGE or bool(self.alike)
+
+    @property
+    def is_critical(self) -> bool:
+        return abs(self.spread) > CRITICAL_SPREAD or self.excess > TOO_LARGE**2 or self.size > 10 * HUGE
+
+
 def find_bad_init(observations: Observations) -> list[Finding]:
-    """Find activations that grow or shrink tenfold over depth at the start, huge ones, or a first loss of 3 guesses.
+    """Find activations that grow or shrink tenfold over depth at the start, huge ones, equal units, a large first loss.
 
     d = max over the hidden layers of |log10 rms(layer) - log10 rms(first)| > 1 (Glorot and Bengio 2010, section 4.2:
     a good start keeps the variance). Branches that begin at zero are healthy and left out: what they are added to
-    goes on.
+    goes on. Where more than half of the weights have units that are copies of each other, they stay so (Goodfellow et
+    al. 2016, section 8.4).
     """
-    table = observations.rms.get("activation")
     progress = progress_of(observations)
-    spread, layer = _spread(table, _comes_back(observations)) if table is not None else (0.0, None)
-    excess, size = _excess(observations, progress), _largest(table)
-    if abs(spread) <= SPREAD and excess <= TOO_LARGE and size <= HUGE:
+    start = _look_at(observations, progress)
+    if not start.is_unusual:
         return []
     step = last_step(observations)
-    patience = PATIENCE if abs(spread) > SPREAD else PATIENCE_OUTPUTS
-    ill = progress is not None and (
-        progress.lags if abs(spread) > PLAIN_SPREAD or size > 10 * HUGE else progress.suffers
+    suffers = progress is None or (
+        (progress.lags if start.is_plain else progress.suffers)
+        and not (progress.is_relapse and progress.best_fall > OVERCOME)
+        and not (progress.is_falling and not start.is_structure)
+        and share_done(observations, step) >= (PATIENCE if start.is_structure else PATIENCE_OUTPUTS)
     )
-    was_overcome = progress is not None and progress.is_relapse and progress.best_fall > OVERCOME
-    suffers = progress is None or (ill and not was_overcome and share_done(observations, step) >= patience)
-    suffers = suffers and not (progress is not None and progress.is_falling and abs(spread) <= SPREAD)
-    is_large = abs(spread) > CRITICAL_SPREAD or excess > TOO_LARGE**2 or size > 10 * HUGE
     return [
         Finding(
             kind="bad_init",
-            severity="info" if not suffers else "critical" if is_large else "warning",
-            layer=layer if abs(spread) > SPREAD else _first_large(table),
+            severity="info" if not suffers else "critical" if start.is_critical else "warning",
+            layer=start.layer,
             first_step=0,
             last_step=min(step, FIRST_STEPS - 1),
             evidence={
-                "log10_activation_change": round(spread, 2),
+                "log10_activation_change": round(start.spread, 2),
                 "threshold": SPREAD,
-                "first_loss_over_guess": round(excess, 2),
-                "largest_activation": float(f"{size:.3g}"),
+                "first_loss_over_guess": round(start.excess, 2),
+                "largest_activation": float(f"{start.size:.3g}"),
+                "layers_of_equal_units": len(start.alike),
             },
         )
     ]
+
+
+def _look_at(observations: Observations, progress: Progress | None) -> _Start:
+    table = observations.rms.get("activation")
+    spread, layer = _spread(table, _comes_back(observations)) if table is not None else (0.0, None)
+    alike = _alike(observations)
+    if abs(spread) <= SPREAD:
+        layer = alike[0] if alike else _first_large(table)
+    return _Start(spread, _excess(observations, progress), _largest(table), alike, layer)
+
+
+def _alike(observations: Observations) -> tuple[str, ...]:
+    """Return the weights whose units are copies of each other and not zero, if they are more than half of all."""
+    table, all_weights = observations.units.get("equal"), weights(observations, "gradient")
+    if table is None or all_weights is None or not len(table.steps) or table.steps[0] >= FIRST_STEPS:
+        return ()
+    sizes = observations.rms.get("weight")
+    pairs = zip(sizes.layers, sizes.values[0], strict=True) if sizes is not None and len(sizes.steps) else ()
+    zero = {layer for layer, size in pairs if size == 0}
+    copies = {layer for layer, share in zip(table.layers, table.values[0], strict=True) if share > COPIES} - zero
+    found = tuple(layer for layer in all_weights.layers if layer in copies)
+    return found if len(found) > len(all_weights.layers) / 2 else ()
 
 
 def _excess(observations: Observations, progress: Progress | None) -> float:
