@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from stabletrain.signal.snapshot import SIGNALS
-from stabletrain.signal.units import MIN_SAMPLES, UnitTaps
+from stabletrain.signal.units import MIN_SAMPLES, UnitTaps, find_equal_units
 from stabletrain.signal.watch import Watch
 
 
@@ -210,3 +210,35 @@ def test_what_is_not_finite_is_neither():
     found = count(model, torch.full((512, 3), float("nan")))
     assert by_path(found["dead"]) == {"2": 0.0}
     assert by_path(found["saturated"]) == {"1": 0.0}
+
+
+def test_units_that_begin_as_copies_are_counted_by_layer():
+    torch.manual_seed(0)
+    half = torch.randn(4, 3)
+    half[0] = half[3]
+    three = half.clone()
+    three[1] = half[3]
+    most = torch.randn(4, 2, 3, 3)
+    most[1:] = most[0]
+    parameters = {
+        "drawn": torch.randn(4, 3),
+        "same": torch.full((4, 3), 0.1),
+        "half": half,
+        "most": most,
+        "three": three,
+    }
+    parameters |= {"zero": torch.zeros(2, 5), "bias": torch.ones(4), "one": torch.ones(1, 3), "none": torch.ones(0, 3)}
+    found = find_equal_units(list(parameters), list(parameters.values()))
+    assert found == {"equal": {"same": 1.0, "most": 1.0, "three": 0.75, "zero": 1.0}}
+    assert find_equal_units(["drawn"], [parameters["drawn"]]) == {}
+
+
+def test_the_watch_says_on_its_first_step_alone_which_units_are_equal():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    nn.init.constant_(model[0].weight, 0.1)
+    watch = Watch(model, signals=["gradient", "units"])
+    seen = []
+    for _ in range(2):
+        model(torch.randn(8, 3)).sum().backward()
+        seen.append(watch.step().units.get("equal"))
+    assert seen == [{"L00.0.weight": 1.0}, None]
