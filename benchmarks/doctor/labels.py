@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median_low
 from typing import NamedTuple
@@ -69,9 +69,15 @@ def label_all(cases: Sequence[Case], outcomes: Mapping[str, Outcome]) -> dict[st
     found = {}
     for case in cases:
         points, reference, word = outcomes[case.name].points, outcomes[case.reference].median, word_of(case.name)
-        agreeing = [seed for seed, p in zip(case.seeds, points, strict=False) if label_of(p, reference) == word]
-        found[case.name] = Label(word, points, reference, agreeing[0] if agreeing else case.seeds[0])
+        label = Label(word, points, reference, case.seeds[0])
+        found[case.name] = replace(label, seed=next(iter(seeds_of(case, label)), case.seeds[0]))
     return found
+
+
+def seeds_of(case: Case, label: Label) -> list[int]:
+    """Return the seeds whose own run came out as the case does."""
+    pairs = zip(case.seeds, label.points, strict=False)
+    return [seed for seed, points in pairs if label_of(points, label.reference) == label.word]
 
 
 def write_labels(labels: Mapping[str, Label], path: Path = LABELS) -> None:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.doctor.record --folder FOLDER
 
-Recorded is the seed that `labels.json` names. A recording that is there already is kept. Beside each lies, as
-JSON, what came out of the run.
+Recorded is the seed that `labels.json` names; with `--part PART` all seeds of that part whose own run came out as the
+case does. A recording that is there already is kept. Beside each lies, as JSON, what came out of the run.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import Any
 import torch
 
 import stabletrain as st
-from benchmarks.doctor.case import Case
+from benchmarks.doctor.case import PARTS, Case
 from benchmarks.doctor.cases import make_cases
 from benchmarks.doctor.composition import choices_of, settings_of
 from benchmarks.doctor.label import NICE
-from benchmarks.doctor.labels import BUGGY, HEALTHY, read_labels
+from benchmarks.doctor.labels import BUGGY, HEALTHY, read_labels, seeds_of
 from benchmarks.doctor.run import Run
 from stabletrain.diagnosis.history import save
 from stabletrain.diagnosis.observations import Observations
@@ -74,14 +74,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="where recordings are kept")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--part", choices=PARTS, help="all seeds of this part")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     labels = read_labels()
-    jobs: list[Any] = [
-        (case, labels[case.name].seed, options.folder)
-        for case in make_cases()
-        if labels[case.name].word in (BUGGY, HEALTHY)
-    ]
+    cases = [case for case in make_cases() if labels[case.name].word in (BUGGY, HEALTHY)]
+    jobs: list[Any] = [(case, labels[case.name].seed, options.folder) for case in cases]
+    if options.part:
+        chosen = [case for case in cases if case.part == options.part]
+        jobs = [(case, seed, options.folder) for case in chosen for seed in seeds_of(case, labels[case.name])]
     with multiprocessing.get_context("spawn").Pool(options.processes, _begin) as pool:
         for count, name in enumerate(pool.imap_unordered(record, jobs), 1):
             if count % 50 == 0:

@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.doctor.case import PARTS, Case
 from benchmarks.doctor.cases import make_cases
-from benchmarks.doctor.labels import BUGGY, HEALTHY, Label, read_labels
+from benchmarks.doctor.labels import BUGGY, HEALTHY, Label, read_labels, seeds_of
 from benchmarks.doctor.presets import PRESETS
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.finding import Finding
@@ -206,14 +206,33 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where recordings are kept")
     parser.add_argument("--part", choices=PARTS, action="append", help="only this part")
     parser.add_argument("--ours", action="store_true", help="only our rules, while tuning them")
+    parser.add_argument("--seeds", action="store_true", help="our rules at the end of every recording, of all seeds")
     options = parser.parse_args()
     labels = read_labels()
     cases = [case for case in make_cases() if labels[case.name].word in (BUGGY, HEALTHY)]
     for part in options.part or PARTS:
         chosen = [case for case in cases if case.part == part]
+        if options.seeds:
+            print_seeds(part, chosen, labels, options.folder)
+            continue
         recordings = read_recordings(options.folder, chosen, labels)
         chosen = [case for case in chosen if case.name in recordings]
         print_part(part, chosen, labels, recordings, [OURS] if options.ours else list(RULES))
+
+
+def print_seeds(part: str, cases: Sequence[Case], labels: Mapping[str, Label], folder: Path) -> None:
+    """Print recall and false alarms of our rules over the recordings of all seeds."""
+    counts = {BUGGY: [0, 0], HEALTHY: [0, 0]}
+    for case in cases:
+        label = labels[case.name]
+        paths = [folder / f"{case.digest}-{seed}.npz" for seed in seeds_of(case, label)]
+        for path in [path for path in paths if path.is_file()]:
+            counts[label.word][0] += 1
+            counts[label.word][1] += bool(alarms(diagnose(load(path))))
+    (num_buggy, found), (num_healthy, false) = counts.values()
+    print(
+        f"{part} part, all seeds: {found} of {num_buggy} buggy runs found; alarms on {false} of {num_healthy} healthy"
+    )
 
 
 def print_part(
