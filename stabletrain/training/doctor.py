@@ -29,6 +29,7 @@ from stabletrain.training.watch import GradientWatch
 
 SHARE = 200.0  # an evaluation of t seconds is followed by 200 t without one: 0.5% at most
 MIN_STEPS = 10  # before the first one
+MAX_WAITING = 10  # steps whose loss and rate are written together
 MAX_LINES = 12  # printed during a run; the rest is in the findings at its end
 MIN_OPEN = 20  # steps that a critical finding must stay open before it stops the run
 MIN_OPEN_SHARE = 0.05  # … and of the planned steps
@@ -75,6 +76,7 @@ class Doctor(Callback):
         self._open: dict[tuple[str, str | None], int] = {}
         self._num_lines = 0
         self._next_s = 0.0
+        self._waiting: list[tuple[int, dict[str, Any]]] = []  # scalars to be written, the loss as a tensor
         self._lr: float | None = None
         self._num_nonfinite: dict[str, int] = {}
 
@@ -148,7 +150,7 @@ class Doctor(Callback):
         self._conclude(trainer)
 
     def _record(self, trainer: pl.Trainer, step: int, outputs: Any) -> None:
-        scalars: dict[str, float] = {}
+        scalars: dict[str, Any] = {}
         groups = trainer.optimizers[0].param_groups if trainer.optimizers else []
         lr = float(groups[0].get("lr", math.nan)) if groups else math.nan
         if math.isfinite(lr) and lr != self._lr:
@@ -157,15 +159,30 @@ class Doctor(Callback):
         if step == 0 and not self._owns_scalars:  # the others come as often as Lightning logs; this is the scale
             loss = trainer.callback_metrics.get(names.TRAIN_LOSS)
         if (self._owns_scalars or step == 0) and isinstance(loss, Tensor) and loss.numel() == 1:
-            scalars[names.TRAIN_LOSS] = float(loss)
+            scalars[names.TRAIN_LOSS] = loss.detach()
         self._write(step, scalars)
 
-    def _write(self, step: int, scalars: dict[str, float]) -> None:
-        if self._writer is not None and scalars:
-            self._writer.write_scalars(step, finite_scalars(scalars, self._num_nonfinite))
+    def _write(self, step: int, scalars: dict[str, Any]) -> None:
+        """Write some steps together: right after a backward pass each first call of anything is slow.
+
+        Not where another writes losses too: their order would be lost.
+        """
+        if scalars:
+            self._waiting.append((step, scalars))
+        if len(self._waiting) >= MAX_WAITING or not self._owns_scalars:
+            self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if self._writer is None:
+            return
+        for step, scalars in waiting:
+            found = {name: float(value) for name, value in scalars.items()}
+            self._writer.write_scalars(step, finite_scalars(found, self._num_nonfinite))
 
     def _evaluate(self, step: int) -> None:
         assert self._writer is not None
+        self._write_waiting()
         self._writer.flush()  # what waits to be written is not in the history yet
         self._history.about = about_of(self._writer.info, self._history.layers)
         self.findings = diagnose(self._history.observations())
@@ -195,6 +212,7 @@ class Doctor(Callback):
     def _conclude(self, trainer: pl.Trainer) -> None:
         if self._writer is None:
             return
+        self._write_waiting()
         self._writer.flush()
         step = max(0, trainer.global_step - 1)
         self._history.about = about_of(self._writer.info, self._history.layers)
