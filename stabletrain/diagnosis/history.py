@@ -99,7 +99,8 @@ class History:
         for name, value in finite_scalars(scalars, self._num_nonfinite).items():
             steps, values = self._scalars.setdefault(name, (array("q"), array("f")))
             while steps and steps[-1] >= step:
-                steps.pop(), values.pop()
+                steps.pop()
+                values.pop()
             steps.append(step)
             values.append(value)
 
