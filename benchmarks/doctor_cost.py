@@ -9,19 +9,16 @@ rules. It looks as often as its callback does in a run. The steps are those of `
 from __future__ import annotations
 
 import argparse
-import logging
 import statistics
 import tempfile
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader
-from watching_lightning import OPTIONS, Module
+from watching_lightning import OPTIONS, fit
 from watching_workloads import ON_CPU, ON_CUDA, WORKLOADS, Stepper
 
 from stabletrain.callbacks import Doctor, GradientWatch
@@ -88,21 +85,7 @@ class Steps(pl.Callback):
 def measure(stepper: Stepper, option: str, num_steps: int, folder: Path) -> tuple[float, list[float]]:
     """Return the median milliseconds of a step, and what the doctor adds in percent over each tenth of the run."""
     doctor, steps = Timed(), Steps()
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trainer = pl.Trainer(
-            max_steps=num_steps,
-            accelerator="cpu" if stepper.device.type == "cpu" else "gpu",
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=folder,
-            callbacks=[steps, GradientWatch(**OPTIONS[option][0]), doctor],
-        )
-        trainer.fit(Module(stepper), DataLoader([torch.zeros(1)] * num_steps, batch_size=None))
+    fit(stepper, num_steps, [steps, GradientWatch(**OPTIONS[option][0]), doctor], folder)
     spent, taken = (np.array(x)[SKIPPED : num_steps - 1] for x in (doctor.spent, steps.seconds))
     shares = [
         100 * float(a.sum() / (b.sum() - a.sum()))

@@ -73,17 +73,13 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def compare_in_lightning(stepper: Stepper, option: str, num_steps: int, rounds: int, folder: Path) -> list[float]:
-    """Return the ratio of each pair of blocks, watched over not watched; the first pair is left out."""
-    settings, period = OPTIONS[option]
-    watch = GradientWatch(**settings)
-    alternator = Alternator(watch, max(1, round(num_steps / period)) * period)
-    num_batches = 2 * alternator.num_steps * (rounds + 1) + 1
+def fit(stepper: Stepper, num_steps: int, callbacks: list[pl.Callback], folder: Path) -> None:
+    """Train for so many steps in a trainer that does nothing beside its callbacks."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = pl.Trainer(
-            max_steps=num_batches,
+            max_steps=num_steps,
             accelerator=stepper.device.type if stepper.device.type == "cpu" else "gpu",
             devices=1,
             logger=False,
@@ -91,7 +87,16 @@ def compare_in_lightning(stepper: Stepper, option: str, num_steps: int, rounds: 
             enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=folder,
-            callbacks=[alternator, watch],
+            callbacks=callbacks,
         )
-        trainer.fit(Module(stepper), DataLoader([torch.zeros(1)] * num_batches, batch_size=None))
+        trainer.fit(Module(stepper), DataLoader([torch.zeros(1)] * num_steps, batch_size=None))
+
+
+def compare_in_lightning(stepper: Stepper, option: str, num_steps: int, rounds: int, folder: Path) -> list[float]:
+    """Return the ratio of each pair of blocks, watched over not watched; the first pair is left out."""
+    settings, period = OPTIONS[option]
+    watch = GradientWatch(**settings)
+    alternator = Alternator(watch, max(1, round(num_steps / period)) * period)
+    num_batches = 2 * alternator.num_steps * (rounds + 1) + 1
+    fit(stepper, num_batches, [alternator, watch], folder)
     return alternator.ratios[1:]

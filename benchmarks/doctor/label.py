@@ -34,13 +34,14 @@ def train(job: tuple[Case, int, Path]) -> str:
     if not path.is_file():
         start = time.process_time()
         points = Run(case, seed)()
-        facts = {"name": case.name, "points": _or_none(points), "seconds": round(time.process_time() - start, 2)}
+        facts = {"name": case.name, "points": or_none(points), "seconds": round(time.process_time() - start, 2)}
         path.with_suffix(".part").write_text(json.dumps(facts))
         path.with_suffix(".part").rename(path)
     return case.name
 
 
-def _or_none(points: float) -> float | None:
+def or_none(points: float) -> float | None:
+    """Return points as JSON has them: rounded, None for NaN."""
     return None if math.isnan(points) else round(points, 2)
 
 
@@ -50,7 +51,8 @@ def read_outcome(case: Case, folder: Path, num_seeds: int) -> Outcome:
     return Outcome(tuple(json.loads(path.read_text())["points"] for path in paths))
 
 
-def _begin() -> None:
+def begin_worker() -> None:
+    """Step aside for others: one thread, and nice."""
     os.nice(max(0, NICE - os.nice(0)))
     torch.set_num_threads(1)
 
@@ -63,7 +65,7 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     cases = make_cases()
-    with multiprocessing.get_context("spawn").Pool(options.processes, _begin) as pool:
+    with multiprocessing.get_context("spawn").Pool(options.processes, begin_worker) as pool:
         for num_seeds in range(1, options.seeds + 1):  # all cases with one seed, then with the next: see early
             jobs = [(case, case.seeds[num_seeds - 1], options.folder) for case in cases]
             for count, name in enumerate(pool.imap_unordered(train, jobs), 1):

@@ -10,20 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import multiprocessing
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 import stabletrain as st
 from benchmarks.doctor.case import PARTS, Case
 from benchmarks.doctor.cases import make_cases
 from benchmarks.doctor.composition import choices_of, settings_of
-from benchmarks.doctor.label import NICE
+from benchmarks.doctor.label import begin_worker, or_none
 from benchmarks.doctor.labels import BUGGY, HEALTHY, read_labels, seeds_of
 from benchmarks.doctor.run import Run
 from stabletrain.diagnosis.history import save
@@ -60,14 +56,9 @@ def record(job: tuple[Case, int, Path]) -> str:
         part = path.with_name(f"part-{path.name}")
         save(observations, part)
         part.rename(path)
-        facts = {"name": case.name, "seed": seed, "points": None if math.isnan(points) else round(points, 2)}
+        facts = {"name": case.name, "seed": seed, "points": or_none(points)}
         path.with_suffix(".json").write_text(json.dumps(facts))
     return case.name
-
-
-def _begin() -> None:
-    os.nice(max(0, NICE - os.nice(0)))
-    torch.set_num_threads(1)
 
 
 def main() -> None:
@@ -83,7 +74,7 @@ def main() -> None:
     if options.part:
         chosen = [case for case in cases if case.part == options.part]
         jobs = [(case, seed, options.folder) for case in chosen for seed in seeds_of(case, labels[case.name])]
-    with multiprocessing.get_context("spawn").Pool(options.processes, _begin) as pool:
+    with multiprocessing.get_context("spawn").Pool(options.processes, begin_worker) as pool:
         for count, name in enumerate(pool.imap_unordered(record, jobs), 1):
             if count % 50 == 0:
                 print(f"{count} of {len(jobs)} recordings, the last {name}", flush=True)

@@ -44,9 +44,9 @@ def advice_lines(findings: Sequence[Finding]) -> list[str]:
     causes = [cause for cause, _ in by_cause(findings) if cause.severity != INFO]
     for f in causes[:MAX_ROWS]:
         lines.append(f"  [bold]{f.kind}[/]: {escape(f.advice)}")
-        width = max(map(len, f.overrides[:MAX_REMEDIES]), default=0)
-        reasons = [*f.reasons, *[""] * len(f.overrides)]
-        for number, (override, why) in enumerate(list(zip(f.overrides, reasons, strict=False))[:MAX_REMEDIES]):
+        remedies = f.remedies[:MAX_REMEDIES]
+        width = max((len(override) for override, _ in remedies), default=0)
+        for number, (override, why) in enumerate(remedies):
             lines.append(f"    {'   ' if number else 'try'}  [bold]{escape(override.ljust(width))}[/]  {escape(why)}")
     return lines
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 KINDS = (
@@ -63,6 +64,11 @@ class Finding:
     def because_of(self) -> str | None:
         """Kind of the finding that this one follows from; None if it stands for itself."""
         return self.evidence.get(BECAUSE)
+
+    @property
+    def remedies(self) -> list[tuple[str, str]]:
+        """Each override with why it helps, "" where nobody said."""
+        return list(zip_longest(self.overrides, self.reasons[: len(self.overrides)], fillvalue=""))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the finding as plain JSON data, as in `findings.json`."""

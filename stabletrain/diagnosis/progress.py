@@ -1,7 +1,7 @@
 """How the training goes: what has been learned so far, beside what could be expected by now.
 
 A structure that looks ill harms nobody as long as the network learns: published rules that alarm on structure alone
-alarm on most healthy runs (UMLAUT on 109 of 109, docs/doctor.md). So the structural rules ask here first.
+alarm on many healthy runs (docs/doctor_benchmark.md). So the structural rules ask here first.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ class Progress:
         now: Median of the last tenth.
         best: The lowest such median so far.
         baseline: Loss of a guess that does not look at the input; of an unknown one the loss at the start.
-        noise: Robust deviation of single losses around their running median.
         is_falling: Whether the last tenth lies below the tenth before it by more than the noise.
         steepness: By what share of itself the loss of the last tenth lies below that of the tenth before it.
         uncertainty: Standard error of the lowest median.
@@ -46,7 +45,6 @@ class Progress:
     now: float
     best: float
     baseline: float
-    noise: float
     is_falling: bool
     steepness: float
     uncertainty: float
@@ -104,7 +102,6 @@ def progress_of(observations: Observations) -> Progress | None:
         now=now,
         best=float(levels[lowest]),
         baseline=baseline,
-        noise=noise,
         is_falling=earlier - now > max(2 * noise / width**0.5, 0.01 * abs(baseline)),
         steepness=(earlier - now) / max(abs(now), 1e-30),
         uncertainty=1.25 * spread / width**0.5,  # of a median of normal numbers

@@ -77,7 +77,6 @@ def _verdict_part(record: Record, summary: Mapping[str, Any], findings: Sequence
 
 
 def _finding_part(finding: Finding, info: Mapping[str, Any], symptoms: Sequence[Finding] = ()) -> dict[str, Any]:
-    reasons = [*finding.reasons, *[""] * len(finding.overrides)]
     return {
         "severity": finding.severity,
         "sign": words.SEVERITY_SIGNS[finding.severity],
@@ -86,9 +85,7 @@ def _finding_part(finding: Finding, info: Mapping[str, Any], symptoms: Sequence[
         "steps": words.steps(finding.first_step, finding.last_step),
         "advice": finding.advice,
         "evidence": " · ".join(f"{str(k).replace('_', ' ')}: {words.number(v)}" for k, v in finding.evidence.items()),
-        "commands": [
-            (rerun_command(info, override), why) for override, why in zip(finding.overrides, reasons, strict=False)
-        ],
+        "commands": [(rerun_command(info, override), why) for override, why in finding.remedies],
         "symptoms": [
             f"{words.verdict_words(f.kind)[0]}: {f.layer or 'whole model'}, {words.steps(f.first_step, f.last_step)}"
             for f in symptoms

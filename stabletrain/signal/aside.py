@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from stabletrain.errors import RequestError
 
 
 @contextmanager
@@ -32,3 +35,19 @@ def evaluation(model: nn.Module) -> Iterator[None]:
     stance = torch.compiler.set_stance("force_eager") if is_compiling else nullcontext()
     with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad(), stance:
         yield
+
+
+def require_scalar(loss: Any, allowed: str) -> Tensor:
+    """Return what a loss function returned.
+
+    Raises:
+        RequestError: It is not a tensor of one element; `allowed` says what the function should be.
+    """
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return loss
+    raise RequestError(
+        "The loss is not one number.",
+        key="loss_fn",
+        found=f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__,
+        allowed=allowed,
+    )

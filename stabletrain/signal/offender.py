@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stabletrain.errors import RequestError
-from stabletrain.signal.aside import evaluation, keeping
+from stabletrain.signal.aside import evaluation, keeping, require_scalar
 from stabletrain.signal.splitting import find_samples, leaves, length_of
 from stabletrain.signal.trace import Seen, Trace, see
 
@@ -101,14 +100,7 @@ def _follow(model: nn.Module, loss_fn: LossFunction, batch: Any) -> Trace:
     trace = Trace(model)
     with evaluation(model), trace:
         loss = loss_fn(batch)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            raise RequestError(
-                "The loss is not one number.",
-                key="loss_fn",
-                found=f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__,
-                allowed="a function of the batch that returns a scalar tensor",
-            )
-        trace.differentiate(loss)
+        trace.differentiate(require_scalar(loss, "a function of the batch that returns a scalar tensor"))
     return trace
 
 

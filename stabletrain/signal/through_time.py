@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stabletrain.errors import RequestError
+from stabletrain.signal.aside import require_scalar
 from stabletrain.signal.layers import clean_name
 from stabletrain.signal.replay import FUSED, replay
 from stabletrain.signal.time_gradient import REVERSE, TimeGradient
@@ -70,13 +70,7 @@ def gradient_through_time(model: nn.Module, inputs: Any, loss_fn: Callable[[Any]
 
 
 def _differentiate(loss: Any, states: Sequence[Tensor]) -> Sequence[Tensor | None]:
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        raise RequestError(
-            "The loss is not one number.",
-            key="loss_fn",
-            found=f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__,
-            allowed="a function that returns a scalar tensor",
-        )
+    require_scalar(loss, "a function that returns a scalar tensor")
     if not states or not loss.requires_grad:
         return [None] * len(states)
     return torch.autograd.grad(loss, states, allow_unused=True)

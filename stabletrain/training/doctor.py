@@ -180,12 +180,15 @@ class Doctor(Callback):
             found = {name: float(value) for name, value in scalars.items()}
             self._writer.write_scalars(step, finite_scalars(found, self._num_nonfinite))
 
+    def _diagnose(self, writer: RecordWriter) -> None:
+        self._write_waiting()
+        writer.flush()  # what waits to be written is not in the history yet
+        self._history.about = about_of(writer.info, self._history.layers)
+        self.findings = diagnose(self._history.observations())
+
     def _evaluate(self, step: int) -> None:
         assert self._writer is not None
-        self._write_waiting()
-        self._writer.flush()  # what waits to be written is not in the history yet
-        self._history.about = about_of(self._writer.info, self._history.layers)
-        self.findings = diagnose(self._history.observations())
+        self._diagnose(self._writer)
         alarming = {(f.kind, f.layer): f for f in self.findings if f.severity != INFO}
         for key, finding in alarming.items():
             if key not in self._open:
@@ -212,11 +215,8 @@ class Doctor(Callback):
     def _conclude(self, trainer: pl.Trainer) -> None:
         if self._writer is None:
             return
-        self._write_waiting()
-        self._writer.flush()
+        self._diagnose(self._writer)
         step = max(0, trainer.global_step - 1)
-        self._history.about = about_of(self._writer.info, self._history.layers)
-        self.findings = diagnose(self._history.observations())
         self._writer.listeners = []
         self._writer = None
         if self._concludes:
