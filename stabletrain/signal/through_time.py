@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from types import new_class
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stabletrain.signal.aside import require_scalar
+from stabletrain.signal.aside import evaluation, require_scalar
 from stabletrain.signal.layers import clean_name
 from stabletrain.signal.replay import FUSED, replay
 from stabletrain.signal.time_gradient import REVERSE, TimeGradient
@@ -95,10 +94,7 @@ def _usable(x: Any) -> Any:
 def _aside(model: nn.Module) -> Iterator[None]:
     """Evaluation mode with gradients, after which the model and the random numbers go on as if nothing had been."""
     modes = [(module, module.training) for module in model.modules()]
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
-    is_compiling = "torch._dynamo" in sys.modules  # to import it takes a second
-    stance = torch.compiler.set_stance("force_eager") if is_compiling else nullcontext()
-    with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad(), stance:
+    with evaluation(model):
         try:
             for module, _ in modes:
                 module.training = False  # not by `eval()`, in which a model may do more: some merge weights there
