@@ -1,14 +1,18 @@
-"""What every test needs: one thread, a fixed seed, no tracking server but its own, and a store that is set up."""
+"""What every test needs: one thread, a fixed seed, no clock, no tracking server but its own, a store that is set up."""
 
 from __future__ import annotations
 
 import shutil
 
+import hypothesis
 import pytest
 import torch
 from servers import CHROMIUM, CHROMIUM_ARGUMENTS, find_free_port, servers
 
 from stabletrain.tracking.store import ENVIRONMENT, embedded_uri, open_client
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # machines are shared, and first calls compile
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)

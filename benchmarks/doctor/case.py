@@ -7,8 +7,8 @@ import json
 from dataclasses import asdict, dataclass, field
 
 NUM_SEEDS = 5  # unwatched runs that a label is the median of
-FIRST_SEED = {"tuning": 0, "validation": 100, "reporting": 200}  # no seed is in two parts
-SALT = {"tuning": "tuning", "validation": "reporting", "reporting": "held out"}  # in the digest
+FIRST_SEED = {"tuning": 0, "validation": 100, "second_validation": 200, "reporting": 300}  # no seed is in two parts
+SALT = {"tuning": "tuning", "validation": "reporting", "second_validation": "held out", "reporting": "reported on"}
 PARTS = tuple(FIRST_SEED)
 
 
@@ -122,7 +122,7 @@ class Case:
 
     Attributes:
         name: `<recipe>/<family>-<number>`; `<recipe>/reference` for the recipe itself.
-        part: `tuning`, `validation` or `reporting`: all cases of a recipe are in the same part.
+        part: `tuning`, `validation`, `second_validation` or `reporting`: all cases of a recipe are in the same one.
         task: `circles`, `moons`, `blobs`, `digits`, or with a length `pixels-64`, `adding-20`, `copy-50`, `text-32`.
         family: Fault family, `plain`, or a kind of hard healthy run.
         reference: Name of the case whose outcome this one is compared with.

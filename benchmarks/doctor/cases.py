@@ -17,7 +17,9 @@ from benchmarks.doctor.recipes import make_recipes
 
 BUGGY_FAMILIES = (*FAULTS, *EVENTS)
 MAKERS = {**PLAIN, **HARD, **FAULTS, **EVENTS}
-# Candidates of each family to tune on, and half as many in each other part: those whose digest is smallest.
+HALVED = ("validation", "second_validation")
+# Candidates of each family to tune on and to report on, and half as many in the other parts: those whose digest is
+# smallest.
 NUM_CANDIDATES = {
     "plain": 56,
     "tiny_gradients": 8,
@@ -59,7 +61,7 @@ def make_cases() -> tuple[Case, ...]:
     for family, count in NUM_CANDIDATES.items():
         for part in PARTS:
             found = _variants(family, [recipe for recipe in recipes if recipe.part == part])
-            chosen += sorted(found, key=lambda case: case.digest)[: count if part == "tuning" else count // 2]
+            chosen += sorted(found, key=lambda case: case.digest)[: count // 2 if part in HALVED else count]
     needed = {case.reference for case in chosen}
     compared = [case for case in _variants("sgd", recipes) if case.name in needed]
     cases = (*recipes, *compared, *sorted(chosen, key=lambda case: case.name))

@@ -18,34 +18,61 @@ from stabletrain.signal.snapshot import GRADIENT, WEIGHT, Snapshot
 PARAMETERS = (GRADIENT, WEIGHT)  # signals whose layers are parameters
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 MAX_ROWS = 4096  # of a table; then every other row goes, and from there on every other one is kept
+ROUNDED_TOGETHER = 64  # rows
 
 
 class Rows:
-    """Rows of numbers by step. Beyond `max_rows` each 2nd, 4th, … one stays, by their count alone."""
+    """Rows of numbers by step, in float32. Beyond `max_rows` each 2nd, 4th, … one stays, by their count alone.
+
+    Rows are rounded many at a time: one by one, right after a backward pass, that cost more than all else here.
+    """
 
     def __init__(self, max_rows: int = MAX_ROWS) -> None:
         self.max_rows = max_rows
         self.stride = 1
         self.num_seen = 0
         self.steps: list[int] = []
-        self.rows: list[np.ndarray] = []
+        self._rows: list[np.ndarray] = []
+        self._num_rounded = 0
 
     def add(self, step: int, row: np.ndarray) -> None:
-        """Append a row; a step that was seen already (a run that went back and on) replaces what came from there on."""
+        """Append a row; a step that was seen already (a run that went back and on) replaces what came from there on.
+
+        The array is kept, and must not change.
+        """
         while self.steps and self.steps[-1] >= step:
             self.steps.pop()
-            self.rows.pop()
+            self._rows.pop()
+            self._num_rounded = min(self._num_rounded, len(self._rows))
         if self.num_seen % self.stride == 0:
             self.steps.append(step)
-            with np.errstate(over="ignore"):  # what lies beyond float32 is Inf
-                self.rows.append(row.astype(np.float32))
-            if len(self.rows) > self.max_rows:
+            self._rows.append(row)
+            if len(self._rows) > self.max_rows:
                 self.steps, self.rows, self.stride = self.steps[::2], self.rows[::2], 2 * self.stride
+            elif len(self._rows) >= self._num_rounded + ROUNDED_TOGETHER:
+                self._round()
         self.num_seen += 1
+
+    @property
+    def rows(self) -> list[np.ndarray]:
+        """The rows in float32; they may be set, to as many."""
+        self._round()
+        return self._rows
+
+    @rows.setter
+    def rows(self, rows: list[np.ndarray]) -> None:
+        self._rows, self._num_rounded = rows, len(rows)
+
+    def _round(self) -> None:
+        first = self._num_rounded
+        if first < len(self._rows):
+            with np.errstate(over="ignore"):  # what lies beyond float32 is Inf
+                self._rows[first:] = np.array(self._rows[first:]).astype(np.float32)
+            self._num_rounded = len(self._rows)
 
     def stacked(self, num_columns: int) -> tuple[np.ndarray, np.ndarray]:
         """Return steps (T,) and values (T, num_columns) in float64."""
-        values = np.stack(self.rows) if self.rows else np.empty((0, num_columns), np.float32)
+        values = np.stack(self.rows) if self._rows else np.empty((0, num_columns), np.float32)
         return np.array(self.steps, np.int64), values.astype(np.float64)
 
 
@@ -123,13 +150,15 @@ class History:
 
     def add(self, name: str, signal: str, step: int, layers: Sequence[str], values: np.ndarray) -> None:
         """Add one row of a table: `rms` or `nonfinite` of a signal, or `units` of a kind."""
-        key, layers = (name, signal), tuple(layers)
-        known = self._layers.setdefault(key, layers)
-        rows = self._rows.setdefault(key, Rows(self._max_rows))
-        if layers != known:
-            values, known = _join(known, layers, np.asarray(values, np.float64), rows)
-            self._layers[key] = known
-        rows.add(step, np.asarray(values))
+        key = (name, signal)
+        known = self._layers.get(key)
+        if known is None:
+            known = self._layers[key] = tuple(layers)
+            self._rows[key] = Rows(self._max_rows)
+        rows = self._rows[key]
+        if layers is not known and tuple(layers) != known:
+            values, self._layers[key] = _join(known, tuple(layers), np.asarray(values, np.float64), rows)
+        rows.add(step, values)
 
 
 def finite_scalars(scalars: Mapping[str, float], num_nonfinite: dict[str, int]) -> dict[str, float]:
@@ -147,7 +176,15 @@ def total_norm(layers: Sequence[LayerStatistics]) -> float | None:
     measures = Measures.of(layers)
     if not len(measures) or measures.arrays.num_nonfinite.any():
         return None
-    norm = math.hypot(*np.nan_to_num(measures.arrays.rms * np.sqrt(measures.sizes)).tolist())
+    rms = measures.arrays.rms
+    largest = float(np.fmax.reduce(rms))
+    if not largest > 0:  # all zero, or all without elements
+        return 0.0
+    if math.isinf(largest):
+        return None
+    squares = (rms / largest) ** 2 * measures.sizes  # neither overflow nor all vanish; NaN of what has no elements
+    total = float(np.add.reduce(squares))
+    norm = largest * math.sqrt(float(np.nansum(squares)) if math.isnan(total) else total)
     return norm if math.isfinite(norm) else None
 
 
@@ -184,7 +221,7 @@ def load(path: Path | str) -> Observations:
         arrays = {name: file[name] for name in file.files}
     about = About(**json.loads(str(arrays.pop("about"))))
     found: dict[str, dict] = {"rms": {}, "nonfinite": {}, "units": {}, "time": {}, "scalars": {}}
-    for place in {name.rpartition("|")[0] for name in arrays}:
+    for place in dict.fromkeys(name.rpartition("|")[0] for name in arrays):  # in the order they were saved in
         name, _, key = place.partition("|")
         steps, values = arrays[f"{place}|steps"], arrays[f"{place}|values"].astype(np.float64)
         if name in ("time", "scalars"):

@@ -45,9 +45,12 @@ def update_ratios(observations: Observations) -> Table | None:
 
 def row_medians(table: Table) -> np.ndarray:
     """Return the median over the layers for each step, NaN where no layer was measured."""
+    is_whole = ~np.isnan(table.values).any(axis=1)
     found = np.full(len(table.steps), np.nan)
-    for i, row in enumerate(table.values):
-        present = row[~np.isnan(row)]
+    if table.layers:
+        found[is_whole] = np.median(table.values[is_whole], axis=1)
+    for i in np.flatnonzero(~is_whole):
+        present = table.values[i][~np.isnan(table.values[i])]
         if present.size:
             found[i] = np.median(present)
     return found

@@ -35,7 +35,10 @@ class Table(NamedTuple):
 
     def of(self, layers: tuple[str, ...]) -> Table:
         """Return some layers, in the order asked for; a layer that is not there is an error."""
-        return Table(self.steps, layers, self.values[:, [self.layers.index(layer) for layer in layers]])
+        if layers == self.layers:
+            return self
+        places = {layer: place for place, layer in enumerate(self.layers)}
+        return Table(self.steps, layers, self.values[:, [places[layer] for layer in layers]])
 
 
 class Waves(NamedTuple):

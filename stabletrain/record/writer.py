@@ -68,10 +68,20 @@ class RecordWriter:
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Append finite scalars of one step."""
-        values = [Summary.Value(tag=tag, simple_value=v) for tag, v in scalars.items() if _is_storable(v)]
-        self._append_values(step, values)
-        for listener in self.listeners:
-            listener.add_scalars(step, {tag: v for tag, v in scalars.items() if _is_storable(v)})
+        self.write_steps([(step, scalars)])
+
+    def write_steps(self, steps: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        """Append finite scalars of several steps in one go."""
+        parts: list[Bytes] = []
+        for step, scalars in steps:
+            kept = {tag: value for tag, value in scalars.items() if _is_storable(value)}
+            if kept:
+                summary = Summary(value=[Summary.Value(tag=tag, simple_value=v) for tag, v in kept.items()])
+                parts += frame(encode_event(step, time.time(), [summary.SerializeToString()]))
+            for listener in self.listeners:
+                listener.add_scalars(step, kept)
+        if parts:
+            self._write(parts)
 
     def write_snapshot(self, snapshot: Snapshot) -> None:
         """Append, as one event, a step's statistics and, where present, histograms of log10|g| of every layer.

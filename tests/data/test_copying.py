@@ -26,7 +26,7 @@ def slow_answer(shown: list[int]) -> list[int]:
     return answers
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(num_sequences=st.integers(1, 12), num_steps=st.integers(1, 60), seed=st.integers(0, 2**32 - 1))
 def test_copying_is_its_definition(num_sequences, num_steps, seed):
     x, y = copying_problem(num_sequences, num_steps, np.random.default_rng(seed))

@@ -28,7 +28,7 @@ def slow_order(sequence: list[list[float]]) -> int:
     return ["AA", "AB", "BA", "BB"].index("".join(letter for letter in text if letter in "AB"))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(num_sequences=st.integers(1, 12), num_steps=st.integers(2, 90), seed=SEEDS)
 def test_adding_is_its_definition(num_sequences, num_steps, seed):
     x, y = adding_problem(num_sequences, num_steps, np.random.default_rng(seed))
@@ -43,7 +43,7 @@ def test_adding_is_its_definition(num_sequences, num_steps, seed):
         assert target == pytest.approx(slow_sum(sequence), abs=1e-6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(num_sequences=st.integers(1, 12), num_steps=st.integers(10, 130), seed=SEEDS)
 def test_temporal_order_is_its_definition(num_sequences, num_steps, seed):
     x, y = temporal_order_problem(num_sequences, num_steps, np.random.default_rng(seed))

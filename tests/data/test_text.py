@@ -32,7 +32,7 @@ def refusal(**arguments) -> RequestError:
     return caught.value
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(text=st.text("abcé\n", min_size=3, max_size=80), num_steps=st.integers(1, 12), stride=st.integers(1, 15))
 def test_windows_are_slices_of_the_text(text, num_steps, stride):
     if len(set(text)) < 2:

@@ -38,7 +38,7 @@ def slow_outliers(values, window, warmup):
     return flags
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.floats(-20, 20), max_size=60), st.integers(1, 20), st.integers(1, 20))
 def test_outliers_equal_the_slow_twin(values, window, warmup):
     warmup = min(window, warmup)

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -156,7 +156,6 @@ def test_a_model_without_linear_layers_has_none_to_leave_out():
 ROWS = st.lists(st.lists(st.floats(-1e6, 1e6, width=32), min_size=3, max_size=3), min_size=1, max_size=4)
 
 
-@settings(deadline=None)
 @given(ROWS, ROWS, st.floats(1e-4, 10.0))
 def test_each_row_is_limited_keeps_its_direction_and_is_not_clipped_again(weights, gradients, clipping):
     num_rows = min(len(weights), len(gradients))

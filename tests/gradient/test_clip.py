@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stabletrain.errors import RequestError
@@ -34,7 +34,6 @@ def check_direction(before, after):
     torch.testing.assert_close(after, before * factor, rtol=1e-5, atol=1e-37)
 
 
-@settings(deadline=None)
 @given(TENSORS, LIMITS)
 def test_norm_clip_limits_the_norm_and_keeps_the_direction(values, limit):
     parameters = make_parameters(values)
@@ -48,7 +47,6 @@ def test_norm_clip_limits_the_norm_and_keeps_the_direction(values, limit):
         assert torch.equal(after, before)
 
 
-@settings(deadline=None)
 @given(TENSORS, LIMITS)
 def test_layer_clip_limits_each_norm_and_keeps_each_direction(values, limit):
     parameters = make_parameters(values)
@@ -59,7 +57,6 @@ def test_layer_clip_limits_each_norm_and_keeps_each_direction(values, limit):
         check_direction(gradient, parameter.grad.double())
 
 
-@settings(deadline=None)
 @given(TENSORS, LIMITS)
 def test_value_clip_limits_each_element(values, limit):
     parameters = make_parameters(values)

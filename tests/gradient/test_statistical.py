@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stabletrain.errors import RequestError
@@ -28,13 +28,11 @@ def clip_norms(clip, norms):
     return after
 
 
-@settings(deadline=None)
 @given(NORMS, st.floats(0, 100))
 def test_percentile_is_numpys(norms, percentile):
     assert percentile_of(sorted(norms), percentile) == pytest.approx(np.percentile(norms, percentile), rel=1e-9)
 
 
-@settings(deadline=None)
 @given(NORMS, st.floats(0, 100), st.sampled_from([None, 1, 2, 7]))
 def test_percentile_clip_is_the_paper_s_algorithm(norms, percentile, window):
     seen, expected = [], []
@@ -67,7 +65,6 @@ def test_zscore_clip_is_the_paper_s_algorithm(mode):
     assert clip_norms(ZScoreClip(mode=mode), norms) == pytest.approx(expected, rel=1e-9)
 
 
-@settings(deadline=None)
 @given(NORMS, st.floats(0.5, 4.0), st.floats(0.0, 0.99), st.integers(2, 10), st.sampled_from(MODES))
 def test_zscore_clip_is_the_paper_s_algorithm_for_any_norms(norms, z_threshold, alpha, warmup_steps, mode):
     after = clip_norms(ZScoreClip(z_threshold, alpha, warmup_steps, mode), norms)

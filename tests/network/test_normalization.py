@@ -142,7 +142,7 @@ def test_a_constant_input_has_finite_values_and_gradients(name):
             torch.testing.assert_close(y, torch.zeros_like(y), rtol=0, atol=1e-3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     name=some.sampled_from(["batch", "layer", "group", "instance", "rms"]),
     scale=some.floats(0.1, 1e4),

@@ -63,7 +63,7 @@ LAYERS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.dictionaries(st.integers(0, 2**40), LAYERS.filter(bool), max_size=4))
 def test_snapshots_come_back_exactly(by_step):
     written = []
@@ -183,7 +183,7 @@ def test_every_position_of_several_files_gives_the_rest_exactly_once(tmp_path):
     assert begin == len(whole)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.floats(0, 1), max_size=8))
 def test_a_reader_of_a_growing_file_gets_each_event_once(cuts):
     """The writer is seen at any byte; the reader keeps the last position and comes again."""

@@ -97,6 +97,23 @@ def test_nonfinite_scalars_are_not_written(tmp_path):
     assert list(load_record(tmp_path).scalars) == ["a/d"]
 
 
+def test_several_steps_written_at_once_are_as_one_by_one(tmp_path):
+    steps = [(0, {"a": 1.0, "b": math.inf}), (1, {"b": math.nan}), (2, {"a": 3.0, "b": 0.5})]
+    together, alone = (RecordWriter(tmp_path / x / "tensorboard") for x in ("together", "alone"))
+    together.write_steps(steps)
+    together.write_steps([])
+    for step, scalars in steps:
+        alone.write_scalars(step, scalars)
+    together.close()
+    alone.close()
+    found = load_record(tmp_path / "together").scalars
+    assert found == load_record(tmp_path / "alone").scalars
+    assert {tag: [*zip(x.steps, x.values, strict=True)] for tag, x in found.items()} == {
+        "a": [(0, 1.0), (2, 3.0)],
+        "b": [(2, 0.5)],
+    }
+
+
 def test_a_torn_tail_loses_its_event_and_nothing_else(tmp_path):
     path = write(tmp_path / "whole").path
     content = path.read_bytes()

@@ -28,7 +28,7 @@ FINDINGS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(FINDINGS)
 def test_findings_are_plain_json_and_come_back(findings):
     data = json.loads(json.dumps([f.to_dict() for f in findings]))

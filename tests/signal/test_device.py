@@ -62,7 +62,7 @@ def check(way, tensors, histograms=True):
 
 
 @every_way
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=20)
+@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=20)
 @given(values=LISTS, histograms=st.booleans())
 def test_any_values_as_on_the_cpu(way, values, histograms):
     check(way, [torch.from_numpy(x) for x in values], histograms)

@@ -37,7 +37,7 @@ def dead(samples):
     return slow_share(samples, lambda v: v != 0, lambda share: share < 0.01)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.sampled_from([-9.0, -2.5, -2.0, 0.0, 3.0]), min_size=1, max_size=6), st.integers(0, 2**31))
 def test_dead_units_equal_a_slow_count(biases, seed):
     generator = torch.Generator().manual_seed(seed)

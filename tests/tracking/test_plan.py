@@ -43,7 +43,7 @@ def test_the_steps_of_a_schedule(schedule, steps, expected):
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=300))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_at_most_eight_pictures_of_the_course_and_the_last_one_twice(gaps):
     steps = np.cumsum(gaps)
     pictures = planned(gradients(int(step)) for step in steps).pending()

@@ -48,15 +48,20 @@ def depth_decades(values: np.ndarray) -> np.ndarray:
         values: (T, L) rms of gradients in forward order, NaN where none was measured.
     """
     found = np.full(len(values), np.nan)
-    for i, row in enumerate(values):
-        present = row[~np.isnan(row)]
-        if present.size >= 2 and present.any():
-            quarter = max(1, len(present) // 4)
-            logs = decades(present)
-            last = np.median(logs[-quarter:])
-            if last > FLOOR:  # a gradient that does not even begin has not grown on its way
-                found[i] = np.median(logs[:quarter]) - last
+    is_whole = ~np.isnan(values).any(axis=1)
+    found[is_whole] = _gaps(values[is_whole])
+    for i in np.flatnonzero(~is_whole):
+        found[i] = _gaps(values[i : i + 1, ~np.isnan(values[i])])[0]
     return found
+
+
+def _gaps(values: np.ndarray) -> np.ndarray:
+    num_layers = values.shape[1]
+    if num_layers < 2:
+        return np.full(len(values), np.nan)
+    quarter = max(1, num_layers // 4)
+    first, last = (np.median(decades(part), axis=1) for part in (values[:, :quarter], values[:, -quarter:]))
+    return np.where(last > FLOOR, first - last, np.nan)  # a gradient that does not even begin has not grown on its way
 
 
 def _find(observations: Observations, kind: str, sign: int) -> list[Finding]:
