@@ -55,7 +55,7 @@ class Score:
 
 def alarms(findings: Iterable[Finding]) -> list[Finding]:
     """Return the findings above `info`, in their order."""
-    return [finding for finding in findings if finding.severity != "info"]
+    return [finding for finding in findings if finding.alarms]
 
 
 def score(case: Case, observations: Observations, rules: Rules) -> Score:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from stabletrain.diagnosis.finding import INFO, Finding, by_cause
+from stabletrain.diagnosis.finding import Finding, by_cause
 from stabletrain.diagnosis.text import measured, place, steps
 
 COLOURS = {"critical": "red", "warning": "yellow", "info": "dim"}
@@ -26,7 +26,7 @@ def verdict_table(findings: Sequence[Finding]) -> Any:
     rows = [
         (finding, is_symptom)
         for cause, symptoms in by_cause(findings)
-        if cause.severity != INFO
+        if cause.alarms
         for finding, is_symptom in [(cause, False), *((f, True) for f in symptoms)]
     ]
     for finding, is_symptom in rows[:MAX_ROWS]:
@@ -41,7 +41,7 @@ def verdict_table(findings: Sequence[Finding]) -> Any:
 def advice_lines(findings: Sequence[Finding]) -> list[str]:
     """Return lines of markup: of each cause the advice, and the overrides with why they help."""
     lines = []
-    causes = [cause for cause, _ in by_cause(findings) if cause.severity != INFO]
+    causes = [cause for cause, _ in by_cause(findings) if cause.alarms]
     for f in causes[:MAX_ROWS]:
         lines.append(f"  [bold]{f.kind}[/]: {escape(f.advice)}")
         remedies = f.remedies[:MAX_REMEDIES]
@@ -53,5 +53,5 @@ def advice_lines(findings: Sequence[Finding]) -> list[str]:
 
 def notes_line(findings: Sequence[Finding]) -> str | None:
     """Return a line about what was seen and harms nothing, None if there is nothing."""
-    notes = sorted({cause.kind for cause, _ in by_cause(findings) if cause.severity == INFO})
+    notes = sorted({cause.kind for cause, _ in by_cause(findings) if not cause.alarms})
     return f"  [dim]seen, and harmless so far: {', '.join(notes)}[/]" if notes else None

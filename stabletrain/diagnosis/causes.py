@@ -50,14 +50,14 @@ def order_by_cause(findings: Sequence[Finding]) -> list[Finding]:
     A cause explains what began no earlier than itself, looks being apart. A cause is as severe as the worst of what
     follows from it. Findings that harm nothing explain nothing.
     """
-    alarming = worst_first([f for f in findings if f.severity != INFO])
+    alarming = worst_first([f for f in findings if f.alarms])
     roots = [f for f in alarming if not any(explains(other, f) for other in alarming)]
     ordered = []
     for root in worst_first([_with_worst(root, alarming) for root in roots]):
         followers = [f for f in _following(root, alarming) if f not in roots]
         new = [f for f in followers if not any(f.kind == o.kind and f.layer == o.layer for o in ordered)]
         ordered += [root, *(_as_symptom(f, root) for f in new)]
-    return ordered + [f for f in worst_first(findings) if f.severity == INFO]
+    return ordered + [f for f in worst_first(findings) if not f.alarms]
 
 
 def explains(cause: Finding, symptom: Finding) -> bool:

@@ -61,6 +61,11 @@ class Finding:
         assert self.severity in SEVERITIES, self.severity
 
     @property
+    def alarms(self) -> bool:
+        """Whether it is more than information."""
+        return self.severity != INFO
+
+    @property
     def because_of(self) -> str | None:
         """Kind of the finding that this one follows from; None if it stands for itself."""
         return self.evidence.get(BECAUSE)
@@ -98,5 +103,4 @@ def by_cause(findings: Sequence[Finding]) -> list[tuple[Finding, list[Finding]]]
 
 def verdict_of(findings: Sequence[Finding]) -> str:
     """Return `healthy`, or the kind of the worst finding above `info`."""
-    alarming = [f for f in worst_first(findings) if f.severity != INFO]
-    return alarming[0].kind if alarming else HEALTHY
+    return next((f.kind for f in worst_first(findings) if f.alarms), HEALTHY)

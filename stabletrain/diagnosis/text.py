@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stabletrain.diagnosis.finding import INFO, Finding, by_cause, verdict_of
+from stabletrain.diagnosis.finding import Finding, by_cause, verdict_of
 
 
 def describe(findings: Sequence[Finding], num_steps: int | None = None) -> list[str]:
@@ -17,7 +17,7 @@ def describe(findings: Sequence[Finding], num_steps: int | None = None) -> list[
     after = "" if num_steps is None else f"   after {num_steps:,} steps"
     lines = [f"verdict: {verdict_of(findings)}{after}"]
     for cause, symptoms in by_cause(findings):
-        if cause.severity == INFO:
+        if not cause.alarms:
             continue
         lines.append(f"  {cause.severity} {cause.kind} in {place(cause)}, {steps(cause)}")
         lines.append(f"    {cause.advice}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from stabletrain.diagnosis.finding import INFO, Finding
+from stabletrain.diagnosis.finding import Finding
 from stabletrain.diagnosis.progress import Progress
 
 SIGNS = (
@@ -19,7 +19,7 @@ PATIENCE = 0.5  # of the budget
 def alarm_together(findings: Sequence[Finding], progress: Progress | None) -> list[Finding]:
     """Return the findings; two signs or more become warnings where nothing alarms and the training lags."""
     signs = {f.kind for f in findings if f.kind in SIGNS}
-    alarms = any(f.severity != INFO for f in findings)
+    alarms = any(f.alarms for f in findings)
     if alarms or len(signs) < NUM_SIGNS or progress is None or not (progress.lags and progress.share >= PATIENCE):
         return [*findings]
     return [replace(f, severity="warning") if f.kind in SIGNS else f for f in findings]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from stabletrain.diagnosis.finding import HEALTHY, INFO, Finding, verdict_of, worst_first
+from stabletrain.diagnosis.finding import HEALTHY, Finding, verdict_of, worst_first
 from stabletrain.record.folder import FAILED, RUNNING
 from stabletrain.report import words
 
@@ -34,6 +34,6 @@ def judge(summary: Mapping[str, Any], findings: Sequence[Finding]) -> Judged:
         return Judged(HEALTHY, "✔", "good", None)
     if verdict == words.NO_VERDICT:
         return Judged(str(verdict), "…", "", None)
-    worst = next((f for f in worst_first(findings) if f.kind == verdict and f.severity != INFO), None)
+    worst = next((f for f in worst_first(findings) if f.kind == verdict and f.alarms), None)
     mood = worst.severity if worst else "warning"
     return Judged(str(verdict), words.SEVERITY_SIGNS[mood], mood, worst)

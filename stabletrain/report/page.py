@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stabletrain.diagnosis.finding import INFO, Finding, by_cause, worst_first
+from stabletrain.diagnosis.finding import Finding, by_cause, worst_first
 from stabletrain.record.folder import RUNNING, RunFolder, replace_file
 from stabletrain.record.reader import Record, load_record
 from stabletrain.report import template, words
@@ -47,7 +47,7 @@ def render_report(folder: RunFolder) -> str:
         link=_link(summary.get("mlflow_url")),
         command=_text(info.get("command")),
         findings=[_finding_part(cause, info, symptoms) for cause, symptoms in groups],
-        shown=min(SHOWN_FINDINGS, sum(cause.severity != INFO for cause in causes)),
+        shown=min(SHOWN_FINDINGS, sum(cause.alarms for cause in causes)),
         **stills(record, causes),
         parameters=sorted((str(k), str(v)) for k, v in _mapping(info.get("parameters")).items()),
         versions=[(f"version of {k}", str(v)) for k, v in _mapping(info.get("versions")).items()],

@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from stabletrain.diagnosis.doctor import diagnose
-from stabletrain.diagnosis.finding import INFO, Finding, verdict_of
+from stabletrain.diagnosis.finding import Finding, verdict_of
 from stabletrain.diagnosis.history import History, finite_scalars, total_norm
 from stabletrain.diagnosis.text import describe
 from stabletrain.errors import require_choice
@@ -187,7 +187,7 @@ class Doctor(Callback):
     def _evaluate(self, step: int) -> None:
         assert self._writer is not None
         self._diagnose(self._writer)
-        alarming = {(f.kind, f.layer): f for f in self.findings if f.severity != INFO}
+        alarming = {(f.kind, f.layer): f for f in self.findings if f.alarms}
         for key, finding in alarming.items():
             if key not in self._open:
                 where = f" in {finding.layer}" if finding.layer else ""

@@ -56,7 +56,7 @@ def find_clip_ineffective(observations: Observations) -> list[Finding]:
     if found is None or chosen == "none" or len(found[0]) < MIN_LOOKS:
         return []
     steps, before, after = found
-    exploding = [f for f in find_norm_explosion(observations) + find_exploding(observations) if f.severity != "info"]
+    exploding = [f for f in find_norm_explosion(observations) + find_exploding(observations) if f.alarms]
     if (after < before * (1 - ACTS)).any() or not exploding:
         return []
     return [

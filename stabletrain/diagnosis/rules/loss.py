@@ -38,7 +38,7 @@ def find_loss_spike(observations: Observations) -> list[Finding]:
     stays there, whatever the training's loss does: statistics that only the validation uses may be spoiled.
     """
     spike = _find_spike(observations)
-    return spike if any(f.severity != "info" for f in spike) else _find_forgotten(observations) or spike
+    return spike if any(f.alarms for f in spike) else _find_forgotten(observations) or spike
 
 
 def _find_forgotten(observations: Observations) -> list[Finding]:
@@ -111,7 +111,7 @@ def find_oscillation(observations: Observations) -> list[Finding]:
     gained from one to the next is lost again (AutoTrainer's oscillation counts such turns).
     """
     swing = _find_swing(observations)
-    return swing if any(f.severity != "info" for f in swing) else _find_back_and_forth(observations) or swing
+    return swing if any(f.alarms for f in swing) else _find_back_and_forth(observations) or swing
 
 
 def _find_back_and_forth(observations: Observations) -> list[Finding]:
