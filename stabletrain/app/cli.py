@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from stabletrain.errors import RequestError, closest_name, require_choice
 
 WRONG_REQUEST = 2
 FAILED = 1
+PIPE_CLOSED = 141  # 128 + SIGPIPE, as a shell says it
 
 
 @dataclass
@@ -35,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     request = Request()
     try:
         request = read_request(words)
-        return _run(request)
+        code = _run(request)
+        sys.stdout.flush()
+        return code
     except RequestError as error:
         from stabletrain.app.mend import complete
 
@@ -45,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stabletrain: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # nobody reads on, as behind `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python flushes at exit goes nowhere
+        return PIPE_CLOSED
 
 
 def read_request(words: Sequence[str]) -> Request:

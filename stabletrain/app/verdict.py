@@ -12,6 +12,7 @@ from stabletrain.diagnosis.text import measured, place, steps
 
 COLOURS = {"critical": "red", "warning": "yellow", "info": "dim"}
 MAX_ROWS = 12
+MAX_UNBROKEN = 32  # letters: a layer's name is there to be copied, and stays on one line
 MAX_REMEDIES = 3  # shown of each finding; the report and findings.json have all
 
 
@@ -21,14 +22,15 @@ def verdict_table(findings: Sequence[Finding]) -> Any:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("finding", "where", "when", "shown by"):
-        table.add_column(title, overflow="fold")
     rows = [
         (finding, is_symptom)
         for cause, symptoms in by_cause(findings)
         if cause.alarms
         for finding, is_symptom in [(cause, False), *((f, True) for f in symptoms)]
     ]
+    longest = max((len(place(finding)) for finding, _ in rows[:MAX_ROWS]), default=0)
+    for title in ("finding", "where", "when", "shown by"):
+        table.add_column(title, overflow="fold", no_wrap=title == "where" and longest <= MAX_UNBROKEN)
     for finding, is_symptom in rows[:MAX_ROWS]:
         colour = COLOURS[finding.severity]
         title = f"[dim]└ {finding.kind}[/]" if is_symptom else f"[{colour}]{finding.severity}[/] {finding.kind}"

@@ -1,4 +1,4 @@
-"""The Markdown at the top of a run's page: the verdict first."""
+"""The Markdown at the top of a run's page: the verdict first, then why, as only the first lines are seen at once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def describe(
     verdict = verdict_from(summary, findings)
     parts = [f"### Verdict: {_headline(verdict)}"]
     parts += [_text(note)] if note else []
-    parts += [text for text in (_metrics(summary.get("metrics")), _findings(findings)) if text]
+    parts += [text for text in (_findings(findings), _metrics(summary.get("metrics"))) if text]
     if command := info.get("command"):
         command = " ".join(map(str, command)) if isinstance(command, list) else str(command)
         parts.append("**Command**\n\n" + _block(command))

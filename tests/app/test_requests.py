@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from stabletrain.app.cli import main
@@ -126,3 +130,13 @@ def test_an_occupied_folder_is_not_overwritten(tmp_path, monkeypatch, capsys):
     assert main(["output_dir=mine"]) == 2
     assert "resume=auto" in capsys.readouterr().err
     assert (tmp_path / "mine" / "config.yaml").read_text() == "seed: 7\n"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["ui", "--help"], ["--cfg", "job"]])
+def test_nobody_reads_on(words):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "stabletrain", *words]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
