@@ -48,7 +48,8 @@ class Rows:
             self.steps.append(step)
             self._rows.append(row)
             if len(self._rows) > self.max_rows:
-                self.steps, self.rows, self.stride = self.steps[::2], self.rows[::2], 2 * self.stride
+                self.steps, self.stride = self.steps[::2], 2 * self.stride
+                self.rows = [*np.array(self.rows[::2])]  # copied: rows rounded together hold each other in memory
             elif len(self._rows) >= self._num_rounded + ROUNDED_TOGETHER:
                 self._round()
         self.num_seen += 1

@@ -104,7 +104,8 @@ class RecordWriter:
         waiting, self._waiting = self._waiting[:count], self._waiting[count:]
         if not waiting:
             return
-        joined: list[bytes] = []  # small events, to be written in one call
+        joined: list[bytes] = []  # small events, to be written in one call for each chunk
+        room = CHUNK
         for time_s, snapshot in waiting:
             summary = [self._layouts.encode(snapshot), *self._snapshots.encode(snapshot)]
             for listener in self.listeners:
@@ -112,11 +113,16 @@ class RecordWriter:
             if not any(map(len, summary)):
                 continue
             event = frame(encode_event(snapshot.step, time_s, summary))
-            if sum(map(len, event)) > CHUNK // 8:
-                self._write([*joined, *event])  # before the next one is encoded, whose arrays may be the same
-                joined = []
+            size = sum(map(len, event))
+            is_large = size > CHUNK // 8
+            if is_large or size > room:
+                self._write(joined)
+                joined, room = [], CHUNK
+            if is_large:
+                self._write(event)  # before the next one is encoded, whose arrays may be the same
             else:
                 joined.append(b"".join(event))  # pyright: ignore[reportArgumentType] (an array is a buffer)
+                room -= size
         self._write(joined)
         self._num_waiting = 0
         self._last_flush = time.monotonic()

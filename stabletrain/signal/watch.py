@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from stabletrain.errors import RequestError, require_choice
 from stabletrain.signal.layers import ForwardOrder
-from stabletrain.signal.measure import measure_tensors, prepare
+from stabletrain.signal.measure import measure_others, measure_plain, prepare
 from stabletrain.signal.measures import Measures
 from stabletrain.signal.shards import measure_shards
 from stabletrain.signal.snapshot import CLIP, DELTA, GRADIENT, MOMENT, SIGNALS, UNITS, UPDATE, WEIGHT, Snapshot
@@ -246,6 +246,8 @@ def _moment(optimizer: Optimizer, parameter: nn.Parameter) -> Tensor | None:
 
 
 def _measure(names: Sequence[str], tensors: Sequence[Tensor], histograms: bool) -> Any:
-    if {*map(type, tensors)} != {Tensor} and any(hasattr(x, "device_mesh") for x in tensors):
-        return measure_shards(names, tensors, histograms=histograms)
-    return measure_tensors(names, tensors, histograms=histograms)
+    found = measure_plain(names, tensors, histograms=histograms)
+    if found is not None:
+        return found
+    in_shards = any(hasattr(x, "device_mesh") for x in tensors)
+    return (measure_shards if in_shards else measure_others)(names, tensors, histograms=histograms)

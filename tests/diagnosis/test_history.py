@@ -65,6 +65,15 @@ def test_memory_is_bounded(num_steps, stride):
     assert steps.tolist() == values[:, 0].tolist() == list(range(0, num_steps, stride))
 
 
+def test_rows_that_were_left_out_are_not_held_in_memory():
+    rows = Rows(max_rows=128)
+    for step in range(10_000):
+        rows.add(step, np.zeros(100))
+    held = {id(row.base): row.base for row in rows.rows if row.base is not None}
+    assert len(rows.rows) <= 128
+    assert sum(base.nbytes for base in held.values()) <= 2 * 128 * 100 * 4
+
+
 def test_a_row_that_was_kept_is_not_touched():
     row = np.array([1e300, 0.1])
     history = History()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from stabletrain.signal.histogram import Histogram
-from stabletrain.signal.measure import measure_tensors, prepare
+from stabletrain.signal.measure import measure_others, measure_plain, measure_tensors, prepare
 from stabletrain.signal.measures import LayerStatistics, Measures, merge
 
 prepare()
@@ -160,3 +160,47 @@ def test_a_shift_beyond_the_range_stays_in_the_outermost_bins():
     up, down = measures.shifted(60)[0].histogram, measures.shifted(-60)[0].histogram
     assert (up.counts[254], up.counts[127 - 40], up.num_nonfinite, up.counts[0]) == (1, 1, 1, 1)
     assert (down.counts[127 + 40], down.counts[0], down.num_nonfinite) == (1, 2, 1)
+
+
+@pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 127, 128, 1000, 200_001])
+@pytest.mark.parametrize("exponent", [-140, 0, 120])
+def test_sums_of_squares_at_the_ends_of_what_is_read_together(size, exponent):
+    x = torch.randn(size + 1)[1:] * 2.0**exponent  # not at the beginning of a line of memory
+    values = x.numpy().astype(np.float64)
+    expected = [math.sqrt(float((values**2).mean()))] if size else [math.nan]
+    for histograms in (False, True):
+        assert measure([x], histograms=histograms).arrays.rms.tolist() == pytest.approx(
+            expected, rel=1e-12, nan_ok=True
+        )
+
+
+class Subclass(torch.Tensor):
+    """A tensor that may not be what its address says."""
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        torch.ones(4, dtype=torch.bfloat16),
+        torch.ones(4, dtype=torch.float64),
+        torch.ones(4, 4)[:, 1],
+        torch.ones(4).to_sparse(),
+        torch.nn.Parameter(torch.ones(4)),
+        torch.ones(4).as_subclass(Subclass),
+        torch.ones(4, device="meta"),
+    ],
+    ids=["bfloat16", "float64", "strided", "sparse", "parameter", "subclass", "meta"],
+)
+def test_only_plain_tensors_are_read_where_they_lie(odd):
+    assert measure_plain(["a"], [torch.ones(4)], histograms=True) is not None
+    assert measure_plain(["a", "b"], [torch.ones(4), odd], histograms=True) is None
+    if not odd.is_meta:
+        assert measure_tensors(["a"], [odd], histograms=True)[0].rms == 1.0
+
+
+@pytest.mark.parametrize("histograms", [True, False])
+def test_what_is_plain_is_measured_alike_either_way(histograms):
+    tensors = [torch.randn(1000), torch.zeros(3), torch.tensor([math.inf, 1.0, math.nan, 1e-40]), torch.empty(0)]
+    plain, others = (f(list("abcd"), tensors, histograms=histograms) for f in (measure_plain, measure_others))
+    assert plain is not None
+    assert list(map(repr, plain)) == list(map(repr, others))
