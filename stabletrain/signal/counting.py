@@ -119,6 +119,7 @@ def _sum_finite_squares(addresses, sizes, sums, nonfinite):
 
 
 _count_for_team_, _sum_for_team_ = _compile_for_team(_count_claimed), _compile_for_team(_sum_claimed)
+COUNT_ADDRESS, SUM_ADDRESS = _count_for_team_.address, _sum_for_team_.address
 _count_, _sum_squares_ = compile_(_count), compile_(_sum_squares)
 sum_finite_squares_ = compile_(_sum_finite_squares)
 
@@ -138,8 +139,9 @@ def count_exponents_(
     Returns:
         Whether all elements are finite.
     """
-    team, max_threads = _threads()
-    return _count_(team, _count_for_team_.address, max_threads, addresses, sizes, sums, counts, special)
+    team = find_team()
+    max_threads = torch.get_num_threads() if team else 1
+    return _count_(team, COUNT_ADDRESS, max_threads, addresses, sizes, sums, counts, special)
 
 
 def sum_squares_(addresses: np.ndarray, sizes: np.ndarray, sums: np.ndarray) -> bool:
@@ -148,14 +150,8 @@ def sum_squares_(addresses: np.ndarray, sizes: np.ndarray, sums: np.ndarray) -> 
     Returns:
         Whether all elements are finite.
     """
-    team, max_threads = _threads()
-    return _sum_squares_(team, _sum_for_team_.address, max_threads, addresses, sizes, sums)
-
-
-def _threads() -> tuple[int, int]:
-    """Return the team's address, and how many threads it may use."""
     team = find_team()
-    return team, torch.get_num_threads() if team else 1
+    return _sum_squares_(team, SUM_ADDRESS, torch.get_num_threads() if team else 1, addresses, sizes, sums)
 
 
 def prepare() -> None:

@@ -18,7 +18,7 @@ ON_DEVICE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # mea
 
 def prepare() -> None:
     """Compile what measuring needs, or load what an earlier process compiled, rather than in the first step."""
-    _counting().prepare()
+    _load().prepare()
     if torch.cuda.is_initialized():  # else it may never be, or in other processes
         from stabletrain.signal.device import has_kernel
 
@@ -55,7 +55,7 @@ def measure_plain(layers: Sequence[str], tensors: Sequence[Tensor], *, histogram
         ]
     ):
         return None
-    pieces = _cut(tuple([x.numel() for x in tensors]), _counting().LARGEST)
+    pieces = _cut(tuple([x.numel() for x in tensors]), (_kernels or _load()).LARGEST)
     return Measures(layers, pieces.sizes, _measure_floats(tensors, pieces, histograms), with_counts=histograms)
 
 
@@ -71,7 +71,7 @@ def measure_others(layers: Sequence[str], tensors: Sequence[Tensor], *, histogra
         return Measures(layers, sizes, arrays, with_counts=histograms, on_device=True)
     floats = [i for i, x in enumerate(plain) if x.dtype is torch.float32]
     arrays = _empty(len(plain), histograms)
-    pieces = _cut(tuple(sizes[floats]), _counting().LARGEST)
+    pieces = _cut(tuple(sizes[floats]), (_kernels or _load()).LARGEST)
     _assign(arrays, floats, _measure_floats([plain[i] for i in floats], pieces, histograms)())
     for i in sorted(set(range(len(plain))) - set(floats)):
         _assign(arrays, [i], measure_doubles(plain[i].numpy(), histograms))
@@ -115,7 +115,7 @@ def _cut(sizes: tuple[int, ...], largest: int) -> _Pieces:
 
 def _measure_floats(tensors: Sequence[Tensor], pieces: _Pieces, histograms: bool) -> Callable[[], Arrays]:
     """Read the tensors now; what follows from the sums is worked out when it is asked for."""
-    counting = _counting()
+    kernels = _kernels or _load()
     addresses = np.array([x.data_ptr() for x in tensors], np.int64)
     if pieces.cuts is not None:
         addresses = addresses[pieces.cuts[0]] + pieces.cuts[1]
@@ -125,12 +125,12 @@ def _measure_floats(tensors: Sequence[Tensor], pieces: _Pieces, histograms: bool
     counts = np.empty((num, 2 * NUM_BINS), np.int32) if histograms else None
     special = np.empty((num, 2), np.int64) if histograms else None
     if counts is not None and special is not None:
-        all_finite = counting.count_exponents_(addresses, lengths, sums, counts, special)
+        all_finite = kernels.count_exponents_(addresses, lengths, sums, counts, special)
     else:
-        all_finite = counting.sum_squares_(addresses, lengths, sums)
+        all_finite = kernels.sum_squares_(addresses, lengths, sums)
     if not all_finite:
         nonfinite = np.zeros(num, np.int64)
-        counting.sum_finite_squares_(addresses, lengths, sums, nonfinite)
+        kernels.sum_finite_squares_(addresses, lengths, sums, nonfinite)
     if pieces.cuts is not None:
         add_up: Any = np.add.reduceat
         firsts = pieces.cuts[2]
@@ -147,11 +147,15 @@ def _measure_floats(tensors: Sequence[Tensor], pieces: _Pieces, histograms: bool
     return finish
 
 
-@functools.cache
-def _counting() -> Any:
-    """Return the compiled part, whose import takes half a second. An import statement would cost 20 us a step."""
+_kernels: Any = None
+
+
+def _load() -> Any:
+    """Return the compiled part, whose import takes half a second; an import statement would take 20 us a step."""
+    global _kernels
     from stabletrain.signal import counting
 
+    _kernels = counting
     return counting
 
 

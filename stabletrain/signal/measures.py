@@ -59,6 +59,8 @@ class Measures(Sequence[LayerStatistics]):
         on_device: Whether the numbers may still be on their way from a GPU.
     """
 
+    __slots__ = ("_arrays", "layers", "on_device", "sizes", "with_counts")  # one is made on every step
+
     def __init__(
         self,
         layers: Sequence[str],

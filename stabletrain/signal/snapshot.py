@@ -19,7 +19,7 @@ UNITS = "units"  # shares of dead and saturated units; no numbers by element, as
 SIGNALS = (GRADIENT, DELTA, ACTIVATION, WEIGHT, UPDATE, MOMENT, CLIP, UNITS)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: one is made on every step, and that would take it twice as long
 class Snapshot:
     """All layers with a gradient on one step, in forward order, and what else was measured.
 
