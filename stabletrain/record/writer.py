@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import os
@@ -9,6 +10,7 @@ import socket
 import struct
 import textwrap
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,8 @@ class RecordWriter:
         self.info: dict[str, Any] = {}
         self.listeners: list[History] = []  # they hear what is appended, in the same order
         self._append([Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString()])
+        self._process = os.getpid()
+        _OPEN.add(self)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Append finite scalars of one step."""
@@ -159,7 +163,7 @@ class RecordWriter:
             self._descriptor = None
 
     def __del__(self) -> None:
-        if getattr(self, "_descriptor", None) is not None and hasattr(self, "_waiting"):
+        if getattr(self, "_process", None) == os.getpid():  # neither half made, nor the copy of a forked process
             self.close()
 
     def _append_values(self, step: int, values: list[Any]) -> None:
@@ -180,6 +184,17 @@ class RecordWriter:
             data = memoryview(part)  # pyright: ignore[reportArgumentType]
             while data:
                 data = data[os.write(self._descriptor, data[:CHUNK]) :]
+
+
+_OPEN: weakref.WeakSet[RecordWriter] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Append what waits in writers that nobody closed: when the interpreter is torn down it is too late."""
+    for writer in [*_OPEN]:
+        if writer._process == os.getpid():
+            writer.close()
 
 
 def _is_storable(value: float) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -112,6 +114,30 @@ def test_several_steps_written_at_once_are_as_one_by_one(tmp_path):
         "a": [(0, 1.0), (2, 3.0)],
         "b": [(2, 0.5)],
     }
+
+
+def test_a_writer_that_nobody_closed_keeps_all_and_is_silent(tmp_path):
+    script = """
+import os, sys
+import torch, stabletrain as st
+from stabletrain.record.writer import RecordWriter
+model = torch.nn.Linear(2, 2)
+watch, writer = st.Watch(model), RecordWriter(sys.argv[1])
+kept = {"writer": writer}
+kept["kept"] = kept  # a cycle lives until the interpreter is torn down
+for _ in range(3):
+    model(torch.ones(1, 2)).sum().backward()
+    writer.write_snapshot(watch.step())
+if os.fork() == 0:
+    sys.exit()  # a copy of the process has nothing to write
+os.wait()
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "tensorboard")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    record = load_record(tmp_path)
+    assert [s.step for s in snapshots_of(record)] == [0, 1, 2]
+    assert sorted(record.histograms["L00.weight"]) == [0, 1, 2]
 
 
 def test_a_torn_tail_loses_its_event_and_nothing_else(tmp_path):
