@@ -64,6 +64,8 @@ def make_cases() -> tuple[Case, ...]:
             chosen += sorted(found, key=lambda case: case.digest)[: count // 2 if part in HALVED else count]
     needed = {case.reference for case in chosen}
     compared = [case for case in _variants("sgd", recipes) if case.name in needed]
-    cases = (*recipes, *compared, *sorted(chosen, key=lambda case: case.name))
-    assert len({case.name for case in cases}) == len(cases)
-    return cases
+    by_digest: dict[str, Case] = {}  # a variant that sets the activation makes one case of two recipes
+    for case in (*recipes, *compared, *sorted(chosen, key=lambda case: case.name)):
+        by_digest.setdefault(case.digest, case)
+    assert len({case.name for case in by_digest.values()}) == len(by_digest)
+    return tuple(by_digest.values())
