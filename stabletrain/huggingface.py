@@ -79,16 +79,17 @@ class WatchCallback(TrainerCallback):
         optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])  # within Accelerate's
         self._watch = Watch(model, optimizer=optimizer, signals=self.signals)
         self._watch.expect(taps=False)
-        self._start_s, self._seconds = time.perf_counter(), 0.0
         if state.is_world_process_zero:
             self.folder = RunFolder(self.output_dir or args.output_dir)
             self._writer = RecordWriter(self.folder.events)
+            self._writer.prepare()
             about = {"model_class": type(model).__name__, "max_grad_norm": args.max_grad_norm}
             size = sum(p.numel() for p in model.parameters())
             dims = {clean_name(path): p.dim() for path, p in model.named_parameters()}
             planned = {"num_steps": state.max_steps, "num_dims": dims}
             self._writer.write_info({"parameters": about, "num_parameters": size, "training": planned})
             self.folder.update_summary(status=RUNNING, verdict=None, steps=state.global_step)
+        self._start_s, self._seconds = time.perf_counter(), 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Put the taps on, if the coming step is due; they stay for all micro-batches of the step."""

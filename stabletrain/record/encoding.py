@@ -174,3 +174,9 @@ def _encode(counts, names, ends, edges, half_bin, out):
 
 
 encode_, put_ = compile_(_encode), compile_(_put)
+
+
+def prepare() -> None:
+    """Compile both, or load what an earlier process compiled: seconds, the first time."""
+    Scalars(["x"]).encode(np.zeros(1))
+    Histograms(["x"]).encode(np.zeros((1, 2 * NUM_BINS), np.int32))

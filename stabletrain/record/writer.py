@@ -19,7 +19,7 @@ import google_crc32c
 import numpy as np
 
 from stabletrain.diagnosis.history import History
-from stabletrain.record import names
+from stabletrain.record import encoding, names
 from stabletrain.record.encoding import FLOAT32_MAX, Bytes, encode_event
 from stabletrain.record.layouts import Layouts
 from stabletrain.record.protos import (
@@ -69,6 +69,10 @@ class RecordWriter:
         self._append([Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString()])
         self._process = os.getpid()
         _OPEN.add(self)
+
+    def prepare(self) -> None:
+        """Compile what snapshots need now rather than with the first one, whose step would seem slow."""
+        encoding.prepare()
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Append finite scalars of one step."""

@@ -114,6 +114,7 @@ class GradientWatch(Callback):
             if self._writer is None:
                 self._writer = RecordWriter(trainer.log_dir or trainer.default_root_dir)
                 self._owns_writer = True
+            self._writer.prepare()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

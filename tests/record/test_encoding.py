@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -208,3 +210,25 @@ def test_what_a_gpu_has_just_measured_is_looked_at_one_call_later(tmp_path, flus
     writer.close()
     assert looked_at == [0, 1, 2]
     assert {e.step for e, _ in read_entries(tmp_path)} == {0, 1, 2}
+
+
+def test_nothing_is_compiled_once_it_was_prepared(tmp_path):
+    script = """
+import sys
+import torch, stabletrain as st
+from stabletrain.record.encoding import encode_, put_
+from stabletrain.record.writer import RecordWriter
+from stabletrain.signal.exponents import find_quantiles_
+model, writer = torch.nn.Linear(2, 2), RecordWriter(sys.argv[1])
+watch = st.Watch(model)
+if sys.argv[2] == "prepared":
+    writer.prepare()
+before = [f.signatures[:] for f in (encode_, put_, find_quantiles_)]
+model(torch.ones(1, 2)).sum().backward()
+writer.write_snapshot(watch.step())
+writer.close()
+print(before == [f.signatures for f in (encode_, put_, find_quantiles_)])
+"""
+    for how, expected in (("prepared", "True"), ("at once", "False")):
+        command = [sys.executable, "-c", script, str(tmp_path), how]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == [expected]
