@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import select
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 from stabletrain.errors import RequestError, closest_name, require_choice
 
@@ -49,9 +51,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stabletrain: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # nobody reads on, as behind `| head`
+    except BrokenPipeError:
+        if _has_readers(sys.stdout):
+            raise  # another pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python flushes at exit goes nowhere
         return PIPE_CLOSED
+
+
+def _has_readers(stream: TextIO) -> bool:
+    """Whether somebody still reads what is written; not so behind `| head`, once that has seen enough."""
+    poll = select.poll()
+    poll.register(stream.fileno(), select.POLLOUT)
+    return not any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def read_request(words: Sequence[str]) -> Request:

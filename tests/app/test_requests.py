@@ -140,3 +140,12 @@ def test_nobody_reads_on(words):
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_another_pipe_that_broke_is_not_taken_for_the_output(monkeypatch):
+    def fail(request):
+        raise BrokenPipeError("a worker's")
+
+    monkeypatch.setattr("stabletrain.app.cli._run", fail)
+    with pytest.raises(BrokenPipeError, match="a worker's"):
+        main(["--help"])
