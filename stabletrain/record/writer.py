@@ -66,7 +66,7 @@ class RecordWriter:
         self._layouts = Layouts()
         self.info: dict[str, Any] = {}
         self.listeners: list[History] = []  # they hear what is appended, in the same order
-        self._append([Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString()])
+        self._write(frame([Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString()]))
         self._process = os.getpid()
         _OPEN.add(self)
 
@@ -83,13 +83,10 @@ class RecordWriter:
         parts: list[Bytes] = []
         for step, scalars in steps:
             kept = {tag: value for tag, value in scalars.items() if _is_storable(value)}
-            if kept:
-                summary = Summary(value=[Summary.Value(tag=tag, simple_value=v) for tag, v in kept.items()])
-                parts += frame(encode_event(step, time.time(), [summary.SerializeToString()]))
+            parts += _frame_values(step, [Summary.Value(tag=tag, simple_value=v) for tag, v in kept.items()])
             for listener in self.listeners:
                 listener.add_scalars(step, kept)
-        if parts:
-            self._write(parts)
+        self._write(parts)
 
     def write_snapshot(self, snapshot: Snapshot) -> None:
         """Append, as one event, a step's statistics and, where present, histograms of log10|g| of every layer.
@@ -112,8 +109,7 @@ class RecordWriter:
         waiting, self._waiting = self._waiting[:count], self._waiting[count:]
         if not waiting:
             return
-        joined: list[bytes] = []  # small events, to be written in one call for each chunk
-        room = CHUNK
+        joined: list[bytes] = []  # small events, to be written together
         for time_s, snapshot in waiting:
             summary = [self._layouts.encode(snapshot), *self._snapshots.encode(snapshot)]
             for listener in self.listeners:
@@ -121,16 +117,11 @@ class RecordWriter:
             if not any(map(len, summary)):
                 continue
             event = frame(encode_event(snapshot.step, time_s, summary))
-            size = sum(map(len, event))
-            is_large = size > CHUNK // 8
-            if is_large or size > room:
-                self._write(joined)
-                joined, room = [], CHUNK
-            if is_large:
-                self._write(event)  # before the next one is encoded, whose arrays may be the same
+            if sum(map(len, event)) > CHUNK // 8:
+                self._write([*joined, *event])  # before the next one is encoded, whose arrays may be the same
+                joined = []
             else:
                 joined.append(b"".join(event))  # pyright: ignore[reportArgumentType] (an array is a buffer)
-                room -= size
         self._write(joined)
         self._num_waiting = 0
         self._last_flush = time.monotonic()
@@ -147,7 +138,7 @@ class RecordWriter:
             layer = names.layer_of(tag, names.TIME_NORM)
             for listener in self.listeners if layer else ():
                 listener.add_time(step, str(layer), vector)
-        self._append_values(step, values)
+        self._write(_frame_values(step, values))
 
     def write_info(self, info: Mapping[str, Any]) -> None:
         """Append what the run is (plain JSON data), shown on TensorBoard's text page."""
@@ -156,7 +147,7 @@ class RecordWriter:
         metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
         shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
         tensor = TensorProto(dtype=DT_STRING, string_val=[text.encode()], tensor_shape=shape)
-        self._append_values(0, [Summary.Value(tag=names.RUN_INFO, metadata=metadata, tensor=tensor)])
+        self._write(_frame_values(0, [Summary.Value(tag=names.RUN_INFO, metadata=metadata, tensor=tensor)]))
 
     def close(self) -> None:
         """Flush to the disk and close."""
@@ -170,24 +161,27 @@ class RecordWriter:
         if getattr(self, "_process", None) == os.getpid():  # neither half made, nor the copy of a forked process
             self.close()
 
-    def _append_values(self, step: int, values: list[Any]) -> None:
-        if values:
-            summary = Summary(value=values).SerializeToString()
-            self._append(encode_event(step, time.time(), [summary]))
-
-    def _append(self, event: Sequence[Bytes]) -> None:
-        """Append an event that is given in parts."""
-        self._write(frame(event))
-
     def _write(self, parts: Sequence[Bytes]) -> None:
-        """Append bytes that are given in parts."""
-        assert self._descriptor is not None, "the record is closed"
-        if sum(map(len, parts)) <= CHUNK:
-            parts = [b"".join(parts)]  # pyright: ignore[reportArgumentType] (an array is a buffer)
+        """Append bytes that are given in parts: neighbours together up to a chunk, what is larger piece by piece."""
+        joined: list[Bytes] = []
+        room = CHUNK
         for part in parts:
-            data = memoryview(part)  # pyright: ignore[reportArgumentType]
-            while data:
-                data = data[os.write(self._descriptor, data[:CHUNK]) :]
+            if len(part) > room:
+                self._write_at_once(joined)
+                joined, room = [], CHUNK
+            if len(part) > CHUNK:
+                self._write_at_once([part])
+            else:
+                joined.append(part)
+                room -= len(part)
+        self._write_at_once(joined)
+
+    def _write_at_once(self, parts: Sequence[Bytes]) -> None:
+        """Append bytes in one call, or one for each chunk of a part that is larger."""
+        data = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))  # pyright: ignore[reportArgumentType]
+        while data:
+            assert self._descriptor is not None, "the record is closed"
+            data = data[os.write(self._descriptor, data[:CHUNK]) :]
 
 
 _OPEN: weakref.WeakSet[RecordWriter] = weakref.WeakSet()
@@ -203,6 +197,13 @@ def _close_all() -> None:
 
 def _is_storable(value: float) -> bool:
     return abs(value) <= FLOAT32_MAX  # False for NaN; a larger number, which float64 has, would be stored as Inf
+
+
+def _frame_values(step: int, values: Sequence[Any]) -> list[Bytes]:
+    """Return the parts of a framed event of some values; none for no value."""
+    if not values:
+        return []
+    return frame(encode_event(step, time.time(), [Summary(value=values).SerializeToString()]))
 
 
 def frame(data: Sequence[Bytes]) -> list[Bytes]:
