@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from stabletrain.diagnosis.observations import Observations, Table
@@ -45,12 +47,23 @@ def update_ratios(observations: Observations) -> Table | None:
 
 def row_medians(table: Table) -> np.ndarray:
     """Return the median over the layers for each step, NaN where no layer was measured."""
-    is_whole = ~np.isnan(table.values).any(axis=1)
-    found = np.full(len(table.steps), np.nan)
-    if table.layers:
-        found[is_whole] = np.median(table.values[is_whole], axis=1)
-    for i in np.flatnonzero(~is_whole):
-        present = table.values[i][~np.isnan(table.values[i])]
-        if present.size:
-            found[i] = np.median(present)
+    return over_present(table.values, lambda rows: np.median(rows, axis=1), least=1)
+
+
+def over_present(values: np.ndarray, function: Callable[[np.ndarray], np.ndarray], least: int) -> np.ndarray:
+    """Return one number for each row, of what is not NaN in it; NaN where that is too little.
+
+    Args:
+        values: (T, L). Rows in which nothing is missing, which nearly all are, are gone through at once.
+        function: Maps (n, l) to (n,).
+        least: Numbers that a row must have.
+    """
+    found = np.full(len(values), np.nan)
+    present = ~np.isnan(values)
+    nums = present.sum(axis=1)
+    is_whole = nums == values.shape[1]
+    if values.shape[1] >= least:
+        found[is_whole] = function(values[is_whole])
+    for i in np.flatnonzero(~is_whole & (nums >= least)):
+        found[i] = function(values[i : i + 1, present[i]])[0]
     return found

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from stabletrain.diagnosis.finding import Finding
-from stabletrain.diagnosis.layers import update_ratios, weights
+from stabletrain.diagnosis.layers import over_present, update_ratios, weights
 from stabletrain.diagnosis.observations import Observations, Table
 from stabletrain.diagnosis.progress import Progress, progress_of, share_done
 from stabletrain.diagnosis.windows import FLOOR, decades, find_outliers, first_run, stretch
@@ -47,19 +47,11 @@ def depth_decades(values: np.ndarray) -> np.ndarray:
     Args:
         values: (T, L) rms of gradients in forward order, NaN where none was measured.
     """
-    found = np.full(len(values), np.nan)
-    is_whole = ~np.isnan(values).any(axis=1)
-    found[is_whole] = _gaps(values[is_whole])
-    for i in np.flatnonzero(~is_whole):
-        found[i] = _gaps(values[i : i + 1, ~np.isnan(values[i])])[0]
-    return found
+    return over_present(values, _gaps, least=2)
 
 
 def _gaps(values: np.ndarray) -> np.ndarray:
-    num_layers = values.shape[1]
-    if num_layers < 2:
-        return np.full(len(values), np.nan)
-    quarter = max(1, num_layers // 4)
+    quarter = max(1, values.shape[1] // 4)
     first, last = (np.median(decades(part), axis=1) for part in (values[:, :quarter], values[:, -quarter:]))
     return np.where(last > FLOOR, first - last, np.nan)  # a gradient that does not even begin has not grown on its way
 
