@@ -22,7 +22,7 @@ import torch
 from watching_lightning import OPTIONS, fit
 from watching_workloads import ON_CPU, ON_CUDA, WORKLOADS, Stepper
 
-from stabletrain.callbacks import Doctor, GradientWatch
+from stabletrain.training.callbacks import Doctor, GradientWatch
 
 SKIPPED = 20  # first steps: everything is cold there
 

@@ -19,7 +19,6 @@ from stabletrain.errors import RequestError
 from stabletrain.network import CNN, GRU, LSTM, MLP, RNN, DenseNet1d, Parts, ResNet, Transformer
 from stabletrain.network.activation import ACTIVATIONS
 from stabletrain.network.normalization import NORMS, LayerNorm, NoNorm
-from stabletrain.network.reparametrization import find_reparametrization, reparametrize_
 from stabletrain.network.residual import (
     AddResidual,
     DeepNormResidual,
@@ -30,6 +29,7 @@ from stabletrain.network.residual import (
     ReZeroResidual,
     ScaledResidual,
 )
+from stabletrain.network.surgery.reparametrization import find_reparametrization, reparametrize_
 
 RESIDUALS = {
     "none": NoResidual,

@@ -28,7 +28,7 @@ from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.record.observe import observe
 from stabletrain.record.reader import load_record
 from stabletrain.record.writer import RecordWriter
-from stabletrain.signal.measure import measure_tensors, prepare
+from stabletrain.signal.kernels.reduce import measure_tensors, prepare
 from stabletrain.signal.snapshot import Snapshot
 
 LAYERS, RANKS, STEPS, PARAMETERS = 1_000, 1_024, 1_000_000, 1_000_000_000

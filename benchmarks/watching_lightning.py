@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from watching_workloads import Stepper
 
-from stabletrain.callbacks import GradientWatch
+from stabletrain.training.callbacks import GradientWatch
 
 CONF = Path(__file__).parents[1] / "conf/watch"
 CADENCES = ("statistics_every", "histograms_every", "points_per_decade", "signals_every", "time_every")

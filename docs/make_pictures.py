@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from stabletrain.app.cli import main
-from stabletrain.record import names
 from stabletrain.record.reader import load_record
 from stabletrain.report.pictures import draw_ridges
+from stabletrain.vocabulary import metric_names as names
 
 PICTURES = Path(__file__).parent / "pictures"
 LIMITS = (-28.0, 2.0)  # the same axis for both

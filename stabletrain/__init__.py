@@ -8,12 +8,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from stabletrain import _moved
+
 if TYPE_CHECKING:
-    from stabletrain import callbacks as callbacks
-    from stabletrain.diagnosis.finding import Finding as Finding
-    from stabletrain.doctor import Doctor as Doctor
     from stabletrain.errors import RequestError as RequestError
     from stabletrain.gradient import clip_gradients_ as clip_gradients_
+    from stabletrain.integrations.plain_loop import Doctor as Doctor
     from stabletrain.network import initialize_ as initialize_
     from stabletrain.network import replace_activations_ as replace_activations_
     from stabletrain.network import replace_norms_ as replace_norms_
@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from stabletrain.signal.snapshot import Snapshot as Snapshot
     from stabletrain.signal.through_time import gradient_through_time as gradient_through_time
     from stabletrain.signal.watch import Watch as Watch
+    from stabletrain.training import callbacks as callbacks
+    from stabletrain.vocabulary.finding import Finding as Finding
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Doctor": "doctor",
-    "Finding": "diagnosis.finding",
+    "Doctor": "integrations.plain_loop",
+    "Finding": "vocabulary.finding",
     "Histogram": "signal.histogram",
     "LayerStatistics": "signal.snapshot",
     "Offender": "signal.offender",
@@ -47,9 +49,12 @@ _HOMES = {
 }
 
 
+_moved.install()
+
+
 def __getattr__(name: str) -> Any:
     if name == "callbacks":
-        return importlib.import_module("stabletrain.callbacks")
+        return importlib.import_module("stabletrain.training.callbacks")
     if name in _HOMES:
         return getattr(importlib.import_module(f"stabletrain.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'stabletrain' has no attribute {name!r}")

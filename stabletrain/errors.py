@@ -132,3 +132,10 @@ def _lies_between(
     too_low = minimum is not None and (value <= minimum if open_minimum else value < minimum)
     too_high = maximum is not None and (value >= maximum if open_maximum else value > maximum)
     return not too_low and not too_high
+
+
+def require_count(key: str, value: Any) -> int:
+    """Return `value` if it is an integer of at least 1; raise RequestError otherwise."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise RequestError(f"{key} is not an integer.", key=key, found=value, allowed="an integer from 1")
+    return require_range(key, value, 1)

@@ -12,7 +12,7 @@ import pytest
 import stabletrain
 
 # Modules that need a package which may not be there.
-OPTIONAL = {"stabletrain.signal.triton_kernel": "triton", "stabletrain.ray": "ray"}
+OPTIONAL = {"stabletrain.signal.kernels.triton_kernel": "triton", "stabletrain.integrations.ray": "ray"}
 MODULES = sorted(
     m.name
     for m in pkgutil.walk_packages(stabletrain.__path__, "stabletrain.")
@@ -29,4 +29,4 @@ def test_examples(name):
 def test_there_are_examples():
     finder = doctest.DocTestFinder()
     found = [t for name in MODULES for t in finder.find(importlib.import_module(name)) if t.examples]
-    assert {"stabletrain.signal.watch.Watch", "stabletrain.doctor.Doctor"} <= {t.name for t in found}
+    assert {"stabletrain.signal.watch.Watch", "stabletrain.integrations.plain_loop.Doctor"} <= {t.name for t in found}

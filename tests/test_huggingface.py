@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import stabletrain as st
-from stabletrain.app.run_folder import open_run
-from stabletrain.record import names
+from stabletrain.app.output_dir import open_run
 from stabletrain.record.reader import load_record
+from stabletrain.vocabulary import metric_names as names
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -85,7 +85,7 @@ def train(model, dataset, folder, callbacks=(), **settings):
 
 
 def make_callback(*arguments, **settings):
-    from stabletrain.huggingface import WatchCallback
+    from stabletrain.integrations.huggingface import WatchCallback
 
     return WatchCallback(*arguments, **settings)
 
@@ -237,7 +237,7 @@ def test_without_the_extra_it_says_what_to_install():
 import sys
 sys.modules["transformers"] = None
 try:
-    import stabletrain.huggingface
+    import stabletrain.integrations.huggingface
 except ImportError as error:
     print(error)
 """

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stabletrain.app.compose import compose
+from stabletrain.app.composition.compose import compose
 from stabletrain.signal.snapshot import SIGNALS
 
 ROOT = Path(__file__).parents[1]

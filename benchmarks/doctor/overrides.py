@@ -15,11 +15,11 @@ from benchmarks.doctor.cases import make_cases
 from benchmarks.doctor.composition import words_of
 from benchmarks.doctor.labels import BUGGY, HEALTHY, read_labels
 from benchmarks.doctor.score import read_recordings
-from stabletrain.app.compose import compose
+from stabletrain.app.composition.compose import compose
 from stabletrain.diagnosis.doctor import diagnose
-from stabletrain.diagnosis.finding import Finding
 from stabletrain.diagnosis.observations import Observations
 from stabletrain.errors import RequestError
+from stabletrain.vocabulary.finding import Finding
 
 
 def refused(case: Case, finding: Finding) -> str | None:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from stabletrain.diagnosis.finding import Finding
 from stabletrain.diagnosis.observations import Observations, Series, Table
+from stabletrain.vocabulary.finding import Finding
 
 Rule = Callable[[Observations], Iterator[Finding]]
 

@@ -20,9 +20,9 @@ from benchmarks.doctor.cases import make_cases
 from benchmarks.doctor.labels import BUGGY, HEALTHY, Label, read_labels, seeds_of
 from benchmarks.doctor.presets import PRESETS
 from stabletrain.diagnosis.doctor import diagnose
-from stabletrain.diagnosis.finding import Finding
 from stabletrain.diagnosis.history import load
 from stabletrain.diagnosis.observations import Observations
+from stabletrain.vocabulary.finding import Finding
 
 Rules = Callable[[Observations], list[Finding]]
 OURS = "stabletrain"

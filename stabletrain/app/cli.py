@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except RequestError as error:
-        from stabletrain.app.mend import complete
+        from stabletrain.app.composition.suggestions import complete
 
         complete(error, request.command, request.overrides, request.config_dirs)
         print(f"stabletrain: {error}", file=sys.stderr)
@@ -104,8 +104,8 @@ def read_request(words: Sequence[str]) -> Request:
 
 def read_command(word: str) -> str:
     """Return the command that a word names; raise RequestError if there is none."""
+    from stabletrain.app.composition.overrides import list_groups
     from stabletrain.app.help import COMMANDS
-    from stabletrain.app.overrides import list_groups
 
     if word in COMMANDS:
         return word
@@ -156,7 +156,7 @@ def _run(request: Request) -> int:
         print(help_of(request.command) if request.command != "train" else overview())
         return 0
     if request.multirun:
-        from stabletrain.app.multirun import run_all
+        from stabletrain.app.sweeps.multirun import run_all
 
         return run_all(request.overrides, request.config_dirs)
     command = COMMANDS[request.command]
@@ -172,7 +172,7 @@ def _run(request: Request) -> int:
 
 
 def _run_command(request: Request, module: str) -> int:
-    from stabletrain.app.compose import compose
+    from stabletrain.app.composition.compose import compose
 
     composition = compose(request.overrides, request.config_dirs, request.saved)
     if request.show:
@@ -182,7 +182,7 @@ def _run_command(request: Request, module: str) -> int:
         return 0
     try:
         if composition.config["search"] is not None and request.command == "train":
-            from stabletrain.app.search import run_search
+            from stabletrain.app.sweeps.search import run_search
 
             return run_search(composition, request.config_dirs)
         return importlib.import_module(f"stabletrain.app.commands.{module}").run(composition, request.arguments)

@@ -11,12 +11,12 @@ from typing import Any
 import rich
 from rich.markup import escape
 
-from stabletrain.app.compose import Composition
-from stabletrain.app.overrides import write_override
-from stabletrain.app.verdict import advice_lines, notes_line, verdict_table
-from stabletrain.diagnosis.finding import HEALTHY, Finding
-from stabletrain.record.folder import RunFolder
-from stabletrain.record.sweep import folder_above
+from stabletrain.app.composition.compose import Composition
+from stabletrain.app.composition.overrides import write_override
+from stabletrain.app.findings_table import advice_lines, notes_line, verdict_table
+from stabletrain.record.run_folder import RunFolder
+from stabletrain.record.sweep_folder import folder_above
+from stabletrain.vocabulary.finding import HEALTHY, Finding
 
 SHOWN_GROUPS = ("model", "activation", "init", "norm", "residual", "clip", "optimizer", "data")
 FIRST_ANSWER_TIMEOUT_S = 20.0  # of a server that has not answered once during the run
@@ -48,7 +48,7 @@ class Console:
             from pytorch_lightning.callbacks import RichProgressBar
 
             return RichProgressBar()
-        from stabletrain.training.callbacks import LineProgress
+        from stabletrain.training.callbacks.progress_line import LineProgress
 
         return LineProgress()
 
@@ -82,7 +82,7 @@ class Console:
 
     def start_shipper(self, folder: RunFolder) -> Any:
         """Start to carry the record to MLflow, beside the training."""
-        from stabletrain.tracking.process import ShipperProcess
+        from stabletrain.tracking.shipper_process import ShipperProcess
 
         return ShipperProcess(folder.path, self._hear)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stabletrain.app.overrides import list_groups
+from stabletrain.app.composition.overrides import list_groups
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from stabletrain.app.compose import Composition
+from stabletrain.app.composition.compose import Composition
 from stabletrain.errors import RequestError
-from stabletrain.record.folder import FINISHED, STOPPED, RunFolder
+from stabletrain.record.run_folder import FINISHED, STOPPED, RunFolder
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
-    from stabletrain.training.requeue import Requeue
+    from stabletrain.training.callbacks.requeue import Requeue
 
 _INTERACTIVE = ("bash", "interactive")  # job names under which Lightning takes Slurm for a terminal
 
@@ -162,7 +162,7 @@ def requeue_when_asked(folder: RunFolder, trainer: pl.Trainer) -> Requeue | None
     launch = find_launch()
     if launch is None or launch.engine != "slurm":
         return None
-    from stabletrain.training.requeue import Requeue
+    from stabletrain.training.callbacks.requeue import Requeue
 
     by_submitit = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
     name = os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2") if by_submitit else "USR1"

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from stabletrain.app.compose import Composition
+from stabletrain.app.composition.compose import Composition
 
 PARAMETER_SECTIONS = ("model", "init", "activation", "norm", "residual", "clip", "optimizer", "schedule", "data")
 TRAINER_PARAMETERS = ("max_epochs", "max_steps", "precision", "accumulate_grad_batches", "strategy", "devices")

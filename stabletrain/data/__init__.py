@@ -1,20 +1,20 @@
 """Data sets whose numbers are known: small, made or read on the spot, the same on every machine that runs them."""
 
 from stabletrain.data.base import Data as Data
-from stabletrain.data.checks import check_data as check_data
 from stabletrain.data.copying import Copying as Copying
 from stabletrain.data.copying import copying_problem as copying_problem
 from stabletrain.data.dataset import wrap_dataset as wrap_dataset
 from stabletrain.data.digits import Digits as Digits
-from stabletrain.data.images import MnistSmall as MnistSmall
 from stabletrain.data.lazy import LazySplit as LazySplit
 from stabletrain.data.mnist1d import Mnist1d as Mnist1d
-from stabletrain.data.openml import OpenML as OpenML
+from stabletrain.data.mnist_small import MnistSmall as MnistSmall
 from stabletrain.data.planar import Blobs as Blobs
 from stabletrain.data.planar import Circles as Circles
 from stabletrain.data.sequences import Adding as Adding
 from stabletrain.data.sequences import TemporalOrder as TemporalOrder
 from stabletrain.data.sequences import adding_problem as adding_problem
 from stabletrain.data.sequences import temporal_order_problem as temporal_order_problem
-from stabletrain.data.table import Table as Table
+from stabletrain.data.tables.openml import OpenML as OpenML
+from stabletrain.data.tables.table import Table as Table
 from stabletrain.data.text import Text as Text
+from stabletrain.data.validation import check_data as check_data

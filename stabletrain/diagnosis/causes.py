@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from stabletrain.diagnosis.finding import BECAUSE, INFO, SEVERITIES, Finding, worst_first
+from stabletrain.vocabulary.finding import BECAUSE, INFO, SEVERITIES, Finding, worst_first
 
 SLACK = 20  # steps by which a symptom may be seen before its cause: looks come every 10
 

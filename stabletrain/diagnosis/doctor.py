@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from stabletrain.diagnosis.causes import order_by_cause
-from stabletrain.diagnosis.finding import Finding
 from stabletrain.diagnosis.observations import Observations
 from stabletrain.diagnosis.progress import progress_of
 from stabletrain.diagnosis.remedies import with_remedies
@@ -18,6 +17,7 @@ from stabletrain.diagnosis.rules.start import find_bad_init
 from stabletrain.diagnosis.rules.time import find_time_exploding, find_time_vanishing
 from stabletrain.diagnosis.rules.units import find_dead_units, find_saturation
 from stabletrain.diagnosis.together import alarm_together
+from stabletrain.vocabulary.finding import Finding
 
 RULES: tuple[Callable[[Observations], list[Finding]], ...] = (
     find_nonfinite,

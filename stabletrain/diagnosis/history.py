@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from stabletrain.diagnosis.observations import About, Observations, Series, Table, Waves
-from stabletrain.signal.measures import LayerStatistics, Measures
+from stabletrain.signal.layer_statistics import LayerStatistics, Measures
 from stabletrain.signal.snapshot import GRADIENT, WEIGHT, Snapshot
 
 PARAMETERS = (GRADIENT, WEIGHT)  # signals whose layers are parameters

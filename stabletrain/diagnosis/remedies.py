@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-from stabletrain.diagnosis.finding import Finding
 from stabletrain.diagnosis.observations import About
 from stabletrain.diagnosis.words import ADVICE, CALLS
+from stabletrain.vocabulary.finding import Finding
 
 SATURATING = ("sigmoid", "softplus", "tanh")
 RELUS = ("relu", "leaky_relu", "prelu", "gelu", "silu", "mish", "elu")  # He et al. 2015 and its kin

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from stabletrain.diagnosis.finding import Finding
 from stabletrain.diagnosis.progress import Progress
+from stabletrain.vocabulary.finding import Finding
 
 SIGNS = (
     *("vanishing", "exploding", "time_vanishing", "time_exploding", "dead_units", "saturation", "bad_init"),

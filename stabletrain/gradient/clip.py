@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from stabletrain.errors import RequestError, require_range
+from stabletrain.gradient.local_shards import gradients_of, part_of, select, tensor_norms
 from stabletrain.gradient.norms import total_norm
-from stabletrain.gradient.parts import gradients_of, part_of, select, tensor_norms
 from stabletrain.gradient.scale import choose_scale, limit_, scale_to_norm_, shaped
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from stabletrain.errors import RequestError, require_choice, require_range
 from stabletrain.gradient.clip import Clip
+from stabletrain.gradient.local_shards import gradients_of, select
 from stabletrain.gradient.norms import total_norm
-from stabletrain.gradient.parts import gradients_of, select
 from stabletrain.gradient.scale import scale_
 
 MODES = ("reciprocal", "max", "mean")

@@ -14,8 +14,8 @@ import numpy as np
 from numba import njit
 
 from stabletrain.record.protos import Event, Summary
-from stabletrain.signal.exponents import compile_
 from stabletrain.signal.histogram import LOG10_2, NUM_BINS, log10_edge
+from stabletrain.signal.kernels.exponents import compile_
 
 Bytes = bytes | np.ndarray  # the latter of uint8: not copied once more
 FLOAT32_MAX = float(np.finfo(np.float32).max)  # what an event keeps of a scalar

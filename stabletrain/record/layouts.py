@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from stabletrain.record import names
 from stabletrain.record.encoding import varint
 from stabletrain.record.protos import DT_FLOAT, DT_STRING, Summary, SummaryMetadata, TensorProto, TensorShapeProto
-from stabletrain.signal.exponents import find_quantiles_
 from stabletrain.signal.histogram import NUM_BINS, ZERO_BIN
-from stabletrain.signal.measures import Arrays, LayerStatistics, Measures
+from stabletrain.signal.kernels.exponents import find_quantiles_
+from stabletrain.signal.layer_statistics import Arrays, LayerStatistics, Measures
 from stabletrain.signal.snapshot import ACTIVATION, DELTA, UPDATE, WEIGHT, Snapshot
+from stabletrain.vocabulary import metric_names as names
 
 PLUGIN = "custom_scalars"
 LOG10_RMS = "gradient/log10_rms"

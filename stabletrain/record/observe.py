@@ -9,9 +9,9 @@ import numpy as np
 
 from stabletrain.diagnosis.history import History
 from stabletrain.diagnosis.observations import About, Observations, num_dims_by_layer
-from stabletrain.record import names
 from stabletrain.record.reader import Record
 from stabletrain.signal.snapshot import SIGNALS, LayerStatistics, Snapshot
+from stabletrain.vocabulary import metric_names as names
 
 OF_LAYERS = (names.RMS, names.NONFINITE, names.HISTOGRAM, *names.QUANTILES, "ratio", *names.UNIT_SHARES)
 

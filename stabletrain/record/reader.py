@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from stabletrain.record import names
 from stabletrain.record.protos import Event
 from stabletrain.record.writer import masked_crc
 from stabletrain.signal.histogram import LOG10_2, NONFINITE_BIN, NUM_BINS, ZERO_BIN, Histogram
 from stabletrain.signal.snapshot import GRADIENT, SIGNALS
+from stabletrain.vocabulary import metric_names as names
 
 Position = dict[str, int]  # bytes read so far, by file name
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stabletrain.record import names
 from stabletrain.record.encoding import Bytes, Histograms, Scalars
-from stabletrain.signal.measures import LayerStatistics, Measures
+from stabletrain.signal.layer_statistics import LayerStatistics, Measures
 from stabletrain.signal.snapshot import GRADIENT, UPDATE, WEIGHT, Snapshot
+from stabletrain.vocabulary import metric_names as names
 
 
 class Snapshots:

@@ -19,7 +19,7 @@ import google_crc32c
 import numpy as np
 
 from stabletrain.diagnosis.history import History
-from stabletrain.record import encoding, names
+from stabletrain.record import encoding
 from stabletrain.record.encoding import FLOAT32_MAX, Bytes, encode_event
 from stabletrain.record.layouts import Layouts
 from stabletrain.record.protos import (
@@ -33,6 +33,7 @@ from stabletrain.record.protos import (
 )
 from stabletrain.record.snapshots import Snapshots
 from stabletrain.signal.snapshot import Snapshot
+from stabletrain.vocabulary import metric_names as names
 
 FLUSH_S = 2.0
 MAX_WAITING = 256  # snapshots of norms; one with histograms is large and counts for `HISTOGRAMS_COUNT_FOR` of them

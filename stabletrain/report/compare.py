@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from stabletrain.diagnosis.finding import HEALTHY, Finding
-from stabletrain.record.folder import RunFolder, replace_file
 from stabletrain.record.reader import Record, load_record
-from stabletrain.report import template, words
+from stabletrain.record.run_folder import RunFolder, replace_file
+from stabletrain.report import explanations as words
+from stabletrain.report import template
 from stabletrain.report.compare_plots import Axes, Profile, course_of, draw_losses, draw_profile, profile_of
-from stabletrain.report.judged import judge
+from stabletrain.report.run_verdict import judge
 from stabletrain.report.scaling import Speed, efficiencies, speed_of
+from stabletrain.vocabulary.finding import HEALTHY, Finding
 
 PAGE = "compare.html"
 METRICS = ("val/accuracy", "val/mse", "val/loss", "train/loss", "test/accuracy", "test/mse", "test/loss")

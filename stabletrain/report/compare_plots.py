@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
-from stabletrain.record import names
 from stabletrain.record.reader import Record
-from stabletrain.report.curves import finite, thin
-from stabletrain.report.drawing import power_of_ten, whole_decades
+from stabletrain.report.pictures.curves import finite, thin
+from stabletrain.report.pictures.drawing import power_of_ten, whole_decades
+from stabletrain.vocabulary import metric_names as names
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 320, 180, 40, 30, 8, 10
 NUM_STEPS = 3  # first, middle, last: more lines are no longer told apart

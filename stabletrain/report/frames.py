@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from stabletrain.record.reader import Record
-from stabletrain.report.curves import nonfinite_steps
+from stabletrain.report.pictures.curves import nonfinite_steps
 from stabletrain.signal.histogram import Histogram
 
 

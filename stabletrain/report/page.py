@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stabletrain.diagnosis.finding import Finding, by_cause, worst_first
-from stabletrain.record.folder import RUNNING, RunFolder, replace_file
 from stabletrain.record.reader import Record, load_record
-from stabletrain.report import template, words
-from stabletrain.report.commands import rerun_command
-from stabletrain.report.judged import judge
+from stabletrain.record.run_folder import RUNNING, RunFolder, replace_file
+from stabletrain.report import explanations as words
+from stabletrain.report import template
 from stabletrain.report.page_data import page_data, to_json
-from stabletrain.report.stills import stills
+from stabletrain.report.rerun_commands import rerun_command
+from stabletrain.report.run_verdict import judge
+from stabletrain.report.static_images import stills
+from stabletrain.vocabulary.finding import Finding, by_cause, worst_first
 
 SHOWN_FINDINGS = 8
 

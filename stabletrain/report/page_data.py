@@ -8,21 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from stabletrain.diagnosis.finding import Finding
-from stabletrain.record import names
 from stabletrain.record.reader import Record
-from stabletrain.report import words
-from stabletrain.report.cells import OF_GRADIENTS, color_limits
-from stabletrain.report.clipping import has_clipping
-from stabletrain.report.curves import finite, panels_of, thin
-from stabletrain.report.drawing import SEQUENTIAL
+from stabletrain.report import explanations as words
 from stabletrain.report.frames import frame_steps
 from stabletrain.report.grid import Grid, clipped_share, ratio_grid, signal_grid, time_grids
+from stabletrain.report.pictures.cells import OF_GRADIENTS, color_limits
+from stabletrain.report.pictures.clip_norms import has_clipping
+from stabletrain.report.pictures.curves import finite, panels_of, thin
+from stabletrain.report.pictures.drawing import SEQUENTIAL
+from stabletrain.report.pictures.ridges import limits_of_histograms
+from stabletrain.report.pictures.update_ratios import band_limits, bands_of
 from stabletrain.report.quantize import encode_frame, encode_grid, to_base64
-from stabletrain.report.ridges import limits_of_histograms
-from stabletrain.report.update_ratios import band_limits, bands_of
 from stabletrain.signal.histogram import Histogram
 from stabletrain.signal.snapshot import CLIP, DELTA, GRADIENT, SIGNALS
+from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.finding import Finding
 
 # Bytes before base64; 200 layers and 1,000 steps with all signals make a page of less than 3 MB.
 CELLS_OF_GRADIENT, CELLS_OF_OTHERS, CELLS_OF_TIME = 80_000, 30_000, 60_000  # two bytes each

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stabletrain.signal.aside import evaluation, keeping, require_scalar
+from stabletrain.signal.isolation import evaluation, keeping, require_scalar
 from stabletrain.signal.splitting import find_samples, leaves, length_of
 from stabletrain.signal.trace import Seen, Trace, see
 

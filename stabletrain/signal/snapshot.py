@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from stabletrain.signal.measures import LayerStatistics as LayerStatistics
-from stabletrain.signal.measures import Measures
+from stabletrain.signal.layer_statistics import LayerStatistics as LayerStatistics
+from stabletrain.signal.layer_statistics import Measures
 
 GRADIENT = "gradient"  # of the loss by the parameter, before clipping
 DELTA = "delta"  # of the loss by a layer's output

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stabletrain.signal.layers import ForwardOrder, layer_name
-from stabletrain.signal.taps import first_tensor, tapped_modules
+from stabletrain.signal.hooks import first_tensor, tapped_modules
+from stabletrain.signal.layer_names import ForwardOrder, layer_name
 
 INPUT, OUTPUT = "input", "output"
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stabletrain.errors import RequestError, require_choice
-from stabletrain.signal.layers import ForwardOrder
-from stabletrain.signal.measure import measure_others, measure_plain, prepare
-from stabletrain.signal.measures import Measures
-from stabletrain.signal.shards import measure_shards
+from stabletrain.signal.hooks import TAPPED, Taps
+from stabletrain.signal.kernels.reduce import measure_others, measure_plain, prepare
+from stabletrain.signal.kernels.shards import measure_shards
+from stabletrain.signal.layer_names import ForwardOrder
+from stabletrain.signal.layer_statistics import Measures
 from stabletrain.signal.snapshot import CLIP, DELTA, GRADIENT, MOMENT, SIGNALS, UNITS, UPDATE, WEIGHT, Snapshot
-from stabletrain.signal.taps import TAPPED, Taps
-from stabletrain.signal.units import UnitTaps, find_equal_units
+from stabletrain.signal.unit_activity import UnitTaps, find_equal_units
 
 OF_STEP = (UPDATE, MOMENT, CLIP)  # what only the optimizer's step brings about
 SECOND_MOMENTS = ("exp_avg_sq", "square_avg", "sum", "v")  # Adam and AdamW, RMSprop, Adagrad, and others' name for it

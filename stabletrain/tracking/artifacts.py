@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 
-from stabletrain.record.folder import RunFolder
-from stabletrain.tracking.worst import FILE_NAME, mark_as_table
+from stabletrain.record.run_folder import RunFolder
+from stabletrain.tracking.layer_table import FILE_NAME, mark_as_table
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stabletrain.diagnosis.finding import HEALTHY, Finding, by_cause, verdict_of
+from stabletrain.vocabulary.finding import HEALTHY, Finding, by_cause, verdict_of
 
 MAX_LENGTH = 7500  # a tag holds 8,000 characters
 MAX_FINDINGS = 12

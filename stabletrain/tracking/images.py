@@ -9,7 +9,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stabletrain.tracking.plan import Identity, Picture
+from stabletrain.tracking.picture_plan import Identity, Picture
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

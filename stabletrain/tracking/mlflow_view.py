@@ -13,8 +13,8 @@ import zlib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from stabletrain.record import names
-from stabletrain.tracking.plan import AT_END
+from stabletrain.tracking.picture_plan import AT_END
+from stabletrain.vocabulary import metric_names as names
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

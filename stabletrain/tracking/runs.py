@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from stabletrain.record.folder import RunFolder
 from stabletrain.record.reader import Info, event_files, read_entries
-from stabletrain.tracking.parent import UID_TAG, parent_tag
+from stabletrain.record.run_folder import RunFolder
 from stabletrain.tracking.store import artifact_root
+from stabletrain.tracking.sweep_parent import UID_TAG, parent_tag
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -20,19 +20,19 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from stabletrain.errors import RequestError
-from stabletrain.record import folder as statuses
-from stabletrain.record.folder import RunFolder
+from stabletrain.record import run_folder as statuses
 from stabletrain.record.reader import Info, Position
+from stabletrain.record.run_folder import RunFolder
 from stabletrain.tracking import mlflow_view
-from stabletrain.tracking.about import ship_about
 from stabletrain.tracking.artifacts import LogModel, ship_artifacts, ship_model
 from stabletrain.tracking.description import describe, verdict_from
 from stabletrain.tracking.images import pictures_there, upload_picture
-from stabletrain.tracking.plan import PicturePlan
-from stabletrain.tracking.points import Point, Progress, covers, decode_position, encode_position, read_events
+from stabletrain.tracking.layer_table import WorstLayers
+from stabletrain.tracking.metrics import Point, Progress, covers, decode_position, encode_position, read_events
+from stabletrain.tracking.params_and_tags import ship_about
+from stabletrain.tracking.picture_plan import PicturePlan
 from stabletrain.tracking.runs import end_ms, find_run, first_info, is_training
 from stabletrain.tracking.store import Unreachable, is_reachable, open_client, public_uri, quiet, run_url, view_url
-from stabletrain.tracking.worst import WorstLayers
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

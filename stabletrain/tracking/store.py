@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 from filelock import FileLock
 
 from stabletrain.errors import RequestError
-from stabletrain.record.sweep import folder_above
+from stabletrain.record.sweep_folder import folder_above
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

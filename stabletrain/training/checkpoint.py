@@ -15,7 +15,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
 from stabletrain.errors import RequestError
-from stabletrain.record.folder import RunFolder, replace_file, write_json
+from stabletrain.record.run_folder import RunFolder, replace_file, write_json
 
 LAST = "last.ckpt"
 BEST = "best.ckpt"

@@ -13,10 +13,15 @@ from torchmetrics import Accuracy, MeanMetric, MeanSquaredError, Metric
 
 from stabletrain.errors import RequestError
 from stabletrain.gradient import Clip, NoClip
-from stabletrain.record import names
-from stabletrain.training.clipping import ClipMeter, parameters_of, stop_if_nonfinite, unscale_before_step_
-from stabletrain.training.parameter_groups import group_parameters
-from stabletrain.training.schedule import Constant, Schedule
+from stabletrain.training.optimization.gradient_clipping import (
+    ClipMeter,
+    parameters_of,
+    stop_if_nonfinite,
+    unscale_before_step_,
+)
+from stabletrain.training.optimization.parameter_groups import group_parameters
+from stabletrain.training.optimization.schedule import Constant, Schedule
+from stabletrain.vocabulary import metric_names as names
 
 OptimizerFactory = Callable[[Iterable[Any]], torch.optim.Optimizer]
 

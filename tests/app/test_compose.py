@@ -7,12 +7,12 @@ import inspect
 import pytest
 import yaml
 
-from stabletrain.app.build import build
-from stabletrain.app.compose import compose
-from stabletrain.app.overrides import list_groups, parse_override, write_override
-from stabletrain.app.paths import find_config_dir
-from stabletrain.app.schema import GROUPS
-from stabletrain.app.targets import bind, expected_types, make, resolve_target
+from stabletrain.app.building.build import build
+from stabletrain.app.composition.compose import compose
+from stabletrain.app.composition.overrides import list_groups, parse_override, write_override
+from stabletrain.app.composition.paths import find_config_dir
+from stabletrain.app.composition.schema import GROUPS
+from stabletrain.app.composition.targets import bind, expected_types, make, resolve_target
 from stabletrain.errors import RequestError
 
 TARGET_GROUPS = ("model", "activation", "init", "norm", "residual", "clip", "optimizer", "schedule", "data", "trainer")

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from stabletrain.app.cli import main
-from stabletrain.record import names
 from stabletrain.record.reader import load_record
+from stabletrain.vocabulary import metric_names as names
 
 pytestmark = [
     pytest.mark.slow,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from stabletrain.app.compose import compose
+from stabletrain.app.composition.compose import compose
 from stabletrain.app.launch import Launch, as_launched, find_launch
-from stabletrain.app.multirun import refuse_own_processes, run_all
-from stabletrain.app.run_folder import choose_folder, is_first_process
+from stabletrain.app.output_dir import choose_folder, is_first_process
+from stabletrain.app.sweeps.multirun import refuse_own_processes, run_all
 from stabletrain.errors import RequestError
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "spring", "GROUP_WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "4"}

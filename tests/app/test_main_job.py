@@ -18,8 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from stabletrain.data import Digits
 from stabletrain.record.reader import load_record
+from stabletrain.tracking.metrics import is_shipped
 from stabletrain.tracking.mlflow_view import VIEW_ID, VIEW_NAME, decode_view
-from stabletrain.tracking.points import is_shipped
 from stabletrain.tracking.store import embedded_uri, open_client
 
 ROOT = str(Path(__file__).parents[2])
@@ -103,7 +103,7 @@ def test_mlflow_holds_every_recorded_point_once(main_job, run_dir, mlflow_run):
 
 
 def recorded_in(run_dir: Path):
-    from stabletrain.record.folder import RunFolder
+    from stabletrain.record.run_folder import RunFolder
 
     return [point for point in recorded(RunFolder(run_dir)) if is_shipped(point[0], num_layers=6)]
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from stabletrain.app.cli import main
-from stabletrain.app.compose import compose
+from stabletrain.app.composition.compose import compose
 
 # command line, key at fault, what was found, part of what is allowed, part of the command that mends it
 WRONG = [

@@ -11,13 +11,13 @@ import optuna
 import pytest
 
 from stabletrain.app.cli import main
-from stabletrain.app.compose import compose
-from stabletrain.app.overrides import list_groups
-from stabletrain.app.search import worth_of
-from stabletrain.app.search_space import Parameter, check_space, read_space
+from stabletrain.app.composition.compose import compose
+from stabletrain.app.composition.overrides import list_groups
+from stabletrain.app.sweeps.search import worth_of
+from stabletrain.app.sweeps.search_space import Parameter, check_space, read_space
 from stabletrain.errors import RequestError
 from stabletrain.record.reader import load_record
-from stabletrain.training.pruning import PruneTrial
+from stabletrain.training.callbacks.pruning import PruneTrial
 
 TINY = ["logger=none", "trainer=debug", "trainer.max_steps=2", "model.depth=2", "model.width=8"]
 

@@ -8,10 +8,10 @@ import math
 import pytest
 
 from stabletrain.app.cli import main
-from stabletrain.app.sweep import differing, rows_of, table_lines
-from stabletrain.app.sweep_child import run_child
+from stabletrain.app.sweeps.sweep import differing, rows_of, table_lines
+from stabletrain.app.sweeps.sweep_child import run_child
 from stabletrain.record.reader import load_record
-from stabletrain.record.sweep import SweepFolder, folder_above, sweep_of
+from stabletrain.record.sweep_folder import SweepFolder, folder_above, sweep_of
 
 TINY = ["logger=none", "trainer=debug", "trainer.max_steps=2", "model.depth=2", "model.width=8"]
 

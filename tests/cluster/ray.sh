@@ -35,7 +35,7 @@ echo "seen: a sweep of three on Ray, $SECONDS s"
 fi
 
 if [[ ${1:-train} = train ]]; then
-"$PYTHON" -m stabletrain.ray --num-workers 2 model=rnn clip=norm trainer=cpu trainer.max_epochs=2 logger=mlflow \
+"$PYTHON" -m stabletrain.integrations.ray --num-workers 2 model=rnn clip=norm trainer=cpu trainer.max_epochs=2 logger=mlflow \
   output_dir=runs/trained >out.txt 2>&1 || { echo "failed: the training ends with $?"; tail -n 60 out.txt; exit 1; }
 "$PYTHON" -m stabletrain sync runs/trained >>out.txt 2>&1  # on a busy machine the run does not wait for all of it
 "$PYTHON" - <<'PY'
@@ -49,7 +49,7 @@ assert sqlite3.connect("runs/mlflow.db").execute("select status from runs").fetc
 print("seen: two workers: steps", summary["steps"], "test/accuracy", summary["metrics"]["test/accuracy"])
 PY
 status=0
-"$PYTHON" -m stabletrain.ray --num-workers 2 clip=nrom >out.txt 2>&1 || status=$?
+"$PYTHON" -m stabletrain.integrations.ray --num-workers 2 clip=nrom >out.txt 2>&1 || status=$?
 [[ $status = 2 ]] && grep -q 'closest' out.txt || { echo "failed: a wrong request ends with $status"; cat out.txt; exit 1; }
 echo "seen: two workers of Ray Train, $SECONDS s"
 fi

@@ -315,7 +315,7 @@ def test_same_seed_same_numbers(cls):
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_global_generators_are_left_alone(cls):
-    for module in (stabletrain.data.images._load, stabletrain.data.mnist1d._draw):
+    for module in (stabletrain.data.mnist_small._load, stabletrain.data.mnist1d._draw):
         module.cache_clear()
     torch.manual_seed(3)
     np.random.seed(3)

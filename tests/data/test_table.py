@@ -10,8 +10,8 @@ from sklearn.datasets import load_diabetes, load_iris
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from stabletrain.data import Table
-from stabletrain.data.encoding import encode_features, standardise
 from stabletrain.data.splits import split_rows
+from stabletrain.data.tables.columns import encode_features, standardise
 from stabletrain.errors import RequestError
 
 IRIS = Path(__file__).with_name("iris.csv")

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stabletrain.diagnosis.history import ROUNDED_TOGETHER, History, Rows, load, save, total_norm
-from stabletrain.diagnosis.layers import row_medians
 from stabletrain.diagnosis.observations import Table
 from stabletrain.diagnosis.rules.depth import depth_decades
+from stabletrain.diagnosis.weight_tables import row_medians
 from stabletrain.signal.snapshot import LayerStatistics, Snapshot
 
 VALUES = st.floats(0, 1e300) | st.just(math.nan)

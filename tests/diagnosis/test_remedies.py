@@ -6,13 +6,13 @@ import itertools
 
 import pytest
 
-from stabletrain.app.build import build
-from stabletrain.app.compose import compose
-from stabletrain.app.overrides import list_groups
-from stabletrain.diagnosis.finding import KINDS, Finding
+from stabletrain.app.building.build import build
+from stabletrain.app.composition.compose import compose
+from stabletrain.app.composition.overrides import list_groups
 from stabletrain.diagnosis.observations import About
 from stabletrain.diagnosis.remedies import REMEDIES, remedies_for, with_remedies
 from stabletrain.diagnosis.words import ADVICE, CALLS
+from stabletrain.vocabulary.finding import KINDS, Finding
 
 GROUPS = list_groups()
 CHOSEN = ("model", "activation", "init", "norm", "residual", "clip")

@@ -8,10 +8,10 @@ from observed import observed, series, table
 
 from stabletrain.diagnosis.causes import EXPLAINS, order_by_cause
 from stabletrain.diagnosis.doctor import diagnose
-from stabletrain.diagnosis.finding import KINDS, Finding, verdict_of, worst_first
-from stabletrain.diagnosis.layers import update_ratios
 from stabletrain.diagnosis.observations import About, Observations
 from stabletrain.diagnosis.progress import progress_of
+from stabletrain.diagnosis.weight_tables import update_ratios
+from stabletrain.vocabulary.finding import KINDS, Finding, verdict_of, worst_first
 
 N = 100
 GUESSING, LEARNING = np.full(N, 2.3), np.geomspace(2.3, 0.1, N)

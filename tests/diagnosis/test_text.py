@@ -6,9 +6,9 @@ import io
 
 import rich.console
 
-from stabletrain.app.verdict import MAX_ROWS, advice_lines, notes_line, verdict_table
-from stabletrain.diagnosis.finding import Finding, by_cause
-from stabletrain.diagnosis.text import describe, measured
+from stabletrain.app.findings_table import MAX_ROWS, advice_lines, notes_line, verdict_table
+from stabletrain.diagnosis.findings_text import describe, measured
+from stabletrain.vocabulary.finding import Finding, by_cause
 
 
 def finding(kind, severity="critical", layer="L00.a.weight", because_of=None, **evidence):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from observed import observed
 
-from stabletrain.diagnosis.finding import Finding
 from stabletrain.diagnosis.progress import progress_of
 from stabletrain.diagnosis.together import alarm_together
+from stabletrain.vocabulary.finding import Finding
 
 
 def note(kind, severity="info"):

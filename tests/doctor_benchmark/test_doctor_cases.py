@@ -17,8 +17,8 @@ from benchmarks.doctor.labels import BETWEEN, BUGGY, HEALTHY, NO_REFERENCE, Outc
 from benchmarks.doctor.recipes import make_recipes
 from benchmarks.doctor.run import Run
 from benchmarks.doctor.tasks import make_task
-from stabletrain.app.compose import compose
-from stabletrain.diagnosis.finding import KINDS
+from stabletrain.app.composition.compose import compose
+from stabletrain.vocabulary.finding import KINDS
 
 TINY = Case(
     "tiny/reference",

@@ -9,9 +9,9 @@ from benchmarks.doctor.presets import PRESETS
 from benchmarks.doctor.score import alarms, delay, is_right_place, looks, score, summarize
 from benchmarks.doctor.slice import MAX_BYTES, SLICE, shorten
 from stabletrain.diagnosis.doctor import diagnose
-from stabletrain.diagnosis.finding import KINDS, Finding
 from stabletrain.diagnosis.history import load
 from stabletrain.diagnosis.observations import About, Observations, Series, Table
+from stabletrain.vocabulary.finding import KINDS, Finding
 
 FILES = sorted(SLICE.glob("*.npz"))
 CASE = Case("a/b-0", "tuning", "blobs", Network("mlp", 4, 8), Training(num_steps=100))

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stabletrain.record.names import QUANTILES
 from stabletrain.record.reader import load_record
+from stabletrain.vocabulary.metric_names import QUANTILES
 
 
 def assert_same_record(found: Path, expected: Path, rtol: float = 2e-5) -> None:

@@ -18,19 +18,19 @@ import torch
 from allpairspy import AllPairs
 from pytorch_lightning.callbacks import Callback
 
-from stabletrain.app.build_data import accepted_forms, build_data, examples_of
-from stabletrain.app.build_model import build_network
+from stabletrain.app.building.build_data import accepted_forms, build_data, examples_of
+from stabletrain.app.building.build_model import build_network
+from stabletrain.app.building.prepare import prepare
 from stabletrain.app.commands.diagnose import examine
-from stabletrain.app.compose import Composition, compose
+from stabletrain.app.composition.compose import Composition, compose
+from stabletrain.app.composition.overrides import list_groups
 from stabletrain.app.console import Console
-from stabletrain.app.overrides import list_groups
-from stabletrain.app.prepare import prepare
 from stabletrain.errors import RequestError
-from stabletrain.record.folder import FINISHED, RunFolder
 from stabletrain.record.observe import snapshots_of
 from stabletrain.record.reader import load_record
+from stabletrain.record.run_folder import FINISHED, RunFolder
+from stabletrain.training.optimization.stability import NonFiniteGradient
 from stabletrain.training.run import execute
-from stabletrain.training.stability import NonFiniteGradient
 
 HERE = Path(__file__).parent
 NUM_STEPS = 3
@@ -334,5 +334,5 @@ def shared_data(monkeypatch) -> Iterator[None]:
             made[key] = build_data(config)
         return made[key]
 
-    monkeypatch.setattr("stabletrain.app.build.build_data", build_once)
+    monkeypatch.setattr("stabletrain.app.building.build.build_data", build_once)
     yield

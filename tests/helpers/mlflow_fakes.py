@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from stabletrain.diagnosis.finding import Finding
-from stabletrain.record import names
-from stabletrain.record.folder import FINISHED, RUNNING, RunFolder
 from stabletrain.record.reader import Scalar, read_entries
+from stabletrain.record.run_folder import FINISHED, RUNNING, RunFolder
 from stabletrain.record.writer import RecordWriter
 from stabletrain.signal.histogram import Histogram
 from stabletrain.signal.snapshot import UPDATE, WEIGHT, LayerStatistics, Snapshot
 from stabletrain.tracking.store import open_client, quiet
+from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.finding import Finding
 
 INFO = {
     "run_uid": "uid-1",

@@ -43,7 +43,7 @@ def test_every_pair_trains_or_explains_itself(family, tmp_path, monkeypatch):
 
 def test_a_composition_that_breaks_is_no_refusal(tmp_path, monkeypatch):
     """The control: what raises, saves other weights, or is not watched, counts as a failure."""
-    monkeypatch.setattr("stabletrain.network.mlp.HiddenLayer.forward", lambda self, x: x / "0")
+    monkeypatch.setattr("stabletrain.network.models.mlp.HiddenLayer.forward", lambda self, x: x / "0")
     result = matrix.run_case(matrix.defaults("mlp"), tmp_path / "broken")
     assert result.outcome == "failed"
     assert "Error" in result.failure
@@ -52,7 +52,9 @@ def test_a_composition_that_breaks_is_no_refusal(tmp_path, monkeypatch):
     assert "not finite" in matrix.run_case(matrix.defaults("mlp"), tmp_path / "diverged").divergence
     monkeypatch.undo()
     assert matrix.run_case(matrix.defaults("mlp"), tmp_path / "whole").outcome == "worked"
-    monkeypatch.setattr("stabletrain.training.watch.GradientWatch._measure", lambda *args, **kwargs: None)
+    monkeypatch.setattr(
+        "stabletrain.training.callbacks.gradient_watch.GradientWatch._measure", lambda *args, **kwargs: None
+    )
     assert "AssertionError" in matrix.run_case(matrix.defaults("mlp"), tmp_path / "unwatched").failure
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from stabletrain.errors import RequestError
 from stabletrain.network import CNN, Parts, ResNet
-from stabletrain.network.convolution import average, build_convolution, halve, to_channels
+from stabletrain.network.models.convolution import average, build_convolution, halve, to_channels
 from stabletrain.network.normalization import BatchNorm, GroupNorm, InstanceNorm, LayerNorm
 from stabletrain.network.residual import (
     AddResidual,

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from stabletrain.errors import RequestError
 from stabletrain.network import DenseNet1d, Parts
-from stabletrain.network.densenet import DenseLayer, Transition
+from stabletrain.network.models.densenet import DenseLayer, Transition
 from stabletrain.network.normalization import BatchNorm, GroupNorm, LayerNorm
 from stabletrain.network.residual import AddResidual, DenseResidual, NoResidual
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from stabletrain.errors import RequestError
 from stabletrain.network import initialize_
-from stabletrain.network.anatomy import find_all_branches, find_head
 from stabletrain.network.initialization import INITIALIZATIONS
+from stabletrain.network.introspection.structure import find_all_branches, find_head
 
 WIDTH = 32
 

@@ -9,10 +9,10 @@ from torch import nn
 
 from stabletrain.errors import RequestError
 from stabletrain.network import LSTM, Parts, initialize_, second_moment_gain
-from stabletrain.network.edge_of_chaos import find_critical
-from stabletrain.network.fill import compute_fans, fill_with_std_, identity_, orthogonal_
-from stabletrain.network.init_base import find_rectifier_gain
 from stabletrain.network.initialization import INITIALIZATIONS, He, Identity, Normal, Orthogonal, Xavier
+from stabletrain.network.initialization.base import find_rectifier_gain
+from stabletrain.network.initialization.fill import compute_fans, fill_with_std_, identity_, orthogonal_
+from stabletrain.network.meanfield.edge_of_chaos import find_critical
 from stabletrain.network.normalization import LayerNorm
 
 GATES = {nn.RNN: 1, nn.LSTM: 4, nn.GRU: 3, nn.RNNCell: 1, nn.LSTMCell: 4, nn.GRUCell: 3}

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from stabletrain.errors import RequestError
 from stabletrain.network import MLP, Parts, initialize_
 from stabletrain.network.initialization import DepthScaled
+from stabletrain.network.models.transformer import Transformer
 from stabletrain.network.normalization import LayerNorm
 from stabletrain.network.residual import (
     AddResidual,
@@ -19,7 +20,6 @@ from stabletrain.network.residual import (
     LayerScaleResidual,
     find_branches,
 )
-from stabletrain.network.transformer import Transformer
 
 
 def make_mlp(activation=nn.Tanh, residual=None, **options):

@@ -9,9 +9,9 @@ from torch.nn.utils import parametrizations
 
 from stabletrain.errors import RequestError
 from stabletrain.network import initialize_
-from stabletrain.network.blocks import find_blocks
-from stabletrain.network.fill import orthogonal_
 from stabletrain.network.initialization import INITIALIZATIONS, Orthogonal
+from stabletrain.network.initialization.fill import orthogonal_
+from stabletrain.network.introspection.weights import find_blocks
 
 PLAIN = ("normal", "xavier", "he", "lecun", "orthogonal", "identity")
 

@@ -6,8 +6,8 @@ from torch import nn
 
 from stabletrain.errors import RequestError
 from stabletrain.network import second_moment_gain
-from stabletrain.network.edge_of_chaos import find_critical
-from stabletrain.network.meanfield import compute_moments, find_fixed_point, second_moment
+from stabletrain.network.meanfield.edge_of_chaos import find_critical
+from stabletrain.network.meanfield.gaussian_signal import compute_moments, find_fixed_point, second_moment
 
 # relu, leaky and identity are exact; the others were computed with an independent quadrature.
 GAINS = {

@@ -21,8 +21,8 @@ from stabletrain.network.normalization import (
     RMSNorm,
     build_norm,
 )
+from stabletrain.network.normalization.step_norm import StepBatchNorm, build_step_norm, normalize_step
 from stabletrain.network.residual import HighwayResidual, ScaledResidual
-from stabletrain.network.step_norm import StepBatchNorm, build_step_norm, normalize_step
 
 WIDTH, EPS = 8, 1e-5
 SHAPES = {

@@ -8,11 +8,11 @@ from torch import nn
 
 from stabletrain.errors import RequestError
 from stabletrain.network import GRU, LSTM, RNN, Parts
+from stabletrain.network.models.unrolled import Unrolled
 from stabletrain.network.normalization import BatchNorm, LayerNorm, NoNorm, RMSNorm, SpectralNorm
-from stabletrain.network.reparametrization import reparametrize_
+from stabletrain.network.normalization.step_norm import StepBatchNorm
 from stabletrain.network.residual import AddResidual
-from stabletrain.network.step_norm import StepBatchNorm
-from stabletrain.network.unrolled import Unrolled
+from stabletrain.network.surgery.reparametrization import reparametrize_
 
 FAMILIES = [RNN, LSTM, GRU]
 EXACT = {"rtol": 1e-11, "atol": 1e-12}

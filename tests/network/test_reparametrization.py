@@ -11,8 +11,8 @@ import stabletrain as st
 from stabletrain.errors import RequestError
 from stabletrain.network import CNN, GRU, LSTM, MLP, RNN, DenseNet1d, Parts, ResNet, Transformer
 from stabletrain.network.normalization import BatchNorm, LayerNorm, NoNorm, SpectralNorm, WeightNorm
-from stabletrain.network.reparametrization import find_reparametrization, reparametrize_
 from stabletrain.network.residual import DenseResidual, HighwayResidual
+from stabletrain.network.surgery.reparametrization import find_reparametrization, reparametrize_
 
 KINDS = {"weight": WeightNorm, "spectral": SpectralNorm}
 EXACT = {"rtol": 1e-10, "atol": 1e-10}

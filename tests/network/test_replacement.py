@@ -15,8 +15,8 @@ from stabletrain.errors import RequestError
 from stabletrain.network import CNN, LSTM, MLP, RNN, Parts
 from stabletrain.network.activation import ACTIVATIONS, Identity
 from stabletrain.network.normalization import NORMS, BatchNorm, GroupNorm, LayerNorm, NoNorm, RMSNorm, WeightNorm
-from stabletrain.network.replaceable import find_norm, is_activation, is_activation_function
-from stabletrain.network.step_norm import StepBatchNorm
+from stabletrain.network.normalization.step_norm import StepBatchNorm
+from stabletrain.network.surgery.recognition import find_norm, is_activation, is_activation_function
 
 WIDTH = 16
 OWN_NORM = {"resnet": "batch", "encoder": "layer", "bert": "layer", "gpt2": "layer", "llama": "rms"}

@@ -4,7 +4,7 @@ import torch
 from stabletrain.errors import RequestError
 from stabletrain.network import CNN, MLP, Parts, ResNet, Transformer
 from stabletrain.network.residual import AddResidual, DenseResidual, HighwayResidual, NoResidual
-from stabletrain.network.stochastic_depth import DropBranch, branch_rates
+from stabletrain.network.residual.stochastic_depth import DropBranch, branch_rates
 
 
 def test_the_expectation_is_the_input():

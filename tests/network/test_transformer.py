@@ -9,6 +9,7 @@ from torch import nn
 
 from stabletrain.errors import RequestError
 from stabletrain.network import Parts, Transformer
+from stabletrain.network.models.transformer import PLACEMENTS, Attention, encode_positions
 from stabletrain.network.normalization import (
     NORMS,
     BatchNorm,
@@ -21,7 +22,6 @@ from stabletrain.network.normalization import (
     WeightNorm,
 )
 from stabletrain.network.residual import AddResidual, DeepNormResidual, DenseResidual, HighwayResidual, ScaledResidual
-from stabletrain.network.transformer import PLACEMENTS, Attention, encode_positions
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 PARTS = Parts(nn.ReLU, LayerNorm, AddResidual)
@@ -138,7 +138,7 @@ def test_without_positions_the_order_would_not_matter(monkeypatch):
     x = torch.randn(2, 5, 3, dtype=torch.float64)
     assert not torch.allclose(model(x), model(x.flip(1)))
     blind = lambda steps, width, device: torch.zeros(steps, width)  # noqa: E731
-    monkeypatch.setattr("stabletrain.network.transformer.encode_positions", blind)
+    monkeypatch.setattr("stabletrain.network.models.transformer.encode_positions", blind)
     torch.testing.assert_close(model(x), model(x.flip(1)), **EXACT)
 
 

@@ -179,7 +179,7 @@ def ask(program: list[str | Path], cwd: Path, overlay: Path, **variables: str) -
 
 
 def home_of(python: str | Path, cwd: Path, **variables: str) -> Path:
-    code = "from stabletrain.app.paths import PACKAGE, find_config_dir as f; print(PACKAGE, f(), sep='\\n')"
+    code = "from stabletrain.app.composition.paths import PACKAGE, find_config_dir as f; print(PACKAGE, f(), sep='\\n')"
     package, conf = run([python, "-c", code], cwd, **variables).splitlines()
     assert (Path(conf) / "config.yaml").is_file()
     return Path(package)
@@ -259,7 +259,7 @@ def test_pure_room_leaves_frameworks_alone(room, also):
 def module_names() -> list[str]:
     paths = [p.relative_to(ROOT).with_suffix("") for p in ROOT.glob("stabletrain/*/**/*.py")]
     names = sorted(".".join(p.parts).removesuffix(".__init__") for p in paths)
-    return [name for name in names if name != "stabletrain.signal.triton_kernel"]  # needs Triton
+    return [name for name in names if name != "stabletrain.signal.kernels.triton_kernel"]  # needs Triton
 
 
 # --- the library's names -------------------------------------------------------------------------------------------

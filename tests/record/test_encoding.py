@@ -13,7 +13,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stabletrain.record import names
 from stabletrain.record import writer as record_writer
 from stabletrain.record.encoding import FLOAT32_MAX, Histograms, Scalars, encode_event, varint
 from stabletrain.record.protos import Event, HistogramProto, Summary
@@ -21,9 +20,10 @@ from stabletrain.record.reader import Info, LayerHistogram, Scalar, Vector, load
 from stabletrain.record.snapshots import Snapshots
 from stabletrain.record.writer import HISTOGRAMS_COUNT_FOR, MAX_WAITING, RecordWriter
 from stabletrain.signal.histogram import log10_edge
-from stabletrain.signal.measure import measure_tensors, prepare
-from stabletrain.signal.measures import Measures
+from stabletrain.signal.kernels.reduce import measure_tensors, prepare
+from stabletrain.signal.layer_statistics import Measures
 from stabletrain.signal.snapshot import Snapshot
+from stabletrain.vocabulary import metric_names as names
 
 prepare()
 Histograms(["x"]).encode(np.zeros((1, 512), np.int64))  # compiling is not part of an example
@@ -218,7 +218,7 @@ import sys
 import torch, stabletrain as st
 from stabletrain.record.encoding import encode_, put_
 from stabletrain.record.writer import RecordWriter
-from stabletrain.signal.exponents import find_quantiles_
+from stabletrain.signal.kernels.exponents import find_quantiles_
 model, writer = torch.nn.Linear(2, 2), RecordWriter(sys.argv[1])
 watch = st.Watch(model)
 if sys.argv[2] == "prepared":

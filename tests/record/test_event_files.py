@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 import stabletrain
 from stabletrain.diagnosis.observations import About, Observations
-from stabletrain.record import names
 from stabletrain.record.observe import observe, snapshots_of
 from stabletrain.record.protos import Event, HistogramProto, Summary
 from stabletrain.record.reader import LayerHistogram, Scalar, event_files, load_record, read_entries
 from stabletrain.record.writer import FLOAT32_MAX, RecordWriter, frame, masked_crc
 from stabletrain.signal.histogram import Histogram
 from stabletrain.signal.snapshot import LayerStatistics, Snapshot
+from stabletrain.vocabulary import metric_names as names
 
 ROOT = Path(stabletrain.__file__).parents[1]
 SIZE = 12

@@ -15,7 +15,7 @@ from stabletrain.record.layouts import LOG10_RMS, MEDIAN, TAG, encode_layout, fa
 from stabletrain.record.reader import load_record
 from stabletrain.record.writer import RecordWriter
 from stabletrain.signal.histogram import Histogram
-from stabletrain.signal.measures import Measures
+from stabletrain.signal.layer_statistics import Measures
 from stabletrain.signal.snapshot import DELTA, UPDATE, WEIGHT, LayerStatistics, Snapshot
 
 BANDS = "Gradient: p05, p50 and p95 of log10|g|, zeros left out"

@@ -13,10 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from stabletrain.diagnosis.finding import Finding
-from stabletrain.record import names
 from stabletrain.record.encoding import Histograms
-from stabletrain.record.folder import RunFolder, replace_file
 from stabletrain.record.observe import observe, snapshots_of
 from stabletrain.record.protos import Summary
 from stabletrain.record.reader import (
@@ -28,9 +25,12 @@ from stabletrain.record.reader import (
     load_record,
     read_entries,
 )
+from stabletrain.record.run_folder import RunFolder, replace_file
 from stabletrain.record.writer import RecordWriter
 from stabletrain.signal.histogram import Histogram
 from stabletrain.signal.snapshot import LayerStatistics, Snapshot
+from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.finding import Finding
 
 COUNTS = hnp.arrays(np.int64, 256, elements=st.integers(0, 10**9) | st.just(0))
 SPARSE = st.dictionaries(st.integers(0, 255), st.integers(0, 10**6), max_size=5)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stabletrain.diagnosis.finding import KINDS, SEVERITIES, Finding
-from stabletrain.record.folder import RunFolder, replace_file, write_json
+from stabletrain.record.run_folder import RunFolder, replace_file, write_json
+from stabletrain.vocabulary.finding import KINDS, SEVERITIES, Finding
 
 FINDINGS = st.lists(
     st.builds(

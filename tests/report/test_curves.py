@@ -9,9 +9,9 @@ from PIL import Image
 from report_fakes import exploding, healthy, nan_run
 
 from stabletrain.record.reader import Record, Series
-from stabletrain.report.curves import nonfinite_steps, panels_of, smooth, thin
-from stabletrain.report.drawing import labelled_rows, power_of_ten, printable, shorten, whole_decades
 from stabletrain.report.pictures import draw_curves
+from stabletrain.report.pictures.curves import nonfinite_steps, panels_of, smooth, thin
+from stabletrain.report.pictures.drawing import labelled_rows, power_of_ten, printable, shorten, whole_decades
 
 
 def test_panels_name_what_is_there():

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from report_fakes import SPARSE, exploding, healthy, nan_run, vanishing, with_all_signals
 
-from stabletrain.diagnosis.finding import Finding
-from stabletrain.record.folder import RunFolder
 from stabletrain.record.reader import Record, Series
-from stabletrain.report.drawing import picture_of_words
+from stabletrain.record.run_folder import RunFolder
 from stabletrain.report.page import write_report
+from stabletrain.report.pictures.drawing import picture_of_words
+from stabletrain.vocabulary.finding import Finding
 
 HOSTILE = '</script><img src=x onerror="document.title=1">'
 
@@ -66,7 +66,9 @@ def open_report(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         record: Record, findings: tuple[Finding, ...] = (), *, pictures: bool = False, **options: Any
     ) -> Opened:
         for name in () if pictures else ("curves", "heatmap", "ridges", "time_surface", "update_ratios", "clipping"):
-            monkeypatch.setattr(f"stabletrain.report.stills.draw_{name}", lambda *_, **__: ONE_PIXEL)  # drawing is slow
+            monkeypatch.setattr(
+                f"stabletrain.report.static_images.draw_{name}", lambda *_, **__: ONE_PIXEL
+            )  # drawing is slow
         monkeypatch.setattr("stabletrain.report.page.load_record", lambda path: record)
         folder = RunFolder(tmp_path)
         folder.write_findings(list(findings))

@@ -9,9 +9,9 @@ from PIL import Image
 from report_fakes import healthy, nan_run, vanishing
 
 from stabletrain.record.reader import Record, Series
-from stabletrain.report.cells import color_limits
 from stabletrain.report.grid import signal_grid
 from stabletrain.report.pictures import draw_heatmap
+from stabletrain.report.pictures.cells import color_limits
 
 
 def record_of(rms: dict[str, dict[int, float]], nonfinite: dict[str, dict[int, float]] | None = None) -> Record:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stabletrain.diagnosis.finding import Finding
-from stabletrain.report.judged import judge
+from stabletrain.report.run_verdict import judge
+from stabletrain.vocabulary.finding import Finding
 
 CRITICAL = Finding("vanishing", "critical", None, 0, 9, {})
 NOTE = Finding("vanishing", "info", None, 0, 9, {})

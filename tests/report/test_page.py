@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 from report_fakes import INFO, healthy, nan_run, vanishing, with_all_signals
 
-from stabletrain.diagnosis.finding import HEALTHY, KINDS, SEVERITIES, Finding
-from stabletrain.record import folder as states
-from stabletrain.record.folder import RunFolder
+from stabletrain.record import run_folder as states
 from stabletrain.record.reader import Record
+from stabletrain.record.run_folder import RunFolder
 from stabletrain.record.writer import RecordWriter
-from stabletrain.report import template, words
-from stabletrain.report.commands import rerun_command
+from stabletrain.report import explanations as words
+from stabletrain.report import template
 from stabletrain.report.frames import frame_steps
 from stabletrain.report.page import render_report, write_report
+from stabletrain.report.rerun_commands import rerun_command
 from stabletrain.signal.snapshot import LayerStatistics, Snapshot
+from stabletrain.vocabulary.finding import HEALTHY, KINDS, SEVERITIES, Finding
 
 VANISHING = Finding(
     "vanishing", "critical", "L00.layers.0.weight", 3, 39, {"rms_first": 1.2e-16}, "Use relu.", ["activation=relu"]

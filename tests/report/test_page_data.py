@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_fakes import SPARSE, exploding, healthy, histogram_of, nan_run, vanishing, with_all_signals
 
-from stabletrain.diagnosis.finding import Finding
 from stabletrain.record.reader import Record, Series
-from stabletrain.report.cells import color_limits
 from stabletrain.report.grid import Grid, clipped_share, signal_grid, time_grids
 from stabletrain.report.page_data import page_data, to_json
+from stabletrain.report.pictures.cells import color_limits
 from stabletrain.report.quantize import encode_frame, encode_grid
 from stabletrain.signal.histogram import NUM_BINS, Histogram
+from stabletrain.vocabulary.finding import Finding
 
 
 def decode_cells(source: dict[str, Any]) -> tuple[list[list[float]], list[list[bool]]]:

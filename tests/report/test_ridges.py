@@ -10,7 +10,7 @@ from report_fakes import exploding, gradient_histogram, healthy, histogram_of, l
 
 from stabletrain.record.reader import Record
 from stabletrain.report.pictures import draw_ridges, ridge_limits
-from stabletrain.report.ridges import brief_count, density, log10_median, note_of
+from stabletrain.report.pictures.ridges import brief_count, density, log10_median, note_of
 from stabletrain.signal.histogram import NUM_BINS, Histogram
 
 

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 from report_fakes import healthy, vanishing, with_all_signals
 
-from stabletrain.diagnosis.finding import Finding
 from stabletrain.record.reader import Record, Series
-from stabletrain.report.clipping import has_clipping
 from stabletrain.report.pictures import draw_clipping, draw_heatmap, draw_time_surface, draw_update_ratios
-from stabletrain.report.stills import stills
+from stabletrain.report.pictures.clip_norms import has_clipping
+from stabletrain.report.static_images import stills
+from stabletrain.vocabulary.finding import Finding
 
 DRAWINGS = [draw_time_surface, draw_update_ratios, draw_clipping]
 

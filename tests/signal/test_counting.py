@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from stabletrain.signal.histogram import LOG10_2, Histogram, log10_edge
-from stabletrain.signal.measure import count_exponents, count_nonfinite, prepare, root_mean_square
+from stabletrain.signal.kernels.reduce import count_exponents, count_nonfinite, prepare, root_mean_square
 
 SPECIAL = [0.0, -0.0, 1e-45, 1.1754942e-38, 1.1754944e-38, 1.0, -1.0, 1.9999999, 2.0, 3.4028235e38]
 SPECIAL += [math.inf, -math.inf, math.nan, 1e-30, 1e30]

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import nn
 
-from stabletrain.signal import device, measure
-from stabletrain.signal.measure import measure_doubles, measure_tensors
+from stabletrain.signal.kernels import device
+from stabletrain.signal.kernels import reduce as measure
+from stabletrain.signal.kernels.reduce import measure_doubles, measure_tensors
 from stabletrain.signal.watch import Watch
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -224,7 +225,7 @@ def test_the_kernel_compiles_without_a_gpu(capability, histograms):
     from triton.backends.compiler import GPUTarget  # pyright: ignore[reportMissingImports]
     from triton.compiler import ASTSource, compile  # pyright: ignore[reportMissingImports]
 
-    from stabletrain.signal import triton_kernel
+    from stabletrain.signal.kernels import triton_kernel
 
     kernel = triton_kernel.measure_chunk
     constants = {"COUNTS": histograms, "BINS": 512}

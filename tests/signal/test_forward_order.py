@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
 
-from stabletrain.signal.layers import ForwardOrder
+from stabletrain.signal.layer_names import ForwardOrder
 from stabletrain.signal.watch import Watch
 
 

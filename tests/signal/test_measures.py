@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from stabletrain.signal.histogram import Histogram
-from stabletrain.signal.measure import measure_others, measure_plain, measure_tensors, prepare
-from stabletrain.signal.measures import LayerStatistics, Measures, merge
+from stabletrain.signal.kernels.reduce import measure_others, measure_plain, measure_tensors, prepare
+from stabletrain.signal.layer_statistics import LayerStatistics, Measures, merge
 
 prepare()
 FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True, allow_subnormal=True)

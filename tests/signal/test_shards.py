@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from stabletrain.signal.measure import measure_tensors
+from stabletrain.signal.kernels.reduce import measure_tensors
 from stabletrain.signal.snapshot import SIGNALS
 from stabletrain.signal.watch import Watch
 
@@ -109,7 +109,7 @@ def check_mixed(rank):
         plain[4],
         distribute_tensor(plain[5], mesh, [Shard(0)]),
     ]
-    from stabletrain.signal.shards import measure_shards
+    from stabletrain.signal.kernels.shards import measure_shards
 
     layers = [f"L{i:02d}" for i in range(len(plain))]
     found, expected = measure_shards(layers, tensors, histograms=True), measure_tensors(layers, plain, histograms=True)

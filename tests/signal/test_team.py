@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from stabletrain.signal import counting
-from stabletrain.signal.measure import measure_tensors
-from stabletrain.signal.team import find_team
+from stabletrain.signal.kernels import counting
+from stabletrain.signal.kernels.openmp import find_team
+from stabletrain.signal.kernels.reduce import measure_tensors
 
 SIZES = (300_000, 1, 0, 250_001, 4096, 17, 200_000)
 
@@ -98,7 +98,7 @@ def test_from_several_threads_of_the_program_at_once(tensors, threads):
 def test_after_a_fork_with_one_thread_as_in_a_data_loaders_worker():
     program = """
 import os, torch
-from stabletrain.signal.measure import measure_tensors
+from stabletrain.signal.kernels.reduce import measure_tensors
 x = [torch.ones(400_000), torch.ones(400_000)]
 torch.set_num_threads(2)
 measure_tensors(["a", "b"], x, histograms=True).arrays

@@ -14,9 +14,9 @@ from stabletrain.errors import RequestError
 from stabletrain.network import GRU, LSTM, RNN, Parts
 from stabletrain.network.activation import ACTIVATIONS
 from stabletrain.network.normalization import NORMS
-from stabletrain.signal.replay import replay
 from stabletrain.signal.through_time import gradient_through_time
 from stabletrain.signal.time_gradient import TimeGradient
+from stabletrain.signal.unfused_rnn import replay
 
 STEPS, BATCH, INPUTS, WIDTH = 5, 2, 3, 4
 FUSED = [nn.RNN, nn.LSTM, nn.GRU]

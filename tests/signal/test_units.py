@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from stabletrain.signal.snapshot import SIGNALS
-from stabletrain.signal.units import MIN_SAMPLES, UnitTaps, find_equal_units
+from stabletrain.signal.unit_activity import MIN_SAMPLES, UnitTaps, find_equal_units
 from stabletrain.signal.watch import Watch
 
 

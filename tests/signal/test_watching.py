@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from stabletrain.signal.cadence import is_due
-from stabletrain.signal.layers import layer_name
+from stabletrain.signal.layer_names import layer_name
 from stabletrain.signal.watch import Watch
 
 

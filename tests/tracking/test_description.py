@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stabletrain.diagnosis.finding import BECAUSE, Finding
 from stabletrain.tracking.description import MAX_LENGTH, describe
+from stabletrain.vocabulary.finding import BECAUSE, Finding
 
 SUMMARY = {"verdict": "vanishing", "metrics": {"val/loss": 2.3025851, "val/accuracy": 0.1}}
 CAUSE = Finding("vanishing", "critical", "L00.ab", 0, 389, {}, "No *learning*.", ["activation=relu", "init=he"])

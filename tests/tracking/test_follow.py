@@ -21,7 +21,7 @@ from stabletrain.tracking.store import Unreachable, open_client, quiet
 
 SCRIPT = """
 import json, sys
-from stabletrain.record.folder import RunFolder
+from stabletrain.record.run_folder import RunFolder
 from stabletrain.tracking.follow import follow
 from stabletrain.tracking.shipper import Shipper
 shipper = Shipper(RunFolder(sys.argv[1]), sys.argv[2])

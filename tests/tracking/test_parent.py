@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 from mlflow_fakes import INFO, write_steps
 
-from stabletrain.record.folder import FINISHED
-from stabletrain.record.sweep import SweepFolder
+from stabletrain.record.run_folder import FINISHED
+from stabletrain.record.sweep_folder import SweepFolder
 from stabletrain.record.writer import RecordWriter
-from stabletrain.tracking.parent import PARENT_TAG, UID_TAG, conclude_parent
 from stabletrain.tracking.runs import find_run
 from stabletrain.tracking.store import embedded_uri, open_client
+from stabletrain.tracking.sweep_parent import PARENT_TAG, UID_TAG, conclude_parent
 
 ROOT = str(Path(__file__).parents[2])
 SHIP = """
 import sys
-from stabletrain.record.folder import RunFolder
+from stabletrain.record.run_folder import RunFolder
 from stabletrain.tracking.shipper import Shipper
 from stabletrain.tracking.store import resolve_tracking_uri
 Shipper(RunFolder(sys.argv[1]), resolve_tracking_uri(None, sys.argv[1])).ship(ended=True)

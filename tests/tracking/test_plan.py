@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stabletrain.record import names
 from stabletrain.record.reader import Scalar, Vector
-from stabletrain.tracking.plan import AT_END, PicturePlan, Schedule
-from stabletrain.tracking.thinned import ThinnedRecord
+from stabletrain.tracking.downsample import ThinnedRecord
+from stabletrain.tracking.picture_plan import AT_END, PicturePlan, Schedule
+from stabletrain.vocabulary import metric_names as names
 
 
 def scalars(step, **values):

@@ -3,11 +3,11 @@ import math
 import pytest
 from mlflow_fakes import INFO, begin_run, snapshot
 
-from stabletrain.record.folder import RunFolder
 from stabletrain.record.reader import Scalar
+from stabletrain.record.run_folder import RunFolder
 from stabletrain.record.writer import RecordWriter
-from stabletrain.signal.layers import layer_name
-from stabletrain.tracking.points import (
+from stabletrain.signal.layer_names import layer_name
+from stabletrain.tracking.metrics import (
     Progress,
     clean_key,
     covers,

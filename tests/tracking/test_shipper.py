@@ -19,15 +19,15 @@ from mlflow_fakes import (
     write_steps,
 )
 
-from stabletrain.record import names
-from stabletrain.record.folder import FAILED, FINISHED, RUNNING, STOPPED, TERMINATED
+from stabletrain.record.run_folder import FAILED, FINISHED, RUNNING, STOPPED, TERMINATED
 from stabletrain.record.writer import RecordWriter
 from stabletrain.tracking import shipper as shipper_module
 from stabletrain.tracking.images import pictures_there
 from stabletrain.tracking.mlflow_view import BY_LAYER, PICTURES, VIEW_ID, decode_view, encode_view, shown_keys
-from stabletrain.tracking.plan import AT_END
+from stabletrain.tracking.picture_plan import AT_END
 from stabletrain.tracking.shipper import Shipper
 from stabletrain.tracking.store import database_of, open_client, quiet
+from stabletrain.vocabulary import metric_names as names
 
 
 @pytest.fixture(autouse=True)

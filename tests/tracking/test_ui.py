@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from stabletrain.errors import RequestError
-from stabletrain.tracking.ui import link_runs, serve
+from stabletrain.tracking.page_servers import link_runs, serve
 
 SCRIPT = """
 import sys
-from stabletrain.tracking.ui import serve
+from stabletrain.tracking.page_servers import serve
 say = lambda line: print(line, flush=True)
 serve(sys.argv[1], sys.argv[2], mlflow_port=int(sys.argv[3]), tensorboard_port=int(sys.argv[4]), say=say)
 """

@@ -9,9 +9,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from stabletrain.gradient import NoClip, NormClip
-from stabletrain.training.clipping import ClipGradients, ClipMeter
-from stabletrain.training.foreign import LogLoss
-from stabletrain.training.stability import NonFiniteGradient
+from stabletrain.training.datamodule_shapes import LogLoss
+from stabletrain.training.optimization.gradient_clipping import ClipGradients, ClipMeter
+from stabletrain.training.optimization.stability import NonFiniteGradient
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),

@@ -12,8 +12,8 @@ import stabletrain as st
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.record.observe import observe
 from stabletrain.record.reader import load_record
-from stabletrain.training.doctor import MAX_LINES
-from stabletrain.training.stability import SickRun
+from stabletrain.training.callbacks.doctor_callback import MAX_LINES
+from stabletrain.training.optimization.stability import SickRun
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
@@ -100,7 +100,9 @@ def test_a_healthy_run_gets_no_line_but_the_verdict(tmp_path, capsys):
 
 
 def test_a_critical_finding_that_stays_stops_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr("stabletrain.training.doctor.SHARE", 0.0)  # sixty steps are over before the second look
+    monkeypatch.setattr(
+        "stabletrain.training.callbacks.doctor_callback.SHARE", 0.0
+    )  # sixty steps are over before the second look
     with pytest.raises(SickRun, match="vanishing in L00") as stopped:
         train(tmp_path, st.callbacks.Doctor(fail_on="critical", prior_loss=0.693, say=lambda line: None))
     assert 20 <= stopped.value.step < NUM_STEPS

@@ -11,7 +11,7 @@ from stabletrain.data import Digits
 from stabletrain.network import MLP
 from stabletrain.training import TrainingModule
 from stabletrain.training.datamodule import DataModule
-from stabletrain.training.lr_finder import MAX_LR, MIN_LR, find_lr
+from stabletrain.training.optimization.lr_finder import MAX_LR, MIN_LR, find_lr
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),

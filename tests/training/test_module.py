@@ -16,7 +16,7 @@ from stabletrain.gradient import NoClip, NormClip
 from stabletrain.record.reader import load_record
 from stabletrain.signal.histogram import Histogram
 from stabletrain.training import GradientWatch, RecordLogger, TrainingModule
-from stabletrain.training.stability import NonFiniteGradient
+from stabletrain.training.optimization.stability import NonFiniteGradient
 
 SGD = partial(torch.optim.SGD, lr=0.1)
 

@@ -14,8 +14,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from stabletrain.signal.offender import find_offender
 from stabletrain.training import RecordLogger, TrainingModule
-from stabletrain.training.offender import OffenderBundle, find_in_step, indices_of_batch, random_state, set_random_state
-from stabletrain.training.stability import NonFiniteGradient
+from stabletrain.training.callbacks.offender_bundle import (
+    OffenderBundle,
+    find_in_step,
+    indices_of_batch,
+    random_state,
+    set_random_state,
+)
+from stabletrain.training.optimization.stability import NonFiniteGradient
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
@@ -134,7 +140,7 @@ def test_a_healthy_run_leaves_nothing_and_the_same_weights(tmp_path):
 
 
 def test_looking_never_hides_what_stopped_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr("stabletrain.training.offender.find_offender", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("stabletrain.training.callbacks.offender_bundle.find_offender", lambda *_, **__: 1 / 0)
     with pytest.warns(UserWarning, match="not found: division"), pytest.raises(NonFiniteGradient):
         fit(tmp_path, OffenderBundle())
     assert load(tmp_path)[1] == {"phase": None, "step": 3, "samples": [], "samples_are": "dataset"}

@@ -13,7 +13,7 @@ from stabletrain.errors import RequestError
 from stabletrain.network import MLP, Parts
 from stabletrain.network.residual import LayerScaleResidual, ReZeroResidual
 from stabletrain.training import Muon
-from stabletrain.training.parameter_groups import group_parameters
+from stabletrain.training.optimization.parameter_groups import group_parameters
 
 
 def network():

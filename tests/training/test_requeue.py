@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stabletrain.training.requeue import Requeue, RequeueRequest, requeue_slurm_job
+from stabletrain.training.callbacks.requeue import Requeue, RequeueRequest, requeue_slurm_job
 
 
 class FakeStrategy:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stabletrain.errors import RequestError
-from stabletrain.training.schedule import (
+from stabletrain.training.optimization.schedule import (
     Constant,
     OneCycle,
     Plateau,

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from stabletrain.training.system import OF_PROCESS, name_by_rank, num_examples_of
+from stabletrain.training.callbacks.system_metrics import OF_PROCESS, name_by_rank, num_examples_of
 
 ROW = [50.0, 100.0, math.nan, math.nan, 1.0, 2.0]
 

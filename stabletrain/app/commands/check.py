@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stabletrain.app.compose import Composition
+from stabletrain.app.composition.compose import Composition
 from stabletrain.app.console import Console
-from stabletrain.app.run_folder import choose_folder
+from stabletrain.app.output_dir import choose_folder
 
 
 def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
     """Build and check the composition, and say what it is."""
     folder, checkpoint = choose_folder(composition.config)
-    from stabletrain.app.prepare import prepare
+    from stabletrain.app.building.prepare import prepare
     from stabletrain.training.run import check_resumable
 
     console = Console()

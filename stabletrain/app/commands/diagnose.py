@@ -9,16 +9,16 @@ from typing import Any
 
 from rich.markup import escape
 
-from stabletrain.app.compose import Composition
+from stabletrain.app.composition.compose import Composition
 from stabletrain.app.console import Console
-from stabletrain.app.run_folder import open_run
+from stabletrain.app.output_dir import open_run
 from stabletrain.diagnosis.causes import order_by_cause
 from stabletrain.diagnosis.doctor import diagnose
-from stabletrain.diagnosis.finding import Finding, verdict_of
 from stabletrain.diagnosis.remedies import with_remedies
-from stabletrain.record.folder import RunFolder
 from stabletrain.record.observe import observe
 from stabletrain.record.reader import load_record
+from stabletrain.record.run_folder import RunFolder
+from stabletrain.vocabulary.finding import Finding, verdict_of
 
 REPLAY = "--replay"
 OFFENDER = "offender/offender.json"  # see training/offender
@@ -34,7 +34,7 @@ def examine(folder: RunFolder, error: BaseException | None = None) -> list[Findi
     observations = observe(load_record(folder.path))
     findings = diagnose(observations)
     if error is not None and not any(f.kind == "nonfinite" for f in findings):
-        from stabletrain.training.stability import NonFiniteGradient
+        from stabletrain.training.optimization.stability import NonFiniteGradient
 
         if isinstance(error, NonFiniteGradient):
             found = Finding("nonfinite", "critical", None, error.step, error.step, {"norm": str(error.norm)})

@@ -13,11 +13,11 @@ import torch
 import yaml
 from torch.optim import Optimizer
 
-from stabletrain.app.build import build
+from stabletrain.app.building.build import build
 from stabletrain.errors import RequestError
-from stabletrain.record.folder import RunFolder
+from stabletrain.record.run_folder import RunFolder
 from stabletrain.signal.offender import Offender
-from stabletrain.training.offender import BUNDLE, FOLDER, find_in_step
+from stabletrain.training.callbacks.offender_bundle import BUNDLE, FOLDER, find_in_step
 
 WHOLE = {"64-true": torch.float64, "64": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}
 

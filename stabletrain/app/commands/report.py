@@ -6,11 +6,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from stabletrain.app.compose import Composition
-from stabletrain.app.run_folder import open_run
+from stabletrain.app.composition.compose import Composition
+from stabletrain.app.output_dir import open_run
 from stabletrain.errors import RequestError
-from stabletrain.record.folder import RunFolder
-from stabletrain.record.sweep import SweepFolder
+from stabletrain.record.run_folder import RunFolder
+from stabletrain.record.sweep_folder import SweepFolder
 from stabletrain.report.compare import PAGE, write_comparison
 from stabletrain.report.page import write_report
 

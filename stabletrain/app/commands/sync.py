@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from stabletrain.app.compose import Composition
-from stabletrain.app.run_folder import open_run
+from stabletrain.app.composition.compose import Composition
+from stabletrain.app.output_dir import open_run
 from stabletrain.errors import RequestError
-from stabletrain.record.folder import FAILED, RUNNING, RunFolder
+from stabletrain.record.run_folder import FAILED, RUNNING, RunFolder
 from stabletrain.tracking.follow import follow
 from stabletrain.tracking.shipper import Shipper
 from stabletrain.tracking.store import Unreachable, resolve_tracking_uri
@@ -70,7 +70,7 @@ def _mlflow_settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _log_model(folder: RunFolder, config: Mapping[str, Any]) -> Callable[..., None]:
     def log(*args: Any, **kwargs: Any) -> None:
-        from stabletrain.app.model_export import log_best_network
+        from stabletrain.app.building.model_export import log_best_network
 
         log_best_network(folder, config, *args, **kwargs)
 

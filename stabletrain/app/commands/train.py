@@ -9,14 +9,14 @@ from typing import Any
 
 import yaml
 
-from stabletrain.app.compose import Composition
+from stabletrain.app.composition.compose import Composition
 from stabletrain.app.console import Console
 from stabletrain.app.launch import as_launched, find_launch, requeue_when_asked
+from stabletrain.app.output_dir import OUTPUT_DIR_OF_PARENT, choose_folder, is_first_process, make_folder
 from stabletrain.app.provenance import describe_run
-from stabletrain.app.run_folder import OUTPUT_DIR_OF_PARENT, choose_folder, is_first_process, make_folder
-from stabletrain.app.sweep_child import child_info
-from stabletrain.diagnosis.finding import SEVERITIES, Finding, verdict_of
-from stabletrain.record.folder import FAILED, FINISHED, RUNNING, STOPPED, TERMINATED, RunFolder, replace_file
+from stabletrain.app.sweeps.sweep_child import child_info
+from stabletrain.record.run_folder import FAILED, FINISHED, RUNNING, STOPPED, TERMINATED, RunFolder, replace_file
+from stabletrain.vocabulary.finding import SEVERITIES, Finding, verdict_of
 
 EXIT_CODES = {FINISHED: 0, FAILED: 1, STOPPED: 3, TERMINATED: 143}
 SHIPPING_TIMEOUT_S = 60.0
@@ -26,7 +26,7 @@ def run(composition: Composition, arguments: Sequence[str] = (), callbacks: Sequ
     """Train as composed, with further callbacks beside the run's own; return the exit code."""
     composition = as_launched(composition)
     folder, checkpoint = choose_folder(composition.config)
-    from stabletrain.app.prepare import prepare
+    from stabletrain.app.building.prepare import prepare
     from stabletrain.training.loggers import MLflowLogger
     from stabletrain.training.run import check_resumable, execute
 
@@ -71,7 +71,7 @@ def run(composition: Composition, arguments: Sequence[str] = (), callbacks: Sequ
 def _plan(prepared: Any) -> dict[str, Any]:
     """Return what the rules want to know beforehand."""
     from stabletrain.training.datamodule import DataModule
-    from stabletrain.training.planned import describe_training
+    from stabletrain.training.run_plan import describe_training
 
     built, config = prepared.built, prepared.composition.config
     if isinstance(built.datamodule, DataModule):
@@ -85,7 +85,7 @@ def _plan(prepared: Any) -> dict[str, Any]:
 
 def _leave_if_requeued(error: BaseException | None) -> None:
     """End the process: a launcher such as submitit would take a returned value for the job's end."""
-    from stabletrain.training.requeue import RequeueRequest
+    from stabletrain.training.callbacks.requeue import RequeueRequest
 
     if isinstance(error, RequeueRequest):
         raise error

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from stabletrain.app.compose import Composition
+from stabletrain.app.composition.compose import Composition
 
 
 def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
     """Serve the runs beside `output_dir` (by default those in `runs/`) until stopped."""
+    from stabletrain.tracking.page_servers import serve
     from stabletrain.tracking.store import resolve_tracking_uri
-    from stabletrain.tracking.ui import serve
 
     config = composition.config
     run_dir = Path(config["output_dir"] or "runs/any").absolute()

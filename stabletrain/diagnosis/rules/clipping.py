@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from stabletrain.diagnosis.finding import Finding
 from stabletrain.diagnosis.observations import Observations
 from stabletrain.diagnosis.progress import progress_of
 from stabletrain.diagnosis.rules.depth import find_exploding, find_norm_explosion
+from stabletrain.vocabulary.finding import Finding
 
 ALWAYS = 0.95  # of the looks
 MIN_LOOKS = 20

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from stabletrain.diagnosis.finding import Finding
-from stabletrain.diagnosis.layers import over_present, update_ratios, weights
 from stabletrain.diagnosis.observations import Observations, Table
 from stabletrain.diagnosis.progress import Progress, progress_of, share_done
+from stabletrain.diagnosis.weight_tables import over_present, update_ratios, weights
 from stabletrain.diagnosis.windows import FLOOR, decades, find_outliers, first_run, stretch
+from stabletrain.vocabulary.finding import Finding
 
 RATIO_DECADES = 3.0  # rms(first)/rms(last) < 1e-3: AutoTrainer (Zhang et al. 2021), section 4.1
 CRITICAL_DECADES = 5.0  # below 1e-5 the first layers do not move at all in float32's useful range

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from stabletrain.diagnosis.finding import Finding
 from stabletrain.diagnosis.observations import Observations, Series
 from stabletrain.diagnosis.progress import WORSE, Progress, progress_of, running_medians
 from stabletrain.diagnosis.windows import FLOOR, decades, find_outliers, first_run
+from stabletrain.vocabulary.finding import Finding
 
 SPIKE_LENGTH = 5  # in a row (KillLossSpike): one outlier batch is none
 SPIKE_WARMUP = 20  # losses before a spike can be told

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from stabletrain.diagnosis.finding import Finding
 from stabletrain.diagnosis.observations import Observations
+from stabletrain.vocabulary.finding import Finding
 
 SIGNALS = ("weight", "activation", "gradient", "delta", "update", "moment")  # in the order of a step
 LOSS = "train/nonfinite"

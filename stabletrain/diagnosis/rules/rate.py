@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from stabletrain.diagnosis.finding import Finding
-from stabletrain.diagnosis.layers import row_medians, update_ratios
 from stabletrain.diagnosis.observations import Observations, Series
 from stabletrain.diagnosis.progress import Progress, last_step, progress_of, share_done
+from stabletrain.diagnosis.weight_tables import row_medians, update_ratios
+from stabletrain.vocabulary.finding import Finding
 
 TOO_FAR = 0.1  # ‖ΔW‖/‖W‖, median over the weights: a hundred times the usual 1e-3 (Karpathy 2015)
 FAR_TOO_FAR = 0.3

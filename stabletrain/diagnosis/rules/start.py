@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stabletrain.diagnosis.finding import Finding
-from stabletrain.diagnosis.layers import weights
 from stabletrain.diagnosis.observations import Observations, Table
 from stabletrain.diagnosis.progress import Progress, is_scaled, last_step, output_size, progress_of, share_done
+from stabletrain.diagnosis.weight_tables import weights
 from stabletrain.diagnosis.windows import FLOOR, decades
+from stabletrain.vocabulary.finding import Finding
 
 FIRST_STEPS = 10  # the start, before learning has changed it much
 TOO_LARGE_OUTPUT = 3.0  # rms: beyond, squared errors and logits are far from what any target asks

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from stabletrain.diagnosis.finding import Finding
 from stabletrain.diagnosis.observations import Observations, Waves
 from stabletrain.diagnosis.progress import progress_of, share_done
 from stabletrain.diagnosis.windows import decades, stretch
+from stabletrain.vocabulary.finding import Finding
 
 RATIO_DECADES = 3.0  # over the whole sequence a factor of 1,000; as over depth (AutoTrainer)
 CRITICAL_DECADES = 6.0  # float32 has seven digits: what comes from there is lost in the sum over time

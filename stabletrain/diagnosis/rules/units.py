@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from stabletrain.diagnosis.finding import Finding
 from stabletrain.diagnosis.observations import Observations
 from stabletrain.diagnosis.progress import progress_of, share_done
 from stabletrain.diagnosis.windows import last_stretch
+from stabletrain.vocabulary.finding import Finding
 
 SHARE = 0.5  # of a layer's units: AutoTrainer's dying ReLU, SageMaker Debugger's threshold_layer
 CRITICAL_SHARE = 0.9  # next to nothing passes

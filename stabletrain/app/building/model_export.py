@@ -1,0 +1,32 @@
+"""The best network of a run, rebuilt from its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from stabletrain.app.building.build_data import build_data, examples_of
+from stabletrain.app.building.build_model import build_network
+from stabletrain.record.run_folder import RunFolder
+from stabletrain.tracking.best_model import log_network
+from stabletrain.training.checkpoint import BEST
+
+NUM_EXAMPLES = 4
+
+
+def log_best_network(folder: RunFolder, config: Mapping[str, Any], run_id: str, tracking_uri: str) -> None:
+    """Log the network of `checkpoints/best.ckpt` to MLflow."""
+    data = build_data(config)
+    network = build_network(config, data, initialized=False)
+    checkpoint = torch.load(folder.checkpoints / BEST, map_location="cpu", weights_only=True)
+    prefix = "" if isinstance(network, pl.LightningModule) else "network."
+    weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    network.load_state_dict(weights)
+    network.eval()
+    example = examples_of(data, NUM_EXAMPLES, "test")
+    with torch.no_grad():
+        outputs = network(example)
+    log_network(run_id, tracking_uri, network, example.numpy(), outputs.numpy())

@@ -1,0 +1,145 @@
+"""Which folder a run writes to, and where it goes on from."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from stabletrain.app.launch import Launch, find_launch
+from stabletrain.errors import RequestError
+from stabletrain.record.run_folder import RunFolder
+
+OUTPUT_DIR_OF_PARENT = "STABLETRAIN_OUTPUT_DIR"  # how a run's further processes learn the first one's folder
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes."""
+    if "RANK" in os.environ:  # torchrun's, also where Slurm started torchrun and counts in another order
+        return os.environ["RANK"] == "0"
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"))
+
+
+def unique_id() -> str:
+    """Return a name that sorts by time and that no other run has, started in the same second or not."""
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(3)}"
+
+
+def choose_folder(config: Mapping[str, Any]) -> tuple[RunFolder, Path | None]:
+    """Choose the run's folder and find the checkpoint to go on from; nothing is made yet.
+
+    Returns:
+        The folder, and the checkpoint to load or None.
+
+    Raises:
+        RequestError: The folder holds another run, or there is nothing to resume.
+    """
+    inherited = os.environ.get(OUTPUT_DIR_OF_PARENT)
+    if inherited and not is_first_process():
+        folder = RunFolder(inherited)
+        return folder, _checkpoint(config, folder)
+    output_dir, resume, launch = config["output_dir"], config["resume"], find_launch()
+    if launch is not None and output_dir is None:
+        output_dir = _folder_of(launch)
+    if resume == "auto" and output_dir is None:
+        raise RequestError(
+            "resume=auto goes on in a folder that you name.",
+            key="output_dir",
+            found="null",
+            allowed="the folder of the run to go on with",
+            closest=_latest_run(),
+            command=f"python -m stabletrain resume=auto output_dir={_latest_run() or 'runs/…'}",
+        )
+    folder = RunFolder(output_dir if output_dir is not None else Path("runs") / unique_id())
+    if launch is not None and launch.began(folder.read_summary()) and (folder.checkpoints / "last.ckpt").is_file():
+        return folder, folder.checkpoints / "last.ckpt"  # begun again by its launcher
+    checkpoint = _checkpoint(config, folder)
+    if launch is not None and (launch.began(folder.read_summary()) or not is_first_process()):
+        return folder, checkpoint  # the first process may have begun to write: it alone judges the folder
+    if folder.config.exists() and resume != "auto":
+        raise RequestError(
+            "The folder holds a run already.",
+            key="output_dir",
+            found=output_dir,
+            allowed="a new or empty folder, or resume=auto to go on with that run",
+            command=f"python -m stabletrain output_dir={output_dir} resume=auto",
+        )
+    return folder, checkpoint
+
+
+def _folder_of(launch: Launch) -> str | None:
+    """Return the folder that all processes of a launch know without a word between them."""
+    if launch.id is not None:
+        return f"runs/{launch.id}"
+    if launch.num_nodes * launch.num_local == 1:
+        return None
+    raise RequestError(
+        "Processes on several nodes need one folder, and this launch has no name to make one from.",
+        key="output_dir",
+        found="null, and torchrun without --rdzv-id",
+        allowed="torchrun --rdzv-id=NAME, or output_dir=… on a disk that all nodes share",
+        command="output_dir=runs/NAME",
+    )
+
+
+def make_folder(folder: RunFolder) -> None:
+    """Make the run's folder; raise RequestError if it cannot be written."""
+    probe = folder.path / f".{os.getpid()}"
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RequestError(
+            f"The folder cannot be written: {error.strerror}.",
+            key="output_dir",
+            found=folder.path,
+            allowed="a folder that you may write to",
+            command="python -m stabletrain output_dir=runs/…",
+        ) from error
+
+
+def _checkpoint(config: Mapping[str, Any], folder: RunFolder) -> Path | None:
+    resume = config["resume"]
+    if resume is None:
+        return None
+    if resume == "auto":
+        last = folder.checkpoints / "last.ckpt"
+        return last if last.is_file() else None
+    last = RunFolder(resume).checkpoints / "last.ckpt"
+    if not last.is_file():
+        raise RequestError(
+            "There is no checkpoint to start from.",
+            key="resume",
+            found=resume,
+            allowed="auto, or the folder of a run that has checkpoints/last.ckpt",
+            closest=_latest_run(),
+            command=f"python -m stabletrain resume={_latest_run() or 'runs/…'}",
+        )
+    return last
+
+
+def _latest_run() -> str | None:
+    runs = sorted(Path("runs").glob("*/checkpoints/last.ckpt"))
+    return str(runs[-1].parent.parent) if runs else None
+
+
+def open_run(path: str) -> RunFolder:
+    """Return the folder of an existing run.
+
+    Raises:
+        RequestError: It is not a run's folder.
+    """
+    folder = RunFolder(path)
+    if not folder.events.is_dir():
+        raise RequestError(
+            "There is no run in this folder.",
+            key="RUN_DIR",
+            found=path,
+            allowed="a folder that a run left behind",
+            closest=_latest_run(),
+        )
+    return folder

@@ -1,0 +1,1 @@
+"""Data from tables: CSV and Parquet files, data frames, OpenML."""

@@ -1,0 +1,51 @@
+"""Findings as plain lines of text: the verdict first, each cause with what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stabletrain.vocabulary.finding import Finding, by_cause, verdict_of
+
+
+def describe(findings: Sequence[Finding], num_steps: int | None = None) -> list[str]:
+    """Return the verdict, and what alarms with its advice; notes (`info`) are left out.
+
+    Args:
+        findings: What the doctor found.
+        num_steps: Steps that were taken, if the verdict is to say so.
+    """
+    after = "" if num_steps is None else f"   after {num_steps:,} steps"
+    lines = [f"verdict: {verdict_of(findings)}{after}"]
+    for cause, symptoms in by_cause(findings):
+        if not cause.alarms:
+            continue
+        lines.append(f"  {cause.severity} {cause.kind} in {place(cause)}, {steps(cause)}")
+        lines.append(f"    {cause.advice}")
+        if symptoms:
+            lines.append(f"    It explains: {'; '.join(f'{f.kind} in {place(f)}' for f in symptoms)}.")
+    return lines
+
+
+def place(finding: Finding) -> str:
+    """Return where it is."""
+    return finding.layer or "the whole model"
+
+
+def steps(finding: Finding) -> str:
+    """Return when it was seen."""
+    first, last = finding.first_step, finding.last_step
+    return f"step {first}" if first == last else f"steps {first}–{last}"
+
+
+def measured(finding: Finding) -> str:
+    """Return the number that shows it, and its limit: the first of the evidence."""
+    name, value = next(((k, v) for k, v in finding.evidence.items() if _is_number(v)), ("", None))
+    if value is None:
+        return ""
+    limit = finding.evidence.get("threshold")
+    beside = f" (limit {limit:.3g})" if _is_number(limit) and name != "threshold" else ""
+    return f"{name.replace('_', ' ')} {value:.3g}{beside}"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,133 @@
+"""Initialization by measuring: every layer's output gets unit variance on a real batch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from stabletrain.errors import RequestError, require_range
+from stabletrain.network.initialization import fill
+from stabletrain.network.initialization.base import Activation, Initialization, Inputs, reset_biases_
+from stabletrain.network.introspection.weights import find_blocks, find_weights, is_transposed_linear
+
+
+class LSUV(Initialization):
+    """Orthonormal weights, then W ← W / √Var(output), layer after layer, until |Var − 1| < tolerance.
+
+    Scaled are linear and convolutional layers, and the output projection of torch's attention; a layer that acts more
+    than once is scaled by what it does first. Recurrent layers stay orthonormal: what their cells give is bounded
+    (tanh, sigmoid), and one weight acts at every step. So do weights that no layer's own forward uses, and layers
+    whose outputs are constant or not finite. Biases are 0, but for the forget gate's.
+
+    Since a layer without biases is linear in its weight, its output is scaled along with it, and one pass settles
+    all layers; the next ones check. They run in evaluation mode, without dropout, and leave modes, buffers (batch
+    norm's statistics) and torch's seed as they were.
+
+    Args:
+        tolerance: Of the variance, above 0; 0.1 in the source.
+        max_tries: Passes, from 1; 10 in the authors' code.
+
+    Raises:
+        RequestError: No inputs are given.
+
+    References:
+        Mishkin and Matas 2016, All You Need Is a Good Init, algorithm 1.
+    """
+
+    def __init__(self, tolerance: float = 0.1, max_tries: int = 10) -> None:
+        self.tolerance = require_range("tolerance", tolerance, 0.0, open_minimum=True)
+        self.max_tries = require_range("max_tries", max_tries, 1)
+
+    def apply_(self, module: nn.Module, activation: Activation | None, inputs: Inputs | None) -> None:
+        """Fill the weights of `module` and scale them by what its layers make of `inputs`."""
+        if inputs is None:
+            raise RequestError(
+                "lsuv measures what the layers make of a batch, and was given none.",
+                key="inputs",
+                found=None,
+                allowed='a batch as the module takes it: initialize_(module, "lsuv", inputs=x)',
+            )
+        for block in find_blocks(module):
+            if block.weight.numel():
+                fill.orthogonal_(block.weight)
+        reset_biases_(module)
+        layers = _find_scalable(module)
+        with _undisturbed(module):
+            for _ in range(self.max_tries):
+                if not self._pass(module, inputs, layers):
+                    break
+
+    def _pass(self, module: nn.Module, inputs: Inputs, layers: dict[nn.Module, Tensor]) -> bool:
+        """Run the batch through `module`, scale what is off on the way, and return whether any was."""
+        met: set[nn.Module] = set()
+        scaled: list[nn.Module] = []
+
+        def scale(layer: nn.Module, args: Any, output: Any) -> Any:
+            first = output[0] if isinstance(output, tuple) else output
+            if layer in met or not isinstance(first, Tensor) or not first.numel():
+                return None
+            met.add(layer)
+            variance = float(first.float().var(correction=0))
+            if abs(variance - 1) < self.tolerance or not 0 < variance < float("inf"):
+                return None
+            layers[layer].mul_(variance**-0.5)
+            scaled.append(layer)
+            first = first * variance**-0.5
+            return (first, *output[1:]) if isinstance(output, tuple) else first
+
+        handles = [layer.register_forward_hook(scale) for layer in layers]
+        try:
+            _call(module, inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return bool(scaled)
+
+
+def _call(module: nn.Module, inputs: Inputs) -> None:
+    if isinstance(inputs, Tensor):
+        module(inputs)
+    elif isinstance(inputs, Mapping):
+        module(**inputs)
+    else:
+        module(*inputs)
+
+
+def _find_scalable(module: nn.Module) -> dict[nn.Module, Tensor]:
+    """Return each layer whose output is linear in a weight of its own, and that weight."""
+    found: dict[nn.Module, Tensor] = {}
+    weights = {(owner, name): weight for owner, name, weight in find_weights(module)}
+    for (owner, name), weight in weights.items():
+        plain = isinstance(owner, (nn.Linear, _ConvNd)) or is_transposed_linear(owner)
+        if plain and name == "weight" and not isinstance(owner, NonDynamicallyQuantizableLinear):
+            found[owner] = weight
+    for owner in module.modules():
+        if isinstance(owner, nn.MultiheadAttention) and (owner.out_proj, "weight") in weights:
+            found[owner] = weights[owner.out_proj, "weight"]  # attention uses its weight, and never calls it
+    return found
+
+
+@contextlib.contextmanager
+def _undisturbed(module: nn.Module) -> Iterator[None]:
+    """Put `module` into evaluation mode; afterwards restore modes, buffers and torch's random state."""
+    modes = [(child, child.training) for child in module.modules()]
+    buffers = [(child, name, buffer) for child in module.modules() for name, buffer in child._buffers.items()]
+    copies = [None if buffer is None else buffer.clone() for _, _, buffer in buffers]
+    devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
+    module.eval()
+    try:
+        with torch.random.fork_rng(devices=list(devices)):
+            yield
+    finally:
+        for (child, name, buffer), copy in zip(buffers, copies, strict=True):
+            if buffer is not None and copy is not None:
+                buffer.copy_(copy)
+            child._buffers[name] = buffer
+        for child, mode in modes:
+            child.training = mode

@@ -1,0 +1,95 @@
+"""Initializations that draw every entry of a weight independently, and the one that draws none."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from stabletrain.errors import require_choice, require_range
+from stabletrain.network.initialization import fill
+from stabletrain.network.initialization.base import (
+    Activation,
+    Initialization,
+    Inputs,
+    WeightRule,
+    find_gain,
+    find_rectifier_gain,
+)
+from stabletrain.network.introspection.weights import Block
+
+
+class Default(Initialization):
+    """Leaves every module as its constructor made it (in torch: U(±1/√fan_in) for linear layers).
+
+    Only β of DeepNorm is multiplied in, every time: call it once on a network of such residuals.
+    """
+
+    def apply_(self, module: nn.Module, activation: Activation | None, inputs: Inputs | None) -> None:
+        """Leave `module` untouched."""
+
+
+class Normal(WeightRule):
+    """W ~ N(0, std²) whatever the fans.
+
+    Args:
+        std: Standard deviation, from 0. 0.01 as in AlexNet.
+
+    References:
+        Krizhevsky et al. 2012, ImageNet Classification with Deep Convolutional Neural Networks, section 5.
+    """
+
+    def __init__(self, std: float = 0.01) -> None:
+        self.std = require_range("std", std, 0.0)
+
+    def fill_(self, block: Block, activation: Activation | None) -> None:
+        """Fill one weight in place."""
+        fill.normal_(block.weight, self.std)
+
+
+class Xavier(WeightRule):
+    """See `fill.xavier_`.
+
+    Args:
+        distribution: `uniform` (the paper's) or `normal`.
+        gain: Above 0; None for the paper's 1, whatever the activation.
+    """
+
+    def __init__(self, distribution: str = "uniform", gain: float | None = None) -> None:
+        self.distribution = require_choice("distribution", distribution, fill.DISTRIBUTIONS)
+        self.gain = 1.0 if gain is None else require_range("gain", gain, 0.0, open_minimum=True)
+
+    def fill_(self, block: Block, activation: Activation | None) -> None:
+        """Fill one weight in place."""
+        fill.xavier_(block.weight, self.gain, self.distribution)
+
+
+class He(WeightRule):
+    """See `fill.he_`; the gain is He's for rectifiers and unknown activations, else that of second moments.
+
+    Args:
+        distribution: `normal` (the paper's) or `uniform`.
+        mode: `fan_in` or `fan_out`.
+    """
+
+    def __init__(self, distribution: str = "normal", mode: str = "fan_in") -> None:
+        self.distribution = require_choice("distribution", distribution, fill.DISTRIBUTIONS)
+        self.mode = require_choice("mode", mode, ("fan_in", "fan_out"))
+
+    def fill_(self, block: Block, activation: Activation | None) -> None:
+        """Fill one weight in place."""
+        gain = find_rectifier_gain(activation) or find_gain(block, activation)
+        fill.he_(block.weight, gain, self.distribution, self.mode)
+
+
+class LeCun(WeightRule):
+    """See `fill.lecun_`.
+
+    Args:
+        distribution: `normal` or `uniform`.
+    """
+
+    def __init__(self, distribution: str = "normal") -> None:
+        self.distribution = require_choice("distribution", distribution, fill.DISTRIBUTIONS)
+
+    def fill_(self, block: Block, activation: Activation | None) -> None:
+        """Fill one weight in place."""
+        fill.lecun_(block.weight, self.distribution)

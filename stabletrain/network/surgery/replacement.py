@@ -1,0 +1,209 @@
+"""Other activations and norms in a network that is already built, ours or anyone's."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from stabletrain.errors import RequestError, closest_name, require_choice
+from stabletrain.network.activation import ACTIVATIONS
+from stabletrain.network.models.unrolled import Unrolled
+from stabletrain.network.normalization import NORMS, Layout, SpectralNorm, WeightNorm, build_norm
+from stabletrain.network.normalization.step_norm import build_step_norm
+from stabletrain.network.surgery.recognition import find_norm, is_activation, is_activation_function, refresh_fast_paths
+from stabletrain.network.surgery.reparametrization import reparametrize_
+
+_KINDS = {WeightNorm: "weight", SpectralNorm: "spectral"}
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where something stands in a network.
+
+    Attributes:
+        owner: The module that it is an attribute of; None for the network itself.
+        name: Of the attribute.
+        path: From the network's root, for messages.
+        found: A module, or a function that a module keeps.
+    """
+
+    owner: nn.Module | None
+    name: str
+    path: str
+    found: Any
+
+
+def replace_activations_(model: nn.Module, activation: str | Callable[[], nn.Module], **options: Any) -> nn.Module:
+    """Put another activation wherever `model` has one, and return the model.
+
+    Replaced are the elementwise activations of torch and of the transformers library, whether a module or a function
+    kept as an attribute (`torch.nn.TransformerEncoderLayer.activation`). Gates and outputs count too: to spare a last
+    `Sigmoid`, replace within the part of the network before it. What a forward pass calls by name
+    (`torch.relu(x)`) and what a fused kernel computes (`torch.nn.LSTM`) cannot be reached. Call it before the
+    optimizer is made: some activations have parameters.
+
+    Args:
+        model: Any module; changed in place, unless it is an activation itself.
+        activation: A name of `ACTIVATIONS`, or what makes a module when called without arguments (`torch.nn.GELU`).
+        **options: Of the activation named, such as `negative_slope`.
+
+    Raises:
+        RequestError: The name or an option is unknown, or there is nothing to replace.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 2))
+        >>> replace_activations_(model, "leaky_relu", negative_slope=0.1)[1]
+        LeakyReLU(negative_slope=0.1)
+    """
+    make = _choose("activation", activation, ACTIVATIONS, options)
+    places = [place for place in _walk(model) if _has_activation(place)]
+    if not places:
+        raise _missing(model, "activation", "activations as modules, or as functions kept in attributes")
+    model = _replace_(model, places, lambda place: make())
+    refresh_fast_paths(model)
+    return model
+
+
+def replace_norms_(model: nn.Module, norm: str | Callable[[int], nn.Module], **options: Any) -> nn.Module:
+    """Put another norm wherever `model` has one, and return the model.
+
+    Replaced are torch's batch, layer, group, instance and RMS norms, ours, and modules of others named …LayerNorm or
+    …RMSNorm. Each new norm has the old one's width, layout, device and dtype, starts as it does in a new network, and
+    so knows nothing of what the old one learned. `none` leaves norms out; `weight` and `spectral` do too, and then
+    normalize the weights (`reparametrize_`). Call it before the optimizer is made.
+
+    Args:
+        model: Any module; changed in place, unless it is a norm itself.
+        norm: A name of `NORMS`, or what makes a module when called with the width; one that is not ours must act on
+            the last axis.
+        **options: Of the norm named, such as `num_groups`.
+
+    Raises:
+        RequestError: The name or an option is unknown, a width does not fit it, a norm acts on several axes at once,
+            or there is nothing to replace.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+        >>> replace_norms_(model, "group", num_groups=2)[1].num_groups
+        2
+    """
+    make = _choose("norm", norm, NORMS, options)
+    kind = _KINDS.get(getattr(make, "func", make))
+    stepwise = {id(n) for m in model.modules() if isinstance(m, Unrolled) for n in m.norms.values()}
+    sites: dict[int, tuple[int, Layout]] = {}
+    places = []
+    for place in _walk(model):
+        if (site := find_norm(place.found, place.path)) is not None:
+            sites[id(place.found)] = site
+            places.append(place)
+    if not places and kind is None:
+        raise _missing(model, "norm", "norms that are modules: batch, layer, group, instance or RMS norm")
+
+    def build(place: _Place) -> nn.Module:
+        width, layout = sites[id(place.found)]
+        try:
+            return build_step_norm(make, width) if id(place.found) in stepwise else build_norm(make, width, layout)
+        except RequestError as error:
+            error.problem = f"{place.path or 'The model'}: {error.problem}"
+            raise
+
+    model = _replace_(model, places, build, before=lambda: kind and reparametrize_(model, kind))
+    refresh_fast_paths(model)
+    return model
+
+
+def _choose(key: str, choice: Any, table: dict[str, Any], options: dict[str, Any]) -> Callable[..., nn.Module]:
+    """Return what makes the part: the option of that name with its options, or the factory that was given."""
+    part: Callable[..., Any] = choice
+    allowed: list[str] = []
+    if isinstance(choice, str):
+        part = table[require_choice(key, choice, table)]
+        allowed = [name for name in inspect.signature(part).parameters if name != "width"]
+    elif isinstance(choice, nn.Module) or not callable(choice) or is_activation_function(choice):
+        raise RequestError(
+            f"One {key} cannot stand in many places: give what makes a new one for each.",
+            key=key,
+            found=choice,
+            allowed=f"a name ({', '.join(table)}) or a factory such as a class",
+        )
+    for name, value in options.items():
+        if name not in allowed:
+            raise RequestError(
+                f"{key} {choice!r} has no option {name!r}.",
+                key=name,
+                found=value,
+                allowed=", ".join(allowed) or "no options",
+                closest=closest_name(name, allowed),
+            )
+    return functools.partial(part, **options) if options else part
+
+
+def _walk(model: nn.Module) -> Iterator[_Place]:
+    """Yield the root, and what every module has as an attribute: children, shared or not, and activation functions."""
+    yield _Place(None, "", "", model)
+    for path, owner in model.named_modules():
+        prefix = f"{path}." if path else ""
+        for name, child in owner._modules.items():
+            if child is not None:
+                yield _Place(owner, name, prefix + name, child)
+        for name, value in vars(owner).items():
+            if is_activation_function(value):
+                yield _Place(owner, name, prefix + name, value)
+
+
+def _has_activation(place: _Place) -> bool:
+    return is_activation_function(place.found) if not isinstance(place.found, nn.Module) else is_activation(place.found)
+
+
+def _replace_(
+    model: nn.Module,
+    places: list[_Place],
+    build: Callable[[_Place], nn.Module],
+    before: Callable[[], Any] = lambda: None,
+) -> nn.Module:
+    """Build all, then put all in place, so that a refusal changes nothing; what was shared stays shared."""
+    built: dict[Any, nn.Module] = {}
+    for place in places:
+        if _identity(place) not in built:
+            built[_identity(place)] = _settle(build(place), place, model)
+    before()
+    for place in places:
+        if place.owner is None:
+            return built[_identity(place)]
+        setattr(place.owner, place.name, built[_identity(place)])
+    return model
+
+
+def _identity(place: _Place) -> Any:
+    """A module is one wherever it stands; a function has nothing to share."""
+    return id(place.found) if isinstance(place.found, nn.Module) else (id(place.owner), place.name)
+
+
+def _settle(new: nn.Module, place: _Place, model: nn.Module) -> nn.Module:
+    """Bring the new module to the device, dtype and mode of what it replaces, and keep what hung on that."""
+    for module in (place.found, place.owner, model):
+        tensors = [*module.parameters(), *module.buffers()] if isinstance(module, nn.Module) else []
+        like = next((tensor for tensor in tensors if tensor.is_floating_point()), None)
+        if like is not None:
+            new = new.to(device=like.device, dtype=like.dtype)
+            break
+    kept = list(place.found.children()) if isinstance(place.found, nn.Module) else []
+    new = nn.Sequential(new, *kept) if kept else new
+    owner = model if place.owner is None else place.owner
+    return new.train(place.found.training if isinstance(place.found, nn.Module) else owner.training)
+
+
+def _missing(model: nn.Module, part: str, allowed: str) -> RequestError:
+    if any(isinstance(m, nn.RNNBase) and not isinstance(m, Unrolled) for m in model.modules()):
+        allowed += "; ours with implementation=unrolled, since a fused recurrent kernel cannot be changed"
+    return RequestError(
+        f"The model has no {part} that could be replaced.",
+        key="model",
+        found=type(model).__name__,
+        allowed=f"a model with {allowed}",
+    )

@@ -1,0 +1,1 @@
+"""Reading tensors fast: counts by exponent and sums of squares, on the CPU, on a GPU and over shards."""

@@ -1,0 +1,124 @@
+"""The layers that stand out, as a table on the run's page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from stabletrain.record.reader import Entry, LayerHistogram, Scalar
+from stabletrain.signal.snapshot import GRADIENT
+from stabletrain.vocabulary import metric_names as names
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+FILE_NAME = "worst_layers.json"
+COLUMNS = ("layer", "why", "rms", "rms / last layer's", "Inf and NaN", "update / weight", "zeros", "step")
+NUM_EACH = 5  # layers for each reason
+MLFLOW_TAG = "mlflow.loggedArtifacts"  # its page shows as a table what this tag says is one
+
+
+@dataclass
+class Layer:
+    """What was last seen of a layer.
+
+    Attributes:
+        name: Its name.
+        rms: Root mean square of its gradient, on the last step on which that was finite.
+        num_nonfinite: Inf and NaN of its gradient over the run, counted on the measured steps.
+        update_ratio: ‖ΔW‖/‖W‖.
+        zeros: Share of zeros in its gradient.
+        step: The last step on which it was measured.
+    """
+
+    name: str
+    rms: float | None = None
+    num_nonfinite: int = 0
+    update_ratio: float | None = None
+    zeros: float | None = None
+    step: int = -1
+
+
+@dataclass
+class WorstLayers:
+    """Takes in a record, event by event, and says which layers stand out at its end.
+
+    | why | layers |
+    |---|---|
+    | low gradient, high gradient | by the rms over that of the last layer, which is nearest to the loss |
+    | Inf or NaN | those with the most |
+    | low update, high update | by ‖ΔW‖/‖W‖ |
+    | zeros | those with the largest share |
+    """
+
+    layers: dict[str, Layer] = field(default_factory=dict)
+
+    def take(self, entries: Iterable[Entry]) -> None:
+        """Take in the entries of one event; steps that a resumed run repeats count once."""
+        before: dict[str, int] = {}
+        for entry in entries:
+            if isinstance(entry, LayerHistogram) and entry.signal == GRADIENT:
+                histogram = entry.histogram
+                self._layer(entry.layer).zeros = histogram.num_zero / histogram.size if histogram.size else None
+            elif isinstance(entry, Scalar):
+                if name := names.layer_of(entry.name, names.GRADIENT_RMS):
+                    self._layer(name).rms = entry.value
+                elif name := names.layer_of(entry.name, names.UPDATE_RATIO):
+                    self._layer(name).update_ratio = entry.value
+                elif name := names.layer_of(entry.name, names.GRADIENT_NONFINITE):
+                    layer = self._layer(name)
+                    if entry.step > before.setdefault(name, layer.step):
+                        layer.num_nonfinite += int(entry.value)
+                        layer.step = entry.step
+
+    def table(self) -> str:
+        """Return the layers that stand out, in forward order, as the JSON of a table; empty if there are none."""
+        reasons = self._reasons()
+        last = next((x.rms for _, x in sorted(self.layers.items(), reverse=True) if x.rms), None)
+        rows = []
+        for name, x in sorted(self.layers.items()):
+            if name not in reasons:
+                continue
+            against_last = x.rms / last if last and x.rms is not None else None
+            shares = map(_short, (x.rms, against_last, x.num_nonfinite, x.update_ratio, x.zeros))
+            rows.append((name, ", ".join(reasons[name]), *shares, x.step))
+        return json.dumps({"columns": COLUMNS, "data": rows}) if rows else ""
+
+    def _layer(self, name: str) -> Layer:
+        return self.layers.setdefault(name, Layer(name))
+
+    def _reasons(self) -> dict[str, list[str]]:
+        reasons: dict[str, list[str]] = {}
+        for why, key, largest, is_one_of_two in (
+            ("low gradient", lambda x: x.rms, False, True),
+            ("high gradient", lambda x: x.rms, True, True),
+            ("Inf or NaN", lambda x: x.num_nonfinite or None, True, False),
+            ("low update", lambda x: x.update_ratio, False, True),
+            ("high update", lambda x: x.update_ratio, True, True),
+            ("zeros", lambda x: x.zeros or None, True, False),
+        ):
+            found = [(value, name) for name, x in self.layers.items() if (value := key(x)) is not None]
+            most = max(1, len(found) // 2) if is_one_of_two else NUM_EACH  # no layer is the smallest and the largest
+            for _, name in sorted(found, reverse=largest)[: min(NUM_EACH, most)]:
+                reasons.setdefault(name, []).append(why)
+        return reasons
+
+
+def _short(number: float | None) -> float | None:
+    """Return a number with three digits: the page cuts off what is longer, and with it the power of ten."""
+    return number if number is None or isinstance(number, int) else float(f"{number:.3g}")
+
+
+def mark_as_table(client: MlflowClient, run: Run) -> None:
+    """Have MLflow's page show the file as a table.
+
+    `MlflowClient.log_table` appends to a table that is there: carried over a second time, each layer would be in it
+    twice. So the file goes the way of all others, in the form that `log_table` gives it.
+    """
+    marks = json.loads(run.data.tags.get(MLFLOW_TAG, "[]"))
+    mark = {"path": FILE_NAME, "type": "table"}
+    if mark not in marks:
+        client.set_tag(run.info.run_id, MLFLOW_TAG, json.dumps([*marks, mark]))

@@ -1,0 +1,89 @@
+"""What a run is, as MLflow's params, tags and datasets."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import shlex
+import zlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from stabletrain.tracking.metrics import clean_key
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput, Run
+
+MAX_PARAM = 6000  # characters of a param's value
+MAX_TAG = 5000
+_PARTS = (("train", ""), ("val", "-val"), ("test", "-test"))
+
+
+def ship_about(client: MlflowClient, run: Run, info: Mapping[str, Any]) -> None:
+    """Log params, tags and dataset. A param that is there already stays: MLflow refuses to change one."""
+    from mlflow.entities import Param, RunTag
+
+    params = [Param(key, value) for key, value in params_of(info).items() if key not in run.data.params]
+    tags = [RunTag(key, value) for key, value in tags_of(info).items() if run.data.tags.get(key) != value]
+    for start in range(0, max(len(params), len(tags)), 90):
+        client.log_batch(run.info.run_id, params=params[start : start + 90], tags=tags[start : start + 90])
+    if datasets := datasets_of(info.get("dataset")):
+        client.log_inputs(run.info.run_id, datasets=datasets)
+
+
+def params_of(info: Mapping[str, Any]) -> dict[str, str]:
+    """Return the run's params: chosen options, then single values."""
+    found = {**_mapping(info.get("choices")), **_mapping(info.get("parameters"))}
+    if info.get("num_parameters") is not None:
+        found.setdefault("num_parameters", info["num_parameters"])
+    return {clean_key(str(key)): _text(value)[:MAX_PARAM] for key, value in found.items()}
+
+
+def tags_of(info: Mapping[str, Any]) -> dict[str, str]:
+    """Return the run's tags."""
+    command = info.get("command")
+    command = shlex.join(map(str, command)) if isinstance(command, list) else command
+    tags: dict[str, Any] = {
+        "stabletrain.command": command,
+        "mlflow.source.name": str(command).split(maxsplit=1)[0] if command else "stabletrain",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": info.get("git_commit"),
+        "stabletrain.git_dirty": info.get("git_dirty"),
+        "stabletrain.versions": info.get("versions") or None,
+    }
+    with contextlib.suppress(Exception):  # no such user in the container
+        tags["mlflow.user"] = getpass.getuser()
+    return {key: _text(value)[:MAX_TAG] for key, value in tags.items() if value is not None}
+
+
+def datasets_of(dataset: Any) -> list[DatasetInput]:
+    """Return one dataset for each part that has samples.
+
+    MLflow keeps one use of each (name, digest) in a run, so the parts differ in name.
+    """
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = _mapping(dataset)
+    if not dataset.get("name"):
+        return []
+    digest = str(dataset.get("digest") or f"{zlib.crc32(_text(dataset).encode()):08x}")[:36]
+    source = json.dumps({"source": dataset.get("source"), "task": dataset.get("task"), "form": dataset.get("form")})
+    inputs = []
+    for part, suffix in _PARTS:
+        num_samples = dataset.get(f"num_{part}")
+        if num_samples or part == "train":
+            profile = json.dumps({"num_rows": num_samples}) if num_samples else None
+            name = f"{str(dataset['name'])[:400]}{suffix}"
+            entity = Dataset(name=name, digest=digest, source_type="code", source=source[:60_000], profile=profile)
+            inputs.append(DatasetInput(entity, tags=[InputTag("mlflow.data.context", part)]))
+    return inputs
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -1,0 +1,226 @@
+"""Which pictures of a run MLflow gets: few, and decided from the record alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from stabletrain.record.reader import Entry, LayerHistogram, Record, Scalar, Vector
+from stabletrain.signal.histogram import Histogram
+from stabletrain.signal.snapshot import GRADIENT
+from stabletrain.tracking.downsample import MAX_COLUMNS, ThinnedRecord
+from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.finding import Finding
+
+AT_END = "_at_end"  # a second key of the last picture of each kind, on step 0: runs of any length stand side by side
+Identity = tuple[str, int, int]  # key, step, time of the event in ms
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to be drawn."""
+
+    key: str
+    step: int
+    time_ms: int
+    draw: Callable[[], bytes]
+
+    @property
+    def identity(self) -> Identity:
+        """What tells it from all others of the run."""
+        return self.key, self.step, self.time_ms
+
+
+@dataclass
+class Schedule:
+    """Few pictures however long the run.
+
+    Attributes:
+        num_first: So many of the first looks are drawn, all of them.
+        growth: After those, the step grows at least by this factor from picture to picture.
+        start: The first step after those.
+        max_num: Pictures at most, but for the last one.
+    """
+
+    num_first: int
+    growth: float
+    start: int = 0
+    max_num: int | None = None
+    _num: int = 0
+    _last: int = -1
+
+    def is_due(self, step: int) -> bool:
+        """Whether this step is drawn; asked once for each step."""
+        is_due = self._num < self.num_first or step >= max(self.start, self.growth * self._last)
+        is_due = is_due and (self.max_num is None or self._num < self.max_num)
+        if is_due:
+            self._num, self._last = self._num + 1, step
+        return is_due
+
+
+def _ridges_schedule() -> Schedule:
+    return Schedule(num_first=10, growth=1.25)  # 30 pictures for 100 times the steps
+
+
+def _course_schedule() -> Schedule:
+    return Schedule(num_first=1, growth=3.0, start=50, max_num=8)  # each shows all that came before
+
+
+@dataclass
+class Course:
+    """A kind of picture that shows the run from its first step on.
+
+    Attributes:
+        key: Its name.
+        draw: Draws it of the record and the findings.
+        kept: What it shows.
+        beside: What it shows beside that, at other steps perhaps.
+        begins: Whether an entry makes it worth showing; until one does, there is none.
+    """
+
+    key: str
+    draw: Callable[[Record, Sequence[Finding]], bytes]
+    kept: ThinnedRecord
+    beside: ThinnedRecord | None = None
+    begins: Callable[[Scalar | Vector], bool] = lambda entry: True
+    schedule: Schedule = field(default_factory=_course_schedule)
+    last: tuple[int, int] | None = None  # step, time
+    _has_begun: bool = False
+
+    def take(self, entries: Sequence[Entry]) -> bool:
+        """Take in the entries of one event; return whether it is drawn."""
+        ours = self.kept.take(entries)
+        if self.beside is not None:
+            self.beside.take(entries)
+        self._has_begun = self._has_begun or any(map(self.begins, ours))
+        if not ours or not self._has_begun or ours[-1].step <= (self.last[0] if self.last else -1):
+            return False
+        self.last = ours[-1].step, round(ours[-1].time_s * 1000)
+        return self.schedule.is_due(ours[-1].step)
+
+    def picture(self, findings: Sequence[Finding] = ()) -> Picture:
+        """Return the picture of the state as it is now."""
+        assert self.last is not None
+        record = self.kept.copy()
+        if self.beside is not None:
+            record.scalars |= self.beside.copy().scalars
+        return Picture(self.key, *self.last, lambda: self.draw(record, findings))
+
+
+@dataclass
+class PicturePlan:
+    """Decides what is drawn from the record alone, so that reading it again decides the same.
+
+    Attributes:
+        there: The pictures that the server has already.
+        courses: The kinds of pictures that show the course of the run.
+    """
+
+    there: set[Identity]
+    courses: list[Course] = field(default_factory=lambda: new_courses())
+    _pending: dict[Identity, Picture] = field(default_factory=dict)
+    _last: tuple[int, int, dict[str, Histogram]] | None = None  # step, time, histograms
+    _limits: tuple[float, float] | None = None
+    _ridges: Schedule = field(default_factory=_ridges_schedule)
+
+    def take(self, entries: Sequence[Entry]) -> None:
+        """Take in the entries of one event."""
+        found = [e for e in entries if isinstance(e, LayerHistogram) and e.signal == GRADIENT]
+        if found and found[-1].step > (self._last[0] if self._last else -1):
+            histograms = {entry.layer: entry.histogram for entry in found}
+            self._last = (found[-1].step, round(found[-1].time_s * 1000), histograms)
+            if self._ridges.is_due(found[-1].step):
+                self._add(self._ridges_picture())
+        for course in self.courses:
+            if course.take(entries):
+                self._add(course.picture())
+
+    def plan_last(self, findings: Sequence[Finding] = ()) -> None:
+        """Have the last state drawn too; called when the run has ended."""
+        pictures = [course.picture(findings) for course in self.courses if course.last is not None]
+        if self._last is not None:
+            pictures.insert(0, self._ridges_picture())
+        for picture in pictures:
+            self._add(picture)
+            self._add(Picture(picture.key + AT_END, 0, picture.time_ms, picture.draw))
+
+    def pending(self) -> list[Picture]:
+        """Return what is still to be drawn."""
+        return list(self._pending.values())
+
+    def done(self, picture: Picture) -> None:
+        """Note that a picture is on the server, or cannot be drawn."""
+        self.there.add(picture.identity)
+        self._pending.pop(picture.identity, None)
+
+    def _add(self, picture: Picture) -> None:
+        if picture.identity not in self.there:
+            self._pending.setdefault(picture.identity, picture)
+
+    def _ridges_picture(self) -> Picture:
+        assert self._last is not None
+        step, time_ms, histograms = self._last
+        if self._limits is None:
+            self._limits = _limits_of(histograms)  # of the first picture: the slider's frames share one axis
+        return Picture(names.RIDGES, step, time_ms, _ridges_drawing(histograms, step, self._limits))
+
+
+def new_courses() -> list[Course]:
+    """Return the kinds of pictures that show the course of a run."""
+    return [
+        Course(names.HEATMAP, _draw_heatmap, _kept(names.GRADIENT_RMS, names.GRADIENT_NONFINITE), _clipping()),
+        Course(names.UPDATE_RATIOS, _draw_update_ratios, _kept(names.UPDATE_RATIO)),
+        Course(names.TIME_SURFACE, _draw_time_surface, _kept(names.TIME_NORM, max_columns=256)),
+        Course(names.CLIPPING, _draw_clipping, _clipping(), begins=_is_clipped),
+    ]
+
+
+def _clipping() -> ThinnedRecord:
+    return ThinnedRecord((names.NORM_TOTAL, names.NORM_AFTER, names.CLIP_FRACTION))
+
+
+def _is_clipped(entry: Scalar | Vector) -> bool:
+    return isinstance(entry, Scalar) and entry.name == names.CLIP_FRACTION and entry.value > 0
+
+
+def _kept(*statistics: str, max_columns: int = MAX_COLUMNS) -> ThinnedRecord:
+    return ThinnedRecord(tuple(f"{statistic}/" for statistic in statistics), max_columns)
+
+
+def _draw_heatmap(record: Record, findings: Sequence[Finding]) -> bytes:
+    from stabletrain.report import pictures
+
+    return pictures.draw_heatmap(record, findings=findings)
+
+
+def _draw_update_ratios(record: Record, findings: Sequence[Finding]) -> bytes:
+    from stabletrain.report import pictures
+
+    return pictures.draw_update_ratios(record)
+
+
+def _draw_time_surface(record: Record, findings: Sequence[Finding]) -> bytes:
+    from stabletrain.report import pictures
+
+    return pictures.draw_time_surface(record)
+
+
+def _draw_clipping(record: Record, findings: Sequence[Finding]) -> bytes:
+    from stabletrain.report import pictures
+
+    return pictures.draw_clipping(record)
+
+
+def _limits_of(histograms: dict[str, Histogram]) -> tuple[float, float]:
+    from stabletrain.report.pictures import ridge_limits
+
+    return ridge_limits(histograms)
+
+
+def _ridges_drawing(histograms: dict[str, Histogram], step: int, limits: tuple[float, float]) -> Callable[[], bytes]:
+    def draw() -> bytes:
+        from stabletrain.report.pictures import draw_ridges
+
+        return draw_ridges(histograms, step=step, limits=limits)
+
+    return draw

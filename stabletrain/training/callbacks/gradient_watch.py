@@ -1,0 +1,212 @@
+"""The watch as a callback: it measures what is due, in any LightningModule, and appends it to the record."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch.optim import Optimizer
+
+from stabletrain.errors import require_choice, require_range
+from stabletrain.record.writer import RecordWriter
+from stabletrain.signal.cadence import is_due, is_due_by_decade
+from stabletrain.signal.kernels.shards import add_up
+from stabletrain.signal.layer_statistics import Measures
+from stabletrain.signal.snapshot import GRADIENT, SIGNALS, Snapshot
+from stabletrain.signal.through_time import gradient_through_time
+from stabletrain.signal.watch import OF_STEP, Watch
+from stabletrain.training.loggers import find_writer
+from stabletrain.training.optimization.stability import NonFiniteGradient
+from stabletrain.vocabulary import metric_names as names
+
+PROBE_SIZE = 8  # examples whose gradient is followed through time
+
+
+class GradientWatch(Callback):
+    """Records every layer's gradient, as the optimizer is about to see it, before clipping, and more if asked.
+
+    | name | what |
+    |---|---|
+    | `gradient/rms/<layer>` | root mean square over the finite elements |
+    | `gradient/nonfinite/<layer>` | number of Inf and NaN |
+    | `gradient/histogram/<layer>` | counts of log10 of the absolute value |
+    | `gradient/p05/<layer>`, `p50`, `p95` | quantiles of the absolute value, with each histogram |
+    | `<signal>/rms/<layer>`, `histogram/<signal>/<layer>` | the same of the other signals |
+    | `update/ratio/<layer>` | ‖ΔW‖/‖W‖ |
+    | `activation/dead/<layer>`, `activation/saturated/<layer>` | share of such units, with `units` |
+    | `weight/equal/<layer>` | share of units that begin as copies of the first one, with `units`; above one half |
+    | `time/norm/<layer>` | ‖∂L/∂h_t‖ for each t, over the first examples of the batch (`TrainingModule` only) |
+
+    Under data parallelism every process holds the same averaged gradient: the first one measures, once per layer.
+    Where the parameters lie in shards, every process measures its own and the counts are added up; so are those of
+    `activation` and `delta`, of which every process sees its part of the batch.
+    In a trainer without a `RecordLogger` it writes an event file of its own into the trainer's log folder.
+
+    Args:
+        statistics_every: Steps between two measurements of the gradient; 0 for never.
+        histograms_every: Steps between two histograms; 0 for never.
+        points_per_decade: If above 0, looks come this often in each tenfold of the steps instead, histograms included
+            unless `histograms_every` is 0.
+        signals: What is measured: `gradient` and any of `delta`, `activation`, `weight`, `update`, `moment`, `clip`,
+            `units`.
+        signals_every: Steps between two measurements of the signals beside the gradient; 0 for never.
+        time_every: Steps between two measurements of the gradient through time; 0 for never.
+    """
+
+    def __init__(
+        self,
+        statistics_every: int = 10,
+        histograms_every: int = 50,
+        *,
+        points_per_decade: int = 0,
+        signals: Sequence[str] = (GRADIENT,),
+        signals_every: int = 50,
+        time_every: int = 0,
+    ) -> None:
+        self.statistics_every = require_range("statistics_every", statistics_every, 0)
+        self.histograms_every = require_range("histograms_every", histograms_every, 0)
+        self.points_per_decade = require_range("points_per_decade", points_per_decade, 0)
+        self.signals = tuple(require_choice("signals", signal, SIGNALS) for signal in signals)
+        self.signals_every = require_range("signals_every", signals_every, 0)
+        self.time_every = require_range("time_every", time_every, 0)
+        self._seconds = 0.0
+        self._watch: Watch | None = None
+        self._writer: RecordWriter | None = None
+        self._owns_writer = False
+        self._snapshot: Snapshot | None = None
+        self._batch: Any = None
+        self._tapped_step = -1
+        self._follows_time = True
+        self._num_processes = 1
+        self._device = torch.device("cpu")
+
+    @property
+    def looks_at_outputs(self) -> bool:
+        """Whether the coming step is measured by hooks on the layers."""
+        return self._watch is not None and self._watch.looks_at_outputs
+
+    @property
+    def writer(self) -> RecordWriter | None:
+        """The event file that is written to, while there is one."""
+        return self._writer
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on watching so far."""
+        return self._seconds + (self._watch.tap_seconds if self._watch else 0.0)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin to watch."""
+        if not (self.statistics_every or self.histograms_every or self.points_per_decade):
+            return
+        optimizer = trainer.optimizers[0] if len(trainer.optimizers) == 1 else None
+        signals = [s for s in self.signals if optimizer is not None or s not in OF_STEP]
+        self._watch = Watch(getattr(pl_module, "network", pl_module), optimizer=optimizer, signals=signals)
+        self._watch.expect(taps=False)
+        self._num_processes, self._device = trainer.world_size, pl_module.device
+        if trainer.is_global_zero:
+            self._writer = find_writer(trainer)
+            if self._writer is None:
+                self._writer = RecordWriter(trainer.log_dir or trainer.default_root_dir)
+                self._owns_writer = True
+            self._writer.prepare()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Put the taps on, if the coming step is due; they stay for all micro-batches of the step."""
+        step = trainer.global_step
+        if self._watch is not None and step != self._tapped_step:
+            self._tapped_step = step
+            taps, histograms = self._is_due(step, self.signals_every), self._wants_histograms(step)
+            self._watch.expect(taps, histograms=histograms, num_parts=trainer.world_size)
+        self._batch = batch if self._is_due(step, self.time_every) else None
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Measure, if this step is due."""
+        step = trainer.global_step
+        histograms = self._wants_histograms(step)
+        if histograms or self._is_due(step, self.statistics_every):
+            scaler = getattr(trainer.precision_plugin, "scaler", None)
+            others = self._is_due(step, self.signals_every)
+            self._measure(step, histograms, others, scaler.get_scale() if scaler and others else 1.0)
+        if self._batch is not None and self._writer is not None and self._follows_time:
+            self._measure_time(step, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write what was measured, with what the optimizer's step added to it."""
+        self._batch = None
+        self._write()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Keep the gradient that stopped the run, whatever the cadence."""
+        if isinstance(exception, NonFiniteGradient):
+            self._measure(exception.step, histograms=True)
+        self._write()
+        if self._writer is not None:
+            self._writer.flush()
+
+    def _is_due(self, step: int, every: int) -> bool:
+        if every and self.points_per_decade:
+            return is_due_by_decade(step, self.points_per_decade)
+        return is_due(step, every)
+
+    def _wants_histograms(self, step: int) -> bool:
+        return self._is_due(step, self.histograms_every)
+
+    def _measure(self, step: int, histograms: bool, others: bool = False, loss_scale: float = 1.0) -> None:
+        if self._watch is None:
+            return
+        start = time.perf_counter()
+        outputs = self._collect_outputs(loss_scale) if others else None
+        if self._writer is not None or self._watch.is_sharded:
+            self._snapshot = self._watch.step(
+                histograms=histograms, step=step, others=others, loss_scale=loss_scale, outputs=outputs
+            )
+        self._seconds += time.perf_counter() - start
+
+    def _collect_outputs(self, loss_scale: float) -> Mapping[str, Measures]:
+        """Return `activation` and `delta` of the whole batch, of which each process saw a part."""
+        assert self._watch is not None
+        outputs = self._watch.collect_outputs(loss_scale)
+        return add_up(outputs, self._device) if self._num_processes > 1 else outputs
+
+    def _write(self) -> None:
+        snapshot, self._snapshot = self._snapshot, None
+        if snapshot is not None and self._writer is not None:
+            start = time.perf_counter()
+            self._writer.write_snapshot(snapshot)
+            self._seconds += time.perf_counter() - start
+
+    def _measure_time(self, step: int, pl_module: pl.LightningModule) -> None:
+        probe = getattr(pl_module, "probe", None)
+        if probe is None or self._writer is None or (self._watch is not None and self._watch.is_sharded):
+            return  # whose forward pass all processes would have to do together
+        start = time.perf_counter()
+        try:
+            found = gradient_through_time(pl_module.network, *probe(self._batch, PROBE_SIZE))  # pyright: ignore[reportArgumentType]
+        except Exception as error:  # looking must not stop the training
+            warnings.warn(f"The gradient through time is not followed: {error}", stacklevel=2)
+            self._follows_time = False
+            return
+        self._writer.write_vectors(step, {names.of_layer(names.TIME_NORM, x.layer): x.norms for x in found})
+        self._seconds += time.perf_counter() - start
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Let go of the model, and of the event file if it is our own."""
+        self._write()
+        if self._watch is not None:
+            self._seconds = self.seconds
+            self._watch.detach()
+        if self._writer is not None:
+            self._writer.close() if self._owns_writer else self._writer.flush()
+        self._watch, self._writer, self._owns_writer, self._batch = None, None, False, None

@@ -1,0 +1,1 @@
+"""What decides an optimizer step: optimizers, schedules, clipping, and the stability policy."""

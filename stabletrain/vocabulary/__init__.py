@@ -1,0 +1,1 @@
+"""The ground floor: every name that more than one room uses, written once."""
