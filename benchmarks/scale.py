@@ -25,7 +25,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from stabletrain.diagnosis.doctor import diagnose
-from stabletrain.record.observe import observe
+from stabletrain.diagnosis.recorded_run import observe
 from stabletrain.record.reader import load_record
 from stabletrain.record.writer import RecordWriter
 from stabletrain.signal.kernels.reduce import measure_tensors, prepare

@@ -78,6 +78,7 @@ MOVED = {
     "network.unrolled": "network.models.unrolled",
     "ray": "integrations.ray",
     "record.folder": "record.run_folder",
+    "record.observe": "diagnosis.recorded_run",
     "record.names": "vocabulary.metric_names",
     "record.sweep": "record.sweep_folder",
     "report.cells": "report.pictures.cells",

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from stabletrain.app.composition.compose import compose
-from stabletrain.signal.snapshot import SIGNALS
+from stabletrain.vocabulary.signals import SIGNALS
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/watching.md").read_text()

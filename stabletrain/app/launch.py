@@ -11,7 +11,8 @@ from uuid import UUID
 
 from stabletrain.app.composition.compose import Composition
 from stabletrain.errors import RequestError
-from stabletrain.record.run_folder import FINISHED, STOPPED, RunFolder
+from stabletrain.record.run_folder import RunFolder
+from stabletrain.vocabulary.statuses import FINISHED, STOPPED
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl

@@ -13,7 +13,8 @@ import numpy as np
 
 from stabletrain.diagnosis.observations import About, Observations, Series, Table, Waves
 from stabletrain.signal.layer_statistics import LayerStatistics, Measures
-from stabletrain.signal.snapshot import GRADIENT, WEIGHT, Snapshot
+from stabletrain.signal.snapshot import Snapshot
+from stabletrain.vocabulary.signals import GRADIENT, WEIGHT
 
 PARAMETERS = (GRADIENT, WEIGHT)  # signals whose layers are parameters
 FLOAT32_MAX = float(np.finfo(np.float32).max)

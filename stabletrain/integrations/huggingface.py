@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from stabletrain.diagnosis.doctor import diagnose
+from stabletrain.diagnosis.recorded_run import observe
 from stabletrain.errors import require_choice, require_range
-from stabletrain.record.observe import observe
 from stabletrain.record.reader import load_record
-from stabletrain.record.run_folder import FINISHED, RUNNING, RunFolder
+from stabletrain.record.run_folder import RunFolder
 from stabletrain.record.writer import RecordWriter
 from stabletrain.signal.cadence import is_due
 from stabletrain.signal.layer_names import clean_name
-from stabletrain.signal.snapshot import GRADIENT, SIGNALS, Snapshot
+from stabletrain.signal.snapshot import Snapshot
 from stabletrain.signal.watch import Watch
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import verdict_of
+from stabletrain.vocabulary.signals import GRADIENT, SIGNALS
+from stabletrain.vocabulary.statuses import FINISHED, RUNNING
 
 try:
     from transformers import TrainerCallback

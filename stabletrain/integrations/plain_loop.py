@@ -15,11 +15,12 @@ from stabletrain.diagnosis.history import History, total_norm
 from stabletrain.diagnosis.observations import About, Observations, num_dims_by_layer
 from stabletrain.signal.cadence import is_due
 from stabletrain.signal.layer_names import clean_name
-from stabletrain.signal.snapshot import CLIP, GRADIENT, SIGNALS, Snapshot
+from stabletrain.signal.snapshot import Snapshot
 from stabletrain.signal.through_time import gradient_through_time
 from stabletrain.signal.watch import OF_STEP, Watch
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import Finding, verdict_of
+from stabletrain.vocabulary.signals import CLIP, GRADIENT, SIGNALS
 
 EVERY = 10  # steps between two looks at what is not the gradient; conf/watch/default.yaml
 FIRST = 10  # and each of the first ones, where the initialisation shows

@@ -25,8 +25,9 @@ from stabletrain.record.protos import DT_FLOAT, DT_STRING, Summary, SummaryMetad
 from stabletrain.signal.histogram import NUM_BINS, ZERO_BIN
 from stabletrain.signal.kernels.exponents import find_quantiles_
 from stabletrain.signal.layer_statistics import Arrays, LayerStatistics, Measures
-from stabletrain.signal.snapshot import ACTIVATION, DELTA, UPDATE, WEIGHT, Snapshot
+from stabletrain.signal.snapshot import Snapshot
 from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.signals import ACTIVATION, DELTA, UPDATE, WEIGHT
 
 PLUGIN = "custom_scalars"
 LOG10_RMS = "gradient/log10_rms"

@@ -14,8 +14,8 @@ import numpy as np
 from stabletrain.record.protos import Event
 from stabletrain.record.writer import masked_crc
 from stabletrain.signal.histogram import LOG10_2, NONFINITE_BIN, NUM_BINS, ZERO_BIN, Histogram
-from stabletrain.signal.snapshot import GRADIENT, SIGNALS
 from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.signals import GRADIENT, SIGNALS
 
 Position = dict[str, int]  # bytes read so far, by file name
 

@@ -10,12 +10,6 @@ from typing import Any
 
 from stabletrain.vocabulary.finding import Finding
 
-RUNNING = "running"
-FINISHED = "finished"
-FAILED = "failed"
-STOPPED = "stopped"  # by the stability policy
-TERMINATED = "terminated"  # asked to stop, saved
-
 
 class RunFolder:
     """Paths of a run's files, and its summary and findings.

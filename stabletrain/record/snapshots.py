@@ -8,8 +8,9 @@ import numpy as np
 
 from stabletrain.record.encoding import Bytes, Histograms, Scalars
 from stabletrain.signal.layer_statistics import LayerStatistics, Measures
-from stabletrain.signal.snapshot import GRADIENT, UPDATE, WEIGHT, Snapshot
+from stabletrain.signal.snapshot import Snapshot
 from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.signals import GRADIENT, UPDATE, WEIGHT
 
 
 class Snapshots:

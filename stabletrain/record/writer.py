@@ -13,12 +13,11 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import google_crc32c
 import numpy as np
 
-from stabletrain.diagnosis.history import History
 from stabletrain.record import encoding
 from stabletrain.record.encoding import FLOAT32_MAX, Bytes, encode_event
 from stabletrain.record.layouts import Layouts
@@ -40,6 +39,19 @@ MAX_WAITING = 256  # snapshots of norms; one with histograms is large and counts
 HISTOGRAMS_COUNT_FOR = 16
 CHUNK = 2**16  # bytes a call: of larger ones the kernel made eight times the work (docs/LOG.md)
 PLUGIN = "stabletrain"  # TensorBoard's pages leave alone what belongs to a plugin they do not have
+
+
+class Listener(Protocol):
+    """What hears everything that is appended to a record, in the same order; `diagnosis.history.History` does."""
+
+    def add_snapshot(self, snapshot: Snapshot) -> None:
+        """Hear the statistics of one step."""
+
+    def add_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Hear scalars of one step."""
+
+    def add_time(self, step: int, layer: str, norms: np.ndarray) -> None:
+        """Hear ‖∂L/∂h_t‖ of a recurrent layer."""
 
 
 class RecordWriter:
@@ -66,7 +78,7 @@ class RecordWriter:
         self._last_flush = -math.inf
         self._layouts = Layouts()
         self.info: dict[str, Any] = {}
-        self.listeners: list[History] = []  # they hear what is appended, in the same order
+        self.listeners: list[Listener] = []  # they hear what is appended, in the same order
         self._write(frame([Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString()]))
         self._process = os.getpid()
         _OPEN.add(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from stabletrain.record import run_folder as folder
+from stabletrain.vocabulary import statuses
 from stabletrain.vocabulary.finding import HEALTHY
 
 NO_VERDICT = "none"
@@ -60,11 +60,11 @@ VERDICTS: dict[str, tuple[str, str]] = {
 }
 
 STATUSES: dict[str, str] = {
-    folder.RUNNING: "Still running when this page was made, or killed since: what follows is what it had recorded.",
-    folder.FINISHED: "The run came to its end.",
-    folder.FAILED: "The run failed before its end: what follows is what it had recorded.",
-    folder.STOPPED: "Stopped by the stability policy, before more harm was done.",
-    folder.TERMINATED: "Stopped on request after saving; it can be resumed.",
+    statuses.RUNNING: "Still running when this page was made, or killed since: what follows is what it had recorded.",
+    statuses.FINISHED: "The run came to its end.",
+    statuses.FAILED: "The run failed before its end: what follows is what it had recorded.",
+    statuses.STOPPED: "Stopped by the stability policy, before more harm was done.",
+    statuses.TERMINATED: "Stopped on request after saving; it can be resumed.",
 }
 
 SEVERITY_SIGNS = {"critical": "✖", "warning": "▲", "info": "●"}

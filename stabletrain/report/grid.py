@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from stabletrain.record.reader import Record, Series
-from stabletrain.signal.snapshot import GRADIENT
 from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.signals import GRADIENT
 
 MAX_COLUMNS = 400
 MAX_TIME_ROWS = 200

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stabletrain.record.reader import Record, load_record
-from stabletrain.record.run_folder import RUNNING, RunFolder, replace_file
+from stabletrain.record.run_folder import RunFolder, replace_file
 from stabletrain.report import explanations as words
 from stabletrain.report import template
 from stabletrain.report.page_data import page_data, to_json
@@ -17,6 +17,7 @@ from stabletrain.report.rerun_commands import rerun_command
 from stabletrain.report.run_verdict import judge
 from stabletrain.report.static_images import stills
 from stabletrain.vocabulary.finding import Finding, by_cause, worst_first
+from stabletrain.vocabulary.statuses import RUNNING
 
 SHOWN_FINDINGS = 8
 

@@ -20,9 +20,9 @@ from stabletrain.report.pictures.ridges import limits_of_histograms
 from stabletrain.report.pictures.update_ratios import band_limits, bands_of
 from stabletrain.report.quantize import encode_frame, encode_grid, to_base64
 from stabletrain.signal.histogram import Histogram
-from stabletrain.signal.snapshot import CLIP, DELTA, GRADIENT, SIGNALS
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import Finding
+from stabletrain.vocabulary.signals import CLIP, DELTA, GRADIENT, SIGNALS
 
 # Bytes before base64; 200 layers and 1,000 steps with all signals make a page of less than 3 MB.
 CELLS_OF_GRADIENT, CELLS_OF_OTHERS, CELLS_OF_TIME = 80_000, 30_000, 60_000  # two bytes each

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from stabletrain.record.run_folder import FAILED, RUNNING
 from stabletrain.report import explanations as words
 from stabletrain.vocabulary.finding import HEALTHY, Finding, verdict_of, worst_first
+from stabletrain.vocabulary.statuses import FAILED, RUNNING
 
 
 class Judged(NamedTuple):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from stabletrain.signal.kernels.reduce import measure_tensors
 from stabletrain.signal.layer_names import layer_name
 from stabletrain.signal.layer_statistics import Arrays, Measures, merge
-from stabletrain.signal.snapshot import ACTIVATION, DELTA
+from stabletrain.vocabulary.signals import ACTIVATION, DELTA
 
 TAPPED = (ACTIVATION, DELTA)
 _WEIGHT = re.compile(r"(^|\.)parametrizations\.")  # of spectral and weight norm: it puts out a weight

@@ -7,16 +7,7 @@ from dataclasses import dataclass, field
 
 from stabletrain.signal.layer_statistics import LayerStatistics as LayerStatistics
 from stabletrain.signal.layer_statistics import Measures
-
-GRADIENT = "gradient"  # of the loss by the parameter, before clipping
-DELTA = "delta"  # of the loss by a layer's output
-ACTIVATION = "activation"  # a layer's output
-WEIGHT = "weight"  # before the step
-UPDATE = "update"  # what the step adds to the weight
-MOMENT = "moment"  # the optimizer's second moment, after the step
-CLIP = "clip"  # the gradient as the optimizer sees it, after clipping
-UNITS = "units"  # shares of dead and saturated units; no numbers by element, as the others are
-SIGNALS = (GRADIENT, DELTA, ACTIVATION, WEIGHT, UPDATE, MOMENT, CLIP, UNITS)
+from stabletrain.vocabulary.signals import UPDATE, WEIGHT
 
 
 @dataclass(slots=True)  # not frozen: one is made on every step, and that would take it twice as long

@@ -16,8 +16,9 @@ from stabletrain.signal.kernels.reduce import measure_others, measure_plain, pre
 from stabletrain.signal.kernels.shards import measure_shards
 from stabletrain.signal.layer_names import ForwardOrder
 from stabletrain.signal.layer_statistics import Measures
-from stabletrain.signal.snapshot import CLIP, DELTA, GRADIENT, MOMENT, SIGNALS, UNITS, UPDATE, WEIGHT, Snapshot
+from stabletrain.signal.snapshot import Snapshot
 from stabletrain.signal.unit_activity import UnitTaps, find_equal_units
+from stabletrain.vocabulary.signals import CLIP, DELTA, GRADIENT, MOMENT, SIGNALS, UNITS, UPDATE, WEIGHT
 
 OF_STEP = (UPDATE, MOMENT, CLIP)  # what only the optimizer's step brings about
 SECOND_MOMENTS = ("exp_avg_sq", "square_avg", "sum", "v")  # Adam and AdamW, RMSprop, Adagrad, and others' name for it

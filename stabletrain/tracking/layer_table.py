@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stabletrain.record.reader import Entry, LayerHistogram, Scalar
-from stabletrain.signal.snapshot import GRADIENT
 from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.signals import GRADIENT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

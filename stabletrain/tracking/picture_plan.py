@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from stabletrain.record.reader import Entry, LayerHistogram, Record, Scalar, Vector
 from stabletrain.signal.histogram import Histogram
-from stabletrain.signal.snapshot import GRADIENT
 from stabletrain.tracking.downsample import MAX_COLUMNS, ThinnedRecord
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import Finding
+from stabletrain.vocabulary.signals import GRADIENT
 
 AT_END = "_at_end"  # a second key of the last picture of each kind, on step 0: runs of any length stand side by side
 Identity = tuple[str, int, int]  # key, step, time of the event in ms

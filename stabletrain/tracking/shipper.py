@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from stabletrain.errors import RequestError
-from stabletrain.record import run_folder as statuses
 from stabletrain.record.reader import Info, Position
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.tracking import mlflow_view
@@ -33,6 +32,7 @@ from stabletrain.tracking.params_and_tags import ship_about
 from stabletrain.tracking.picture_plan import PicturePlan
 from stabletrain.tracking.runs import end_ms, find_run, first_info, is_training
 from stabletrain.tracking.store import Unreachable, is_reachable, open_client, public_uri, quiet, run_url, view_url
+from stabletrain.vocabulary import statuses
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

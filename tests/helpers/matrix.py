@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from allpairspy import AllPairs
 from pytorch_lightning.callbacks import Callback
+from recorded_snapshots import snapshots_of
 
 from stabletrain.app.building.build_data import accepted_forms, build_data, examples_of
 from stabletrain.app.building.build_model import build_network
@@ -26,11 +27,11 @@ from stabletrain.app.composition.compose import Composition, compose
 from stabletrain.app.composition.overrides import list_groups
 from stabletrain.app.console import Console
 from stabletrain.errors import RequestError
-from stabletrain.record.observe import snapshots_of
 from stabletrain.record.reader import load_record
-from stabletrain.record.run_folder import FINISHED, RunFolder
+from stabletrain.record.run_folder import RunFolder
 from stabletrain.training.optimization.stability import NonFiniteGradient
 from stabletrain.training.run import execute
+from stabletrain.vocabulary.statuses import FINISHED
 
 HERE = Path(__file__).parent
 NUM_STEPS = 3

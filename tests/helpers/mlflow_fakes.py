@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 
 from stabletrain.record.reader import Scalar, read_entries
-from stabletrain.record.run_folder import FINISHED, RUNNING, RunFolder
+from stabletrain.record.run_folder import RunFolder
 from stabletrain.record.writer import RecordWriter
 from stabletrain.signal.histogram import Histogram
-from stabletrain.signal.snapshot import UPDATE, WEIGHT, LayerStatistics, Snapshot
+from stabletrain.signal.snapshot import LayerStatistics, Snapshot
 from stabletrain.tracking.store import open_client, quiet
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import Finding
+from stabletrain.vocabulary.signals import UPDATE, WEIGHT
+from stabletrain.vocabulary.statuses import FINISHED, RUNNING
 
 INFO = {
     "run_uid": "uid-1",

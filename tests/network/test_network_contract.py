@@ -11,10 +11,11 @@ import yaml
 from torch import nn
 
 from stabletrain.errors import RequestError
-from stabletrain.network import Parts, initialize_, normalization, residual
+from stabletrain.network import Parts, initialize_, residual
 from stabletrain.network.activation import ACTIVATIONS
 from stabletrain.network.initialization import INITIALIZATIONS, Initialization
-from stabletrain.network.normalization import NORMS
+from stabletrain.network.normalization import NORMS, layers
+from stabletrain.network.residual import joins
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -179,9 +180,9 @@ def test_every_class_has_a_yaml():
         found = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__]
         return {c.__name__ for c in found if issubclass(c, base) and not inspect.isabstract(c)}
 
-    assert concrete(residual, residual.Residual) == set(ROWS["residual"].values())
+    assert concrete(joins, residual.Residual) == set(ROWS["residual"].values())
     assert leaves(Initialization) == set(ROWS["init"].values())
-    assert concrete(normalization, nn.Module) - {"Norm", "_MovedAxis"} == set(ROWS["norm"].values())
+    assert concrete(layers, nn.Module) - {"Norm", "_MovedAxis"} == set(ROWS["norm"].values())
     assert {name: rule.__name__ for name, rule in INITIALIZATIONS.items()} == ROWS["init"]
 
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recorded_snapshots import snapshots_of
 
 import stabletrain
 from stabletrain.diagnosis.observations import About, Observations
-from stabletrain.record.observe import observe, snapshots_of
+from stabletrain.diagnosis.recorded_run import observe
 from stabletrain.record.protos import Event, HistogramProto, Summary
 from stabletrain.record.reader import LayerHistogram, Scalar, event_files, load_record, read_entries
 from stabletrain.record.writer import FLOAT32_MAX, RecordWriter, frame, masked_crc

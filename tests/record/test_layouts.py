@@ -16,7 +16,8 @@ from stabletrain.record.reader import load_record
 from stabletrain.record.writer import RecordWriter
 from stabletrain.signal.histogram import Histogram
 from stabletrain.signal.layer_statistics import Measures
-from stabletrain.signal.snapshot import DELTA, UPDATE, WEIGHT, LayerStatistics, Snapshot
+from stabletrain.signal.snapshot import LayerStatistics, Snapshot
+from stabletrain.vocabulary.signals import DELTA, UPDATE, WEIGHT
 
 BANDS = "Gradient: p05, p50 and p95 of log10|g|, zeros left out"
 ALWAYS = {LOG10_RMS, "gradient/rms", "gradient/nonfinite"}

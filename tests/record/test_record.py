@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from recorded_snapshots import snapshots_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from stabletrain.diagnosis.recorded_run import observe
 from stabletrain.record.encoding import Histograms
-from stabletrain.record.observe import observe, snapshots_of
 from stabletrain.record.protos import Summary
 from stabletrain.record.reader import (
     Info,

@@ -18,8 +18,9 @@ from torch import nn
 
 from stabletrain.record.writer import RecordWriter
 from stabletrain.signal.histogram import Histogram
-from stabletrain.signal.snapshot import UPDATE, WEIGHT, LayerStatistics, Snapshot
+from stabletrain.signal.snapshot import LayerStatistics, Snapshot
 from stabletrain.signal.watch import Watch
+from stabletrain.vocabulary.signals import UPDATE, WEIGHT
 
 NUM_LAYERS = 12
 

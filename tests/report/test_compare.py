@@ -11,11 +11,12 @@ from mlflow_fakes import INFO, begin_run, end_run, finished_run
 
 from stabletrain.app.cli import main
 from stabletrain.record.reader import Record, Series
-from stabletrain.record.run_folder import FAILED, RunFolder
+from stabletrain.record.run_folder import RunFolder
 from stabletrain.record.sweep_folder import SweepFolder
 from stabletrain.report.compare import differing_keys, render_comparison
 from stabletrain.report.compare_plots import Axes, Profile, course_of, draw_losses, draw_profile, profile_of
 from stabletrain.report.scaling import Speed, efficiencies, speed_of
+from stabletrain.vocabulary.statuses import FAILED
 
 MAX_BYTES = 3_000_000
 

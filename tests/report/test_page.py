@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from report_fakes import INFO, healthy, nan_run, vanishing, with_all_signals
 
-from stabletrain.record import run_folder as states
 from stabletrain.record.reader import Record
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.record.writer import RecordWriter
@@ -19,6 +18,7 @@ from stabletrain.report.frames import frame_steps
 from stabletrain.report.page import render_report, write_report
 from stabletrain.report.rerun_commands import rerun_command
 from stabletrain.signal.snapshot import LayerStatistics, Snapshot
+from stabletrain.vocabulary import statuses as states
 from stabletrain.vocabulary.finding import HEALTHY, KINDS, SEVERITIES, Finding
 
 VANISHING = Finding(

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from stabletrain.signal.kernels.reduce import measure_tensors
-from stabletrain.signal.snapshot import SIGNALS
 from stabletrain.signal.watch import Watch
+from stabletrain.vocabulary.signals import SIGNALS
 
 
 class Network(nn.Module):

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from stabletrain.errors import RequestError
-from stabletrain.signal.snapshot import ACTIVATION, CLIP, DELTA, MOMENT, SIGNALS, UPDATE, WEIGHT
 from stabletrain.signal.watch import Watch
+from stabletrain.vocabulary.signals import ACTIVATION, CLIP, DELTA, MOMENT, SIGNALS, UPDATE, WEIGHT
 
 
 class Network(nn.Module):

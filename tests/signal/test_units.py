@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from stabletrain.signal.snapshot import SIGNALS
 from stabletrain.signal.unit_activity import MIN_SAMPLES, UnitTaps, find_equal_units
 from stabletrain.signal.watch import Watch
+from stabletrain.vocabulary.signals import SIGNALS
 
 
 def count(model, *inputs):

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from mlflow_fakes import INFO, write_steps
 
-from stabletrain.record.run_folder import FINISHED
 from stabletrain.record.sweep_folder import SweepFolder
 from stabletrain.record.writer import RecordWriter
 from stabletrain.tracking.runs import find_run
 from stabletrain.tracking.store import embedded_uri, open_client
 from stabletrain.tracking.sweep_parent import PARENT_TAG, UID_TAG, conclude_parent
+from stabletrain.vocabulary.statuses import FINISHED
 
 ROOT = str(Path(__file__).parents[2])
 SHIP = """

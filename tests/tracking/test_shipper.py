@@ -19,7 +19,6 @@ from mlflow_fakes import (
     write_steps,
 )
 
-from stabletrain.record.run_folder import FAILED, FINISHED, RUNNING, STOPPED, TERMINATED
 from stabletrain.record.writer import RecordWriter
 from stabletrain.tracking import shipper as shipper_module
 from stabletrain.tracking.images import pictures_there
@@ -28,6 +27,7 @@ from stabletrain.tracking.picture_plan import AT_END
 from stabletrain.tracking.shipper import Shipper
 from stabletrain.tracking.store import database_of, open_client, quiet
 from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.statuses import FAILED, FINISHED, RUNNING, STOPPED, TERMINATED
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ import pytest
 
 from stabletrain.record.reader import LayerHistogram, Scalar
 from stabletrain.signal.histogram import Histogram
-from stabletrain.signal.snapshot import DELTA, GRADIENT
 from stabletrain.tracking.layer_table import COLUMNS, WorstLayers
+from stabletrain.vocabulary.signals import DELTA, GRADIENT
 
 LAYERS = [f"L{i:02d}.w" for i in range(20)]
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import stabletrain as st
 from stabletrain.diagnosis.doctor import diagnose
-from stabletrain.record.observe import observe
+from stabletrain.diagnosis.recorded_run import observe
 from stabletrain.record.reader import load_record
 from stabletrain.training.callbacks.doctor_callback import MAX_LINES
 from stabletrain.training.optimization.stability import SickRun

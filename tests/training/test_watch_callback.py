@@ -16,9 +16,9 @@ from stabletrain.errors import RequestError
 from stabletrain.gradient import NormClip
 from stabletrain.record.reader import load_record
 from stabletrain.signal.cadence import is_due_by_decade
-from stabletrain.signal.snapshot import SIGNALS
 from stabletrain.training import GradientWatch, RecordLogger, TrainingModule
 from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.signals import SIGNALS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),

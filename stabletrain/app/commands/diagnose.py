@@ -14,8 +14,8 @@ from stabletrain.app.console import Console
 from stabletrain.app.output_dir import open_run
 from stabletrain.diagnosis.causes import order_by_cause
 from stabletrain.diagnosis.doctor import diagnose
+from stabletrain.diagnosis.recorded_run import observe
 from stabletrain.diagnosis.remedies import with_remedies
-from stabletrain.record.observe import observe
 from stabletrain.record.reader import load_record
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.vocabulary.finding import Finding, verdict_of

@@ -12,10 +12,11 @@ import yaml
 from stabletrain.app.composition.compose import Composition
 from stabletrain.app.output_dir import open_run
 from stabletrain.errors import RequestError
-from stabletrain.record.run_folder import FAILED, RUNNING, RunFolder
+from stabletrain.record.run_folder import RunFolder
 from stabletrain.tracking.follow import follow
 from stabletrain.tracking.shipper import Shipper
 from stabletrain.tracking.store import Unreachable, resolve_tracking_uri
+from stabletrain.vocabulary.statuses import FAILED, RUNNING
 
 FOLLOW = "--follow"
 

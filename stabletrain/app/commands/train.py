@@ -15,8 +15,9 @@ from stabletrain.app.launch import as_launched, find_launch, requeue_when_asked
 from stabletrain.app.output_dir import OUTPUT_DIR_OF_PARENT, choose_folder, is_first_process, make_folder
 from stabletrain.app.provenance import describe_run
 from stabletrain.app.sweeps.sweep_child import child_info
-from stabletrain.record.run_folder import FAILED, FINISHED, RUNNING, STOPPED, TERMINATED, RunFolder, replace_file
+from stabletrain.record.run_folder import RunFolder, replace_file
 from stabletrain.vocabulary.finding import SEVERITIES, Finding, verdict_of
+from stabletrain.vocabulary.statuses import FAILED, FINISHED, RUNNING, STOPPED, TERMINATED
 
 EXIT_CODES = {FINISHED: 0, FAILED: 1, STOPPED: 3, TERMINATED: 143}
 SHIPPING_TIMEOUT_S = 60.0

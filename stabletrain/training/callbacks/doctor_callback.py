@@ -15,8 +15,8 @@ from torch import Tensor
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.findings_text import describe
 from stabletrain.diagnosis.history import History, finite_scalars, total_norm
+from stabletrain.diagnosis.recorded_run import about_of, replay
 from stabletrain.errors import require_choice
-from stabletrain.record.observe import about_of, replay
 from stabletrain.record.reader import load_record
 from stabletrain.record.writer import RecordWriter
 from stabletrain.signal.snapshot import Snapshot

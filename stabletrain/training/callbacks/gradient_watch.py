@@ -17,12 +17,13 @@ from stabletrain.record.writer import RecordWriter
 from stabletrain.signal.cadence import is_due, is_due_by_decade
 from stabletrain.signal.kernels.shards import add_up
 from stabletrain.signal.layer_statistics import Measures
-from stabletrain.signal.snapshot import GRADIENT, SIGNALS, Snapshot
+from stabletrain.signal.snapshot import Snapshot
 from stabletrain.signal.through_time import gradient_through_time
 from stabletrain.signal.watch import OF_STEP, Watch
 from stabletrain.training.loggers import find_writer
 from stabletrain.training.optimization.stability import NonFiniteGradient
 from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.signals import GRADIENT, SIGNALS
 
 PROBE_SIZE = 8  # examples whose gradient is followed through time
 

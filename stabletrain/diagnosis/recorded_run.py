@@ -2,26 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from stabletrain.diagnosis.history import History
 from stabletrain.diagnosis.observations import About, Observations, num_dims_by_layer
-from stabletrain.record.reader import Record
-from stabletrain.signal.snapshot import SIGNALS, LayerStatistics, Snapshot
 from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.signals import SIGNALS
+
+
+class _Series(Protocol):
+    @property
+    def steps(self) -> Sequence[int]: ...
+    @property
+    def values(self) -> Sequence[float]: ...
+
+
+class RecordedRun(Protocol):
+    """What the doctor reads of a record; `record.reader.Record` has it."""
+
+    @property
+    def scalars(self) -> Mapping[str, _Series]:
+        """Series by name."""
+        ...
+
+    @property
+    def vectors(self) -> Mapping[str, Mapping[int, np.ndarray]]:
+        """Arrays by name and step."""
+        ...
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """What the run is."""
+        ...
+
+    def of_layers(self, statistic: str) -> Mapping[str, _Series]:
+        """Return the series `<signal>/<statistic>/<layer>` by layer."""
+        ...
+
 
 OF_LAYERS = (names.RMS, names.NONFINITE, names.HISTOGRAM, *names.QUANTILES, "ratio", *names.UNIT_SHARES)
 
 
-def observe(record: Record) -> Observations:
+def observe(record: RecordedRun) -> Observations:
     """Return the numbers of a record that the rules look at."""
     return replay(record).observations()
 
 
-def replay(record: Record) -> History:
+def replay(record: RecordedRun) -> History:
     """Return what the run had collected by the end of its record, step by step as it did."""
     history = History()
     for signal in SIGNALS:
@@ -61,7 +91,7 @@ def is_of_layer(name: str) -> bool:
     return bool(layer) and signal in SIGNALS and statistic in OF_LAYERS
 
 
-def _add_signal(history: History, record: Record, signal: str) -> None:
+def _add_signal(history: History, record: RecordedRun, signal: str) -> None:
     """Add a signal's rows. The number of Inf and NaN is recorded of other signals only where it is above zero."""
     rms = _by_step(record, names.of_signal(signal, names.RMS))
     nonfinite = _by_step(record, names.of_signal(signal, names.NONFINITE))
@@ -72,25 +102,9 @@ def _add_signal(history: History, record: Record, signal: str) -> None:
         history.add("nonfinite", signal, step, layers, np.array([bad.get(layer, 0.0) for layer in layers]))
 
 
-def _by_step(record: Record, statistic: str) -> dict[int, dict[str, float]]:
+def _by_step(record: RecordedRun, statistic: str) -> dict[int, dict[str, float]]:
     found: dict[int, dict[str, float]] = {}
     for layer, series in record.of_layers(statistic).items():
         for step, value in zip(series.steps, series.values, strict=True):
             found.setdefault(step, {})[layer] = value
     return found
-
-
-def snapshots_of(record: Record) -> tuple[Snapshot, ...]:
-    """Return the per-layer statistics by step. A layer without one finite element has no rms on that step."""
-    by_step: dict[int, list[LayerStatistics]] = {}
-    rms = {
-        layer: dict(zip(s.steps, s.values, strict=True)) for layer, s in record.of_layers(names.GRADIENT_RMS).items()
-    }
-    sizes = {layer: next(iter(h.values())).size for layer, h in record.histograms.items() if h}
-    for layer, series in record.of_layers(names.GRADIENT_NONFINITE).items():
-        for step, num_nonfinite in zip(series.steps, series.values, strict=True):
-            histogram = record.histograms.get(layer, {}).get(step)
-            size = histogram.size if histogram else sizes.get(layer, 0)  # a sparse gradient's size changes
-            statistics = LayerStatistics(layer, size, rms.get(layer, {}).get(step), int(num_nonfinite), histogram)
-            by_step.setdefault(step, []).append(statistics)
-    return tuple(Snapshot(step, tuple(by_step[step])) for step in sorted(by_step))
