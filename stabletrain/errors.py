@@ -52,7 +52,7 @@ class RequestError(ValueError):
             ("found", None if self.found is None else _show(self.found)),
             ("allowed", self.allowed),
             ("closest", self.closest),
-            ("mend", self.command),
+            ("fix", self.command),
         ]
         lines += [f"  {label:<8} {text}" for label, text in labelled if text]
         return "\n".join(lines)

@@ -32,7 +32,7 @@ def test_an_error_says_all_five_parts_in_order():
         "  found    -1",
         "  allowed  an integer from 1",
         "  closest  64",
-        "  mend     stabletrain model.width=64",
+        "  fix      stabletrain model.width=64",
     ]
 
 
@@ -53,7 +53,7 @@ def test_what_was_found_is_shown_even_if_it_counts_as_nothing(found, line):
 
 def test_parts_that_are_not_there_leave_no_line():
     assert str(RequestError("No.")) == "No."
-    assert str(RequestError("No.", key="a", command="b")).splitlines() == ["No.", "  key      a", "  mend     b"]
+    assert str(RequestError("No.", key="a", command="b")).splitlines() == ["No.", "  key      a", "  fix      b"]
 
 
 @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))])

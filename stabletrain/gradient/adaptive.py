@@ -11,9 +11,9 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from stabletrain.errors import RequestError, require_choice, require_range
 from stabletrain.gradient.clip import Clip
-from stabletrain.gradient.local_shards import gradients_of, is_sharded, part_of, select, tensor_norms, widen
 from stabletrain.gradient.norms import total_norm
 from stabletrain.gradient.scale import choose_scale, limit_, shaped
+from stabletrain.torch_tools.local_shards import gradients_of, is_sharded, part_of, select, tensor_norms, widen
 
 EXCLUDES = ("last_linear", "none")
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from stabletrain.errors import RequestError, require_range
-from stabletrain.gradient.local_shards import gradients_of, part_of, select, tensor_norms
 from stabletrain.gradient.norms import total_norm
 from stabletrain.gradient.scale import choose_scale, limit_, scale_to_norm_, shaped
+from stabletrain.torch_tools.local_shards import gradients_of, part_of, select, tensor_norms
 
 
 def clip_by_norm_(parameters: Iterable[nn.Parameter], max_norm: float = 1.0, norm_type: float = 2.0) -> Tensor:

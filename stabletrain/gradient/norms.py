@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from stabletrain.errors import require_range
-from stabletrain.gradient.local_shards import is_sharded, tensor_norms
+from stabletrain.torch_tools.local_shards import is_sharded, tensor_norms
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 
-from stabletrain.gradient.local_shards import gradients_of, is_sharded, part_of
+from stabletrain.torch_tools.local_shards import gradients_of, is_sharded, part_of
 
 # Added to the norm before dividing by it, as torch.nn.utils.clip_grads_with_norm_ does.
 EPS = 1e-6

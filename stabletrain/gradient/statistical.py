@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from stabletrain.errors import RequestError, require_choice, require_range
 from stabletrain.gradient.clip import Clip
-from stabletrain.gradient.local_shards import gradients_of, select
 from stabletrain.gradient.norms import total_norm
 from stabletrain.gradient.scale import scale_
+from stabletrain.torch_tools.local_shards import gradients_of, select
 
 MODES = ("reciprocal", "max", "mean")
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stabletrain.signal.isolation import evaluation, keeping, require_scalar
 from stabletrain.signal.splitting import find_samples, leaves, length_of
 from stabletrain.signal.trace import Seen, Trace, see
+from stabletrain.torch_tools.isolation import evaluation, keeping, require_scalar
 
 DATA, PARAMETER, FORWARD, LOSS, BACKWARD, OPTIMIZER = "data", "parameter", "forward", "loss", "backward", "optimizer"
 PHASES = (DATA, PARAMETER, FORWARD, LOSS, BACKWARD, OPTIMIZER)

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stabletrain.signal.isolation import evaluation, require_scalar
 from stabletrain.signal.layer_names import clean_name
 from stabletrain.signal.time_gradient import REVERSE, TimeGradient
 from stabletrain.signal.unfused_rnn import FUSED, replay
+from stabletrain.torch_tools.isolation import evaluation, require_scalar
 
 CELLS = (nn.RNNCell, nn.LSTMCell, nn.GRUCell)
 States = dict[str, list[Tensor]]  # by layer, in the order in which they were computed

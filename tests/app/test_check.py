@@ -284,6 +284,6 @@ def test_what_is_proposed_for_many_classes_is_enough_for_them(here, capsys):
 
 def test_check_proposes_to_check_what_mends(here, capsys):
     _, printed = ask(capsys, "check", "model=resnet", "residual=dense")
-    mend = next(line.split(maxsplit=1)[1] for line in printed.splitlines() if line.strip().startswith("mend"))
+    fix = next(line.split(maxsplit=1)[1] for line in printed.splitlines() if line.strip().startswith("fix"))
     assert mend == "python -m stabletrain check model=resnet residual=add"
     assert ask(capsys, *mend.split()[3:])[0] == 0

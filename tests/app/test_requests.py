@@ -99,7 +99,7 @@ def test_a_wrong_request_is_explained(case, tmp_path, monkeypatch, capsys):
         assert found in parts["found"]
     if allowed is not None:
         assert allowed in parts["allowed"]
-    assert command in parts["mend"]
+    assert command in parts["fix"]
     left = [p.name for p in tmp_path.iterdir()]
     assert left == (["runs"] if left and line.startswith("-m") else [])  # Hydra's own record of the sweep
     check_mending(" ".join(err.rpartition("  mend")[2].split()))

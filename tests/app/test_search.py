@@ -109,7 +109,7 @@ def test_a_search_that_cannot_be_done_is_refused_and_leaves_nothing(here, capsys
 def test_without_optuna_the_message_says_how_it_comes(here, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert main(["search=lr"]) == 2
-    assert "  mend     python -m pip install 'stabletrain[search]'\n" in capsys.readouterr().err
+    assert "  fix      python -m pip install 'stabletrain[search]'\n" in capsys.readouterr().err
     assert [p for p in here.rglob("*") if p.is_file()] == []
 
 
