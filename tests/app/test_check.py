@@ -282,8 +282,8 @@ def test_what_is_proposed_for_many_classes_is_enough_for_them(here, capsys):
     assert ask(capsys, "check", *words, "data.num_samples=3000")[0] == 0
 
 
-def test_check_proposes_to_check_what_mends(here, capsys):
+def test_check_proposes_to_check_what_fixes_it(here, capsys):
     _, printed = ask(capsys, "check", "model=resnet", "residual=dense")
     fix = next(line.split(maxsplit=1)[1] for line in printed.splitlines() if line.strip().startswith("fix"))
-    assert mend == "python -m stabletrain check model=resnet residual=add"
-    assert ask(capsys, *mend.split()[3:])[0] == 0
+    assert fix == "python -m stabletrain check model=resnet residual=add"
+    assert ask(capsys, *fix.split()[3:])[0] == 0

@@ -11,7 +11,7 @@ import pytest
 from stabletrain.app.cli import main
 from stabletrain.app.composition.compose import compose
 
-# command line, key at fault, what was found, part of what is allowed, part of the command that mends it
+# command line, key at fault, what was found, part of what is allowed, part of the command that fixes it
 WRONG = [
     ("model=rnnn", "model", "rnnn", "gru, lstm, mlp, resnet, rnn, transformer", "model=rnn"),
     ("model=null", "model", "null", "gru, lstm, mlp, resnet, rnn, transformer", "model="),
@@ -102,10 +102,10 @@ def test_a_wrong_request_is_explained(case, tmp_path, monkeypatch, capsys):
     assert command in parts["fix"]
     left = [p.name for p in tmp_path.iterdir()]
     assert left == (["runs"] if left and line.startswith("-m") else [])  # Hydra's own record of the sweep
-    check_mending(" ".join(err.rpartition("  mend")[2].split()))
+    check_fix(" ".join(err.rpartition("  fix ")[2].split()))
 
 
-def check_mending(line: str) -> None:
+def check_fix(line: str) -> None:
     """Check that the proposed line, typed as it stands, composes."""
     overrides = line.removeprefix("python -m stabletrain").split()
     if all("=" in word and "…" not in word for word in overrides):
