@@ -71,7 +71,7 @@ def test_clipping_and_the_rate_are_seen_through_the_optimizer():
         optimizer.step()
     doctor.validate(accuracy=0.5)
     scalars = doctor.observations.scalars
-    assert (scalars["lr"].steps.tolist(), scalars["val/accuracy"].steps.tolist()) == ([0, 6], [11])
+    assert (scalars["train/lr"].steps.tolist(), scalars["val/accuracy"].steps.tolist()) == ([0, 6], [11])
     assert scalars["clip/norm_after"].values == pytest.approx([0.5] * 10, rel=1e-4)  # looked at on ten steps
     assert scalars["clip/fraction"].values.tolist() == [1.0] * 10
     assert doctor.observations.rms["update"].steps.tolist() == list(range(10))

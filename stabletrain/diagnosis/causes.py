@@ -1,54 +1,36 @@
-"""Cause before symptom: one root finding, with what follows from it listed under it."""
+"""Cause before symptom: which findings stand for themselves, and which follow from another one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from stabletrain.vocabulary.finding import BECAUSE, INFO, SEVERITIES, Finding, worst_first
+from stabletrain.diagnosis.progress import Progress
+from stabletrain.vocabulary.finding import BECAUSE, INFO, SEVERITIES, WARNING, Finding, worst_first
+from stabletrain.vocabulary.kinds import KINDS, NO_PROGRESS
 
-SLACK = 20  # steps by which a symptom may be seen before its cause: looks come every 10
+SLACK = 20  # steps by which a symptom may be measured before its cause: some signals are measured every 10 steps
+NUM_SIGNS = 2  # kinds of signs that raise an alarm together
+PATIENCE = 0.5  # of the training budget, before they do
 
-EXPLAINS: dict[str, tuple[str, ...]] = {
-    "bad_init": (
-        *("saturation", "dead_units", "vanishing", "exploding", "time_vanishing", "time_exploding", "lr_too_high"),
-        *("lr_too_low", "clip_ineffective", "nonfinite", "loss_spike", "oscillation", "no_progress", "clip_always"),
-    ),
-    "time_exploding": (
-        *("exploding", "lr_too_high", "saturation", "clip_ineffective", "nonfinite", "loss_spike"),
-        *("oscillation", "no_progress", "clip_always"),
-    ),
-    "lr_too_high": (
-        *("dead_units", "saturation", "vanishing", "time_vanishing", "exploding", "time_exploding", "nonfinite"),
-        *("loss_spike", "oscillation", "no_progress", "clip_always", "lr_too_low"),
-    ),
-    "saturation": ("vanishing", "time_vanishing", "exploding", "lr_too_low", "oscillation", "no_progress"),
-    "dead_units": ("vanishing", "time_vanishing", "lr_too_low", "oscillation", "no_progress"),
-    "exploding": (
-        "saturation",
-        "dead_units",
-        "nonfinite",
-        "clip_ineffective",
-        "loss_spike",
-        "oscillation",
-        "no_progress",
-        "clip_always",
-    ),
-    "time_vanishing": ("vanishing", "lr_too_low", "no_progress"),
-    "vanishing": ("lr_too_low", "time_vanishing", "no_progress"),
-    "clip_always": ("lr_too_low", "no_progress"),
-    "loss_spike": ("nonfinite", "oscillation", "no_progress"),
-    "nonfinite": ("no_progress", "loss_spike"),
-    "lr_too_low": ("no_progress",),
-    "oscillation": ("no_progress",),
-}
+
+def alarm_together(findings: Sequence[Finding], progress: Progress | None) -> list[Finding]:
+    """Return the findings; signs become warnings where no finding alarms, the training lags and two kinds are present.
+
+    Each sign alone also occurs in healthy runs; two of them in a run that learns little do not.
+    """
+    signs = {f.kind for f in findings if KINDS[f.kind].is_sign}
+    alarms = any(f.alarms for f in findings)
+    if alarms or len(signs) < NUM_SIGNS or progress is None or not (progress.lags and progress.share >= PATIENCE):
+        return [*findings]
+    return [replace(f, severity=WARNING) if f.kind in signs else f for f in findings]
 
 
 def order_by_cause(findings: Sequence[Finding]) -> list[Finding]:
-    """Return the findings, each symptom as information right after the cause that explains it.
+    """Return the findings, each symptom as `info` right after the cause that explains it.
 
-    A cause explains what began no earlier than itself, looks being apart. A cause is as severe as the worst of what
-    follows from it. Findings that harm nothing explain nothing.
+    A cause explains what began no earlier than itself, up to `SLACK`, and takes the severity of the worst finding that
+    follows from it. Findings without an alarm explain nothing.
     """
     alarming = worst_first([f for f in findings if f.alarms])
     roots = [f for f in alarming if not any(explains(other, f) for other in alarming)]
@@ -61,14 +43,18 @@ def order_by_cause(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def explains(cause: Finding, symptom: Finding) -> bool:
-    """Whether `symptom` follows from `cause`; of two that explain each other the earlier one, and the listed first."""
-    if cause is symptom or symptom.kind not in EXPLAINS.get(cause.kind, ()):
+    """Return whether `symptom` follows from `cause`.
+
+    Of two findings that explain each other, the cause is the earlier one; if both began on one step, the one that the
+    other's kind yields to.
+    """
+    if cause is symptom or symptom.kind not in KINDS[cause.kind].explains:
         return False
-    if cause.kind in EXPLAINS.get(symptom.kind, ()):
-        order = list(EXPLAINS)
-        mine, other = (cause.first_step, order.index(cause.kind)), (symptom.first_step, order.index(symptom.kind))
-        return mine < other
-    return symptom.kind == "no_progress" or cause.first_step <= symptom.first_step + SLACK
+    if cause.kind in KINDS[symptom.kind].explains:
+        if cause.first_step == symptom.first_step:
+            return cause.kind in KINDS[symptom.kind].yields_to
+        return cause.first_step < symptom.first_step
+    return symptom.kind == NO_PROGRESS.name or cause.first_step <= symptom.first_step + SLACK
 
 
 def _with_worst(root: Finding, findings: Sequence[Finding]) -> Finding:
@@ -77,7 +63,7 @@ def _with_worst(root: Finding, findings: Sequence[Finding]) -> Finding:
 
 
 def _following(root: Finding, findings: Sequence[Finding]) -> list[Finding]:
-    """Return what follows from a finding, and what follows from that."""
+    """Return the findings that follow from `root`, directly or through others."""
     found: list[Finding] = []
     waiting = [root]
     while waiting:

@@ -14,6 +14,7 @@ import numpy as np
 from stabletrain.diagnosis.observations import About, Observations, Series, Table, Waves
 from stabletrain.signal.layer_statistics import LayerStatistics, Measures
 from stabletrain.signal.snapshot import Snapshot
+from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.signals import GRADIENT, WEIGHT
 
 PARAMETERS = (GRADIENT, WEIGHT)  # signals whose layers are parameters
@@ -167,7 +168,7 @@ def finite_scalars(scalars: Mapping[str, float], num_nonfinite: dict[str, int]) 
     """Return scalars as the record keeps them: finite in float32, the others counted by signal."""
     kept = {name: value for name, value in scalars.items() if abs(value) <= FLOAT32_MAX}
     for name in [name for name, value in scalars.items() if not math.isfinite(value)]:
-        signal = f"{name.partition('/')[0]}/nonfinite"
+        signal = names.nonfinite_of(name)
         num_nonfinite[signal] = num_nonfinite.get(signal, 0) + 1
         kept[signal] = num_nonfinite[signal]
     return kept
@@ -227,7 +228,7 @@ def load(path: Path | str) -> Observations:
         name, _, key = place.partition("|")
         steps, values = arrays[f"{place}|steps"], arrays[f"{place}|values"].astype(np.float64)
         if name in ("time", "scalars"):
-            found[name][key] = Waves(steps, values) if name == "time" else Series(steps, values)
+            found[name][names.current_name(key)] = Waves(steps, values) if name == "time" else Series(steps, values)
         else:
             found[name][key] = Table(steps, tuple(map(str, arrays[f"{place}|layers"])), values)
     return Observations(**found, about=about)

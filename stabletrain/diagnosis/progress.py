@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from stabletrain.diagnosis.observations import Observations, Series
+from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.signals import ACTIVATION
 
 WINDOW_SHARE = 0.1  # of the losses seen so far: what "now" means
 MIN_WINDOW = 5
@@ -83,7 +85,7 @@ class Progress:
 
 def progress_of(observations: Observations) -> Progress | None:
     """Return how the training goes; None without a loss."""
-    losses = observations.scalars.get("train/loss")
+    losses = observations.scalars.get(names.TRAIN_LOSS)
     if losses is None or not len(losses.steps):
         return None
     values = losses.values
@@ -146,7 +148,7 @@ def is_scaled(observations: Observations, start: float, prior: float) -> bool:
 
 def output_size(observations: Observations) -> float | None:
     """Return the root mean square of the network's outputs before the first step, if it was measured."""
-    outputs = observations.rms.get("activation")
+    outputs = observations.rms.get(ACTIVATION)
     if outputs is None or not len(outputs.steps) or np.isnan(outputs.values[0, -1]):
         return None
     return float(outputs.values[0, -1])

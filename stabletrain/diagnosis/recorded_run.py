@@ -43,7 +43,7 @@ class RecordedRun(Protocol):
         ...
 
 
-OF_LAYERS = (names.RMS, names.NONFINITE, names.HISTOGRAM, *names.QUANTILES, "ratio", *names.UNIT_SHARES)
+OF_LAYERS = (names.RMS, names.NONFINITE, names.HISTOGRAM, *names.QUANTILES, names.RATIO, *names.UNIT_SHARES)
 
 
 def observe(record: RecordedRun) -> Observations:

@@ -1,22 +1,26 @@
-"""What to do about a finding: a sentence, and overrides in the order in which the field tries them, each with why."""
+"""What to do about a finding: advice in words, and overrides in the order in which the field tries them.
+
+This module has the building blocks: functions from what is known of the run to the remedies that fit it. Which of them
+a kind of finding proposes, and in which order, is written beside its rule.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
 from stabletrain.diagnosis.observations import About
-from stabletrain.diagnosis.words import ADVICE, CALLS
 from stabletrain.vocabulary.finding import Finding
+from stabletrain.vocabulary.kinds import KINDS
 
 SATURATING = ("sigmoid", "softplus", "tanh")
-RELUS = ("relu", "leaky_relu", "prelu", "gelu", "silu", "mish", "elu")  # He et al. 2015 and its kin
-JOINING = ("add", "scaled", "rezero", "layerscale", "deepnorm", "highway", "dense")
+RELU_LIKE = ("relu", "leaky_relu", "prelu", "gelu", "silu", "mish", "elu")  # He et al. 2015 and its descendants
+SKIPS = ("add", "scaled", "rezero", "layerscale", "deepnorm", "highway", "dense")
 GATED = ("lstm", "gru")  # their gates saturate by design: another activation is no remedy
 RECURRENT = ("rnn", *GATED)
-PLAIN_JOINS = ("mlp", "cnn", "resnet", "transformer")  # families that take residual=add and may lack it
-OWN = "custom"  # a model of the user's own: which parts it takes, nobody knows
+CONVOLUTIONAL = ("cnn", "resnet", "densenet1d")
+TAKING_SKIPS = ("mlp", "cnn", "resnet", "transformer")  # families that accept residual=add and may lack it
+CUSTOM = "custom"  # a user-defined model: nobody knows which parts it accepts
 LR_FACTOR = 0.1  # AutoTrainer (Zhang et al. 2021), section 4.2
 CLIP_FACTOR = 0.1
 
@@ -28,190 +32,96 @@ class Remedy(NamedTuple):
     why: str
 
 
-HE = Remedy("init=he", "Keeps the variance over layers of ReLU and its kin (He et al. 2015, eq. 10).")
-LSUV = Remedy("init=lsuv", "It scales each layer until its outputs have variance 1 (Mishkin and Matas 2016).")
+HE = Remedy("init=he", "Preserves the variance over ReLU-like layers (He et al. 2015, eq. 10).")
+LSUV = Remedy("init=lsuv", "Scales each layer until its outputs have variance 1 (Mishkin and Matas 2016).")
 
 
 def with_remedies(finding: Finding, about: About) -> Finding:
-    """Return the finding with its advice and its overrides.
+    """Return the finding with its advice, and with overrides if stabletrain composed the run.
 
-    Without a composition of ours there are no overrides: then the advice says which calls do the same.
+    For a foreign model there is nothing to override: its advice names the Python calls instead.
     """
+    kind = KINDS[finding.kind]
     if not about.choices:
-        return replace(finding, advice=f"{ADVICE[finding.kind]} {CALLS[finding.kind]}")
+        return replace(finding, advice=f"{kind.advice} In code: {kind.in_code}.")
     chosen = remedies_for(finding, about)
-    overrides, reasons = [r.override for r in chosen], [r.why for r in chosen]
-    return replace(finding, advice=ADVICE[finding.kind], overrides=overrides, reasons=reasons)
+    return replace(finding, advice=kind.advice, overrides=[r.override for r in chosen], reasons=[r.why for r in chosen])
 
 
 def remedies_for(finding: Finding, about: About) -> list[Remedy]:
-    """Return remedies that the composition takes and does not have already, best first and one of each group.
+    """Return the remedies that the composition accepts and does not have yet, best first, one of each group.
 
-    Two options of one group would shut each other out.
+    Two options of one group would exclude each other.
     """
     found: dict[str, Remedy] = {}
-    for remedy in REMEDIES[finding.kind](finding, about):
-        if not _is_chosen(remedy.override, about):
-            found.setdefault(remedy.override.partition("=")[0].partition(".")[0], remedy)
+    for propose in KINDS[finding.kind].remedies:
+        for remedy in propose(finding, about):
+            if not _is_chosen(remedy.override, about):
+                found.setdefault(remedy.override.partition("=")[0].partition(".")[0], remedy)
     return list(found.values())
 
 
-def _vanishing(finding: Finding, about: About) -> list[Remedy]:
-    model, activation = about.choices.get("model"), about.choices.get("activation")
-    if model in RECURRENT:
-        return [*_gates(about), *_recurrent_start(), *_norm(about)]
-    change = [Remedy("activation=relu", "Its slope is 1 for half of all inputs (Glorot et al. 2011, section 3).")]
-    if activation not in SATURATING or model == OWN:
-        return [*_start(about), *_norm(about), *_skips(about), LSUV]
-    return [*change, HE, *_norm(about), *_skips(about)]
-
-
-def _exploding(finding: Finding, about: About) -> list[Remedy]:
-    return [*_clip(about), *_start(about), *_norm(about), *_lower_lr(about)]
-
-
-def _time_vanishing(finding: Finding, about: About) -> list[Remedy]:
-    chrono = Remedy("init=chrono", "Gates that begin open for as long as the sequence (Tallec and Ollivier 2018).")
-    if about.choices.get("model") in GATED:
-        return [chrono, *_recurrent_start(), *_norm(about)]
-    return [*_gates(about), *_recurrent_start(), *_norm(about)]
-
-
-def _time_exploding(finding: Finding, about: About) -> list[Remedy]:
-    return [*_clip(about), *_recurrent_start(), *_gates(about), *_lower_lr(about)]
-
-
-def _nonfinite(finding: Finding, about: About) -> list[Remedy]:
-    return [*_clip(about), *_lower_lr(about), *_norm(about)]
-
-
-def _dead_units(finding: Finding, about: About) -> list[Remedy]:
-    leaky = Remedy("activation=leaky_relu", "It has a slope below zero too, so no unit dies (Maas et al. 2013).")
-    own = about.choices.get("model") in (OWN, *GATED)
-    return [*([] if own else [leaky]), *_start(about), *_lower_lr(about), *_norm(about)]
-
-
-def _saturation(finding: Finding, about: About) -> list[Remedy]:
-    relu = Remedy("activation=relu", "It has no upper end to sit on (Glorot et al. 2011, section 3).")
-    own = about.choices.get("model") in (OWN, *RECURRENT)
-    return [*_start(about), *_norm(about), *([] if own else [relu]), *_lower_lr(about)]
-
-
-def _bad_init(finding: Finding, about: About) -> list[Remedy]:
-    return [*_start(about), LSUV, *_norm(about)]
-
-
-def _loss_spike(finding: Finding, about: About) -> list[Remedy]:
-    zscore = Remedy("clip=zscore", "It clips what is unusual for this run (Kumar et al. 2025, ZClip).")
-    return [*_clip(about), zscore, *_lower_lr(about)]
-
-
-def _lr_too_high(finding: Finding, about: About) -> list[Remedy]:
-    warmup = Remedy("schedule=warmup_cosine", "Small steps first, while the curvature falls (Goyal et al. 2017).")
-    return [*_lower_lr(about), warmup, *_clip(about)]
-
-
-def _oscillation(finding: Finding, about: About) -> list[Remedy]:
-    adam = Remedy("optimizer=adam", "It divides each step by the gradient's own swing (Kingma and Ba 2015).")
-    plateau = Remedy("schedule=plateau", "Smaller steps once the loss stops falling.")
-    return [*_lower_lr(about), plateau, adam]
-
-
-def _lr_too_low(finding: Finding, about: About) -> list[Remedy]:
-    return [*_change_lr(about, 1 / LR_FACTOR, "Ten times as far in as many steps."), *_search_lr(about)]
-
-
-def _no_progress(finding: Finding, about: About) -> list[Remedy]:
-    return [*_search_lr(about), *_start(about), *_norm(about), *_skips(about)]
-
-
-def _clip_ineffective(finding: Finding, about: About) -> list[Remedy]:
-    return [*_clip(about), *_lower_lr(about)]
-
-
-def _clip_always(finding: Finding, about: About) -> list[Remedy]:
-    limit = about.settings.get("clip.max_norm")
-    higher = (
-        [Remedy(f"clip.max_norm={limit / CLIP_FACTOR:.3g}", "A limit that only the unusual steps meet.")]
-        if limit
-        else []
-    )
-    percentile = Remedy("clip=percentile", "A limit that follows the run's own norms (Seetharaman et al. 2020).")
-    return [*higher, percentile, *_lower_lr(about)]
-
-
-REMEDIES: dict[str, Callable[[Finding, About], list[Remedy]]] = {
-    "vanishing": _vanishing,
-    "exploding": _exploding,
-    "time_vanishing": _time_vanishing,
-    "time_exploding": _time_exploding,
-    "nonfinite": _nonfinite,
-    "dead_units": _dead_units,
-    "saturation": _saturation,
-    "bad_init": _bad_init,
-    "loss_spike": _loss_spike,
-    "oscillation": _oscillation,
-    "no_progress": _no_progress,
-    "lr_too_high": _lr_too_high,
-    "lr_too_low": _lr_too_low,
-    "clip_ineffective": _clip_ineffective,
-    "clip_always": _clip_always,
-}
-
-
-def _clip(about: About) -> list[Remedy]:
-    limit = about.settings.get("clip.max_norm")
-    if about.choices.get("clip") == "norm" and limit:
-        return [Remedy(f"clip.max_norm={limit * CLIP_FACTOR:.3g}", "A limit that is met (Pascanu et al. 2013).")]
+def clip(about: About) -> list[Remedy]:
+    """Propose clipping by the norm, or a lower threshold where it is chosen already."""
+    max_norm = about.settings.get("clip.max_norm")
+    if about.choices.get("clip") == "norm" and max_norm:
+        return [Remedy(f"clip.max_norm={max_norm * CLIP_FACTOR:.3g}", "A threshold that acts (Pascanu et al. 2013).")]
     return [Remedy("clip=norm", "Keeps the direction and bounds the step (Pascanu et al. 2013, section 3.2).")]
 
 
-def _lower_lr(about: About) -> list[Remedy]:
-    return _change_lr(about, LR_FACTOR, "A tenth of the step (AutoTrainer, Zhang et al. 2021, section 4.2).")
+def lower_lr(about: About) -> list[Remedy]:
+    """Propose a tenth of the learning rate."""
+    return change_lr(about, LR_FACTOR, "A tenth of the step (AutoTrainer, Zhang et al. 2021, section 4.2).")
 
 
-def _change_lr(about: About, factor: float, why: str) -> list[Remedy]:
+def change_lr(about: About, factor: float, why: str) -> list[Remedy]:
+    """Propose `factor` times the learning rate, where it is known."""
     lr = about.settings.get("optimizer.lr")
     return [Remedy(f"optimizer.lr={lr * factor:.3g}", why)] if isinstance(lr, int | float) and lr > 0 else []
 
 
-def _search_lr(about: About) -> list[Remedy]:
-    why = "Tries rising rates before the run (Smith 2017)."
-    is_ours = about.choices.get("model") != OWN and "optimizer.lr" in about.settings
-    return [Remedy("lr_find=true", why)] if is_ours else []
+def search_lr(about: About) -> list[Remedy]:
+    """Propose the learning rate finder, for the families of stabletrain."""
+    is_ours = about.choices.get("model") != CUSTOM and "optimizer.lr" in about.settings
+    return [Remedy("lr_find=true", "Tries increasing rates before the run (Smith 2017).")] if is_ours else []
 
 
-def _norm(about: About) -> list[Remedy]:
+def norm(about: About) -> list[Remedy]:
+    """Propose the normalization that fits the family."""
     model = about.choices.get("model")
-    if model == OWN:
+    if model == CUSTOM:
         return []
-    if model in ("cnn", "resnet", "densenet1d"):
+    if model in CONVOLUTIONAL:
         return [Remedy("norm=batch", "Each channel keeps its scale over the batch (Ioffe and Szegedy 2015).")]
-    return [Remedy("norm=layer", "Each layer's inputs keep their scale (Ba et al. 2016).")]
+    return [Remedy("norm=layer", "The inputs of each layer keep their scale (Ba et al. 2016).")]
 
 
-def _start(about: About) -> list[Remedy]:
+def initialization(about: About) -> list[Remedy]:
+    """Propose the initialization that matches the activation."""
     if about.choices.get("model") in RECURRENT:
-        return _recurrent_start()
+        return recurrent_initialization()
     if about.choices.get("activation") == "selu":
-        return [Remedy("init=lecun", "The start that SELU is made for (Klambauer et al. 2017).")]
-    if about.choices.get("activation") in RELUS:
+        return [Remedy("init=lecun", "The initialization that SELU assumes (Klambauer et al. 2017).")]
+    if about.choices.get("activation") in RELU_LIKE:
         return [HE]
-    return [Remedy("init=xavier", "Keeps the variance both ways (Glorot and Bengio 2010, eq. 16).")]
+    return [Remedy("init=xavier", "Preserves the variance in both directions (Glorot and Bengio 2010, eq. 16).")]
 
 
-def _recurrent_start() -> list[Remedy]:
-    return [Remedy("init=orthogonal", "Keeps lengths from step to step (Saxe et al. 2014; Arjovsky et al. 2016).")]
+def recurrent_initialization() -> list[Remedy]:
+    """Propose orthogonal recurrent weights."""
+    return [Remedy("init=orthogonal", "Preserves norms from step to step (Saxe et al. 2014; Arjovsky et al. 2016).")]
 
 
-def _gates(about: About) -> list[Remedy]:
-    lstm = Remedy("model=lstm", "Its cell hands the gradient on as it is (Hochreiter and Schmidhuber 1997).")
+def gated_cell(about: About) -> list[Remedy]:
+    """Propose an LSTM in place of a plain recurrent network."""
+    lstm = Remedy("model=lstm", "Its cell passes the gradient on unchanged (Hochreiter and Schmidhuber 1997).")
     return [lstm] if about.choices.get("model") == "rnn" else []
 
 
-def _skips(about: About) -> list[Remedy]:
-    joins = about.choices.get("model") in PLAIN_JOINS and about.choices.get("residual") not in JOINING
-    return [Remedy("residual=add", "A way past each layer (He et al. 2016, Identity Mappings).")] if joins else []
+def skips(about: About) -> list[Remedy]:
+    """Propose residual connections, where the family accepts them and has none."""
+    lacks = about.choices.get("model") in TAKING_SKIPS and about.choices.get("residual") not in SKIPS
+    return [Remedy("residual=add", "A path around each layer (He et al. 2016, Identity Mappings).")] if lacks else []
 
 
 def _is_chosen(override: str, about: About) -> bool:

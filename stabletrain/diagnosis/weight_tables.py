@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from stabletrain.diagnosis.observations import Observations, Table
+from stabletrain.vocabulary.signals import UPDATE, WEIGHT
 
 
 def weights(observations: Observations, signal: str) -> Table | None:
@@ -32,7 +33,7 @@ def update_ratios(observations: Observations) -> Table | None:
 
     What began at zero has no size of its own that a step could be compared with.
     """
-    update, weight = weights(observations, "update"), weights(observations, "weight")
+    update, weight = weights(observations, UPDATE), weights(observations, WEIGHT)
     if update is None or weight is None:
         return None
     layers = tuple(layer for layer in update.layers if layer in set(weight.layers))

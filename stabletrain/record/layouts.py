@@ -30,8 +30,7 @@ from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.signals import ACTIVATION, DELTA, UPDATE, WEIGHT
 
 PLUGIN = "custom_scalars"
-LOG10_RMS = "gradient/log10_rms"
-LOG10_QUANTILES = {f"gradient/log10_{name}": share for name, share in names.QUANTILES.items()}  # of what is not zero
+LOG10_RMS, LOG10_QUANTILES = names.LOG10_RMS, names.LOG10_QUANTILES  # quantiles of what is not zero
 TAG = "custom_scalars__config__"
 LOWER, MEDIAN, UPPER = LOG10_QUANTILES
 MAX_SHOWN = 8  # layers with a band and a curve of log10; a band is a card, and a request per run
@@ -51,7 +50,7 @@ _CHARTS = {
 _BANDS = "Gradient: p05, p50 and p95 of log10|g|, zeros left out"
 _OF_THE_RUN = {
     "Clipping": {"gradient norm before and after": (names.NORM_TOTAL, names.NORM_AFTER)},
-    "Loss": {"loss": (names.TRAIN_LOSS, "val/loss")},
+    "Loss": {"loss": (names.TRAIN_LOSS, names.VAL_LOSS)},
 }
 
 

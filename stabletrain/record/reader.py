@@ -110,7 +110,7 @@ def _read_events(path: Path, offset: int) -> Iterator[tuple[Any, int]]:
 def _decode(event: Any, value: Any) -> Entry | None:
     kind = value.WhichOneof("value")
     if kind == "simple_value":
-        return Scalar(value.tag, event.step, event.wall_time, value.simple_value)
+        return Scalar(names.current_name(value.tag), event.step, event.wall_time, value.simple_value)
     if kind == "histo":
         for signal in SIGNALS:
             layer = names.layer_of(value.tag, names.histograms_of(signal))

@@ -1,4 +1,4 @@
-"""What the doctor says: a finding, and the verdict over all of them."""
+"""What the doctor reports: a finding, and the verdict over all of them."""
 
 from __future__ import annotations
 
@@ -7,41 +7,25 @@ from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from typing import Any
 
-KINDS = (
-    "vanishing",
-    "exploding",
-    "time_vanishing",
-    "time_exploding",
-    "nonfinite",
-    "dead_units",
-    "saturation",
-    "bad_init",
-    "loss_spike",
-    "oscillation",
-    "no_progress",
-    "lr_too_high",
-    "lr_too_low",
-    "clip_ineffective",
-    "clip_always",
-)
-SEVERITIES = ("info", "warning", "critical")
-INFO = SEVERITIES[0]
-HEALTHY = "healthy"
-BECAUSE = "because_of"  # in the evidence of what follows from another finding
+from stabletrain.vocabulary.kinds import KINDS
+
+INFO, WARNING, CRITICAL = SEVERITIES = ("info", "warning", "critical")
+HEALTHY = "healthy"  # the verdict on a run without an alarm
+BECAUSE = "because_of"  # in the evidence of a finding that follows from another one
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, where and since when, and what remedies it.
+    """One problem of a training run: where it is, since when, and what remedies it.
 
     Attributes:
-        kind: One of `KINDS`.
+        kind: Name of one of `vocabulary.kinds.KINDS`.
         severity: One of `SEVERITIES`.
-        layer: The layer at fault, or None if it is the whole model.
-        first_step: First step on which it was seen.
-        last_step: Last step on which it was seen.
-        evidence: The numbers that show it; `because_of` names the finding that it follows from.
-        advice: One sentence for a person.
+        layer: Name of the layer where it begins, or None for the whole model.
+        first_step: First step on which it was measured.
+        last_step: Last step on which it was measured.
+        evidence: The measured numbers and their thresholds; `because_of` names the kind that this finding follows from.
+        advice: What to do, in one sentence.
         overrides: Command-line overrides that would remedy it, best first.
         reasons: Why each of them helps, with its source.
     """
@@ -62,17 +46,17 @@ class Finding:
 
     @property
     def alarms(self) -> bool:
-        """Whether it is more than information."""
+        """Whether its severity is above `info`."""
         return self.severity != INFO
 
     @property
     def because_of(self) -> str | None:
-        """Kind of the finding that this one follows from; None if it stands for itself."""
+        """Kind of the finding that this one follows from; None for a cause."""
         return self.evidence.get(BECAUSE)
 
     @property
     def remedies(self) -> list[tuple[str, str]]:
-        """Each override with why it helps, "" where nobody said."""
+        """Each override with the reason why it helps; "" for an override without one."""
         return list(zip_longest(self.overrides, self.reasons[: len(self.overrides)], fillvalue=""))
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,20 +65,20 @@ class Finding:
 
 
 def worst_first(findings: Sequence[Finding]) -> list[Finding]:
-    """Return the findings by falling severity, earlier ones first among equals."""
+    """Return the findings by decreasing severity; among equals, the earlier first."""
     return sorted(findings, key=lambda f: (-SEVERITIES.index(f.severity), f.first_step))
 
 
 def by_cause(findings: Sequence[Finding]) -> list[tuple[Finding, list[Finding]]]:
-    """Return the findings that stand for themselves, worst first, each with what follows from it.
+    """Return the causes, worst first, each with the findings that follow from it.
 
-    What follows from a finding that is not there stands for itself.
+    A finding whose cause is not among `findings` is returned as a cause itself.
     """
     causes = {f.kind for f in findings if f.because_of is None}
     roots = [f for f in findings if f.because_of not in causes]
     leading: dict[str, Finding] = {}
     for root in worst_first(roots):
-        leading.setdefault(root.kind, root)  # of several layers the worst one has the symptoms
+        leading.setdefault(root.kind, root)  # of several layers, the worst one lists the symptoms
     return [
         (root, [f for f in findings if f.because_of == root.kind and root is leading[root.kind]])
         for root in worst_first(roots)

@@ -10,9 +10,9 @@ from stabletrain.app.building.build import build
 from stabletrain.app.composition.compose import compose
 from stabletrain.app.composition.overrides import list_groups
 from stabletrain.diagnosis.observations import About
-from stabletrain.diagnosis.remedies import REMEDIES, remedies_for, with_remedies
-from stabletrain.diagnosis.words import ADVICE, CALLS
-from stabletrain.vocabulary.finding import KINDS, Finding
+from stabletrain.diagnosis.remedies import remedies_for, with_remedies
+from stabletrain.vocabulary.finding import Finding
+from stabletrain.vocabulary.kinds import KINDS
 
 GROUPS = list_groups()
 CHOSEN = ("model", "activation", "init", "norm", "residual", "clip")
@@ -44,11 +44,6 @@ def all_choices():
         yield dict(zip(CHOSEN, (model, activation, init, norm, *next(others)), strict=True))
 
 
-def test_every_kind_has_remedies_and_words():
-    assert set(REMEDIES) == set(ADVICE) == set(CALLS) == set(KINDS)
-    assert all(text.endswith(".") for text in (*ADVICE.values(), *CALLS.values()))
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_proposal_exists_and_is_new(kind):
     for choices in all_choices():
@@ -72,7 +67,7 @@ def test_without_choices_there_are_words_and_calls_alone():
     for kind in KINDS:
         found = with_remedies(finding(kind), About())
         assert found.overrides == found.reasons == []
-        assert found.advice == f"{ADVICE[kind]} {CALLS[kind]}"
+        assert found.advice == f"{KINDS[kind].advice} In code: {KINDS[kind].in_code}."
 
 
 def test_each_remedy_has_its_reason():

@@ -18,7 +18,7 @@ from benchmarks.doctor.recipes import make_recipes
 from benchmarks.doctor.run import Run
 from benchmarks.doctor.tasks import make_task
 from stabletrain.app.composition.compose import compose
-from stabletrain.vocabulary.finding import KINDS
+from stabletrain.vocabulary.kinds import KINDS
 
 TINY = Case(
     "tiny/reference",

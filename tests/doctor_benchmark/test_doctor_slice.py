@@ -11,7 +11,8 @@ from benchmarks.doctor.slice import MAX_BYTES, SLICE, shorten
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.history import load
 from stabletrain.diagnosis.observations import About, Observations, Series, Table
-from stabletrain.vocabulary.finding import KINDS, Finding
+from stabletrain.vocabulary.finding import Finding
+from stabletrain.vocabulary.kinds import KINDS
 
 FILES = sorted(SLICE.glob("*.npz"))
 CASE = Case("a/b-0", "tuning", "blobs", Network("mlp", 4, 8), Training(num_steps=100))

@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stabletrain.record.run_folder import RunFolder, replace_file, write_json
-from stabletrain.vocabulary.finding import KINDS, SEVERITIES, Finding
+from stabletrain.vocabulary.finding import SEVERITIES, Finding
+from stabletrain.vocabulary.kinds import KINDS
 
 FINDINGS = st.lists(
     st.builds(
         Finding,
-        kind=st.sampled_from(KINDS),
+        kind=st.sampled_from([*KINDS]),
         severity=st.sampled_from(SEVERITIES),
         layer=st.none() | st.text(),
         first_step=st.integers(0, 2**40),

@@ -19,7 +19,8 @@ from stabletrain.report.page import render_report, write_report
 from stabletrain.report.rerun_commands import rerun_command
 from stabletrain.signal.snapshot import LayerStatistics, Snapshot
 from stabletrain.vocabulary import statuses as states
-from stabletrain.vocabulary.finding import HEALTHY, KINDS, SEVERITIES, Finding
+from stabletrain.vocabulary.finding import HEALTHY, SEVERITIES, Finding
+from stabletrain.vocabulary.kinds import KINDS
 
 VANISHING = Finding(
     "vanishing", "critical", "L00.layers.0.weight", 3, 39, {"rms_first": 1.2e-16}, "Use relu.", ["activation=relu"]

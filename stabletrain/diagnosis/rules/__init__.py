@@ -1,1 +1,10 @@
-"""One rule, one function: observations in, findings out."""
+"""One rule, one function: observations in, findings out. Each registers with its kind, as do the remedies below it."""
+
+from stabletrain.diagnosis.rules import clipping as clipping
+from stabletrain.diagnosis.rules import depth as depth
+from stabletrain.diagnosis.rules import loss as loss
+from stabletrain.diagnosis.rules import nonfinite as nonfinite
+from stabletrain.diagnosis.rules import rate as rate
+from stabletrain.diagnosis.rules import start as start
+from stabletrain.diagnosis.rules import time as time
+from stabletrain.diagnosis.rules import units as units

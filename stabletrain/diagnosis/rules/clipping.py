@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from stabletrain.diagnosis.observations import Observations
+from stabletrain.diagnosis import remedies
+from stabletrain.diagnosis.observations import About, Observations
 from stabletrain.diagnosis.progress import progress_of
 from stabletrain.diagnosis.rules.depth import find_exploding, find_norm_explosion
+from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import Finding
+from stabletrain.vocabulary.kinds import CLIP_ALWAYS, CLIP_INEFFECTIVE
 
 ALWAYS = 0.95  # of the looks
 MIN_LOOKS = 20
@@ -17,6 +20,7 @@ PATIENCE = 0.3  # of the budget
 ACTS = 1e-4  # relative: what is cut less was not cut
 
 
+@CLIP_ALWAYS.rule
 def find_clip_always(observations: Observations) -> list[Finding]:
     """Find clipping that acts on more than 95% of the last looks and leaves one norm: it is the learning rate now.
 
@@ -39,7 +43,7 @@ def find_clip_always(observations: Observations) -> list[Finding]:
         start -= 1
     return [
         Finding(
-            kind="clip_always",
+            kind=CLIP_ALWAYS.name,
             severity="warning" if suffers else "info",
             layer=None,
             first_step=int(steps[start]),
@@ -49,6 +53,7 @@ def find_clip_always(observations: Observations) -> list[Finding]:
     ]
 
 
+@CLIP_INEFFECTIVE.rule
 def find_clip_ineffective(observations: Observations) -> list[Finding]:
     """Find clipping that was asked for and never acts, though the gradient explodes."""
     found = _norms(observations)
@@ -61,7 +66,7 @@ def find_clip_ineffective(observations: Observations) -> list[Finding]:
         return []
     return [
         Finding(
-            kind="clip_ineffective",
+            kind=CLIP_INEFFECTIVE.name,
             severity="warning",
             layer=None,
             first_step=exploding[0].first_step,
@@ -73,8 +78,24 @@ def find_clip_ineffective(observations: Observations) -> list[Finding]:
 
 def _norms(observations: Observations) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Return steps, and norms before and after, where both were measured."""
-    before, after = (observations.scalars.get(name) for name in ("gradient/norm/total", "clip/norm_after"))
+    before, after = (observations.scalars.get(name) for name in (names.NORM_TOTAL, names.NORM_AFTER))
     if before is None or after is None:
         return None
     steps, rows, columns = np.intersect1d(before.steps, after.steps, assume_unique=True, return_indices=True)
     return (steps, before.values[rows], after.values[columns]) if len(steps) else None
+
+
+@CLIP_INEFFECTIVE.remedy
+def remedy_clip_ineffective(finding: Finding, about: About) -> list[remedies.Remedy]:
+    """Propose a threshold that acts, then a lower rate."""
+    return [*remedies.clip(about), *remedies.lower_lr(about)]
+
+
+@CLIP_ALWAYS.remedy
+def remedy_clip_always(finding: Finding, about: About) -> list[remedies.Remedy]:
+    """Propose a higher threshold, one that follows the run's norms, then a lower rate."""
+    max_norm = about.settings.get("clip.max_norm")
+    why = "A threshold that only unusual steps reach."
+    higher = [remedies.Remedy(f"clip.max_norm={max_norm / remedies.CLIP_FACTOR:.3g}", why)] if max_norm else []
+    percentile = remedies.Remedy("clip=percentile", "It follows the run's own norms (Seetharaman et al. 2020).")
+    return [*higher, percentile, *remedies.lower_lr(about)]

@@ -6,11 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from stabletrain.diagnosis.observations import Observations, Table
+from stabletrain.diagnosis import remedies
+from stabletrain.diagnosis.observations import About, Observations, Table
 from stabletrain.diagnosis.progress import Progress, progress_of, share_done
 from stabletrain.diagnosis.weight_tables import over_present, update_ratios, weights
 from stabletrain.diagnosis.windows import FLOOR, decades, find_outliers, first_run, stretch
+from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import Finding
+from stabletrain.vocabulary.kinds import EXPLODING, VANISHING, Kind
+from stabletrain.vocabulary.signals import DELTA, GRADIENT
 
 RATIO_DECADES = 3.0  # rms(first)/rms(last) < 1e-3: AutoTrainer (Zhang et al. 2021), section 4.1
 CRITICAL_DECADES = 5.0  # below 1e-5 the first layers do not move at all in float32's useful range
@@ -27,18 +31,20 @@ Z_PERSISTENCE = 5  # in a row: a single outlier batch is not an explosion (KillL
 NORM_WARMUP = 20  # steps before an explosion of the norm; OLMo-core's 64 are a third of a short run
 
 
+@VANISHING.rule
 def find_vanishing(observations: Observations) -> list[Finding]:
     """Find first layers whose gradient stays a thousand times below the last layers'.
 
     d = log10 rms(first quarter) - log10 rms(last quarter) < -3, of the weights' gradients or of the gradients at the
     layers' outputs (delta): those of the weights are mixed with the sizes of what comes in.
     """
-    return _find(observations, "vanishing", sign=-1)
+    return _find(observations, VANISHING, sign=-1)
 
 
+@EXPLODING.rule
 def find_exploding(observations: Observations) -> list[Finding]:
     """Find first layers whose gradient stays a thousand times above the last layers': d > 3."""
-    return _find(observations, "exploding", sign=+1)
+    return _find(observations, EXPLODING, sign=+1)
 
 
 def depth_decades(values: np.ndarray) -> np.ndarray:
@@ -56,8 +62,8 @@ def _gaps(values: np.ndarray) -> np.ndarray:
     return np.where(last > FLOOR, first - last, np.nan)  # a gradient that does not even begin has not grown on its way
 
 
-def _find(observations: Observations, kind: str, sign: int) -> list[Finding]:
-    for signal, table in (("gradient", weights(observations, "gradient")), ("delta", _outputs(observations))):
+def _find(observations: Observations, kind: Kind, sign: int) -> list[Finding]:
+    for signal, table in ((GRADIENT, weights(observations, GRADIENT)), (DELTA, _outputs(observations))):
         found = _find_in(table, observations, kind, sign) if table is not None else None
         if found is not None:
             return [replace(found, evidence=found.evidence | {"signal": signal})]
@@ -66,11 +72,11 @@ def _find(observations: Observations, kind: str, sign: int) -> list[Finding]:
 
 def _outputs(observations: Observations) -> Table | None:
     """Return the gradients at the outputs of the layers, of a network of some depth."""
-    table = observations.rms.get("delta")
+    table = observations.rms.get(DELTA)
     return table if table is not None and len(table.layers) > MIN_LAYERS else None
 
 
-def _find_in(table: Table, observations: Observations, kind: str, sign: int) -> Finding | None:
+def _find_in(table: Table, observations: Observations, kind: Kind, sign: int) -> Finding | None:
     gaps = depth_decades(table.values)
     known = ~np.isnan(gaps)
     steps, gaps = table.steps[known], gaps[known]
@@ -82,7 +88,7 @@ def _find_in(table: Table, observations: Observations, kind: str, sign: int) -> 
     typical = float(np.median(gaps[start : end + 1]))
     still = _first_layers_stand_still(observations)
     return Finding(
-        kind=kind,
+        kind=kind.name,
         severity=_severity(sign * typical, still, progress_of(observations), share_done(observations, steps[-1])),
         layer=_outermost(table.layers, table.values[known][start]),
         first_step=int(steps[start]),
@@ -115,12 +121,13 @@ def _first_layers_stand_still(observations: Observations) -> bool:
     return bool(np.nanmedian(last) < STILL) if not np.isnan(last).all() else True
 
 
+@EXPLODING.rule
 def find_norm_explosion(observations: Observations) -> list[Finding]:
     """Find a total norm that stands far above its own past for several measurements in a row.
 
     z = (log10 n - median) / (1.4826 MAD) > 6 over the last 128 measurements. It is over when the norm came back.
     """
-    norms = observations.scalars.get("gradient/norm/total")
+    norms = observations.scalars.get(names.NORM_TOTAL)
     if norms is None:
         return []
     flags = find_outliers(decades(norms.values).tolist(), warmup=NORM_WARMUP)
@@ -133,7 +140,7 @@ def find_norm_explosion(observations: Observations) -> list[Finding]:
     largest = float(norms.values[start:].max())
     return [
         Finding(
-            kind="exploding",
+            kind=EXPLODING.name,
             severity="warning" if alarms else "info",
             layer=None,
             first_step=int(norms.steps[start]),
@@ -141,3 +148,23 @@ def find_norm_explosion(observations: Observations) -> list[Finding]:
             evidence={"largest_norm": largest, "usual_norm": float(np.median(norms.values[:start])), "threshold_z": 6},
         )
     ]
+
+
+@VANISHING.remedy
+def remedy_vanishing(finding: Finding, about: About) -> list[remedies.Remedy]:
+    """Propose gates for recurrent networks, else an activation that does not saturate, scale and skips."""
+    model, activation = about.choices.get("model"), about.choices.get("activation")
+    if model in remedies.RECURRENT:
+        return [*remedies.gated_cell(about), *remedies.recurrent_initialization(), *remedies.norm(about)]
+    if activation not in remedies.SATURATING or model == remedies.CUSTOM:
+        scale = [*remedies.initialization(about), *remedies.norm(about)]
+        return [*scale, *remedies.skips(about), remedies.LSUV]
+    relu = remedies.Remedy("activation=relu", "Its slope is 1 for half of all inputs (Glorot et al. 2011, section 3).")
+    return [relu, remedies.HE, *remedies.norm(about), *remedies.skips(about)]
+
+
+@EXPLODING.remedy
+def remedy_exploding(finding: Finding, about: About) -> list[remedies.Remedy]:
+    """Propose clipping first, then what keeps the scale."""
+    scale = [*remedies.initialization(about), *remedies.norm(about)]
+    return [*remedies.clip(about), *scale, *remedies.lower_lr(about)]

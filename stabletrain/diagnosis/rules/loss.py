@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from stabletrain.diagnosis.observations import Observations, Series
+from stabletrain.diagnosis import remedies
+from stabletrain.diagnosis.observations import About, Observations, Series
 from stabletrain.diagnosis.progress import WORSE, Progress, progress_of, running_medians
 from stabletrain.diagnosis.windows import FLOOR, decades, find_outliers, first_run
+from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import Finding
+from stabletrain.vocabulary.kinds import LOSS_SPIKE, NO_PROGRESS, OSCILLATION
 
 SPIKE_LENGTH = 5  # in a row (KillLossSpike): one outlier batch is none
 SPIKE_WARMUP = 20  # losses before a spike can be told
@@ -30,6 +33,7 @@ MIN_STEPS = 500  # where no number of steps is planned
 MIN_PLANNED_STEPS = 100  # a trial of a few steps is no training
 
 
+@LOSS_SPIKE.rule
 def find_loss_spike(observations: Observations) -> list[Finding]:
     """Find a loss that jumped far above its past, five steps in a row at least.
 
@@ -42,7 +46,7 @@ def find_loss_spike(observations: Observations) -> list[Finding]:
 
 
 def _find_forgotten(observations: Observations) -> list[Finding]:
-    scores = observations.scalars.get("val/accuracy")
+    scores = observations.scalars.get(names.VAL_ACCURACY)
     if scores is None or len(scores.values) <= LAST_VALIDATIONS:
         return []
     best, now = int(np.argmax(scores.values[:-LAST_VALIDATIONS])), float(np.median(scores.values[-LAST_VALIDATIONS:]))
@@ -51,7 +55,7 @@ def _find_forgotten(observations: Observations) -> list[Finding]:
     fallen = np.flatnonzero(scores.values[best:] < scores.values[best] - FORGOTTEN)
     return [
         Finding(
-            kind="loss_spike",
+            kind=LOSS_SPIKE.name,
             severity="critical",
             layer=None,
             first_step=int(scores.steps[best + fallen[0]]),
@@ -62,7 +66,7 @@ def _find_forgotten(observations: Observations) -> list[Finding]:
 
 
 def _find_spike(observations: Observations) -> list[Finding]:
-    losses, progress = observations.scalars.get("train/loss"), progress_of(observations)
+    losses, progress = observations.scalars.get(names.TRAIN_LOSS), progress_of(observations)
     if losses is None or progress is None or len(losses.steps) <= SPIKE_WARMUP:
         return []
     start = _spike_start(losses, progress)
@@ -75,7 +79,7 @@ def _find_spike(observations: Observations) -> list[Finding]:
     last = len(losses.steps) - 1 if stays else min(start + SPIKE_LENGTH, len(losses.steps) - 1)
     return [
         Finding(
-            kind="loss_spike",
+            kind=LOSS_SPIKE.name,
             severity=severity,
             layer=None,
             first_step=int(losses.steps[start]),
@@ -103,6 +107,7 @@ def _rise(values: np.ndarray, start: int) -> float:
     return float(np.median(values[start : start + SPIKE_LENGTH]) - usual)
 
 
+@OSCILLATION.rule
 def find_oscillation(observations: Observations) -> list[Finding]:
     """Find losses that swing widely about a level that does not fall, or a validation that goes back and forth.
 
@@ -115,7 +120,7 @@ def find_oscillation(observations: Observations) -> list[Finding]:
 
 
 def _find_back_and_forth(observations: Observations) -> list[Finding]:
-    scores, progress = observations.scalars.get("val/accuracy"), progress_of(observations)
+    scores, progress = observations.scalars.get(names.VAL_ACCURACY), progress_of(observations)
     if scores is None or progress is None or progress.share < TURNS_PATIENCE or len(scores.values) < MIN_VALIDATIONS:
         return []
     half = len(scores.values) // 2
@@ -125,7 +130,7 @@ def _find_back_and_forth(observations: Observations) -> list[Finding]:
         return []
     return [
         Finding(
-            kind="oscillation",
+            kind=OSCILLATION.name,
             severity="warning",
             layer=None,
             first_step=int(scores.steps[half]),
@@ -136,7 +141,7 @@ def _find_back_and_forth(observations: Observations) -> list[Finding]:
 
 
 def _find_swing(observations: Observations) -> list[Finding]:
-    losses, progress = observations.scalars.get("train/loss"), progress_of(observations)
+    losses, progress = observations.scalars.get(names.TRAIN_LOSS), progress_of(observations)
     if losses is None or progress is None or progress.share < OSCILLATION_PATIENCE:
         return []
     last = losses.values[-max(SPIKE_WARMUP, len(losses.values) // 3) :]
@@ -149,7 +154,7 @@ def _find_swing(observations: Observations) -> list[Finding]:
     falls = last[:half].mean() - last[half:].mean() > spread / 2
     return [
         Finding(
-            kind="oscillation",
+            kind=OSCILLATION.name,
             severity="warning" if progress.suffers and not falls else "info",
             layer=None,
             first_step=int(losses.steps[-len(last)]),
@@ -159,12 +164,13 @@ def _find_swing(observations: Observations) -> list[Finding]:
     ]
 
 
+@NO_PROGRESS.rule
 def find_no_progress(observations: Observations) -> list[Finding]:
     """Find a loss that after three tenths of the steps is not below that of a guess, and does not fall.
 
     Not below is 3%, rising to 15% at the end of the plan, where a loss that still falls does not count either.
     """
-    losses, progress = observations.scalars.get("train/loss"), progress_of(observations)
+    losses, progress = observations.scalars.get(names.TRAIN_LOSS), progress_of(observations)
     if losses is None or progress is None or (progress.is_falling and progress.share < LATE):
         return []
     late = max(0.0, progress.share - PROGRESS_PATIENCE) / (1 - PROGRESS_PATIENCE) if progress.is_planned else 0.0
@@ -175,7 +181,7 @@ def find_no_progress(observations: Observations) -> list[Finding]:
         return []
     return [
         Finding(
-            kind="no_progress",
+            kind=NO_PROGRESS.name,
             severity="critical" if progress.share >= CRITICAL_PATIENCE else "warning",
             layer=None,
             first_step=int(losses.steps[0]),
@@ -183,3 +189,25 @@ def find_no_progress(observations: Observations) -> list[Finding]:
             evidence={"loss": progress.now, "guess": progress.baseline, "fall": round(progress.fall, 4)},
         )
     ]
+
+
+@LOSS_SPIKE.remedy
+def remedy_loss_spike(finding: Finding, about: About) -> list[remedies.Remedy]:
+    """Propose clipping, also of what is unusual for this run, then a lower rate."""
+    zscore = remedies.Remedy("clip=zscore", "It clips what is unusual for this run (Kumar et al. 2025, ZClip).")
+    return [*remedies.clip(about), zscore, *remedies.lower_lr(about)]
+
+
+@OSCILLATION.remedy
+def remedy_oscillation(finding: Finding, about: About) -> list[remedies.Remedy]:
+    """Propose smaller steps, now or once the loss stops falling, or steps of an adaptive size."""
+    adam = remedies.Remedy("optimizer=adam", "It scales each step by the gradient's own size (Kingma and Ba 2015).")
+    plateau = remedies.Remedy("schedule=plateau", "Smaller steps once the loss stops falling.")
+    return [*remedies.lower_lr(about), plateau, adam]
+
+
+@NO_PROGRESS.remedy
+def remedy_no_progress(finding: Finding, about: About) -> list[remedies.Remedy]:
+    """Propose a search for the learning rate, then what lets gradients through."""
+    scale = [*remedies.initialization(about), *remedies.norm(about)]
+    return [*remedies.search_lr(about), *scale, *remedies.skips(about)]

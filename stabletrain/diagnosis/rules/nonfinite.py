@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from stabletrain.diagnosis.observations import Observations
+from stabletrain.diagnosis import remedies
+from stabletrain.diagnosis.observations import About, Observations
+from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import Finding
+from stabletrain.vocabulary.kinds import NONFINITE
+from stabletrain.vocabulary.signals import ACTIVATION, DELTA, GRADIENT, MOMENT, UPDATE, WEIGHT
 
-SIGNALS = ("weight", "activation", "gradient", "delta", "update", "moment")  # in the order of a step
-LOSS = "train/nonfinite"
+IN_ORDER = (WEIGHT, ACTIVATION, GRADIENT, DELTA, UPDATE, MOMENT)  # of two on one step, the first is named
 
 
+@NONFINITE.rule
 def find_nonfinite(observations: Observations) -> list[Finding]:
     """Find the first layer, in forward order, that ever held Inf or NaN.
 
@@ -18,21 +22,21 @@ def find_nonfinite(observations: Observations) -> list[Finding]:
     hit on the same first step are in the evidence. Where the gradient alone was hit and is finite again since, a
     loss scaler has skipped the step, which is how it finds its scale (Micikevicius et al. 2018, section 3.2).
     """
-    hits = {signal: _hits(observations, signal) for signal in SIGNALS}
+    hits = {signal: _hits(observations, signal) for signal in IN_ORDER}
     hits = {signal: found for signal, found in hits.items() if found is not None}
-    losses = observations.scalars.get(LOSS)
+    losses = observations.scalars.get(names.TRAIN_NONFINITE)
     firsts = [found[0] for found in hits.values()] + ([int(losses.steps[0])] if losses and len(losses.steps) else [])
     if not firsts:
         return []
     first = min(firsts)
-    signal = next((s for s in SIGNALS if s in hits and hits[s][0] == first), None)
+    signal = next((s for s in IN_ORDER if s in hits and hits[s][0] == first), None)
     layers = hits[signal][2] if signal else {}
     last = max(
         [found[1] for found in hits.values()] + ([int(losses.steps[-1])] if losses and len(losses.steps) else [])
     )
     return [
         Finding(
-            kind="nonfinite",
+            kind=NONFINITE.name,
             severity="info" if _was_skipped(observations, last) else "critical",
             layer=next(iter(layers), None),
             first_step=first,
@@ -62,5 +66,11 @@ def _hits(observations: Observations, signal: str) -> tuple[int, int, dict[str, 
 
 def _was_skipped(observations: Observations, last: int) -> bool:
     """Whether training went on with finite numbers."""
-    gradient, losses = observations.rms.get("gradient"), observations.scalars.get("train/loss")
+    gradient, losses = observations.rms.get(GRADIENT), observations.scalars.get(names.TRAIN_LOSS)
     return all(x is not None and len(x.steps) > 0 and x.steps[-1] > last for x in (gradient, losses))
+
+
+@NONFINITE.remedy
+def remedy_nonfinite(finding: Finding, about: About) -> list[remedies.Remedy]:
+    """Propose clipping, a lower rate, a norm."""
+    return [*remedies.clip(about), *remedies.lower_lr(about), *remedies.norm(about)]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from stabletrain.diagnosis.observations import Observations, Series
+from stabletrain.diagnosis import remedies
+from stabletrain.diagnosis.observations import About, Observations, Series
 from stabletrain.diagnosis.progress import Progress, last_step, progress_of, share_done
 from stabletrain.diagnosis.weight_tables import row_medians, update_ratios
+from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import Finding
+from stabletrain.vocabulary.kinds import LR_TOO_HIGH, LR_TOO_LOW
 
 TOO_FAR = 0.1  # ‖ΔW‖/‖W‖, median over the weights: a hundred times the usual 1e-3 (Karpathy 2015)
 FAR_TOO_FAR = 0.3
@@ -24,6 +27,7 @@ PATIENCE_LOW = 0.05
 STEEP, UNFINISHED = 0.1, 0.7  # of the loss from one tenth of the plan to the next; of the baseline
 
 
+@LR_TOO_HIGH.rule
 def find_lr_too_high(observations: Observations) -> list[Finding]:
     """Find steps too large for their weights, or a learning rate that jumped, where the loss suffers.
 
@@ -47,7 +51,7 @@ def find_lr_too_high(observations: Observations) -> list[Finding]:
     suffers = ill and (progress is None or share >= (PATIENCE if largest > FAR_TOO_FAR else PATIENCE_NEAR))
     return [
         Finding(
-            kind="lr_too_high",
+            kind=LR_TOO_HIGH.name,
             severity="info" if not suffers else "critical" if largest > TORN else "warning",
             layer=None,
             first_step=step,
@@ -59,7 +63,7 @@ def find_lr_too_high(observations: Observations) -> list[Finding]:
 
 def _find_jump(observations: Observations, progress: Progress | None) -> Finding | None:
     """Return a learning rate that went up at once, after which the loss went up too."""
-    rates, losses = observations.scalars.get("lr"), observations.scalars.get("train/loss")
+    rates, losses = observations.scalars.get(names.LR), observations.scalars.get(names.TRAIN_LOSS)
     if rates is None or losses is None or progress is None or len(rates.steps) < 2:
         return None
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -68,12 +72,12 @@ def _find_jump(observations: Observations, progress: Progress | None) -> Finding
     for place in jumps[::-1]:
         step = int(rates.steps[place])
         before, after = _around(losses, step)
-        broke = "train/nonfinite" in observations.scalars and len(after) < AFTER
+        broke = names.TRAIN_NONFINITE in observations.scalars and len(after) < AFTER
         rose = len(after) >= AFTER and np.median(after) - np.median(before) > HARM * abs(progress.baseline)
         if len(before) and (broke or rose) and (broke or progress.suffers or progress.now > np.median(before)):
             evidence = {"lr_before": float(rates.values[place - 1]), "lr": float(rates.values[place])}
             last = int(losses.steps[-1])
-            return Finding("lr_too_high", "critical", None, step, max(step, last), evidence | {"threshold": JUMP})
+            return Finding(LR_TOO_HIGH.name, "critical", None, step, max(step, last), evidence | {"threshold": JUMP})
     return None
 
 
@@ -82,6 +86,7 @@ def _around(losses: Series, step: int) -> tuple[np.ndarray, np.ndarray]:
     return losses.values[max(0, place - BEFORE) : place], losses.values[place : place + BEFORE]
 
 
+@LR_TOO_LOW.rule
 def find_lr_too_low(observations: Observations) -> list[Finding]:
     """Find steps so small that the weights will stay where they began: planned steps · median ‖ΔW‖/‖W‖ < 0.05.
 
@@ -105,7 +110,7 @@ def find_lr_too_low(observations: Observations) -> list[Finding]:
     suffers = (progress.lags or is_cut_off) and share_done(observations, step) >= PATIENCE_LOW
     return [
         Finding(
-            kind="lr_too_low",
+            kind=LR_TOO_LOW.name,
             severity="warning" if suffers else "info",
             layer=None,
             first_step=int(ratios.steps[0]),
@@ -116,10 +121,26 @@ def find_lr_too_low(observations: Observations) -> list[Finding]:
 
 
 def _is_warming_up(observations: Observations) -> bool:
-    rates = observations.scalars.get("lr")
+    rates = observations.scalars.get(names.LR)
     return rates is not None and len(rates.steps) > 1 and rates.values[-1] > rates.values[:-1].max()
 
 
 def _lr(observations: Observations) -> dict[str, float]:
-    rates = observations.scalars.get("lr")
+    rates = observations.scalars.get(names.LR)
     return {"lr": float(f"{rates.values.max():.3g}")} if rates is not None and len(rates.steps) else {}
+
+
+@LR_TOO_HIGH.remedy
+def remedy_lr_too_high(finding: Finding, about: About) -> list[remedies.Remedy]:
+    """Propose a lower rate, a warm-up, or clipping."""
+    warmup = remedies.Remedy(
+        "schedule=warmup_cosine", "Small steps first, while the curvature falls (Goyal et al. 2017)."
+    )
+    return [*remedies.lower_lr(about), warmup, *remedies.clip(about)]
+
+
+@LR_TOO_LOW.remedy
+def remedy_lr_too_low(finding: Finding, about: About) -> list[remedies.Remedy]:
+    """Propose ten times the rate, or a search for it."""
+    higher = remedies.change_lr(about, 1 / remedies.LR_FACTOR, "Ten times as far in as many steps.")
+    return [*higher, *remedies.search_lr(about)]

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stabletrain.diagnosis.observations import Observations, Table
+from stabletrain.diagnosis import remedies
+from stabletrain.diagnosis.observations import About, Observations, Table
 from stabletrain.diagnosis.progress import Progress, is_scaled, last_step, output_size, progress_of, share_done
 from stabletrain.diagnosis.weight_tables import weights
 from stabletrain.diagnosis.windows import FLOOR, decades
 from stabletrain.vocabulary.finding import Finding
+from stabletrain.vocabulary.kinds import BAD_INIT
+from stabletrain.vocabulary.signals import ACTIVATION, DELTA, EQUAL, GRADIENT, WEIGHT
 
 FIRST_STEPS = 10  # the start, before learning has changed it much
 TOO_LARGE_OUTPUT = 3.0  # rms: beyond, squared errors and logits are far from what any target asks
@@ -62,6 +65,7 @@ class _Start:
         return abs(self.spread) > CRITICAL_SPREAD or self.excess > TOO_LARGE**2 or self.size > 10 * HUGE
 
 
+@BAD_INIT.rule
 def find_bad_init(observations: Observations) -> list[Finding]:
     """Find activations that grow or shrink tenfold over depth at the start, huge ones, equal units, a large first loss.
 
@@ -83,7 +87,7 @@ def find_bad_init(observations: Observations) -> list[Finding]:
     )
     return [
         Finding(
-            kind="bad_init",
+            kind=BAD_INIT.name,
             severity="info" if not suffers else "critical" if start.is_critical else "warning",
             layer=start.layer,
             first_step=0,
@@ -100,7 +104,7 @@ def find_bad_init(observations: Observations) -> list[Finding]:
 
 
 def _look_at(observations: Observations, progress: Progress | None) -> _Start:
-    table = observations.rms.get("activation")
+    table = observations.rms.get(ACTIVATION)
     spread, layer = _spread(table, _comes_back(observations)) if table is not None else (0.0, None)
     alike = _alike(observations)
     if abs(spread) <= SPREAD:
@@ -110,10 +114,10 @@ def _look_at(observations: Observations, progress: Progress | None) -> _Start:
 
 def _alike(observations: Observations) -> tuple[str, ...]:
     """Return the weights whose units are copies of each other and not zero, if they are more than half of all."""
-    table, all_weights = observations.units.get("equal"), weights(observations, "gradient")
+    table, all_weights = observations.units.get(EQUAL), weights(observations, GRADIENT)
     if table is None or all_weights is None or not len(table.steps) or table.steps[0] >= FIRST_STEPS:
         return ()
-    sizes = observations.rms.get("weight")
+    sizes = observations.rms.get(WEIGHT)
     pairs = zip(sizes.layers, sizes.values[0], strict=True) if sizes is not None and len(sizes.steps) else ()
     zero = {layer for layer, size in pairs if size == 0}
     copies = {layer for layer, share in zip(table.layers, table.values[0], strict=True) if share > COPIES} - zero
@@ -167,5 +171,11 @@ def _spread(table: Table, comes_back: bool) -> tuple[float, str | None]:
 
 def _comes_back(observations: Observations) -> bool:
     """Whether a gradient reaches the first layer before the first step: then zeros have a way around them."""
-    table = observations.rms.get("delta")
+    table = observations.rms.get(DELTA)
     return table is not None and len(table.steps) > 0 and bool(table.values[0, 0] > 0)
+
+
+@BAD_INIT.remedy
+def remedy_bad_init(finding: Finding, about: About) -> list[remedies.Remedy]:
+    """Propose the initialization of the activation, a data-dependent one, or a norm."""
+    return [*remedies.initialization(about), remedies.LSUV, *remedies.norm(about)]

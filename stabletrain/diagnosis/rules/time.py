@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from stabletrain.diagnosis.observations import Observations, Waves
+from stabletrain.diagnosis import remedies
+from stabletrain.diagnosis.observations import About, Observations, Waves
 from stabletrain.diagnosis.progress import progress_of, share_done
 from stabletrain.diagnosis.windows import decades, stretch
 from stabletrain.vocabulary.finding import Finding
+from stabletrain.vocabulary.kinds import TIME_EXPLODING, TIME_VANISHING, Kind
 
 RATIO_DECADES = 3.0  # over the whole sequence a factor of 1,000; as over depth (AutoTrainer)
 CRITICAL_DECADES = 6.0  # float32 has seven digits: what comes from there is lost in the sum over time
@@ -20,19 +22,21 @@ PATIENCE = 0.08  # of the budget: an LSTM forgets at first and learns to remembe
 REVERSE = "_reverse"  # a direction that reads the sequence backwards, see signal/time_gradient
 
 
+@TIME_VANISHING.rule
 def find_time_vanishing(observations: Observations) -> list[Finding]:
     """Find ‖∂L/∂h_t‖ that falls by three decades or more on its way back through time.
 
     d = log10 max(‖∂L/∂h_t‖, first tenth of the steps) - log10 max(the same, last tenth) < -3, of n < 15 steps below
     -0.2 n; the slope is by least squares (Pascanu et al. 2013, eq. 5).
     """
-    found = [_find(observations, layer, waves, "time_vanishing", -1) for layer, waves in observations.time.items()]
+    found = [_find(observations, layer, waves, TIME_VANISHING, -1) for layer, waves in observations.time.items()]
     return [finding for finding in found if finding is not None]
 
 
+@TIME_EXPLODING.rule
 def find_time_exploding(observations: Observations) -> list[Finding]:
     """Find ‖∂L/∂h_t‖ that grows by three decades or more on its way back through time: d > 3, or 0.2 n."""
-    found = [_find(observations, layer, waves, "time_exploding", +1) for layer, waves in observations.time.items()]
+    found = [_find(observations, layer, waves, TIME_EXPLODING, +1) for layer, waves in observations.time.items()]
     return [finding for finding in found if finding is not None]
 
 
@@ -54,7 +58,7 @@ def slope(row: np.ndarray) -> float | None:
     return float(np.polyfit(places, np.log10(backwards[places]), 1)[0]) if places.size > 1 else None
 
 
-def _find(observations: Observations, layer: str, waves: Waves, kind: str, sign: int) -> Finding | None:
+def _find(observations: Observations, layer: str, waves: Waves, kind: Kind, sign: int) -> Finding | None:
     values = waves.values[:, ::-1] if layer.endswith(REVERSE) else waves.values
     finite = np.isfinite(values).all(axis=1)
     gaps = time_decades(values[finite])
@@ -69,7 +73,7 @@ def _find(observations: Observations, layer: str, waves: Waves, kind: str, sign:
     typical = float(np.median(gaps[start : end + 1]))
     last = values[end]
     return Finding(
-        kind=kind,
+        kind=kind.name,
         severity=_severity(observations, sign * typical, int(steps[-1])),
         layer=layer,
         first_step=int(steps[start]),
@@ -99,3 +103,18 @@ def _weak_range(row: np.ndarray) -> list[int]:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
+
+
+@TIME_VANISHING.remedy
+def remedy_time_vanishing(finding: Finding, about: About) -> list[remedies.Remedy]:
+    """Propose gates; where there are gates, to initialize them for the length of the sequence."""
+    chrono = remedies.Remedy("init=chrono", "Gates initially open for a whole sequence (Tallec and Ollivier 2018).")
+    first = [chrono] if about.choices.get("model") in remedies.GATED else remedies.gated_cell(about)
+    return [*first, *remedies.recurrent_initialization(), *remedies.norm(about)]
+
+
+@TIME_EXPLODING.remedy
+def remedy_time_exploding(finding: Finding, about: About) -> list[remedies.Remedy]:
+    """Propose clipping first, then recurrent weights that preserve norms, or gates."""
+    recurrent = [*remedies.recurrent_initialization(), *remedies.gated_cell(about)]
+    return [*remedies.clip(about), *recurrent, *remedies.lower_lr(about)]

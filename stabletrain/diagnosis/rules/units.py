@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from stabletrain.diagnosis.observations import Observations
+from stabletrain.diagnosis import remedies
+from stabletrain.diagnosis.observations import About, Observations
 from stabletrain.diagnosis.progress import progress_of, share_done
 from stabletrain.diagnosis.windows import last_stretch
 from stabletrain.vocabulary.finding import Finding
+from stabletrain.vocabulary.kinds import DEAD_UNITS, SATURATION, Kind
+from stabletrain.vocabulary.signals import DEAD, SATURATED
 
 SHARE = 0.5  # of a layer's units: AutoTrainer's dying ReLU, SageMaker Debugger's threshold_layer
 CRITICAL_SHARE = 0.9  # next to nothing passes
@@ -18,24 +21,26 @@ GAP = 3
 PATIENCE = 0.03  # of the budget
 
 
+@DEAD_UNITS.rule
 def find_dead_units(observations: Observations) -> list[Finding]:
     """Find the first layer of which more than half the units are active on less than 1% of the samples.
 
     Counted are units, not elements: a healthy ReLU layer is 80% zeros (Glorot et al. 2011, section 3).
     """
-    return _find(observations, "dead", "dead_units")
+    return _find(observations, DEAD, DEAD_UNITS)
 
 
+@SATURATION.rule
 def find_saturation(observations: Observations) -> list[Finding]:
     """Find the first layer of which more than half the units are beyond 99% of their range on half of the samples.
 
     Gates of LSTM and GRU are not looked at: they saturate by design.
     """
-    return _find(observations, "saturated", "saturation")
+    return _find(observations, SATURATED, SATURATION)
 
 
-def _find(observations: Observations, signal: str, kind: str) -> list[Finding]:
-    table = observations.units.get(signal)
+def _find(observations: Observations, share_of: str, kind: Kind) -> list[Finding]:
+    table = observations.units.get(share_of)
     if table is None or not len(table.steps):
         return []
     hit = []
@@ -51,7 +56,7 @@ def _find(observations: Observations, signal: str, kind: str) -> list[Finding]:
     layer, _, last, _ = hit[0]
     return [
         Finding(
-            kind=kind,
+            kind=kind.name,
             severity=_severity(observations, max(share for *_, share in hit), last),
             layer=layer,
             first_step=min(first for _, first, _, _ in hit),
@@ -71,3 +76,21 @@ def _severity(observations: Observations, share: float, step: int) -> str:
     if progress is not None and not (ill and share_done(observations, step) >= PATIENCE):
         return "info"
     return "critical" if share > CRITICAL_SHARE else "warning"
+
+
+@DEAD_UNITS.remedy
+def remedy_dead_units(finding: Finding, about: About) -> list[remedies.Remedy]:
+    """Propose a slope below zero first, then what keeps units from dying."""
+    leaky = remedies.Remedy("activation=leaky_relu", "Its slope below zero keeps units alive (Maas et al. 2013).")
+    is_fixed = about.choices.get("model") in (remedies.CUSTOM, *remedies.GATED)
+    others = [*remedies.initialization(about), *remedies.lower_lr(about), *remedies.norm(about)]
+    return others if is_fixed else [leaky, *others]
+
+
+@SATURATION.remedy
+def remedy_saturation(finding: Finding, about: About) -> list[remedies.Remedy]:
+    """Propose what keeps pre-activations small, then an activation that does not saturate."""
+    relu = remedies.Remedy("activation=relu", "It has no upper bound (Glorot et al. 2011, section 3).")
+    is_fixed = about.choices.get("model") in (remedies.CUSTOM, *remedies.RECURRENT)
+    scale = [*remedies.initialization(about), *remedies.norm(about)]
+    return [*scale, *([] if is_fixed else [relu]), *remedies.lower_lr(about)]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from observed import observed
 
+from stabletrain.diagnosis.causes import alarm_together
 from stabletrain.diagnosis.progress import progress_of
-from stabletrain.diagnosis.together import alarm_together
 from stabletrain.vocabulary.finding import Finding
 
 
