@@ -1,4 +1,4 @@
-"""Findings as plain lines of text: the verdict first, each cause with what follows from it."""
+"""Findings as text: the one place that words where, when and by what a finding was measured."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from stabletrain.vocabulary.finding import Finding, by_cause, verdict_of
 
 
 def describe(findings: Sequence[Finding], num_steps: int | None = None) -> list[str]:
-    """Return the verdict, and what alarms with its advice; notes (`info`) are left out.
+    """Return lines with the verdict and, for each cause with an alarm, its advice and symptoms.
 
     Args:
-        findings: What the doctor found.
-        num_steps: Steps that were taken, if the verdict is to say so.
+        findings: The findings of a run.
+        num_steps: Number of steps taken, to be named beside the verdict.
     """
     after = "" if num_steps is None else f"   after {num_steps:,} steps"
     lines = [f"verdict: {verdict_of(findings)}{after}"]
@@ -27,23 +27,23 @@ def describe(findings: Sequence[Finding], num_steps: int | None = None) -> list[
 
 
 def place(finding: Finding) -> str:
-    """Return where it is."""
+    """Return the layer of a finding, or `the whole model`."""
     return finding.layer or "the whole model"
 
 
 def steps(finding: Finding) -> str:
-    """Return when it was seen."""
+    """Return on which steps a finding was measured."""
     first, last = finding.first_step, finding.last_step
     return f"step {first}" if first == last else f"steps {first}–{last}"
 
 
 def measured(finding: Finding) -> str:
-    """Return the number that shows it, and its limit: the first of the evidence."""
+    """Return the first number of the evidence with its threshold, or "" without a number."""
     name, value = next(((k, v) for k, v in finding.evidence.items() if _is_number(v)), ("", None))
     if value is None:
         return ""
     limit = finding.evidence.get("threshold")
-    beside = f" (limit {limit:.3g})" if _is_number(limit) and name != "threshold" else ""
+    beside = f" (threshold {limit:.3g})" if _is_number(limit) and name != "threshold" else ""
     return f"{name.replace('_', ' ')} {value:.3g}{beside}"
 
 

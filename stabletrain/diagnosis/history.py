@@ -1,4 +1,4 @@
-"""A run's numbers as they come in, in bounded memory; what a replay of the record collects is the same."""
+"""Collects the measurements of a run in bounded memory, during the run or from its record, with equal results."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from stabletrain.signal.snapshot import Snapshot
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.signals import GRADIENT, WEIGHT
 
-PARAMETERS = (GRADIENT, WEIGHT)  # signals whose layers are parameters
+PARAMETERS = (GRADIENT, WEIGHT)  # signals that are measured on parameters
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-MAX_ROWS = 4096  # of a table; then every other row goes, and from there on every other one is kept
-ROUNDED_TOGETHER = 64  # rows
+MAX_ROWS = 4096  # of a table; beyond, every other row is dropped, and from then on every other one is kept
+ROUNDED_TOGETHER = 64  # rows: one at a time, rounding cost more than everything else here (docs/LOG.md)
 
 
 class Rows:
-    """Rows of numbers by step, in float32. Beyond `max_rows` each 2nd, 4th, … one stays, by their count alone.
+    """Rows of numbers by step, in float32. Beyond `max_rows`, only every 2nd, 4th, … row is kept.
 
-    Rows are rounded many at a time: one by one, right after a backward pass, that cost more than all else here.
+    Which rows are kept depends on their count alone, so that a replay keeps the same ones.
     """
 
     def __init__(self, max_rows: int = MAX_ROWS) -> None:
@@ -38,9 +38,9 @@ class Rows:
         self._num_rounded = 0
 
     def add(self, step: int, row: np.ndarray) -> None:
-        """Append a row; a step that was seen already (a run that went back and on) replaces what came from there on.
+        """Append a row. A step at or before the last one (after a resume or rollback) replaces the rows from there on.
 
-        The array is kept, and must not change.
+        The array is kept, not copied: it must not change.
         """
         while self.steps and self.steps[-1] >= step:
             self.steps.pop()
@@ -51,14 +51,14 @@ class Rows:
             self._rows.append(row)
             if len(self._rows) > self.max_rows:
                 self.steps, self.stride = self.steps[::2], 2 * self.stride
-                self.rows = [*np.array(self.rows[::2])]  # copied: rows rounded together hold each other in memory
+                self.rows = [*np.array(self.rows[::2])]  # copied: rows that were rounded together share memory
             elif len(self._rows) >= self._num_rounded + ROUNDED_TOGETHER:
                 self._round()
         self.num_seen += 1
 
     @property
     def rows(self) -> list[np.ndarray]:
-        """The rows in float32; they may be set, to as many."""
+        """The rows in float32."""
         self._round()
         return self._rows
 
@@ -69,7 +69,7 @@ class Rows:
     def _round(self) -> None:
         first = self._num_rounded
         if first < len(self._rows):
-            with np.errstate(over="ignore"):  # what lies beyond float32 is Inf
+            with np.errstate(over="ignore"):  # values beyond float32 become Inf
                 self._rows[first:] = np.array(self._rows[first:]).astype(np.float32)
             self._num_rounded = len(self._rows)
 
@@ -80,11 +80,11 @@ class Rows:
 
 
 class History:
-    """Collects what a run measures. Numbers are rounded to float32, as the record keeps them.
+    """Collects the measurements of a run. Numbers are rounded to float32, as in the record.
 
     Args:
-        about: What is known of the run.
-        max_rows: Rows kept of each table.
+        about: What is known of the run beside its measurements.
+        max_rows: Maximum number of rows kept of each table.
     """
 
     def __init__(self, about: About | None = None, max_rows: int = MAX_ROWS) -> None:
@@ -97,12 +97,12 @@ class History:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names of all parameters seen so far."""
+        """Names of all parameters measured so far."""
         seen = {layer for (_, signal), layers in self._layers.items() if signal in PARAMETERS for layer in layers}
         return tuple(sorted(seen))
 
     def add_snapshot(self, snapshot: Snapshot) -> None:
-        """Add the statistics of one step, of all signals."""
+        """Add the statistics of all signals on one step."""
         for signal, layers in {GRADIENT: snapshot.layers, **snapshot.signals}.items():
             measures = Measures.of([*layers]) if not isinstance(layers, Measures) else layers
             if len(measures):
@@ -113,11 +113,11 @@ class History:
                 self.add_units(snapshot.step, kind, shares)
 
     def add_units(self, step: int, kind: str, shares: Mapping[str, float]) -> None:
-        """Add the share of `dead` or `saturated` units by layer."""
+        """Add the fraction of `dead`, `saturated` or `equal` units by layer."""
         self.add("units", kind, step, tuple(shares), np.array(list(shares.values())))
 
     def add_time(self, step: int, layer: str, norms: np.ndarray) -> None:
-        """Add ‖∂L/∂h_t‖ of a recurrent layer; a sequence of another length begins anew."""
+        """Add ‖∂L/∂h_t‖ of a recurrent layer; a sequence of another length discards the earlier ones."""
         columns = tuple(map(str, range(len(norms))))
         key = ("time", layer)
         if self._layers.get(key, columns) != columns:
@@ -125,7 +125,7 @@ class History:
         self.add(*key, step, columns, norms)
 
     def add_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Add numbers of one step; all of them are kept. One that is not finite counts as `<signal>/nonfinite`."""
+        """Add scalars of one step; all are kept. Non-finite ones are counted as `<signal>/nonfinite`."""
         for name, value in finite_scalars(scalars, self._num_nonfinite).items():
             steps, values = self._scalars.setdefault(name, (array("q"), array("f")))
             while steps and steps[-1] >= step:
@@ -135,7 +135,7 @@ class History:
             values.append(value)
 
     def observations(self) -> Observations:
-        """Return all that was collected so far."""
+        """Return everything collected so far."""
         found: dict[str, dict[str, Table]] = {"rms": {}, "nonfinite": {}, "units": {}}
         time: dict[str, Waves] = {}
         for (name, signal), rows in self._rows.items():
@@ -152,7 +152,7 @@ class History:
         return Observations(**found, time=time, scalars=scalars, about=self.about)
 
     def add(self, name: str, signal: str, step: int, layers: Sequence[str], values: np.ndarray) -> None:
-        """Add one row of a table: `rms` or `nonfinite` of a signal, or `units` of a kind."""
+        """Add one row of a table: `rms` or `nonfinite` of a signal, or `units` of one kind of share."""
         key = (name, signal)
         known = self._layers.get(key)
         if known is None:
@@ -165,7 +165,7 @@ class History:
 
 
 def finite_scalars(scalars: Mapping[str, float], num_nonfinite: dict[str, int]) -> dict[str, float]:
-    """Return scalars as the record keeps them: finite in float32, the others counted by signal."""
+    """Return scalars as the record keeps them: those finite in float32, and counts of the others by signal."""
     kept = {name: value for name, value in scalars.items() if abs(value) <= FLOAT32_MAX}
     for name in [name for name, value in scalars.items() if not math.isfinite(value)]:
         signal = names.nonfinite_of(name)
@@ -175,28 +175,28 @@ def finite_scalars(scalars: Mapping[str, float], num_nonfinite: dict[str, int]) 
 
 
 def total_norm(layers: Sequence[LayerStatistics]) -> float | None:
-    """Return the 2-norm over all layers; None if an element is not finite, or if there is no layer."""
+    """Return the 2-norm over all layers; None if an element is not finite, or without layers."""
     measures = Measures.of(layers)
     if not len(measures) or measures.arrays.num_nonfinite.any():
         return None
     rms = measures.arrays.rms
     largest = float(np.fmax.reduce(rms))
-    if not largest > 0:  # all zero, or all without elements
+    if not largest > 0:  # all zero or empty
         return 0.0
     if math.isinf(largest):
         return None
-    squares = (rms / largest) ** 2 * measures.sizes  # neither overflow nor all vanish; NaN of what has no elements
+    squares = (rms / largest) ** 2 * measures.sizes  # no overflow, no underflow of all; NaN for empty tensors
     total = float(np.add.reduce(squares))
     norm = largest * math.sqrt(float(np.nansum(squares)) if math.isnan(total) else total)
     return norm if math.isfinite(norm) else None
 
 
 def _join(known: tuple[str, ...], layers: tuple[str, ...], values: np.ndarray, rows: Rows) -> tuple[np.ndarray, tuple]:
-    """Return a row with the columns of both, and their names; earlier rows get NaN in what is new."""
+    """Return a row with the columns of both, and their names; earlier rows get NaN in new columns."""
     new = tuple(layer for layer in layers if layer not in set(known))
     if new:
         rows.rows = [np.concatenate([row, np.full(len(new), np.nan, np.float32)]) for row in rows.rows]
-    together = tuple(sorted(known + new))  # the index in a layer's name is its place in forward order
+    together = tuple(sorted(known + new))  # the index in a layer's name is its position in forward order
     if together != known + new:
         order = [(known + new).index(layer) for layer in together]
         rows.rows = [row[order] for row in rows.rows]
@@ -224,7 +224,7 @@ def load(path: Path | str) -> Observations:
         arrays = {name: file[name] for name in file.files}
     about = About(**json.loads(str(arrays.pop("about"))))
     found: dict[str, dict] = {"rms": {}, "nonfinite": {}, "units": {}, "time": {}, "scalars": {}}
-    for place in dict.fromkeys(name.rpartition("|")[0] for name in arrays):  # in the order they were saved in
+    for place in dict.fromkeys(name.rpartition("|")[0] for name in arrays):  # in the order in which they were saved
         name, _, key = place.partition("|")
         steps, values = arrays[f"{place}|steps"], arrays[f"{place}|values"].astype(np.float64)
         if name in ("time", "scalars"):

@@ -1,4 +1,4 @@
-"""What the rules look at: the numbers of a run as arrays, the same whether it goes on or ended long ago."""
+"""What the rules read: the measurements of a run as arrays, whether it is in progress or has ended."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ import numpy as np
 
 
 class Series(NamedTuple):
-    """One number over the steps."""
+    """A scalar over the steps."""
 
-    steps: np.ndarray  # (T,) int64, rising
+    steps: np.ndarray  # (T,) int64, increasing
     values: np.ndarray  # (T,) float64
 
     def until(self, step: int) -> Series:
-        """Return what was there once `step` was done."""
+        """Return the measurements up to and including `step`."""
         end = int(np.searchsorted(self.steps, step, side="right"))
         return Series(self.steps[:end], self.values[:end])
 
 
 class Table(NamedTuple):
-    """One number of each layer over the steps."""
+    """A statistic of each layer over the steps."""
 
-    steps: np.ndarray  # (T,) int64, rising
+    steps: np.ndarray  # (T,) int64, increasing
     layers: tuple[str, ...]  # L names in forward order
-    values: np.ndarray  # (T, L) float64, NaN where there was nothing to measure
+    values: np.ndarray  # (T, L) float64, NaN where nothing was measured
 
     def until(self, step: int) -> Table:
-        """Return what was there once `step` was done."""
+        """Return the measurements up to and including `step`."""
         end = int(np.searchsorted(self.steps, step, side="right"))
         return Table(self.steps[:end], self.layers, self.values[:end])
 
     def of(self, layers: tuple[str, ...]) -> Table:
-        """Return some layers, in the order asked for; a layer that is not there is an error."""
+        """Return the columns of some layers, in the given order; an unknown layer raises KeyError."""
         if layers == self.layers:
             return self
         places = {layer: place for place, layer in enumerate(self.layers)}
@@ -42,28 +42,28 @@ class Table(NamedTuple):
 
 
 class Waves(NamedTuple):
-    """One number of each time step of a recurrent layer, over the training steps."""
+    """A statistic of each time step of a recurrent layer, over the training steps."""
 
-    steps: np.ndarray  # (T,) int64, rising
+    steps: np.ndarray  # (T,) int64, increasing
     values: np.ndarray  # (T, n) float64, the first time step first
 
     def until(self, step: int) -> Waves:
-        """Return what was there once `step` was done."""
+        """Return the measurements up to and including `step`."""
         end = int(np.searchsorted(self.steps, step, side="right"))
         return Waves(self.steps[:end], self.values[:end])
 
 
 @dataclass(frozen=True)
 class About:
-    """What is known of a run beside its measured numbers. All of it may be unknown: then rules do without.
+    """What is known of a run beside its measurements. Anything may be unknown.
 
     Attributes:
-        choices: Chosen option by configuration group; empty if stabletrain did not compose the run.
+        choices: The option of each configuration group; empty if stabletrain did not compose the run.
         settings: Values by dotted key, such as `optimizer.lr`.
-        num_steps: Steps that the run is planned to take.
+        num_steps: The training budget in optimizer steps.
         steps_per_epoch: Optimizer steps in one pass over the training data.
-        num_dims: Axes of each parameter, by layer name: 1 is a bias or a gain.
-        prior_loss: Loss of the best guess that does not look at the input: the labels' entropy, or their variance.
+        num_dims: Number of axes of each parameter, by layer name; 1 for biases and gains.
+        prior_loss: Loss of the best constant prediction: the entropy of the labels, or the variance of the targets.
     """
 
     choices: Mapping[str, str] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class About:
 
 
 def num_dims_by_layer(layers: Iterable[str], num_dims: Mapping[str, int]) -> dict[str, int]:
-    """Return the axes of each parameter by layer name, from those by parameter path."""
+    """Return the number of axes of each parameter by layer name, given it by parameter path."""
     paths = {layer: layer.partition(".")[2] for layer in layers}
     return {layer: num_dims[path] for layer, path in paths.items() if path in num_dims}
 

@@ -1,4 +1,4 @@
-"""A record as the doctor wants it: the same numbers, whether the run goes on or ended long ago."""
+"""Reads the doctor's observations from the record of a run, in progress or ended."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ OF_LAYERS = (names.RMS, names.NONFINITE, names.HISTOGRAM, *names.QUANTILES, name
 
 
 def observe(record: RecordedRun) -> Observations:
-    """Return the numbers of a record that the rules look at."""
+    """Return the measurements of a record that the rules read."""
     return replay(record).observations()
 
 
 def replay(record: RecordedRun) -> History:
-    """Return what the run had collected by the end of its record, step by step as it did."""
+    """Return what the run had collected by the end of its record, replayed step by step."""
     history = History()
     for signal in SIGNALS:
         _add_signal(history, record, signal)
@@ -72,7 +72,7 @@ def replay(record: RecordedRun) -> History:
 
 
 def about_of(info: Mapping[str, Any], layers: Iterable[str]) -> About:
-    """Return what the record says of a run beside its numbers, `info["training"]` being what was planned."""
+    """Return what the record says of a run beside its measurements; `info["training"]` is the plan."""
     training = info.get("training", {})
     return About(
         choices=info.get("choices", {}),
@@ -85,14 +85,14 @@ def about_of(info: Mapping[str, Any], layers: Iterable[str]) -> About:
 
 
 def is_of_layer(name: str) -> bool:
-    """Whether a scalar is `<signal>/<statistic>/<layer>`."""
+    """Return whether a scalar is `<signal>/<statistic>/<layer>`."""
     signal, _, rest = name.partition("/")
     statistic, _, layer = rest.partition("/")
     return bool(layer) and signal in SIGNALS and statistic in OF_LAYERS
 
 
 def _add_signal(history: History, record: RecordedRun, signal: str) -> None:
-    """Add a signal's rows. The number of Inf and NaN is recorded of other signals only where it is above zero."""
+    """Add the rows of a signal. For signals other than the gradient, a count of zero Inf and NaN is not recorded."""
     rms = _by_step(record, names.of_signal(signal, names.RMS))
     nonfinite = _by_step(record, names.of_signal(signal, names.NONFINITE))
     for step in sorted(rms.keys() | nonfinite.keys()):

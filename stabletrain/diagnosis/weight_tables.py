@@ -1,4 +1,4 @@
-"""Numbers of the layers that can be compared with each other: weights, not biases, gains or what is frozen."""
+"""Statistics of the layers that can be compared with each other: weights, without biases and gains."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from stabletrain.vocabulary.signals import UPDATE, WEIGHT
 
 
 def weights(observations: Observations, signal: str) -> Table | None:
-    """Return the rms of all weights by step, in forward order; None if there is none.
+    """Return the RMS of all weights by step, in forward order; None if there are none.
 
-    A bias or a gain has one axis: its gradient is summed over positions and says nothing over depth. Without word of
-    the axes a name decides.
+    Biases and gains have one axis. Their gradients are sums over positions, which cannot be compared over depth. Where
+    the number of axes is unknown, the parameter's name decides.
     """
     table = observations.rms.get(signal)
     if table is None:
@@ -29,9 +29,9 @@ def _is_weight(layer: str, observations: Observations) -> bool:
 
 
 def update_ratios(observations: Observations) -> Table | None:
-    """Return ‖ΔW‖/‖W‖ of all weights by step; NaN of those that began at zero. None if not measured.
+    """Return ‖ΔW‖/‖W‖ of all weights by step; None if not measured.
 
-    What began at zero has no size of its own that a step could be compared with.
+    Weights initialized to zero have no scale to compare a step with: they are NaN.
     """
     update, weight = weights(observations, UPDATE), weights(observations, WEIGHT)
     if update is None or weight is None:
@@ -52,12 +52,12 @@ def row_medians(table: Table) -> np.ndarray:
 
 
 def over_present(values: np.ndarray, function: Callable[[np.ndarray], np.ndarray], least: int) -> np.ndarray:
-    """Return one number for each row, of what is not NaN in it; NaN where that is too little.
+    """Reduce each row over its entries that are not NaN; NaN for rows with fewer than `least` of them.
 
     Args:
-        values: (T, L). Rows in which nothing is missing, which nearly all are, are gone through at once.
+        values: (T, L). Rows without NaN, the usual case, are reduced together.
         function: Maps (n, l) to (n,).
-        least: Numbers that a row must have.
+        least: Number of entries that a row must have.
     """
     found = np.full(len(values), np.nan)
     present = ~np.isnan(values)

@@ -1,4 +1,4 @@
-"""Robust windows: what is usual, what stands above it, and since when."""
+"""Robust windows: outliers against the recent past, and since when a condition holds."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ WINDOW = 128  # OLMo-core
 WARMUP = 64  # OLMo-core
 Z_LIMIT = 6.0  # OLMo-core's spike rule
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
-MIN_SIGMA = 0.05  # decades: below 12% either way nothing is unusual, however quiet the window
-LONG = 0.15  # of the steps so far
-FLOOR = -45.0  # log10 of float32's smallest subnormal: zero counts as this
+MIN_SIGMA = 0.05  # decades: a change below 12% is never unusual, however little the window varies
+LONG = 0.15  # of the steps so far: a stretch that counts even when it is over
+FLOOR = -45.0  # log10 of the smallest subnormal of float32; stands for log10 of zero
 
 
 def decades(values: np.ndarray) -> np.ndarray:
-    """Return log10 of values from 0 on, zero as -45; what is NaN stays so."""
+    """Return log10 of non-negative values, -45 for zero and NaN for NaN."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.maximum(np.log10(values), FLOOR)
 
 
 def find_outliers(values: Sequence[float], window: int = WINDOW, warmup: int = WARMUP) -> np.ndarray:
-    """Return which values stand more than six robust deviations above the values before them.
+    """Return which values are more than six robust standard deviations above the values before them.
 
-    z = (x - median) / max(1.4826·MAD, 0.05) over the last `window` values that were themselves not beyond 6: an
-    explosion does not become its own yardstick.
+    z = (x - median) / max(1.4826·MAD, 0.05) > 6. Outliers do not enter the window, so that an explosion is not compared
+    with itself.
 
     Args:
         values: Finite numbers in decades (log10).
         window: Number of earlier values to compare with.
-        warmup: Values to see before the first verdict.
+        warmup: Number of values before the first can be an outlier.
     """
     recent: deque[float] = deque()
     ordered: list[float] = []
@@ -51,19 +51,19 @@ def _is_beyond(value: float, ordered: Sequence[float]) -> bool:
     middle = len(ordered) // 2
     centre = ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
     if value - centre <= Z_LIMIT * MIN_SIGMA:
-        return False  # nearly always, and cheap
+        return False  # the usual case, without computing the MAD
     deviation = MAD_TO_SIGMA * float(np.median(np.abs(np.asarray(ordered) - centre)))
     return (value - centre) / max(deviation, MIN_SIGMA) > Z_LIMIT
 
 
 def last_stretch(flags: np.ndarray, persistence: float, length: int, gap: int) -> int | None:
-    """Return where a condition that holds now began, or None if it does not hold.
+    """Return the index since when a condition has held, or None if it does not hold now.
 
     Args:
-        flags: Whether it held, look by look.
-        persistence: Share of the last looks on which it must have held.
-        length: How many last looks; fewer are not enough.
-        gap: So many looks in a row without it end a stretch.
+        flags: (T,) whether it held, for each measurement.
+        persistence: Fraction of the last `length` measurements on which it must hold to hold now.
+        length: Number of last measurements; with fewer the condition does not hold.
+        gap: Number of consecutive measurements without it that end a stretch.
     """
     if len(flags) < length or np.mean(flags[-length:]) < persistence:
         return None
@@ -77,16 +77,16 @@ def last_stretch(flags: np.ndarray, persistence: float, length: int, gap: int) -
 
 
 def stretch(steps: np.ndarray, flags: np.ndarray, persistence: float, length: int, gap: int) -> tuple[int, int] | None:
-    """Return the first and last look of a condition that holds now, or held for a seventh of all steps so far.
+    """Return the first and last index of a condition that holds now, or that held for 15% of the steps so far.
 
-    What held for so long has cost the training these steps, also if it is over.
+    The training has lost these steps even if the condition no longer holds.
 
     Args:
-        steps: Steps of the looks, rising.
-        flags: Whether it held, look by look.
-        persistence: Share of the last looks on which it must have held to hold now.
-        length: How many last looks; a stretch of fewer is none.
-        gap: So many looks in a row without it end a stretch.
+        steps: (T,) steps of the measurements, increasing.
+        flags: (T,) whether the condition held, for each measurement.
+        persistence: Fraction of the last `length` measurements on which it must hold to hold now.
+        length: Number of last measurements; a shorter stretch does not count.
+        gap: Number of consecutive measurements without it that end a stretch.
     """
     start = last_stretch(flags, persistence, length, gap)
     if start is not None:
@@ -108,7 +108,7 @@ def stretch(steps: np.ndarray, flags: np.ndarray, persistence: float, length: in
 
 
 def first_run(flags: np.ndarray, length: int) -> int | None:
-    """Return where the first run of `length` in a row begins, or None."""
+    """Return the index of the first run of `length` consecutive flags, or None."""
     run = 0
     for index, flag in enumerate(flags):
         run = run + 1 if flag else 0

@@ -22,7 +22,7 @@ class Kind:
         advice: What to do about it, in one sentence.
         in_code: The same in Python, for a model that stabletrain did not compose.
         explains: Names of the kinds that follow from it.
-        yields_to: Names of kinds that explain it and that it explains; if both begin on one step, the other is the cause.
+        yields_to: Kinds that explain it and that it explains, and that are the cause if both begin on one step.
         is_sign: Whether it raises an alarm together with another sign where each alone would not.
         rules: Functions from observations to findings.
         remedies: Functions from a finding and what is known of the run to remedies; one per kind.

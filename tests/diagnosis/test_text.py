@@ -55,7 +55,7 @@ def test_the_text_has_what_alarms_and_what_it_explains():
 
 
 def test_the_number_that_shows_it_is_the_first_of_the_evidence():
-    assert measured(CAUSE) == "log10 activation change -4.25 (limit 1)"
+    assert measured(CAUSE) == "log10 activation change -4.25 (threshold 1)"
     assert measured(WARNING) == ""
     assert measured(finding("nonfinite", signal="loss", is_known=True, num_nonfinite=3)) == "num nonfinite 3"
 

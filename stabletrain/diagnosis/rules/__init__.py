@@ -1,4 +1,4 @@
-"""One rule, one function: observations in, findings out. Each registers with its kind, as do the remedies below it."""
+"""Rules: functions from observations to findings. Each registers with its kind, as do the remedies beside it."""
 
 from stabletrain.diagnosis.rules import clipping as clipping
 from stabletrain.diagnosis.rules import depth as depth

@@ -1,4 +1,4 @@
-"""Clipping that does nothing where it should, or everything."""
+"""Clipping that never acts although the gradient explodes, or that acts on every step."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import Finding
 from stabletrain.vocabulary.kinds import CLIP_ALWAYS, CLIP_INEFFECTIVE
 
-ALWAYS = 0.95  # of the looks
-MIN_LOOKS = 20
-CONSTANT = 0.01  # relative deviation of the norm after clipping
-HARD = 10.0  # norm before over norm after: nine tenths of each step are cut away
-PATIENCE = 0.3  # of the budget
-ACTS = 1e-4  # relative: what is cut less was not cut
+ALWAYS = 0.95  # of the measurements
+MIN_MEASUREMENTS = 20
+CONSTANT = 0.01  # relative deviation of the norm after clipping: below, it counts as constant
+HARD = 10.0  # norm before over norm after: nine tenths of each step are removed
+PATIENCE = 0.3  # of the training budget
+ACTS = 1e-4  # relative: a smaller reduction of the norm is rounding
 
 
 @CLIP_ALWAYS.rule
 def find_clip_always(observations: Observations) -> list[Finding]:
-    """Find clipping that acts on more than 95% of the last looks and leaves one norm: it is the learning rate now.
+    """Find clipping that acts on more than 95% of the last 20 measurements and leaves a constant norm.
 
-    With SGD a step is then lr · max_norm long whatever the gradient (Pascanu et al. 2013, section 3.2).
+    With SGD every step then has the length lr · max_norm, whatever the gradient: the threshold acts as the learning
+    rate (Pascanu et al. 2013, section 3.2).
     """
     found = _norms(observations)
-    if found is None or len(found[0]) < MIN_LOOKS:
+    if found is None or len(found[0]) < MIN_MEASUREMENTS:
         return []
     steps, before, after = found
     acts = after < before * (1 - ACTS)
-    last = slice(-MIN_LOOKS, None)
+    last = slice(-MIN_MEASUREMENTS, None)
     level = float(np.median(after[last]))
     if acts[last].mean() <= ALWAYS or np.median(np.abs(after[last] - level)) > CONSTANT * level:
         return []
@@ -55,10 +56,10 @@ def find_clip_always(observations: Observations) -> list[Finding]:
 
 @CLIP_INEFFECTIVE.rule
 def find_clip_ineffective(observations: Observations) -> list[Finding]:
-    """Find clipping that was asked for and never acts, though the gradient explodes."""
+    """Find clipping that is configured and never acts, although the gradient explodes."""
     found = _norms(observations)
     chosen = observations.about.choices.get("clip", "none")
-    if found is None or chosen == "none" or len(found[0]) < MIN_LOOKS:
+    if found is None or chosen == "none" or len(found[0]) < MIN_MEASUREMENTS:
         return []
     steps, before, after = found
     exploding = [f for f in find_norm_explosion(observations) + find_exploding(observations) if f.alarms]
@@ -77,7 +78,7 @@ def find_clip_ineffective(observations: Observations) -> list[Finding]:
 
 
 def _norms(observations: Observations) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Return steps, and norms before and after, where both were measured."""
+    """Return the steps on which both norms were measured, and the norms before and after clipping."""
     before, after = (observations.scalars.get(name) for name in (names.NORM_TOTAL, names.NORM_AFTER))
     if before is None or after is None:
         return None

@@ -1,4 +1,4 @@
-"""Vanishing and exploding gradients over depth, and a total norm that takes off."""
+"""Vanishing and exploding gradients over depth, and a total norm that explodes."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ from stabletrain.vocabulary.kinds import EXPLODING, VANISHING, Kind
 from stabletrain.vocabulary.signals import DELTA, GRADIENT
 
 RATIO_DECADES = 3.0  # rms(first)/rms(last) < 1e-3: AutoTrainer (Zhang et al. 2021), section 4.1
-CRITICAL_DECADES = 5.0  # below 1e-5 the first layers do not move at all in float32's useful range
-MIN_LOOKS = 3
-MIN_LAYERS = 3  # with fewer outputs there is no depth
-NUM_LOOKS = 20  # last looks that count
-PERSISTENCE = 0.8  # share of these
-GAP = 5  # looks in a row without it end a stretch
-STILL = 1e-5  # ‖ΔW‖/‖W‖: SageMaker Debugger and AutoTrainer take a layer below for one that does not learn
-PATIENCE = 0.03  # of the budget before a layer that does not move is worth a word
-PATIENCE_MOVING = 0.15  # Adam moves layers of any gradient: there the loss must have had its chance
+CRITICAL_DECADES = 5.0  # below 1e-5 the first layers do not move at all in the useful range of float32
+MIN_MEASUREMENTS = 3
+MIN_LAYERS = 3  # with fewer outputs there is no depth to compare
+NUM_MEASUREMENTS = 20  # the last ones, on which the condition must hold
+PERSISTENCE = 0.8  # fraction of these
+GAP = 5  # consecutive measurements without it end a stretch
+STILL = 1e-5  # ‖ΔW‖/‖W‖: below, SageMaker Debugger and AutoTrainer consider a layer not to learn
+PATIENCE = 0.03  # of the training budget, before layers that do not move raise an alarm
+PATIENCE_MOVING = 0.15  # … before layers that move do: Adam moves them however small the gradient is
 
-Z_PERSISTENCE = 5  # in a row: a single outlier batch is not an explosion (KillLossSpike)
-NORM_WARMUP = 20  # steps before an explosion of the norm; OLMo-core's 64 are a third of a short run
+Z_PERSISTENCE = 5  # consecutive measurements: a single outlier batch is not an explosion (KillLossSpike)
+NORM_WARMUP = 20  # measurements before the first verdict; OLMo-core's 64 would be a third of a short run
 
 
 @VANISHING.rule
 def find_vanishing(observations: Observations) -> list[Finding]:
-    """Find first layers whose gradient stays a thousand times below the last layers'.
+    """Find first layers whose gradient stays a thousand times smaller than that of the last layers.
 
-    d = log10 rms(first quarter) - log10 rms(last quarter) < -3, of the weights' gradients or of the gradients at the
-    layers' outputs (delta): those of the weights are mixed with the sizes of what comes in.
+    d = log10 rms(first quarter) - log10 rms(last quarter) < -3, for the gradients of the weights or for those at the
+    outputs of the layers (delta): a weight's gradient also depends on the scale of the layer's input.
     """
     return _find(observations, VANISHING, sign=-1)
 
 
 @EXPLODING.rule
 def find_exploding(observations: Observations) -> list[Finding]:
-    """Find first layers whose gradient stays a thousand times above the last layers': d > 3."""
+    """Find first layers whose gradient stays a thousand times larger than that of the last layers: d > 3."""
     return _find(observations, EXPLODING, sign=+1)
 
 
 def depth_decades(values: np.ndarray) -> np.ndarray:
-    """Return log10 of rms(first quarter)/rms(last quarter) for each row; NaN without two layers or any gradient.
+    """Return log10 of rms(first quarter)/rms(last quarter) for each row; NaN with fewer than two layers or no gradient.
 
     Args:
-        values: (T, L) rms of gradients in forward order, NaN where none was measured.
+        values: (T, L) rms of gradients in forward order, NaN where nothing was measured.
     """
     return over_present(values, _gaps, least=2)
 
@@ -59,7 +59,7 @@ def depth_decades(values: np.ndarray) -> np.ndarray:
 def _gaps(values: np.ndarray) -> np.ndarray:
     quarter = max(1, values.shape[1] // 4)
     first, last = (np.median(decades(part), axis=1) for part in (values[:, :quarter], values[:, -quarter:]))
-    return np.where(last > FLOOR, first - last, np.nan)  # a gradient that does not even begin has not grown on its way
+    return np.where(last > FLOOR, first - last, np.nan)  # no gradient at the last layers: no ratio
 
 
 def _find(observations: Observations, kind: Kind, sign: int) -> list[Finding]:
@@ -71,7 +71,7 @@ def _find(observations: Observations, kind: Kind, sign: int) -> list[Finding]:
 
 
 def _outputs(observations: Observations) -> Table | None:
-    """Return the gradients at the outputs of the layers, of a network of some depth."""
+    """Return the gradients at the outputs of the layers; None if there are too few layers."""
     table = observations.rms.get(DELTA)
     return table if table is not None and len(table.layers) > MIN_LAYERS else None
 
@@ -80,7 +80,7 @@ def _find_in(table: Table, observations: Observations, kind: Kind, sign: int) ->
     gaps = depth_decades(table.values)
     known = ~np.isnan(gaps)
     steps, gaps = table.steps[known], gaps[known]
-    length = min(NUM_LOOKS, max(MIN_LOOKS, len(gaps)))
+    length = min(NUM_MEASUREMENTS, max(MIN_MEASUREMENTS, len(gaps)))
     found = stretch(steps, sign * gaps > RATIO_DECADES, PERSISTENCE, length, GAP)
     if found is None:
         return None
@@ -113,19 +113,19 @@ def _outermost(layers: tuple[str, ...], row: np.ndarray) -> str:
 
 
 def _first_layers_stand_still(observations: Observations) -> bool:
-    """Whether the first quarter of the weights hardly moves; without the updates, that is taken for granted."""
+    """Return whether the first quarter of the weights hardly moves; assumed where updates were not measured."""
     ratios = update_ratios(observations)
     if ratios is None or not len(ratios.steps):
         return True
-    last = ratios.values[-MIN_LOOKS:, : max(1, len(ratios.layers) // 4)]
+    last = ratios.values[-MIN_MEASUREMENTS:, : max(1, len(ratios.layers) // 4)]
     return bool(np.nanmedian(last) < STILL) if not np.isnan(last).all() else True
 
 
 @EXPLODING.rule
 def find_norm_explosion(observations: Observations) -> list[Finding]:
-    """Find a total norm that stands far above its own past for several measurements in a row.
+    """Find a total norm that is far above its own past for five consecutive measurements.
 
-    z = (log10 n - median) / (1.4826 MAD) > 6 over the last 128 measurements. It is over when the norm came back.
+    z = (log10 n - median) / (1.4826 MAD) > 6 over the last 128 measurements. It alarms only while it lasts.
     """
     norms = observations.scalars.get(names.NORM_TOTAL)
     if norms is None:

@@ -1,4 +1,4 @@
-"""What the loss alone tells: it jumps, swings, or stays where guessing would be."""
+"""What the loss alone shows: it jumps, oscillates, or stays at chance level."""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import Finding
 from stabletrain.vocabulary.kinds import LOSS_SPIKE, NO_PROGRESS, OSCILLATION
 
-SPIKE_LENGTH = 5  # in a row (KillLossSpike): one outlier batch is none
-SPIKE_WARMUP = 20  # losses before a spike can be told
-MATERIAL = 0.1  # of the baseline: a converged network's small losses vary by any factor
-SWING = 0.15  # of the baseline: half of what lies between the quantiles 0.16 and 0.84 of the last third
-MIN_CROSSINGS = 6  # of their median: a drift crosses once
-OSCILLATION_PATIENCE = 0.1  # of the budget
-BACK_AND_FORTH = 0.05  # of the accuracy, from one validation to the next
-RETURNED = 0.4  # of all that was gained and lost
+SPIKE_LENGTH = 5  # consecutive losses (KillLossSpike): a single outlier batch is no spike
+SPIKE_WARMUP = 20  # losses before a spike can be recognized
+MATERIAL = 0.1  # of the baseline: the small losses of a converged network vary by any factor
+SWING = 0.15  # of the baseline: half the distance between the quantiles 0.16 and 0.84 of the last third
+MIN_CROSSINGS = 6  # of the middle: a drift crosses it once
+OSCILLATION_PATIENCE = 0.1  # of the training budget
+BACK_AND_FORTH = 0.05  # change of the accuracy from one validation to the next
+RETURNED = 0.4  # of the total variation: what is gained is lost again
 LAST_VALIDATIONS = 3
-FORGOTTEN = 0.25  # of the accuracy, from the best validation to the last ones
+FORGOTTEN = 0.25  # accuracy lost from the best validation to the last ones
 MIN_VALIDATIONS = 10
-TURNS_PATIENCE = 0.8  # of the budget
-PROGRESS_PATIENCE = 0.3  # of the budget
+TURNS_PATIENCE = 0.8  # of the training budget
+PROGRESS_PATIENCE = 0.3  # of the training budget
 CRITICAL_PATIENCE = 0.5
-PROGRESS = 0.03  # of the baseline: below, nothing was learned
+PROGRESS = 0.03  # of the baseline: a smaller decrease means that nothing was learned
 PROGRESS_AT_THE_END = 0.15
-LATE = 0.8  # of the budget: what still falls by then will not arrive
-MIN_STEPS = 500  # where no number of steps is planned
-MIN_PLANNED_STEPS = 100  # a trial of a few steps is no training
+LATE = 0.8  # of the training budget: a loss that only falls by then will not reach its goal
+MIN_STEPS = 500  # where the number of steps is unknown
+MIN_PLANNED_STEPS = 100  # fewer are a trial, not a training
 
 
 @LOSS_SPIKE.rule
 def find_loss_spike(observations: Observations) -> list[Finding]:
-    """Find a loss that jumped far above its past, five steps in a row at least.
+    """Find a loss that jumped far above its past for at least five consecutive steps.
 
-    z = (log10 L - median) / (1.4826 MAD) > 6, or its median over five stands 0.15 baselines above its best. It is
-    worth no more than a note if the loss came back. Or the validation's accuracy fell by a quarter below its best and
-    stays there, whatever the training's loss does: statistics that only the validation uses may be spoiled.
+    z = (log10 L - median) / (1.4826 MAD) > 6, or the median of five losses is 0.15 baselines above the best such
+    median. It is `info` if the loss recovered. Or the validation accuracy fell by a quarter below its best and stays
+    there, whatever the training loss does: a bad batch may spoil statistics that only validation uses, such as those of
+    batch norm.
     """
     spike = _find_spike(observations)
     return spike if any(f.alarms for f in spike) else _find_forgotten(observations) or spike
@@ -109,11 +110,11 @@ def _rise(values: np.ndarray, start: int) -> float:
 
 @OSCILLATION.rule
 def find_oscillation(observations: Observations) -> list[Finding]:
-    """Find losses that swing widely about a level that does not fall, or a validation that goes back and forth.
+    """Find losses that swing widely around a level that does not fall, or validations that go back and forth.
 
-    (q84 - q16) / 2 of the last third > 0.15 baselines: quantiles, as the median of two levels is one of them. Or
-    median |Δa| > 0.05 over the validations of the last half, a being the accuracy, with 1 - |ΣΔa|/Σ|Δa| > 0.4: what is
-    gained from one to the next is lost again (AutoTrainer's oscillation counts such turns).
+    (q84 - q16) / 2 of the last third > 0.15 baselines (quantiles, because the median of a loss that alternates between
+    two levels is one of the two). Or, with a the accuracy over the validations of the last half, median |Δa| > 0.05 and
+    1 - |ΣΔa|/Σ|Δa| > 0.4: what one validation gains, the next loses (AutoTrainer counts such turns).
     """
     swing = _find_swing(observations)
     return swing if any(f.alarms for f in swing) else _find_back_and_forth(observations) or swing
@@ -166,16 +167,17 @@ def _find_swing(observations: Observations) -> list[Finding]:
 
 @NO_PROGRESS.rule
 def find_no_progress(observations: Observations) -> list[Finding]:
-    """Find a loss that after three tenths of the steps is not below that of a guess, and does not fall.
+    """Find a loss that is still at chance level after 30% of the steps and does not fall.
 
-    Not below is 3%, rising to 15% at the end of the plan, where a loss that still falls does not count either.
+    At chance level means less than 3% below the baseline at any time, rising to 15% at the end of the training budget.
+    After 80% of the budget, a loss that still falls is reported as well.
     """
     losses, progress = observations.scalars.get(names.TRAIN_LOSS), progress_of(observations)
     if losses is None or progress is None or (progress.is_falling and progress.share < LATE):
         return []
     late = max(0.0, progress.share - PROGRESS_PATIENCE) / (1 - PROGRESS_PATIENCE) if progress.is_planned else 0.0
     if progress.best_fall > PROGRESS + (PROGRESS_AT_THE_END - PROGRESS) * late:
-        return []  # something was learned; what became of it is another rule's case
+        return []  # something was learned; if it was lost again, another rule finds that
     least = MIN_PLANNED_STEPS if progress.is_planned else MIN_STEPS
     if progress.share < PROGRESS_PATIENCE or losses.steps[-1] + 1 < least:
         return []

@@ -1,4 +1,4 @@
-"""Inf and NaN, wherever they were seen first."""
+"""Inf and NaN, in any signal."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ IN_ORDER = (WEIGHT, ACTIVATION, GRADIENT, DELTA, UPDATE, MOMENT)  # of two on on
 
 @NONFINITE.rule
 def find_nonfinite(observations: Observations) -> list[Finding]:
-    """Find the first layer, in forward order, that ever held Inf or NaN.
+    """Find the first layer, in forward order, that ever had an Inf or NaN.
 
-    One is enough: a single non-finite element spreads to every weight with the next step. All layers that were
-    hit on the same first step are in the evidence. Where the gradient alone was hit and is finite again since, a
-    loss scaler has skipped the step, which is how it finds its scale (Micikevicius et al. 2018, section 3.2).
+    One element is enough: with the next step it spreads to every weight. The evidence lists all layers affected on that
+    first step. If later gradients and losses are finite, the step was skipped, as loss scalers do to find their scale
+    (Micikevicius et al. 2018, section 3.2), and the finding is `info`.
     """
     hits = {signal: _hits(observations, signal) for signal in IN_ORDER}
     hits = {signal: found for signal, found in hits.items() if found is not None}
@@ -51,7 +51,7 @@ def find_nonfinite(observations: Observations) -> list[Finding]:
 
 
 def _hits(observations: Observations, signal: str) -> tuple[int, int, dict[str, float]] | None:
-    """Return first and last step, and the layers of the first one with their numbers."""
+    """Return the first and last step with non-finite elements, and their number by layer on the first."""
     table = observations.nonfinite.get(signal)
     if table is None:
         return None
@@ -65,7 +65,7 @@ def _hits(observations: Observations, signal: str) -> tuple[int, int, dict[str, 
 
 
 def _was_skipped(observations: Observations, last: int) -> bool:
-    """Whether training went on with finite numbers."""
+    """Return whether training continued with finite numbers."""
     gradient, losses = observations.rms.get(GRADIENT), observations.scalars.get(names.TRAIN_LOSS)
     return all(x is not None and len(x.steps) > 0 and x.steps[-1] > last for x in (gradient, losses))
 

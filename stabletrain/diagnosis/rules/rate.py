@@ -1,4 +1,4 @@
-"""Steps that are too large for the weights they change, or too small to get anywhere."""
+"""Learning rates that are too high for the weights, or too low to move them."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from stabletrain.vocabulary.kinds import LR_TOO_HIGH, LR_TOO_LOW
 
 TOO_FAR = 0.1  # ‖ΔW‖/‖W‖, median over the weights: a hundred times the usual 1e-3 (Karpathy 2015)
 FAR_TOO_FAR = 0.3
-TORN = 1.0  # a step as large as the weight: nothing of what it was is left
-NUM_LOOKS = 3  # in a row
-PATIENCE = 0.03  # of the budget
-PATIENCE_NEAR = 0.1  # … below `FAR_TOO_FAR`
-JUMP = 3.0  # of the learning rate from one step to the next; warm-ups take smaller ones after their first steps
-BEFORE, AFTER = 20, 3  # losses to compare around a jump
-HARM = 0.1  # of the baseline: what the loss rises by
-TOO_SHORT = 0.05  # planned steps · ‖ΔW‖/‖W‖: weights that will have moved by a twentieth stay what they were drawn as
+TORN = 1.0  # a step as large as the weight replaces it
+MIN_MEASUREMENTS = 3
+PATIENCE = 0.03  # of the training budget
+PATIENCE_NEAR = 0.1  # … for ratios below `FAR_TOO_FAR`
+JUMP = 3.0  # factor of the learning rate from one step to the next; after its first steps a warm-up stays below
+BEFORE, AFTER = 20, 3  # losses to compare before and after a jump
+HARM = 0.1  # of the baseline, by which the loss rises
+TOO_SHORT = 0.05  # planned steps · ‖ΔW‖/‖W‖: weights that move by at most a twentieth stay as initialized
 STILL = 1e-5  # ‖ΔW‖/‖W‖ where the number of steps is unknown (SageMaker Debugger, AutoTrainer)
 PATIENCE_LOW = 0.05
-STEEP, UNFINISHED = 0.1, 0.7  # of the loss from one tenth of the plan to the next; of the baseline
+STEEP, UNFINISHED = 0.1, 0.7  # fall of the loss from one tenth of the budget to the next; fraction of the baseline
 
 
 @LR_TOO_HIGH.rule
 def find_lr_too_high(observations: Observations) -> list[Finding]:
-    """Find steps too large for their weights, or a learning rate that jumped, where the loss suffers.
+    """Find steps that are too large for their weights, or a learning rate that jumped, where the loss suffers.
 
-    r = median over the weights of ‖ΔW‖/‖W‖ > 0.1 on any look; beyond 0.3 a loss that lags is enough to alarm.
+    r = median over the weights of ‖ΔW‖/‖W‖ > 0.1 on any measurement; above 0.3, a loss that lags is enough to alarm.
     """
     progress = progress_of(observations)
     jump = _find_jump(observations, progress)
@@ -62,7 +62,7 @@ def find_lr_too_high(observations: Observations) -> list[Finding]:
 
 
 def _find_jump(observations: Observations, progress: Progress | None) -> Finding | None:
-    """Return a learning rate that went up at once, after which the loss went up too."""
+    """Return the finding for a sudden increase of the learning rate after which the loss rose."""
     rates, losses = observations.scalars.get(names.LR), observations.scalars.get(names.TRAIN_LOSS)
     if rates is None or losses is None or progress is None or len(rates.steps) < 2:
         return None
@@ -82,26 +82,26 @@ def _find_jump(observations: Observations, progress: Progress | None) -> Finding
 
 
 def _around(losses: Series, step: int) -> tuple[np.ndarray, np.ndarray]:
-    place = int(np.searchsorted(losses.steps, step, side="right"))  # the loss of the jump's step is from before it
+    place = int(np.searchsorted(losses.steps, step, side="right"))  # the loss of that step precedes the jump
     return losses.values[max(0, place - BEFORE) : place], losses.values[place : place + BEFORE]
 
 
 @LR_TOO_LOW.rule
 def find_lr_too_low(observations: Observations) -> list[Finding]:
-    """Find steps so small that the weights will stay where they began: planned steps · median ‖ΔW‖/‖W‖ < 0.05.
+    """Find steps so small that the weights stay as initialized: planned steps · median ‖ΔW‖/‖W‖ < 0.05.
 
-    Or a plan that is over while the loss still falls steeply: the last tenth lies 10% below the tenth before it, and
-    less than 70% of a guess was learned away.
+    Or a training that ends while the loss still falls steeply: the last tenth is 10% below the tenth before it, and the
+    loss is less than 70% below the baseline.
     """
     ratios, progress = update_ratios(observations), progress_of(observations)
-    if ratios is None or progress is None or len(ratios.steps) < NUM_LOOKS or _is_warming_up(observations):
+    if ratios is None or progress is None or len(ratios.steps) < MIN_MEASUREMENTS or _is_warming_up(observations):
         return []
     medians = row_medians(ratios)
     if np.isnan(medians).all():
         return []
     typical, num_steps = float(np.nanmedian(medians)), observations.about.num_steps
     is_short = typical * num_steps < TOO_SHORT if num_steps else typical < STILL
-    is_short = is_short and not np.nanmax(medians) > TOO_FAR  # else they stand still since they were torn apart
+    is_short = is_short and not np.nanmax(medians) > TOO_FAR  # else they stopped moving after a step that was too large
     is_cut_off = progress.is_planned and progress.share >= 1 and progress.steepness > STEEP
     is_cut_off = is_cut_off and progress.is_falling and 0 < progress.fall < UNFINISHED
     if not is_short and not is_cut_off:

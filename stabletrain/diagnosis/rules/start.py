@@ -1,4 +1,4 @@
-"""A start from which the layers differ in scale, or from which the outputs are far too large."""
+"""Initializations that leave the layers at different scales, or the outputs far too large."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from stabletrain.vocabulary.finding import Finding
 from stabletrain.vocabulary.kinds import BAD_INIT
 from stabletrain.vocabulary.signals import ACTIVATION, DELTA, EQUAL, GRADIENT, WEIGHT
 
-FIRST_STEPS = 10  # the start, before learning has changed it much
-TOO_LARGE_OUTPUT = 3.0  # rms: beyond, squared errors and logits are far from what any target asks
-SPREAD = 1.0  # decades from the first hidden layer to the last: a healthy start stays within half of that
-PLAIN_SPREAD = 2.0  # an embedding a tenth the size of what a norm makes of it harms nobody
+FIRST_STEPS = 10  # in which learning has not changed the initialization much
+TOO_LARGE_OUTPUT = 3.0  # rms: larger logits and predictions are far from any target
+SPREAD = 1.0  # decades from the first hidden layer to the last: healthy initializations stay within half of that
+PLAIN_SPREAD = 2.0  # an embedding of a tenth of the scale that a norm gives it is harmless
 CRITICAL_SPREAD = 3.0
-TOO_LARGE = 3.0  # first loss over that of a guess: outputs begin near zero, and cross entropy near the guess
+TOO_LARGE = 3.0  # first loss over the prior loss: with outputs near zero, cross entropy begins near the prior loss
 COPIES = 0.9  # share of a layer's units
-HUGE = 30.0  # rms: tanh and sigmoid are flat long before, and squares of it rule every sum
-OVERCOME = 0.5  # of the baseline: who once learned so much has left the start behind
-PATIENCE = 0.03  # of the budget
-PATIENCE_OUTPUTS = 0.08  # … where only the outputs are too large: most networks bring them down in a few steps
+HUGE = 30.0  # rms: tanh and sigmoid saturate long before, and its square dominates every sum
+OVERCOME = 0.5  # of the baseline: a network that once learned so much has overcome its initialization
+PATIENCE = 0.03  # of the training budget
+PATIENCE_OUTPUTS = 0.08  # … where only the outputs are too large: most networks reduce them in a few steps
 
 
 @dataclass(frozen=True)
 class _Start:
-    """What is unusual about a start.
+    """What is unusual about an initialization.
 
     Attributes:
         spread: Largest change of the activations over the hidden layers, in decades.
-        excess: First loss over that of a guess, where the outputs explain it.
+        excess: First loss over the prior loss, if large outputs explain it; else 1.
         size: Largest root mean square of an activation.
-        alike: Layers whose units are copies of each other, if most layers are so.
-        layer: Where it begins.
+        alike: Layers whose units are copies of each other, if this is the case for most layers.
+        layer: The layer where it begins.
     """
 
     spread: float
@@ -52,12 +52,12 @@ class _Start:
 
     @property
     def is_structure(self) -> bool:
-        """Whether the weights themselves show it."""
+        """Whether the weights themselves are at fault."""
         return abs(self.spread) > SPREAD or bool(self.alike)
 
     @property
     def is_plain(self) -> bool:
-        """Whether healthy starts never look like this."""
+        """Whether no healthy initialization is like this."""
         return abs(self.spread) > PLAIN_SPREAD or self.size > 10 * HUGE or bool(self.alike)
 
     @property
@@ -67,15 +67,15 @@ class _Start:
 
 @BAD_INIT.rule
 def find_bad_init(observations: Observations) -> list[Finding]:
-    """Find activations that grow or shrink tenfold over depth at the start, huge ones, equal units, a large first loss.
+    """Find initial activations that grow or shrink tenfold over depth or are huge, equal units, and a large first loss.
 
-    d = max over the hidden layers of |log10 rms(layer) - log10 rms(first)| > 1 (Glorot and Bengio 2010, section 4.2:
-    a good start keeps the variance). Branches that begin at zero are healthy and left out: what they are added to
-    goes on. Where more than half of the weights have units that are copies of each other, they stay so (Goodfellow et
-    al. 2016, section 8.4).
+    d = max over the hidden layers of |log10 rms(layer) - log10 rms(first)| > 1: a good initialization preserves the
+    variance (Glorot and Bengio 2010, section 4.2). Branches initialized to zero are healthy and left out, since their
+    skip passes the signal on. Units that are copies of each other, in more than half of the weights, receive equal
+    gradients and stay copies (Goodfellow et al. 2016, section 8.4).
     """
     progress = progress_of(observations)
-    start = _look_at(observations, progress)
+    start = _describe(observations, progress)
     if not start.is_unusual:
         return []
     step = last_step(observations)
@@ -103,9 +103,9 @@ def find_bad_init(observations: Observations) -> list[Finding]:
     ]
 
 
-def _look_at(observations: Observations, progress: Progress | None) -> _Start:
+def _describe(observations: Observations, progress: Progress | None) -> _Start:
     table = observations.rms.get(ACTIVATION)
-    spread, layer = _spread(table, _comes_back(observations)) if table is not None else (0.0, None)
+    spread, layer = _spread(table, _has_gradient(observations)) if table is not None else (0.0, None)
     alike = _alike(observations)
     if abs(spread) <= SPREAD:
         layer = alike[0] if alike else _first_large(table)
@@ -113,7 +113,7 @@ def _look_at(observations: Observations, progress: Progress | None) -> _Start:
 
 
 def _alike(observations: Observations) -> tuple[str, ...]:
-    """Return the weights whose units are copies of each other and not zero, if they are more than half of all."""
+    """Return the weights whose units are nonzero copies of each other, if these are more than half of all weights."""
     table, all_weights = observations.units.get(EQUAL), weights(observations, GRADIENT)
     if table is None or all_weights is None or not len(table.steps) or table.steps[0] >= FIRST_STEPS:
         return ()
@@ -134,29 +134,29 @@ def _excess(observations: Observations, progress: Progress | None) -> float:
 
 
 def _largest(table: Table | None) -> float:
-    """Return the largest root mean square of any layer's outputs before the first step; 0 if not measured."""
+    """Return the largest root mean square of a layer's outputs before the first step; 0 if not measured."""
     if table is None or not len(table.steps) or table.steps[0] >= FIRST_STEPS or np.isnan(table.values[0]).all():
         return 0.0
     return float(np.nanmax(table.values[0]))
 
 
 def _first_large(table: Table | None) -> str | None:
-    """Return the first layer whose outputs are too large already."""
+    """Return the first layer whose outputs are too large."""
     if table is None or not len(table.steps):
         return None
     return next((x for x, size in zip(table.layers, table.values[0], strict=True) if size > TOO_LARGE_OUTPUT), None)
 
 
-def _spread(table: Table, comes_back: bool) -> tuple[float, str | None]:
-    """Return the largest change over the hidden layers, in decades, and the layer where most of it comes about."""
+def _spread(table: Table, has_gradient: bool) -> tuple[float, str | None]:
+    """Return the largest change over the hidden layers, in decades, and the layer where most of it happens."""
     if not len(table.steps) or table.steps[0] >= FIRST_STEPS or len(table.layers) < 2:
         return 0.0, None
-    typical = table.values[0, :-1]  # before the first step: what comes after may be the learning rate's doing
+    typical = table.values[0, :-1]  # before the first step: later changes may be due to the learning rate
     if not np.nan_to_num(typical).any():
-        return FLOOR, table.layers[0]  # nothing passes at all
+        return FLOOR, table.layers[0]  # no signal passes at all
     if len(typical) < 2:
         return 0.0, None
-    is_end = bool(typical[-1] == 0) and not comes_back
+    is_end = bool(typical[-1] == 0) and not has_gradient
     layers = [layer for layer, value in zip(table.layers, typical, strict=False) if value > 0 or is_end]
     logs = decades(np.array([value for value in typical if value > 0 or is_end]))
     if len(logs) < 2 or np.isnan(logs).any():
@@ -169,8 +169,8 @@ def _spread(table: Table, comes_back: bool) -> tuple[float, str | None]:
     return float(changes[place]), layers[largest if is_sudden else 0]
 
 
-def _comes_back(observations: Observations) -> bool:
-    """Whether a gradient reaches the first layer before the first step: then zeros have a way around them."""
+def _has_gradient(observations: Observations) -> bool:
+    """Return whether a gradient reaches the first layer on the first step: if so, zeros are bypassed by skips."""
     table = observations.rms.get(DELTA)
     return table is not None and len(table.steps) > 0 and bool(table.values[0, 0] > 0)
 

@@ -1,4 +1,4 @@
-"""Gradients that vanish or explode from time step to time step of a recurrent layer."""
+"""Gradients of recurrent layers that vanish or explode from time step to time step."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from stabletrain.diagnosis.windows import decades, stretch
 from stabletrain.vocabulary.finding import Finding
 from stabletrain.vocabulary.kinds import TIME_EXPLODING, TIME_VANISHING, Kind
 
-RATIO_DECADES = 3.0  # over the whole sequence a factor of 1,000; as over depth (AutoTrainer)
-CRITICAL_DECADES = 6.0  # float32 has seven digits: what comes from there is lost in the sum over time
-STEP_DECADES = 0.2  # … or a factor of 1.6 from each step to the next, where the sequence is short
-MIN_LOOKS = 3
-NUM_LOOKS = 10
+RATIO_DECADES = 3.0  # a factor of 1,000 over the whole sequence, as over depth (AutoTrainer)
+CRITICAL_DECADES = 6.0  # float32 has seven digits: smaller contributions are lost in the sum over time
+STEP_DECADES = 0.2  # for short sequences, a factor of 1.6 from each step to the next
+MIN_MEASUREMENTS = 3
+NUM_MEASUREMENTS = 10
 PERSISTENCE = 0.8
 GAP = 3
-PATIENCE = 0.08  # of the budget: an LSTM forgets at first and learns to remember (Jozefowicz et al. 2015)
-REVERSE = "_reverse"  # a direction that reads the sequence backwards, see signal/time_gradient
+PATIENCE = 0.08  # of the training budget: an LSTM first forgets, then learns to remember (Jozefowicz et al. 2015)
+REVERSE = "_reverse"  # suffix of the direction that reads the sequence backwards, see signal/time_gradient
 
 
 @TIME_VANISHING.rule
 def find_time_vanishing(observations: Observations) -> list[Finding]:
     """Find ‖∂L/∂h_t‖ that falls by three decades or more on its way back through time.
 
-    d = log10 max(‖∂L/∂h_t‖, first tenth of the steps) - log10 max(the same, last tenth) < -3, of n < 15 steps below
-    -0.2 n; the slope is by least squares (Pascanu et al. 2013, eq. 5).
+    d = log10 max(‖∂L/∂h_t‖ over the first tenth of the steps) - log10 max(‖∂L/∂h_t‖ over the last tenth) < -3; for
+    sequences of n < 15 steps, d < -0.2 n. The slope is a least-squares fit (Pascanu et al. 2013, eq. 5).
     """
     found = [_find(observations, layer, waves, TIME_VANISHING, -1) for layer, waves in observations.time.items()]
     return [finding for finding in found if finding is not None]
@@ -35,16 +35,16 @@ def find_time_vanishing(observations: Observations) -> list[Finding]:
 
 @TIME_EXPLODING.rule
 def find_time_exploding(observations: Observations) -> list[Finding]:
-    """Find ‖∂L/∂h_t‖ that grows by three decades or more on its way back through time: d > 3, or 0.2 n."""
+    """Find ‖∂L/∂h_t‖ that grows by three decades or more on its way back through time: d > 3, or d > 0.2 n."""
     found = [_find(observations, layer, waves, TIME_EXPLODING, +1) for layer, waves in observations.time.items()]
     return [finding for finding in found if finding is not None]
 
 
 def time_decades(values: np.ndarray) -> np.ndarray:
-    """Return log10 of the ratio of early to late steps for each row; NaN where the loss sees none of them.
+    """Return log10 of the ratio of early to late steps for each row; NaN where the loss depends on none of them.
 
     Args:
-        values: (T, n) norms, the step that was computed first in front.
+        values: (T, n) norms, in the order in which the steps were computed.
     """
     tenth = max(1, values.shape[1] // 10)
     early, late = decades(values[:, :tenth].max(axis=1)), decades(values[:, -tenth:].max(axis=1))
@@ -64,7 +64,7 @@ def _find(observations: Observations, layer: str, waves: Waves, kind: Kind, sign
     gaps = time_decades(values[finite])
     known = ~np.isnan(gaps)
     steps, gaps, values = waves.steps[finite][known], gaps[known], values[finite][known]
-    length = min(NUM_LOOKS, max(MIN_LOOKS, len(gaps)))
+    length = min(NUM_MEASUREMENTS, max(MIN_MEASUREMENTS, len(gaps)))
     threshold = min(RATIO_DECADES, STEP_DECADES * values.shape[1])
     found = stretch(steps, sign * gaps > threshold, PERSISTENCE, length, GAP)
     if found is None:
@@ -96,7 +96,7 @@ def _severity(observations: Observations, size: float, step: int) -> str:
 
 
 def _weak_range(row: np.ndarray) -> list[int]:
-    """Return the first and the last time step of those that a thousandth of the largest gradient reaches."""
+    """Return the first and last time step whose gradient is below a thousandth of the largest."""
     weak = np.flatnonzero(row < row.max() * 10**-RATIO_DECADES)
     return [int(weak[0]), int(weak[-1])] if weak.size else [0, 0]
 

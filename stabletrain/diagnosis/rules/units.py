@@ -1,4 +1,4 @@
-"""Units that answer nothing, or sit on the flat ends of their activation."""
+"""Units that are never active, or that operate on the flat ends of their activation."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from stabletrain.vocabulary.kinds import DEAD_UNITS, SATURATION, Kind
 from stabletrain.vocabulary.signals import DEAD, SATURATED
 
 SHARE = 0.5  # of a layer's units: AutoTrainer's dying ReLU, SageMaker Debugger's threshold_layer
-CRITICAL_SHARE = 0.9  # next to nothing passes
-MIN_LOOKS = 1  # a share is counted over 512 samples or more, see signal/units
-NUM_LOOKS = 3
+CRITICAL_SHARE = 0.9  # almost nothing passes
+MIN_MEASUREMENTS = 1  # each is over at least 512 samples, see signal/unit_activity
+NUM_MEASUREMENTS = 3
 PERSISTENCE = 0.6
 GAP = 3
-PATIENCE = 0.03  # of the budget
+PATIENCE = 0.03  # of the training budget
 
 
 @DEAD_UNITS.rule
 def find_dead_units(observations: Observations) -> list[Finding]:
-    """Find the first layer of which more than half the units are active on less than 1% of the samples.
+    """Find the first layer more than half of whose units are active on less than 1% of the samples.
 
-    Counted are units, not elements: a healthy ReLU layer is 80% zeros (Glorot et al. 2011, section 3).
+    Units are counted, not elements: the outputs of a healthy ReLU layer are up to 80% zeros (Glorot et al. 2011,
+    section 3).
     """
     return _find(observations, DEAD, DEAD_UNITS)
 
 
 @SATURATION.rule
 def find_saturation(observations: Observations) -> list[Finding]:
-    """Find the first layer of which more than half the units are beyond 99% of their range on half of the samples.
+    """Find the first layer more than half of whose units are beyond 99% of their range on half of the samples.
 
-    Gates of LSTM and GRU are not looked at: they saturate by design.
+    The gates of LSTM and GRU are not measured: they saturate by design.
     """
     return _find(observations, SATURATED, SATURATION)
 
@@ -47,7 +48,7 @@ def _find(observations: Observations, share_of: str, kind: Kind) -> list[Finding
     for layer, column in zip(table.layers, table.values.T, strict=True):
         known = ~np.isnan(column)
         steps, shares = table.steps[known], column[known]
-        length = min(NUM_LOOKS, max(MIN_LOOKS, len(shares)))
+        length = min(NUM_MEASUREMENTS, max(MIN_MEASUREMENTS, len(shares)))
         start = last_stretch(shares > SHARE, PERSISTENCE, length, GAP)
         if start is not None:
             hit.append((layer, int(steps[start]), int(steps[-1]), float(np.median(shares[start:]))))
@@ -72,8 +73,8 @@ def _find(observations: Observations, share_of: str, kind: Kind) -> list[Finding
 
 def _severity(observations: Observations, share: float, step: int) -> str:
     progress = progress_of(observations)
-    ill = progress is not None and (progress.lags if share > CRITICAL_SHARE else progress.suffers)
-    if progress is not None and not (ill and share_done(observations, step) >= PATIENCE):
+    is_unhealthy = progress is not None and (progress.lags if share > CRITICAL_SHARE else progress.suffers)
+    if progress is not None and not (is_unhealthy and share_done(observations, step) >= PATIENCE):
         return "info"
     return "critical" if share > CRITICAL_SHARE else "warning"
 
