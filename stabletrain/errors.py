@@ -1,4 +1,4 @@
-"""A user's mistake, said in full: which key, what was found, what is allowed, the closest name, what mends it."""
+"""Errors for wrong requests: which key, what was found, what is allowed, the closest name, and the fix."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 
 
 class RequestError(ValueError):
-    """What was asked for cannot be done as asked (exit code 2 on the command line).
+    """The request is wrong: a bad configuration or input (exit code 2 on the command line).
 
-    Rooms below `app` name the parameter alone (`width`); `app` puts the group before it (`model.width`)
-    and adds the command that mends it.
+    Packages below `app` name the parameter alone (`width`); `app` prepends the group (`model.width`) and adds the
+    command that fixes the mistake.
 
     Args:
-        problem: One sentence that says what is wrong.
+        problem: What is wrong, in one sentence.
         key: The setting at fault, as the user writes it.
-        found: The value that was found.
-        allowed: What would have been accepted, in words.
-        closest: The valid name nearest to what was found.
-        command: A command line that mends it.
+        found: The value found.
+        allowed: What would be accepted, in words.
+        closest: The valid name closest to the one found.
+        command: A command line that fixes it.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class RequestError(ValueError):
 def _show(found: Any) -> str:
     try:
         return str(found) or repr(found)
-    except ValueError:  # Python refuses to write a whole number of more than 4300 digits
+    except ValueError:  # Python refuses to print an integer of more than 4300 digits
         return f"a number of {found.bit_length()} bits" if isinstance(found, int) else type(found).__name__
 
 
@@ -73,14 +73,18 @@ def _rebuild(problem: str, fields: dict[str, Any]) -> RequestError:
 
 
 def closest_name(name: str, names: Iterable[str], cutoff: float = 0.5) -> str | None:
-    """Return the member of `names` most like `name`, or None if none is alike."""
+    """Return the member of `names` most similar to `name`, or None if none is similar."""
     by_lower = {str(n).lower(): str(n) for n in names}
     matches = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=cutoff)
     return by_lower[matches[0]] if matches else None
 
 
 def require_choice(key: str, value: str, choices: Iterable[str]) -> str:
-    """Return `value` if it is one of `choices`; raise RequestError with the closest one otherwise."""
+    """Return `value` if it is one of `choices`.
+
+    Raises:
+        RequestError: It is not one of them; the error names the closest.
+    """
     choices = list(choices)
     if value in choices:
         return value
@@ -102,12 +106,12 @@ def require_range(
     open_minimum: bool = False,
     open_maximum: bool = False,
 ) -> Any:
-    """Return `value` if it lies between `minimum` and `maximum` (ends included unless open).
+    """Return `value` if it is between `minimum` and `maximum` (inclusive unless open).
 
     Raises:
-        RequestError: The value is outside the range, or is no finite number at all.
+        RequestError: The value is outside the range, or not a finite number.
     """
-    is_number = isinstance(value, Real) and not isinstance(value, bool)  # NumPy's numbers too
+    is_number = isinstance(value, Real) and not isinstance(value, bool)  # including NumPy scalars
     if is_number and _lies_between(value, minimum, maximum, open_minimum, open_maximum):
         return value
     parts = []
@@ -127,7 +131,7 @@ def _lies_between(
     try:
         if not math.isfinite(value):
             return False
-    except OverflowError:  # a whole number that no float can hold
+    except OverflowError:  # an integer beyond the range of float
         return False
     too_low = minimum is not None and (value <= minimum if open_minimum else value < minimum)
     too_high = maximum is not None and (value >= maximum if open_maximum else value > maximum)

@@ -1,4 +1,4 @@
-"""Events as bytes, without a Python object per layer: what a step of hundreds of layers writes costs microseconds.
+"""Encodes events without a Python object per layer: a step of hundreds of layers costs microseconds.
 
 The bytes are those of TensorBoard's `Event` message (tensorboard/compat/proto, event.proto and summary.proto); tests
 read them back with TensorBoard's own classes.
@@ -17,20 +17,20 @@ from stabletrain.record.protos import Event, Summary
 from stabletrain.signal.histogram import LOG10_2, NUM_BINS, log10_edge
 from stabletrain.signal.kernels.exponents import compile_
 
-Bytes = bytes | np.ndarray  # the latter of uint8: not copied once more
-FLOAT32_MAX = float(np.finfo(np.float32).max)  # what an event keeps of a scalar
+Bytes = bytes | np.ndarray  # arrays are uint8, and are not copied
+FLOAT32_MAX = float(np.finfo(np.float32).max)  # an event stores scalars in float32
 EDGES = np.array([log10_edge(k) for k in range(NUM_BINS + 2)])  # lower edges; two more for Inf and NaN
-FIXED_BYTES = 5 * 9 + 2 * 4 + 2 * 8 * 3 + 32  # of a histogram beside its filled bins: five sums, lengths, ends
+FIXED_BYTES = 5 * 9 + 2 * 4 + 2 * 8 * 3 + 32  # of a histogram without its filled bins: five sums, lengths, ends
 
 
 def encode_event(step: int, time_s: float, summary: Sequence[Bytes]) -> list[Bytes]:
-    """Return the parts of an event around the parts of an encoded summary, which are not copied."""
+    """Return the parts of an event with an encoded summary, whose parts are not copied."""
     length = sum(map(len, summary))
     return [Event(wall_time=time_s, step=step).SerializeToString() + b"\x2a" + varint(length), *summary]
 
 
 def varint(value: int) -> bytes:
-    """Return a non-negative integer in protobuf's base 128."""
+    """Return a non-negative integer as a protobuf varint (base 128)."""
     parts = []
     while value > 127:
         parts.append(value & 127 | 128)
@@ -39,7 +39,7 @@ def varint(value: int) -> bytes:
 
 
 class Scalars:
-    """Encodes the same scalars on every step: only their four bytes change.
+    """Encodes the same scalars on every step: only their four-byte values change.
 
     Args:
         tags: Names, in the order of the values.
@@ -52,7 +52,7 @@ class Scalars:
         self._places = ends - 4
 
     def encode(self, values: np.ndarray) -> Bytes:
-        """Return the summary of values (len(tags),); those that are not finite in float32 are left out."""
+        """Return the summary of values (len(tags),); values that are not finite in float32 are left out."""
         storable = np.abs(values) <= FLOAT32_MAX  # False for NaN
         with np.errstate(over="ignore", invalid="ignore"):
             data = np.ascontiguousarray(values, dtype="<f4").view(np.uint8)
@@ -65,18 +65,18 @@ class Scalars:
 
 
 def _around_value(tag: str) -> bytes:
-    """Return a summary of one value whose last four bytes are the number."""
+    """Return the summary of one scalar, whose last four bytes are its value."""
     encoded = Summary(value=[Summary.Value(tag=tag, simple_value=1.0)]).SerializeToString()
     assert encoded[-4:] == struct.pack("<f", 1.0)
     return encoded
 
 
 class Histograms:
-    """Encodes the counts of the same layers on every step, as TensorBoard buckets over log10 of the size.
+    """Encodes the counts of the same layers on every step, as TensorBoard buckets over log10 of the absolute value.
 
-    The first bucket counts zeros and subnormals, the last Inf and NaN, even where both are 0; between them lie the
-    bins from the lowest to the highest filled one, so that the page shows the range that is used. TensorBoard's
-    buckets have no sign: both signs are counted together.
+    The first bucket counts zeros and subnormals and the last Inf and NaN, even if empty; between them are the bins from
+    the lowest to the highest filled one, so that the page shows the range in use. TensorBoard's buckets have no sign:
+    both signs are counted together.
 
     Args:
         tags: Names, in the order of the rows.

@@ -1,11 +1,11 @@
-"""What TensorBoard's custom-scalars page shows: every layer on one chart, and quantiles of some layers as bands.
+"""The layout of TensorBoard's custom-scalars page: every layer on one chart, and quantiles of some layers as bands.
 
-TensorBoard merges the layouts of all runs that it shows. A chart is shown once for all runs whose layouts say the same
-of it, so what can be named by a pattern is; only the bands name layers.
+TensorBoard merges the layouts of all runs that it shows. A chart appears once for all runs whose layouts define it
+equally, so curves are selected by patterns where possible; only the bands name layers.
 
-Its charts open with a linear axis, on which of three runs only the one with the largest gradient can be seen. So what
-is shown of some layers is written as log10 too, for TensorBoard alone, as tensors, which the reader of the record
-passes over. In the first chart a narrow bundle is healthy, a fan is not.
+TensorBoard's charts have a linear axis by default, on which only the run with the largest gradient is visible. For some
+layers log10 is therefore written as well, for TensorBoard alone: as tensors, which the reader of the record ignores. In
+the first chart, a narrow bundle of curves is healthy and a wide fan is not.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.signals import ACTIVATION, DELTA, UPDATE, WEIGHT
 
 PLUGIN = "custom_scalars"
-LOG10_RMS, LOG10_QUANTILES = names.LOG10_RMS, names.LOG10_QUANTILES  # quantiles of what is not zero
+LOG10_RMS, LOG10_QUANTILES = names.LOG10_RMS, names.LOG10_QUANTILES  # quantiles over elements that are not zero
 TAG = "custom_scalars__config__"
 LOWER, MEDIAN, UPPER = LOG10_QUANTILES
-MAX_SHOWN = 8  # layers with a band and a curve of log10; a band is a card, and a request per run
-_messages: Any = layout_pb2  # made at run time, so type checkers cannot see them
+MAX_SHOWN = 8  # layers with a band and a log10 curve: each band is a card on the page, and a request per run
+_messages: Any = layout_pb2  # created at run time: invisible to type checkers
 
-# Families of curves by category and chart; a chart is there once its first family was recorded.
+# Families of curves by category and chart; a chart is shown once its first family was recorded.
 _CHARTS = {
     "Gradient": {
         "log10 of the rms, some layers": (LOG10_RMS,),
@@ -55,7 +55,7 @@ _OF_THE_RUN = {
 
 
 class Layouts:
-    """Encodes what TensorBoard's custom-scalars page needs beside the record of one run."""
+    """Encodes what TensorBoard's custom-scalars page needs in addition to the record of a run."""
 
     def __init__(self) -> None:
         self._families: frozenset[str] = frozenset()
@@ -64,7 +64,7 @@ class Layouts:
         self._rms, self._quantiles = _Curves([]), _Curves([])
 
     def encode(self, snapshot: Snapshot) -> bytes:
-        """Return a summary: curves of some layers, and the layout if it has more to show than before."""
+        """Return a summary: log10 curves of some layers, and the layout if it has changed."""
         families = families_of(snapshot)
         if not families:
             return b""
@@ -94,7 +94,7 @@ class Layouts:
 
 
 class _Curves:
-    """Encodes log10 of the same numbers on every step; those that have none are left out."""
+    """Encodes log10 of the same quantities on every step; those without a finite log10 are left out."""
 
     def __init__(self, tags: Sequence[str]) -> None:
         self._parts = [_before_value(tag) for tag in tags]
@@ -106,7 +106,7 @@ class _Curves:
 
 
 def families_of(snapshot: Snapshot) -> frozenset[str]:
-    """Return what a snapshot records with one curve per layer, as far as the layout shows it."""
+    """Return the families of curves, one per layer, that a snapshot records and the layout shows."""
     if not len(snapshot.layers):
         return frozenset()
     return _families(tuple(snapshot.signals), snapshot.has_histograms)
@@ -128,7 +128,7 @@ def encode_layout(layers: Sequence[str], families: Collection[str]) -> bytes:
 
     Args:
         layers: Names in forward order.
-        families: What is recorded with one curve per layer (see `families_of`).
+        families: Families of curves that are recorded (see `families_of`).
     """
     categories = [
         _category(title, [_lines(chart, [f"{f}/.*" for f in of]) for chart, of in charts.items() if of[0] in families])
@@ -145,14 +145,14 @@ def encode_layout(layers: Sequence[str], families: Collection[str]) -> bytes:
 
 
 def layers_shown(layers: Sequence[str], max_shown: int = MAX_SHOWN) -> list[str]:
-    """Return the first layer, the last and evenly spaced ones between; biases only where there is nothing else."""
+    """Return the first, the last and evenly spaced layers between; biases only if there are no other parameters."""
     layers = [layer for layer in layers if not layer.rpartition(".")[2].startswith("bias")] or list(layers)
     num = min(max_shown, len(layers))
     return [layers[i * (len(layers) - 1) // max(num - 1, 1)] for i in range(num)]
 
 
 def _arrays_at(places: Sequence[int], layers: Sequence[LayerStatistics], with_counts: bool) -> Arrays:
-    """Return what was measured of some layers, their zeros not counted."""
+    """Return the statistics of some layers, without zeros in their counts."""
     if isinstance(layers, Measures):
         arrays = layers.arrays
         rms, counts = arrays.rms[places], arrays.counts[places] if arrays.counts is not None else None
@@ -168,7 +168,7 @@ def _arrays_at(places: Sequence[int], layers: Sequence[LayerStatistics], with_co
 
 
 def _before_value(tag: str) -> bytes:
-    """Return a summary of one scalar up to its last four bytes, which are the number."""
+    """Return a summary of one scalar without its last four bytes, which are the value."""
     metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="scalars"))
     head = Summary.Value(tag=tag, metadata=metadata).SerializeToString()
     tensor = TensorProto(dtype=DT_FLOAT, tensor_shape=TensorShapeProto(), tensor_content=bytes(4)).SerializeToString()
@@ -192,7 +192,7 @@ def _category(title: str, charts: Sequence[Any]) -> Any:
 
 
 def _lines(title: str, tags: Sequence[str]) -> Any:
-    """Return a chart of all curves whose names begin as one of the patterns says."""
+    """Return a chart of all curves whose names match one of the patterns."""
     return _messages.Chart(title=title, multiline=_messages.MultilineChartContent(tag=tags))
 
 

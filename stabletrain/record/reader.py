@@ -1,4 +1,4 @@
-"""Reading the event files back, from the start or from where an earlier reading stopped."""
+"""Reads event files, from the start or from the position where an earlier reading stopped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Position = dict[str, int]  # bytes read so far, by file name
 
 @dataclass(frozen=True)
 class Scalar:
-    """One number of one step."""
+    """A scalar on one step."""
 
     name: str
     step: int
@@ -32,7 +32,7 @@ class Scalar:
 
 @dataclass(frozen=True)
 class LayerHistogram:
-    """One layer's histogram of one step; of another signal than the gradient if that is named."""
+    """The histogram of one layer on one step."""
 
     layer: str
     step: int
@@ -43,7 +43,7 @@ class LayerHistogram:
 
 @dataclass(frozen=True, eq=False)
 class Vector:
-    """An array of one axis of one step, such as a norm for each time step."""
+    """A one-dimensional array on one step, such as a norm for each time step."""
 
     name: str
     step: int
@@ -53,7 +53,7 @@ class Vector:
 
 @dataclass(frozen=True)
 class Info:
-    """What the run is: plain JSON data."""
+    """Metadata of the run: plain JSON data."""
 
     time_s: float
     info: dict[str, Any]
@@ -63,20 +63,19 @@ Entry = Scalar | LayerHistogram | Vector | Info
 
 
 def event_files(folder: Path) -> list[Path]:
-    """Return the event files of a folder in the order in which they were begun."""
+    """Return the event files of a folder in the order in which they were created."""
     return sorted(p for p in folder.glob("events.out.tfevents.*") if p.is_file())
 
 
 def read_entries(folder: Path, position: Position | None = None) -> Iterator[tuple[Entry, Position]]:
-    """Yield each entry and the position after the event that holds it.
+    """Yield each entry and the position after the event that contains it.
 
-    All entries of one event share one step, and the position moves only with the last of them: a reader that stops
-    in the middle of an event reads the whole event again. An event that is not complete yet, or that was torn by a
-    crash, ends its file.
+    All entries of one event share one step, and the position advances only with the last of them: a reader that stops
+    within an event reads that event again. A file ends at the first event that is incomplete or corrupted.
 
     Args:
         folder: The run's `tensorboard/` folder.
-        position: Where an earlier reading stopped; the start if None. It is not changed.
+        position: Where an earlier reading stopped; None for the start. It is not modified.
     """
     position = dict(position or {})
     for path in event_files(folder):
@@ -125,7 +124,7 @@ def _decode(event: Any, value: Any) -> Entry | None:
 
 
 def decode_histogram(proto: Any) -> Histogram:
-    """Return the histogram that `encoding.Histograms` wrote; signs are not in it."""
+    """Return the histogram that `encoding.Histograms` wrote, which has no signs."""
     counts = np.zeros(NUM_BINS, dtype=np.int64)
     low = round(proto.bucket_limit[0] / LOG10_2) + 127
     buckets = np.array(proto.bucket, dtype=np.int64)
@@ -136,7 +135,7 @@ def decode_histogram(proto: Any) -> Histogram:
 
 @dataclass
 class Series:
-    """One scalar over the run; steps rise. Where a step was recorded twice (a resumed run) the later one stands."""
+    """A scalar over the run, by increasing steps. Of a step recorded twice (a resumed run), the later value counts."""
 
     steps: list[int] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
@@ -144,14 +143,14 @@ class Series:
 
 @dataclass
 class Record:
-    """A run's whole record in memory.
+    """The whole record of a run in memory.
 
     Attributes:
         scalars: Series by name, in the order of first appearance.
-        histograms: For each layer, histograms of its gradient by step (rising).
-        other_histograms: The same for the other signals, by signal.
-        vectors: For each name, arrays by step (rising).
-        info: What the run is.
+        histograms: For each layer, histograms of its gradient by increasing step.
+        other_histograms: The same for each other signal.
+        vectors: For each name, arrays by increasing step.
+        info: Metadata of the run.
     """
 
     scalars: dict[str, Series] = field(default_factory=dict)
@@ -167,7 +166,7 @@ class Record:
         return sorted({layer for layer in found if layer} | set(self.histograms))
 
     def of_layers(self, statistic: str) -> dict[str, Series]:
-        """Return the series `<signal>/<statistic>/<layer>` by layer, in forward order, of any signal."""
+        """Return the series `<statistic>/<layer>` by layer, in forward order."""
         found = {names.layer_of(name, statistic): series for name, series in self.scalars.items()}
         return {layer: series for layer, series in sorted((k, v) for k, v in found.items() if k is not None)}
 

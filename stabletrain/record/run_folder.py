@@ -1,4 +1,4 @@
-"""What a run leaves behind, by name; small JSON files are replaced whole, never half written."""
+"""The files of a run. Small JSON files are replaced atomically."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stabletrain.vocabulary.finding import Finding
 
 
 class RunFolder:
-    """Paths of a run's files, and its summary and findings.
+    """Paths of a run's files; reads and writes its summary and findings.
 
     Args:
         path: The run's `output_dir`.
@@ -28,17 +28,17 @@ class RunFolder:
         self.report = self.path / "report.html"
 
     def read_summary(self) -> dict[str, Any]:
-        """Return `summary.json`, or an empty dict if the run has none yet."""
+        """Return `summary.json`; an empty dict if there is none yet."""
         return json.loads(self.summary.read_text()) if self.summary.is_file() else {}
 
     def update_summary(self, **changes: Any) -> dict[str, Any]:
-        """Change fields of `summary.json` and return the whole."""
+        """Update fields of `summary.json` and return all of them."""
         summary = self.read_summary() | changes
         write_json(self.summary, summary)
         return summary
 
     def read_findings(self) -> list[Finding]:
-        """Return the findings, or an empty list if the run has none yet."""
+        """Return the findings; an empty list if there is no file yet."""
         if not self.findings.is_file():
             return []
         return [Finding(**fields) for fields in json.loads(self.findings.read_text())]
@@ -49,12 +49,12 @@ class RunFolder:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write `data` as JSON through a temporary file in the same folder."""
+    """Write `data` as JSON, atomically."""
     replace_file(path, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Put `content` at `path` in one move: a reader sees the old file or the new one, whole."""
+    """Replace the file at `path` atomically, through a temporary file in the same folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("wb") as file:

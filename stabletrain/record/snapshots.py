@@ -1,4 +1,4 @@
-"""A snapshot as the summary of one event: which numbers of which signal are kept, and under which names."""
+"""Encodes a snapshot as the summary of one event: which statistics of which signal, under which names."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from stabletrain.vocabulary.signals import GRADIENT, UPDATE, WEIGHT
 
 
 class Snapshots:
-    """Encodes the snapshots of one run; what does not change from step to step is made once.
+    """Encodes the snapshots of one run; what does not change between steps is built once.
 
-    | name | of | what |
+    | name | signal | value |
     |---|---|---|
     | `<signal>/rms/<layer>` | every signal | root mean square over the finite elements |
-    | `<signal>/nonfinite/<layer>` | the gradient; others where above 0 | number of Inf and NaN |
+    | `<signal>/nonfinite/<layer>` | the gradient; others if above 0 | number of Inf and NaN |
     | `gradient/histogram/<layer>` | the gradient | counts of log10 of the absolute value |
     | `histogram/<signal>/<layer>` | every other signal | the same |
     | `gradient/p05/<layer>`, `p50`, `p95` | the gradient, with each histogram | quantiles of the absolute value |
     | `update/ratio/<layer>` | the update | ‖ΔW‖/‖W‖ |
-    | `activation/dead/<layer>`, `activation/saturated/<layer>` | the units | share of such units |
-    | `weight/equal/<layer>` | the first weights | share of units that equal the first one, above one half |
+    | `activation/dead/<layer>`, `activation/saturated/<layer>` | units | fraction of such units |
+    | `weight/equal/<layer>` | initial weights | fraction of units equal to the first one, if above one half |
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Snapshots:
         self._histograms: dict[tuple[str, ...], Histograms] = {}
 
     def encode(self, snapshot: Snapshot) -> list[Bytes]:
-        """Return the summary of all signals of a snapshot, in parts; none if nothing was measured."""
+        """Return the summary of all signals of a snapshot, in parts; an empty list if nothing was measured."""
         parts: list[Bytes] = []
         for signal, layers in {GRADIENT: snapshot.layers, **snapshot.signals}.items():
             for group in _groups(layers):
@@ -50,7 +50,7 @@ class Snapshots:
         arrays = measures.arrays
         nonfinite = arrays.num_nonfinite.astype(np.float64)
         if signal != GRADIENT:
-            nonfinite[nonfinite == 0] = np.nan  # left out
+            nonfinite[nonfinite == 0] = np.nan  # not written
         statistics, columns = [names.RMS, names.NONFINITE], [arrays.rms, nonfinite]
         if measures.with_counts and signal == GRADIENT:
             statistics += names.QUANTILES
@@ -80,7 +80,7 @@ class Snapshots:
 
 
 def _groups(layers: Sequence[LayerStatistics]) -> list[Measures]:
-    """Return statistics as arrays: one group, or two where only some layers have a histogram."""
+    """Return statistics as arrays: one group, or two if only some layers have a histogram."""
     if isinstance(layers, Measures):
         return [layers] if len(layers) else []
     groups = [[x for x in layers if (x.histogram is None) == missing] for missing in (True, False)]

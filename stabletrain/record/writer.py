@@ -1,4 +1,4 @@
-"""Appending to the event file. What was appended survives a kill: no buffer but for snapshots, and that a short one."""
+"""Appends to the event file. What was appended survives a kill; only snapshots are buffered, for about two seconds."""
 
 from __future__ import annotations
 
@@ -35,40 +35,40 @@ from stabletrain.signal.snapshot import Snapshot
 from stabletrain.vocabulary import metric_names as names
 
 FLUSH_S = 2.0
-MAX_WAITING = 256  # snapshots of norms; one with histograms is large and counts for `HISTOGRAMS_COUNT_FOR` of them
+MAX_WAITING = 256  # buffered snapshots; one with histograms counts as `HISTOGRAMS_COUNT_FOR`
 HISTOGRAMS_COUNT_FOR = 16
-CHUNK = 2**16  # bytes a call: of larger ones the kernel made eight times the work (docs/LOG.md)
-PLUGIN = "stabletrain"  # TensorBoard's pages leave alone what belongs to a plugin they do not have
+CHUNK = 2**16  # bytes per call: larger writes took eight times as long (docs/LOG.md)
+PLUGIN = "stabletrain"  # TensorBoard ignores the data of a plugin that it does not have
 
 
 class Listener(Protocol):
-    """What hears everything that is appended to a record, in the same order; `diagnosis.history.History` does."""
+    """Receives everything that is appended to a record, in the same order, such as `diagnosis.history.History`."""
 
     def add_snapshot(self, snapshot: Snapshot) -> None:
-        """Hear the statistics of one step."""
+        """Receive the statistics of one step."""
 
     def add_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Hear scalars of one step."""
+        """Receive scalars of one step."""
 
     def add_time(self, step: int, layer: str, norms: np.ndarray) -> None:
-        """Hear ‖∂L/∂h_t‖ of a recurrent layer."""
+        """Receive ‖∂L/∂h_t‖ of a recurrent layer."""
 
 
 class RecordWriter:
-    """Writes a run's numbers into a TensorBoard event file, which is the record of the run.
+    """Writes the measurements of a run to a TensorBoard event file, which is the record of the run.
 
-    A new file is begun each time; a folder may hold several (one per resume). Non-finite scalars are not written:
-    they would hide the whole curve in both UIs, and what lies beyond float32 would be stored as Inf. Count them under
-    a name of their own instead.
+    Each writer creates a new file; a folder may contain several, one per resume. Non-finite scalars are not written:
+    they would hide the whole curve in both UIs. The same holds for values beyond float32, which would be stored as Inf.
+    Count them under another name instead.
 
     Args:
-        folder: Where the event files lie; made if missing.
+        folder: Folder of the event files; created if missing.
     """
 
     def __init__(self, folder: Path | str) -> None:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        # TensorBoard and the reader take files in the order of their names: time first.
+        # TensorBoard and the reader sort files by name, so the name begins with the time.
         name = f"events.out.tfevents.{time.time_ns() / 1e9:020.9f}.{socket.gethostname()}.{os.getpid()}"
         self.path = folder / name
         self._descriptor: int | None = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -84,15 +84,15 @@ class RecordWriter:
         _OPEN.add(self)
 
     def prepare(self) -> None:
-        """Compile what snapshots need now rather than with the first one, whose step would seem slow."""
+        """Compile the encoders now, so that the first snapshot does not slow its step down."""
         encoding.prepare()
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Append finite scalars of one step."""
+        """Append the finite scalars of one step."""
         self.write_steps([(step, scalars)])
 
     def write_steps(self, steps: Sequence[tuple[int, Mapping[str, float]]]) -> None:
-        """Append finite scalars of several steps in one go."""
+        """Append the finite scalars of several steps in one write."""
         parts: list[Bytes] = []
         for step, scalars in steps:
             kept = {tag: value for tag, value in scalars.items() if _is_storable(value)}
@@ -102,11 +102,10 @@ class RecordWriter:
         self._write(parts)
 
     def write_snapshot(self, snapshot: Snapshot) -> None:
-        """Append, as one event, a step's statistics and, where present, histograms of log10|g| of every layer.
+        """Append, as one event, the statistics of a step and, where present, histograms of log10|g| of every layer.
 
-        Snapshots that follow each other within two seconds are encoded together, which is several times
-        cheaper. What a GPU has just measured waits for the next call, by when it is there. `flush` and `close` append
-        all that waits.
+        Snapshots within two seconds of each other are encoded together, which is several times cheaper. A snapshot that
+        is still being copied from a GPU is written with the next call. `flush` and `close` write all buffered ones.
         """
         self._waiting.append((time.time(), snapshot))
         self._num_waiting += HISTOGRAMS_COUNT_FOR if snapshot.has_histograms else 1
@@ -114,7 +113,7 @@ class RecordWriter:
             self._flush(num_kept=1 if snapshot.is_on_device else 0)
 
     def flush(self) -> None:
-        """Append the snapshots that wait."""
+        """Write all buffered snapshots."""
         self._flush(num_kept=0)
 
     def _flush(self, num_kept: int) -> None:
@@ -122,7 +121,7 @@ class RecordWriter:
         waiting, self._waiting = self._waiting[:count], self._waiting[count:]
         if not waiting:
             return
-        joined: list[bytes] = []  # small events, to be written together
+        joined: list[bytes] = []  # small events, written together
         for time_s, snapshot in waiting:
             summary = [self._layouts.encode(snapshot), *self._snapshots.encode(snapshot)]
             for listener in self.listeners:
@@ -131,7 +130,7 @@ class RecordWriter:
                 continue
             event = frame(encode_event(snapshot.step, time_s, summary))
             if sum(map(len, event)) > CHUNK // 8:
-                self._write([*joined, *event])  # before the next one is encoded, whose arrays may be the same
+                self._write([*joined, *event])  # before the next snapshot is encoded into the same arrays
                 joined = []
             else:
                 joined.append(b"".join(event))  # pyright: ignore[reportArgumentType] (an array is a buffer)
@@ -140,7 +139,7 @@ class RecordWriter:
         self._last_flush = time.monotonic()
 
     def write_vectors(self, step: int, vectors: Mapping[str, np.ndarray]) -> None:
-        """Append arrays of one axis, such as a norm for each time step, in float32."""
+        """Append one-dimensional arrays, such as a norm for each time step, in float32."""
         values = []
         for tag, vector in vectors.items():
             shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=len(vector))])
@@ -154,9 +153,9 @@ class RecordWriter:
         self._write(_frame_values(step, values))
 
     def write_info(self, info: Mapping[str, Any]) -> None:
-        """Append what the run is (plain JSON data), shown on TensorBoard's text page."""
+        """Append the metadata of the run (plain JSON data), which TensorBoard shows on its text page."""
         self.info = dict(info)
-        text = textwrap.indent(json.dumps(info, indent=2), "    ")  # an indented block: shown as it stands
+        text = textwrap.indent(json.dumps(info, indent=2), "    ")  # an indented block is shown verbatim
         metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
         shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
         tensor = TensorProto(dtype=DT_STRING, string_val=[text.encode()], tensor_shape=shape)
@@ -171,11 +170,11 @@ class RecordWriter:
             self._descriptor = None
 
     def __del__(self) -> None:
-        if getattr(self, "_process", None) == os.getpid():  # neither half made, nor the copy of a forked process
+        if getattr(self, "_process", None) == os.getpid():  # fully constructed, and not the copy in a forked process
             self.close()
 
     def _write(self, parts: Sequence[Bytes]) -> None:
-        """Append bytes that are given in parts: neighbours together up to a chunk, what is larger piece by piece."""
+        """Append bytes given in parts: small neighbors in one call, larger parts in chunks."""
         joined: list[Bytes] = []
         room = CHUNK
         for part in parts:
@@ -190,7 +189,7 @@ class RecordWriter:
         self._write_at_once(joined)
 
     def _write_at_once(self, parts: Sequence[Bytes]) -> None:
-        """Append bytes in one call, or one for each chunk of a part that is larger."""
+        """Append bytes in one call, or in one per chunk."""
         data = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))  # pyright: ignore[reportArgumentType]
         while data:
             assert self._descriptor is not None, "the record is closed"
@@ -202,25 +201,25 @@ _OPEN: weakref.WeakSet[RecordWriter] = weakref.WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    """Append what waits in writers that nobody closed: when the interpreter is torn down it is too late."""
+    """Write the buffers of writers that were not closed, before the interpreter shuts down."""
     for writer in [*_OPEN]:
         if writer._process == os.getpid():
             writer.close()
 
 
 def _is_storable(value: float) -> bool:
-    return abs(value) <= FLOAT32_MAX  # False for NaN; a larger number, which float64 has, would be stored as Inf
+    return abs(value) <= FLOAT32_MAX  # False for NaN; larger values would be stored as Inf
 
 
 def _frame_values(step: int, values: Sequence[Any]) -> list[Bytes]:
-    """Return the parts of a framed event of some values; none for no value."""
+    """Return the parts of a framed event with some values; an empty list without values."""
     if not values:
         return []
     return frame(encode_event(step, time.time(), [Summary(value=values).SerializeToString()]))
 
 
 def frame(data: Sequence[Bytes]) -> list[Bytes]:
-    """Frame data as a TFRecord: length, masked CRC of the length, data, masked CRC of the data. Parts in, parts out."""
+    """Frame data as a TFRecord: length, masked CRC of the length, data, masked CRC of the data."""
     length = struct.pack("<Q", sum(map(len, data)))
     head = length + struct.pack("<I", masked_crc([length]))
     return [head, *data, struct.pack("<I", masked_crc(data))]
