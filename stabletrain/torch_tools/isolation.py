@@ -78,15 +78,15 @@ def preserve_buffers(model: nn.Module) -> Iterator[None]:
     Buffers that are registered inside stay: the model may rely on them from then on.
     """
     buffers = [(module, name, buffer) for module in model.modules() for name, buffer in module._buffers.items()]
-    copies = [None if buffer is None else buffer.detach().clone() for _, _, buffer in buffers]
+    values = [None if buffer is None else buffer.detach().clone() for _, _, buffer in buffers]
     try:
         yield
     finally:
-        for (module, name, buffer), copy in zip(buffers, copies, strict=True):
+        for (module, name, buffer), value in zip(buffers, values, strict=True):
             module._buffers[name] = buffer
-            if buffer is not None:
+            if buffer is not None and value is not None:
                 with torch.inference_mode(buffer.is_inference()):
-                    buffer.data.copy_(copy)  # `.data`: autograd may have saved the buffer, and its values are the same
+                    buffer.data.copy_(value)  # `.data`: a graph that saved the buffer stays valid
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from stabletrain.errors import RequestError
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.training.checkpoint import BEST, LAST, ManifestCheckpointIO, copy_checkpoint
-from stabletrain.training.datamodule_shapes import has_hook
+from stabletrain.training.lightning_internals import has_hook
 from stabletrain.training.optimization.stability import StabilityStop
 from stabletrain.vocabulary.statuses import FAILED, FINISHED, STOPPED, TERMINATED
 

@@ -20,7 +20,8 @@ from stabletrain.network.normalization import NoNorm
 from stabletrain.network.residual import NoResidual
 from stabletrain.network.surgery.reparametrization import find_reparametrization, reparametrize_
 from stabletrain.torch_tools.isolation import preserve_rng
-from stabletrain.training.datamodule_shapes import LoadedData, has_hook
+from stabletrain.training.datamodule_shapes import LoadedData
+from stabletrain.training.lightning_internals import has_hook
 
 _NUM_INIT_EXAMPLES = 256  # that an initialization may measure; an LSUV deviation is then known to 4 %
 _NUM_TRIED = 2  # examples passed through a copy of the network before anything is written; batch norm needs two
