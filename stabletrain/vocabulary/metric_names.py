@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 TRAIN_LOSS = "train/loss"
+VAL_LOSS = "val/loss"
+VAL_ACCURACY = "val/accuracy"
+TEST_LOSS = "test/loss"
 LR = "lr"  # recorded where it changes
 NORM_TOTAL = "gradient/norm/total"  # before clipping
 NORM_AFTER = "clip/norm_after"
