@@ -34,6 +34,7 @@ MOVED = {
     "app.targets": "app.composition.targets",
     "app.verdict": "app.findings_table",
     "callbacks": "training.callbacks",
+    "data.chance": "torch_tools.isolation",
     "data.checks": "data.validation",
     "data.encoding": "data.tables.columns",
     "data.images": "data.mnist_small",

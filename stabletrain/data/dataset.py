@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stabletrain.data.base import MAX_SEED, Data, Task, require_count
-from stabletrain.data.chance import keep_generators
 from stabletrain.data.lazy import LazySplit
 from stabletrain.data.scan import Scan, refuse, scan, to_tensor
 from stabletrain.data.splits import split_rows, split_sizes
 from stabletrain.errors import require_choice
+from stabletrain.torch_tools.isolation import preserve_rng
 
 MIN_PER_SPLIT = 1
 
@@ -103,7 +103,7 @@ class DatasetData(Data):
         train, val, test = (
             ExampleSplit(dataset, rows, known) for rows in split_rows(count, num_val, num_test, seed, known.labels)
         )
-        with keep_generators():  # the first example is made once more
+        with preserve_rng():  # the first example is made once more
             super().__init__(train, val, test, batch_size=batch_size, form=known.form, num_outputs=known.num_outputs)
 
     @property

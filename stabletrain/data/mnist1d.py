@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from stabletrain.data.base import MAX_SEED, Data, Split, Task, require_count, resolve_form
-from stabletrain.data.chance import keep_generators
 from stabletrain.data.extras import require_package
 from stabletrain.data.splits import cut_rows
+from stabletrain.torch_tools.isolation import preserve_rng
 
 NUM_CLASSES = 10
 NUM_VAL = 500  # of the source's 4,000 for training: one sequence is 0.2 % of accuracy
@@ -61,7 +61,7 @@ class Mnist1d(Data):
 def _draw() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Return the source's training and test set: sequences, float64 (N, 40), and labels (N,); this takes seconds."""
     package = require_package("mnist1d.data", "data")
-    with keep_generators():  # the package seeds numpy's and Python's
+    with preserve_rng():  # the package seeds numpy's and Python's
         drawn = package.make_dataset(package.get_dataset_args())
     return (drawn["x"], drawn["y"]), (drawn["x_test"], drawn["y_test"])
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stabletrain.data.base import Task
-from stabletrain.data.chance import keep_generators
 from stabletrain.data.lazy import MAX_SCANNED
 from stabletrain.errors import RequestError
+from stabletrain.torch_tools.isolation import preserve_rng
 
 FORMS = {1: "vector", 2: "sequence", 3: "image"}  # by the number of axes of one input
 WIDER = {  # what neither numpy nor torch's comparisons know, as what holds it
@@ -64,7 +64,7 @@ def scan(dataset: Dataset[Any], task: str) -> Scan:
     """
     count = _count(dataset)
     rows = np.unique(np.linspace(0, count - 1, min(count, MAX_SCANNED)).astype(np.int64))
-    with keep_generators():
+    with preserve_rng():
         x, targets, fingerprint = _read(dataset, rows)
     chosen = _resolve_task(task, targets[0])
     form, per_step = _resolve_form(x, targets[0], chosen)

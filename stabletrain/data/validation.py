@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from stabletrain.data.base import Data
-from stabletrain.data.chance import keep_generators
 from stabletrain.data.lazy import blocks_of
 from stabletrain.errors import RequestError
+from stabletrain.torch_tools.isolation import preserve_rng
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
@@ -25,7 +25,7 @@ def check_data(data: Data) -> None:
         RequestError: A split is empty, its inputs hold no numbers (sequences without steps), inputs or the targets of
             a regression are not finite, labels lie outside the classes, or the training set holds a single class.
     """
-    with keep_generators():  # an example may be made at random
+    with preserve_rng():  # an example may be made at random
         for split in SPLITS:
             _check_split(data, split)
 

@@ -1,1 +1,1 @@
-"""stabletrain in other people's loops and clusters: a plain PyTorch loop, Hugging Face, Ray."""
+"""stabletrain outside of its own command: in a plain PyTorch loop, a Hugging Face `Trainer` or on a Ray cluster."""

@@ -1,4 +1,4 @@
-"""Watching in a Hugging Face `Trainer`: a callback, brought by the extra `huggingface`."""
+"""A callback for the Hugging Face `Trainer`. Needs the extra `huggingface`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stabletrain.diagnosis.doctor import diagnose
+from stabletrain.diagnosis.findings_text import describe
 from stabletrain.diagnosis.recorded_run import observe
 from stabletrain.errors import require_choice, require_range
 from stabletrain.record.reader import load_record
@@ -27,29 +28,35 @@ try:
 except ImportError as error:
     raise ImportError(
         f"stabletrain.integrations.huggingface needs the package transformers, which cannot be imported: {error}. "
-        "It comes with  python -m pip install 'stabletrain[huggingface]'"
+        "Install it with  python -m pip install 'stabletrain[huggingface]'"
     ) from error
 
-LOGGED = {"loss": names.TRAIN_LOSS, "grad_norm": names.NORM_TOTAL, "learning_rate": "train/lr", "eval_loss": "val/loss"}
+LOGGED = {
+    "loss": names.TRAIN_LOSS,
+    "grad_norm": names.NORM_TOTAL,
+    "learning_rate": names.LR,
+    "eval_loss": names.VAL_LOSS,
+}
 
 
 class WatchCallback(TrainerCallback):
-    """Records every layer of the model that a `Trainer` trains; at the end says what the doctor finds. Observes only.
+    """Records every layer of the model during training and prints the doctor's findings at the end. Observes only.
 
-    The `Trainer` calls back after it has clipped, so `gradient` is what the optimizer sees: clipping by the norm
-    scales all layers alike. `max_grad_norm=0` in its arguments turns its clipping off. The total norm before clipping
-    is recorded as often as the `Trainer` logs (`logging_steps`), as are the loss and the learning rate.
+    The `Trainer` invokes callbacks after clipping, so `gradient` is the clipped gradient; clipping by norm scales all
+    layers by the same factor. `max_grad_norm=0` in the training arguments turns clipping off. The total norm before
+    clipping, the loss and the learning rate are recorded whenever the `Trainer` logs them (`logging_steps`).
 
     Args:
-        output_dir: The run's folder; by default the trainer's `output_dir`. The record lies in `tensorboard/` therein.
+        output_dir: The run's folder; by default the trainer's `output_dir`. The record is written to `tensorboard/` in
+            it.
         statistics_every: Steps between two measurements of the gradient; 0 for never.
         histograms_every: Steps between two histograms; 0 for never.
-        signals: What is measured: `gradient` and any of `delta`, `activation`, `weight`, `update`, `moment`, `clip`,
+        signals: Signals to measure: `gradient` and any of `delta`, `activation`, `weight`, `update`, `moment`, `clip`,
             `units`.
-        signals_every: Steps between two measurements of the signals beside the gradient; 0 for never.
+        signals_every: Steps between two measurements of the signals other than the gradient; 0 for never.
 
     Raises:
-        RequestError: A signal that does not exist, or a negative number of steps.
+        RequestError: An unknown signal, or a negative number of steps.
 
     Example:
         trainer = Trainer(model, arguments, train_dataset=dataset, callbacks=[WatchCallback()])
@@ -76,9 +83,9 @@ class WatchCallback(TrainerCallback):
         self._start_s = self._seconds = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Begin to watch."""
+        """Attach to the model and open the record."""
         model = kwargs["model"]
-        optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])  # within Accelerate's
+        optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])  # unwrap Accelerate's
         self._watch = Watch(model, optimizer=optimizer, signals=self.signals)
         self._watch.expect(taps=False)
         if state.is_world_process_zero:
@@ -94,13 +101,13 @@ class WatchCallback(TrainerCallback):
         self._start_s, self._seconds = time.perf_counter(), 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Put the taps on, if the coming step is due; they stay for all micro-batches of the step."""
+        """Register the hooks if the next step is due; they stay for all its micro-batches."""
         if self._watch is not None and state.is_world_process_zero:
             step = state.global_step
             self._watch.expect(is_due(step, self.signals_every), histograms=is_due(step, self.histograms_every))
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure, if this step is due."""
+        """Measure if this step is due."""
         step = state.global_step
         histograms = is_due(step, self.histograms_every)
         if self._watch is None or not (histograms or is_due(step, self.statistics_every)):
@@ -112,7 +119,7 @@ class WatchCallback(TrainerCallback):
             self._seconds += time.perf_counter() - start
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write what was measured, with what the optimizer's step added to it."""
+        """Write the snapshot, including the signals of the optimizer's step."""
         snapshot, self._snapshot = self._snapshot, None
         if snapshot is not None and self._writer is not None:
             start = time.perf_counter()
@@ -120,13 +127,13 @@ class WatchCallback(TrainerCallback):
             self._seconds += time.perf_counter() - start
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
-        """Write the loss, the norm before clipping and the learning rate of what the trainer logs."""
+        """Record the loss, the norm before clipping and the learning rate that the trainer logs."""
         if self._writer is not None:
             found = {name: float(logs[key]) for key, name in LOGGED.items() if logs and key in logs}
             self._writer.write_scalars(max(0, state.global_step - 1), found)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Let go of the model, diagnose, and print the verdict."""
+        """Detach from the model, diagnose, and print the findings."""
         if self._watch is not None:
             self._seconds += self._watch.tap_seconds
             self._watch.detach()
@@ -147,8 +154,4 @@ class WatchCallback(TrainerCallback):
             seconds=round(seconds, 3),
             watch_overhead=round(self._seconds / max(seconds, 1e-9), 5),
         )
-        print(f"verdict: {verdict_of(findings)}   after {num_steps:,} steps")
-        for f in findings:
-            print(f"  {f.severity} {f.kind} in {f.layer or 'all layers'}, steps {f.first_step}–{f.last_step}")
-            print(f"    {f.advice}")
-        print(f"python -m stabletrain report {self.folder.path}")
+        print("\n".join([*describe(findings, num_steps), f"python -m stabletrain report {self.folder.path}"]))

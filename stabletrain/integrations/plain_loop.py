@@ -1,4 +1,4 @@
-"""The doctor in any training loop: watch, collect, diagnose."""
+"""The doctor for any PyTorch training loop: measure, collect, diagnose."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import Finding, verdict_of
 from stabletrain.vocabulary.signals import CLIP, GRADIENT, SIGNALS
 
-EVERY = 10  # steps between two looks at what is not the gradient; conf/watch/default.yaml
-FIRST = 10  # and each of the first ones, where the initialisation shows
+EVERY = 10  # steps between two measurements of signals other than the gradient; as in conf/watch/default.yaml
+FIRST = 10  # first steps, all of which are measured: they show the initialization
 
 
 class Doctor:
-    """Watches a model in a plain loop and says what is wrong with its training.
+    """Watches a model in a plain training loop and diagnoses its training.
 
-    Call `step` after `backward()` and before `optimizer.step()`. It observes only. What it keeps is bounded: of each
-    measure at most 4,096 steps, of the loss and its like 12 bytes a step.
+    Call `step` after `loss.backward()` and before `optimizer.step()`. It observes only. It keeps at most 4,096 steps of
+    each measurement, and 12 bytes per step of each scalar such as the loss.
 
     Args:
-        model: Any `torch.nn.Module`; shared weights, unused branches and frozen layers included.
-        optimizer: The one that steps the model. With it the doctor sees how far each step goes, the learning rate,
-            and what clipping between `step` and the optimizer's does.
-        num_steps: Steps that the training is to take; without it nothing can be late.
-        prior_loss: Loss of the best guess that does not look at the input: the labels' entropy, or their variance.
+        model: Any `torch.nn.Module`, with or without shared weights, unused branches and frozen layers.
+        optimizer: The model's optimizer. It gives the doctor the size of each update, the learning rate, and the effect
+            of clipping between `doctor.step` and `optimizer.step`.
+        num_steps: Training budget in steps. Without it, rules that compare progress with the budget do not apply.
+        prior_loss: Loss of the best constant prediction (chance level): the labels' entropy, or the targets' variance.
 
     Example:
         >>> import torch
@@ -68,38 +68,42 @@ class Doctor:
         self._history = History()
         self._step = 0
         self._pending: Snapshot | None = None
-        self._added: set[str] = set()  # signals of the pending snapshot that were collected already
+        self._added: set[str] = set()  # signals of the pending snapshot that are in the history
         self._loss: Tensor | float | None = None
         self._norm: float | None = None
         self._lr: float | None = None
         self._first_lr: float | None = None
         self._last_time = -EVERY
-        self._num_looks = self._num_clipped = 0
+        self._num_measured = self._num_clipped = 0
 
     def step(self, loss: Tensor | float | None = None) -> None:
-        """Look at all gradients as they are now, and from time to time at everything else.
+        """Measure the gradients, and on some steps all other signals.
 
         Args:
-            loss: The loss of this step.
+            loss: Loss of this step.
         """
         self._collect()
-        self._pending = self._watch.step(histograms=False, step=self._step, others=_is_looked_at(self._step))
+        self._pending = self._watch.step(histograms=False, step=self._step, others=_is_measured(self._step))
         self._added = set()
         self._loss = loss.detach() if isinstance(loss, Tensor) else loss
         self._note_lr()
         self._step += 1
-        self._watch.expect(taps=_is_looked_at(self._step), histograms=False)
+        self._watch.expect(taps=_is_measured(self._step), histograms=False)
 
     def validate(self, **metrics: float) -> None:
-        """Take metrics of a validation, such as `accuracy=0.9` or `loss=0.3`."""
-        self._history.add_scalars(max(0, self._step - 1), {f"val/{name}": float(v) for name, v in metrics.items()})
+        """Record validation metrics, such as `accuracy=0.9` or `loss=0.3`."""
+        self._history.add_scalars(
+            max(0, self._step - 1), {names.of_signal("val", name): float(v) for name, v in metrics.items()}
+        )
 
     def follow_time(self, inputs: Any, loss_of_outputs: Callable[[Any], Tensor]) -> None:
-        """Follow the gradient through time of recurrent layers on a few examples; most calls do nothing.
+        """Measure the gradient through time of recurrent layers on a few examples.
+
+        It may be called every step: it measures on the first ten steps and then once every ten steps.
 
         Args:
-            inputs: What the model is called with: a tensor, or a tuple of arguments. Eight examples are enough.
-            loss_of_outputs: Maps the model's outputs for them to a scalar.
+            inputs: Arguments of the model: a tensor, or a tuple. Eight examples are enough.
+            loss_of_outputs: Maps the model's outputs for these inputs to a scalar loss.
         """
         if self._step >= FIRST and self._step - self._last_time < EVERY:
             return
@@ -109,7 +113,7 @@ class Doctor:
 
     @property
     def observations(self) -> Observations:
-        """All numbers seen so far, as the rules look at them."""
+        """All measurements so far, as the rules read them."""
         self._collect()
         settings = {} if self._first_lr is None else {"optimizer.lr": self._first_lr}
         dims = num_dims_by_layer(self._watch.layers, self._num_dims)
@@ -118,7 +122,7 @@ class Doctor:
 
     @property
     def findings(self) -> list[Finding]:
-        """What is wrong so far, the cause before what follows from it."""
+        """The findings so far, each cause before its symptoms."""
         return diagnose(self.observations)
 
     @property
@@ -127,18 +131,18 @@ class Doctor:
         return verdict_of(self.findings)
 
     def report(self) -> str:
-        """Return the verdict and the findings as text."""
+        """Return the verdict and the findings with their advice as text."""
         if not self.observations.rms:
-            return "verdict: none, no gradient was seen: call step() after backward()"
+            return "verdict: none; no gradient was measured: call step() after backward()"
         return "\n".join(describe(self.findings))
 
     def detach(self) -> None:
-        """Remove what is left of the hooks."""
+        """Remove all hooks from the model and the optimizer."""
         self._collect()
         self._watch.detach()
 
     def _collect(self) -> None:
-        """Keep what was measured; the signals of the optimizer's step come in after the others."""
+        """Add the pending snapshot to the history; signals of the optimizer's step arrive later than the others."""
         snapshot = self._pending
         if snapshot is None:
             return
@@ -163,9 +167,9 @@ class Doctor:
         after = total_norm(snapshot.signals[CLIP])
         if after is None or self._norm is None:
             return
-        self._num_looks += 1
-        self._num_clipped += after < self._norm * (1 - 1e-6)  # the norm itself is known to float32's six digits
-        scalars = {names.NORM_AFTER: after, names.CLIP_FRACTION: self._num_clipped / self._num_looks}
+        self._num_measured += 1
+        self._num_clipped += after < self._norm * (1 - 1e-6)  # the norm is accurate to the six digits of float32
+        scalars = {names.NORM_AFTER: after, names.CLIP_FRACTION: self._num_clipped / self._num_measured}
         self._history.add_scalars(snapshot.step, scalars)
 
     def _note_lr(self) -> None:
@@ -176,5 +180,5 @@ class Doctor:
             self._history.add_scalars(self._step, {names.LR: lr})
 
 
-def _is_looked_at(step: int) -> bool:
+def _is_measured(step: int) -> bool:
     return step < FIRST or is_due(step, EVERY)

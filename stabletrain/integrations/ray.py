@@ -1,4 +1,4 @@
-"""Training on a Ray cluster: Ray Train starts the workers, Lightning trains in them. Brought by the extra `ray`."""
+"""Train on a Ray cluster: Ray Train starts the workers, Lightning trains in them. Needs the extra `ray`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ try:
 except ImportError as error:
     raise ImportError(
         f"stabletrain.integrations.ray needs the package ray, which cannot be imported: {error}. "
-        "It comes, into an environment of its own, with  python -m pip install 'stabletrain[ray]'"
+        "Install it, into a separate environment, with  python -m pip install 'stabletrain[ray]'"
     ) from error
 
 
@@ -33,23 +33,23 @@ def train(
     max_failures: int = 3,
     storage_path: Path | str | None = None,
 ) -> Path:
-    """Train one run on several workers of a Ray cluster, each a process of one data-parallel group.
+    """Train one run on several workers of a Ray cluster that form one data-parallel group.
 
-    A group that loses a worker is begun again by Ray, and goes on from the run's last checkpoint.
+    If a worker is lost, Ray restarts the group, which resumes from the run's last checkpoint.
 
     Args:
-        overrides: Overrides as on the command line. `output_dir` must lie on a disk that all nodes share; by default it
-            is a new folder in `runs/`.
-        num_workers: Processes, 1 or more.
-        gpu: Whether each of them needs a GPU.
-        max_failures: How often the group is begun again.
-        storage_path: Where Ray keeps its own notes of the training; the run's folder by default.
+        overrides: Overrides as on the command line. `output_dir` must be on a file system shared by all nodes; the
+            default is a new folder in `runs/`.
+        num_workers: Number of processes, at least 1.
+        gpu: Whether each process needs a GPU.
+        max_failures: Maximum number of restarts.
+        storage_path: Where Ray stores its own state of the training; by default the run's folder.
 
     Returns:
         The run's folder.
 
     Raises:
-        RequestError: A configuration that does not fit, or fewer than one worker.
+        RequestError: The configuration is invalid, or `num_workers` is below 1.
 
     Example:
         stabletrain.integrations.ray.train(["model=rnn", "clip=norm"], num_workers=4, gpu=True)
@@ -83,7 +83,7 @@ def train(
 
 
 def _work(settings: dict[str, Any]) -> None:
-    """Train in one worker. Ray has joined the processes already; they are described as torchrun would."""
+    """Train in one worker. Ray has set up the process group; describe it in the variables that `torchrun` sets."""
     from stabletrain.app.commands import train as command
     from stabletrain.app.composition.compose import compose
 
@@ -101,10 +101,10 @@ def _work(settings: dict[str, Any]) -> None:
 def main() -> None:
     """Run `python -m stabletrain.integrations.ray --num-workers 4 model=rnn`; RAY_ADDRESS names the cluster."""
     parser = argparse.ArgumentParser(prog="python -m stabletrain.integrations.ray", description=__doc__)
-    parser.add_argument("--num-workers", type=int, default=2, help="processes; 2 by default")
-    parser.add_argument("--gpu", action="store_true", help="each process needs a GPU")
-    parser.add_argument("--max-failures", type=int, default=3, help="how often the group is begun again; 3 by default")
-    parser.add_argument("overrides", nargs="*", help="as behind python -m stabletrain")
+    parser.add_argument("--num-workers", type=int, default=2, help="number of processes (default: 2)")
+    parser.add_argument("--gpu", action="store_true", help="give each process a GPU")
+    parser.add_argument("--max-failures", type=int, default=3, help="maximum number of restarts (default: 3)")
+    parser.add_argument("overrides", nargs="*", help="overrides as for python -m stabletrain train")
     words = parser.parse_args()
     try:
         folder = train(words.overrides, num_workers=words.num_workers, gpu=words.gpu, max_failures=words.max_failures)

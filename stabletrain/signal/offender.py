@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from stabletrain.signal.splitting import find_samples, leaves, length_of
 from stabletrain.signal.trace import Seen, Trace, see
-from stabletrain.torch_tools.isolation import evaluation, keeping, require_scalar
+from stabletrain.torch_tools.isolation import differentiable, isolated, preserve_rng, require_scalar
 
 DATA, PARAMETER, FORWARD, LOSS, BACKWARD, OPTIMIZER = "data", "parameter", "forward", "loss", "backward", "optimizer"
 PHASES = (DATA, PARAMETER, FORWARD, LOSS, BACKWARD, OPTIMIZER)
@@ -85,7 +85,7 @@ def find_offender(
         >>> found.phase, found.tensor, found.samples
         ('data', 'batch', (3,))
     """
-    with keeping(model):
+    with isolated(model):
         trace = _follow(model, loss_fn, batch)
         if trace.is_finite:
             return None if optimizer is None else _in_optimizer(trace, optimizer)
@@ -98,7 +98,7 @@ def find_offender(
 
 def _follow(model: nn.Module, loss_fn: LossFunction, batch: Any) -> Trace:
     trace = Trace(model)
-    with evaluation(model), trace:
+    with preserve_rng(), differentiable(), trace:
         loss = loss_fn(batch)
         trace.differentiate(require_scalar(loss, "a function of the batch that returns a scalar tensor"))
     return trace
@@ -150,7 +150,7 @@ def _samples(model: nn.Module, loss_fn: LossFunction, batch: Any, trace: Trace) 
     only_forward = bool(trace.loss.num_nonfinite)
 
     def goes_wrong(part: Any) -> bool:
-        with evaluation(model):
+        with preserve_rng(), differentiable():  # the same random numbers in every pass
             loss = loss_fn(part)
             if only_forward or not bool(loss.isfinite()):
                 return not bool(loss.isfinite())

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stabletrain.signal.layer_names import clean_name
 from stabletrain.signal.time_gradient import REVERSE, TimeGradient
 from stabletrain.signal.unfused_rnn import FUSED, replay
-from stabletrain.torch_tools.isolation import evaluation, require_scalar
+from stabletrain.torch_tools.isolation import differentiable, isolated, require_scalar
 
 CELLS = (nn.RNNCell, nn.LSTMCell, nn.GRUCell)
 States = dict[str, list[Tensor]]  # by layer, in the order in which they were computed
@@ -59,7 +59,10 @@ def gradient_through_time(model: nn.Module, inputs: Any, loss_fn: Callable[[Any]
     """
     states: States = {}
     with ExitStack() as stack:
-        stack.enter_context(_aside(model))
+        stack.enter_context(isolated(model))
+        stack.enter_context(differentiable())
+        for module in model.modules():
+            module.training = False  # not by `eval()`, in which a model may do more: some merge weights there
         for path, module in model.named_modules():
             stack.enter_context(_recording(path, module, states))
         loss = loss_fn(model(*map(_usable, inputs if isinstance(inputs, tuple) else (inputs,))))
@@ -88,20 +91,6 @@ def _usable(x: Any) -> Any:
     if isinstance(x, Tensor):
         return x.clone() if x.is_inference() else x
     return type(x)(map(_usable, x)) if type(x) in (tuple, list) else x
-
-
-@contextmanager
-def _aside(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode with gradients, after which the model and the random numbers go on as if nothing had been."""
-    modes = [(module, module.training) for module in model.modules()]
-    with evaluation(model):
-        try:
-            for module, _ in modes:
-                module.training = False  # not by `eval()`, in which a model may do more: some merge weights there
-            yield
-        finally:
-            for module, mode in modes:
-                module.training = mode
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Training through Lightning: the module, callbacks, loggers, checkpoints. The only room that knows Lightning."""
+"""Training with Lightning: the module, callbacks, loggers and checkpoints. The only package that imports Lightning."""
 
 from stabletrain.training.callbacks.gradient_watch import GradientWatch as GradientWatch
 from stabletrain.training.loggers import MLflowLogger as MLflowLogger

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, each with a manifest that says what it is."""
+"""Checkpoints that are written atomically, each with a manifest that holds its checksum."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
 from stabletrain.errors import RequestError
 from stabletrain.record.run_folder import RunFolder, replace_file, write_json
+from stabletrain.vocabulary import metric_names as names
 
 LAST = "last.ckpt"
 BEST = "best.ckpt"
 
 
 def manifest_path(checkpoint: Path) -> Path:
-    """Return where the manifest of a checkpoint lies: `last.ckpt` → `last.json`."""
+    """Return the path of a checkpoint's manifest: `last.ckpt` → `last.json`."""
     return checkpoint.with_suffix(".json")
 
 
 class ManifestCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, flushes it to the disk, moves it there, and writes its manifest."""
+    """Writes a checkpoint to a temporary file, flushes it to disk, renames it, and writes its manifest."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Save `checkpoint` at `path`.
 
         Args:
             checkpoint: Lightning's checkpoint.
-            path: Local file.
+            path: Path of a local file.
             storage_options: Must be None.
         """
         path = Path(path)
@@ -55,20 +56,24 @@ class ManifestCheckpointIO(TorchCheckpointIO):
         write_json(manifest_path(path), manifest)
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load a checkpoint; raise RequestError if it is not the one that its manifest describes."""
+        """Load a checkpoint.
+
+        Raises:
+            RequestError: Its SHA-256 is not the one in its manifest.
+        """
         manifest = manifest_path(Path(path))
         if manifest.is_file() and json.loads(manifest.read_text())["sha256"] != digest_of(Path(path)):
             raise RequestError(
-                "The checkpoint is damaged: its content is not what its manifest says.",
+                "The checkpoint is damaged: its checksum does not match its manifest.",
                 key="resume",
                 found=path,
-                allowed="a checkpoint whose SHA-256 is that in the .json beside it",
+                allowed="a checkpoint whose SHA-256 equals the one in the .json file beside it",
             )
         return super().load_checkpoint(path, *args, **kwargs)
 
 
 def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal digits."""
+    """Return the SHA-256 of a file as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -81,14 +86,14 @@ def copy_checkpoint(source: Path, destination: Path) -> None:
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps the weights of the lowest `val/loss`; of a module that logs no such thing, of its own validation loss.
+    """Saves the checkpoint with the lowest `val/loss`, or the lowest validation loss by another name.
 
-    A LightningModule that is not ours may call it `val_loss` or `valid/loss`: the first metric, in the order of the
-    alphabet, with both `val` and `loss` in its name is taken. Without one there is no best, and the last is kept.
+    A user's LightningModule may log it as `val_loss` or `valid/loss`: the alphabetically first metric with both `val`
+    and `loss` in its name is used. Without one, nothing is saved, and the last checkpoint serves as the best.
     """
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save, if the validation loss is the lowest so far."""
+        """Save if the validation loss is the lowest so far."""
         logged = trainer.callback_metrics
         if self.monitor not in logged:
             self.monitor = next((n for n in sorted(logged) if "val" in n.lower() and "loss" in n.lower()), self.monitor)
@@ -97,11 +102,11 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 def checkpoint_callbacks(folder: RunFolder) -> list[Callback]:
-    """Return the callbacks that keep `best.ckpt` (lowest `val/loss`) and, every epoch, `last.ckpt`."""
+    """Return the callbacks that save `best.ckpt` (lowest `val/loss`) and, after every epoch, `last.ckpt`."""
     best = BestCheckpoint(
         dirpath=folder.checkpoints,
         filename="best",
-        monitor="val/loss",
+        monitor=names.VAL_LOSS,
         mode="min",
         save_top_k=1,
         auto_insert_metric_name=False,

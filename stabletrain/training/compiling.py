@@ -1,4 +1,4 @@
-"""`torch.compile` for a network that is watched: names, weights and checkpoints stay as they are."""
+"""`torch.compile` for a watched network: parameter names and checkpoints do not change."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ COMPILERS = ("c++", "g++", "clang++")
 
 
 def require_compiler() -> None:
-    """Raise RequestError where torch finds no C++ compiler: it would say so in the middle of the first step."""
+    """Raise RequestError if there is no C++ compiler; torch itself would fail in the first training step."""
     names = [os.environ["CXX"]] if os.environ.get("CXX") else COMPILERS
     if not any(shutil.which(name) for name in names):
         raise RequestError(
-            "torch.compile writes C++, and this machine has no compiler for it.",
+            "torch.compile generates C++ code, and this machine has no compiler for it.",
             key="compile",
             found=", ".join(names) + " not found",
-            allowed="false, or true where g++ or clang++ is installed (CXX names another)",
+            allowed="false, or true with g++ or clang++ installed (or another, named by CXX)",
             closest="false",
             command="compile=false",
         )
 
 
 def compile_(module: pl.LightningModule, *, by_block: bool = False) -> None:
-    """Compile the forward pass of a network in place: its own, of a user's LightningModule its children's.
+    """Compile the forward pass in place: of the network, or of each child of a user's LightningModule.
 
-    The modules stay the same objects, so that no name gets a prefix.
+    The modules stay the same objects, so that parameter names get no prefix.
 
     Args:
-        module: What is trained.
-        by_block: Whether each block is compiled by itself: FSDP2 gathers them one by one, between the calls.
+        module: The module to train.
+        by_block: Whether to compile each block separately, as FSDP2 needs: it gathers the blocks between their calls.
     """
     if isinstance(module, TrainingModule):
         parts = (find_blocks(module.network) if by_block else []) or [module.network]
@@ -49,14 +49,14 @@ def compile_(module: pl.LightningModule, *, by_block: bool = False) -> None:
         part.forward = torch.compile(part.forward)
 
 
-class EagerLooks(Callback):
-    """Runs the steps uncompiled on which hooks look at layers: compiled code does not call them.
+class EagerMeasurement(Callback):
+    """Runs a step uncompiled if hooks measure its layers, since compiled code does not call hooks.
 
-    These are the first forward pass, from which the order of the layers is read, and those on which `activation` or
+    These are the first step, whose forward pass gives the order of the layers, and those for which `activation` or
     `delta` is due.
 
     Args:
-        watch: Says whether it looks at the outputs of the coming step.
+        watch: A `GradientWatch`, whose `measures_outputs` tells whether the next step is measured.
     """
 
     def __init__(self, watch: Any) -> None:
@@ -66,19 +66,19 @@ class EagerLooks(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Choose for this batch."""
-        is_eager = self._is_first or self._watch.looks_at_outputs
+        """Choose between eager and compiled execution of this batch."""
+        is_eager = self._is_first or self._watch.measures_outputs
         torch.compiler.set_stance("force_eager" if is_eager else "default")
         self._is_first = False
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Go back to compiled code."""
+        """Return to compiled code."""
         torch.compiler.set_stance("default")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Go back to compiled code."""
+        """Return to compiled code."""
         torch.compiler.set_stance("default")
 
 

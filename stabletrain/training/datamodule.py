@@ -1,4 +1,4 @@
-"""Any `Data` as Lightning's data module: the same global batches on one process and on several."""
+"""`Data` as a LightningDataModule: the same global batches for any number of processes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from stabletrain.errors import RequestError
 
 
 class ShardSampler(Sampler[int]):
-    """Every `num_shards`-th index from `shard` on, each sample once over all shards (none repeated to fill up).
+    """Samples every `num_shards`-th index, starting at `shard`; no sample is repeated to pad the shards.
 
     Args:
         size: Number of samples.
         num_shards: Number of processes.
-        shard: This process, from 0.
+        shard: Rank of this process, from 0.
     """
 
     def __init__(self, size: int, num_shards: int, shard: int) -> None:
@@ -32,10 +32,15 @@ class ShardSampler(Sampler[int]):
 
 
 def eval_batch_size(size: int, num_shards: int, wanted: int) -> int:
-    """Return a batch size near `wanted` that gives every shard the same number of batches.
+    """Return a batch size near `wanted` with which every shard has the same number of batches.
 
-    Shards of `size` samples differ by at most one sample. Collective calls in a forward pass hang if that one
-    sample makes a batch of its own, which happens only where the smaller shard fills its batches exactly.
+    The shards of `size` samples differ by at most one sample. If that sample became a batch of its own, collective
+    calls in the forward pass would hang; this happens only if the batch size divides the smaller shard.
+
+    Args:
+        size: Number of samples.
+        num_shards: Number of processes.
+        wanted: Smallest batch size to return.
     """
     smaller, rest = divmod(size, num_shards)
     batch_size = wanted
@@ -45,15 +50,15 @@ def eval_batch_size(size: int, num_shards: int, wanted: int) -> int:
 
 
 class DataModule(pl.LightningDataModule):
-    """Feeds a `Data` to Lightning.
+    """Provides the data loaders of a `Data` to Lightning.
 
-    `batch_size` is global: each of n processes takes batch_size/n of every batch, and all of them together see the
-    batches that one process would see. The order follows from the seed and the epoch alone.
+    `batch_size` is global: each of n processes takes batch_size/n samples of every batch, and together they see the
+    batches that a single process would see. The order depends on the seed and the epoch only.
 
     Args:
-        data: What is trained on.
+        data: The data set.
         seed: Seed of the training order.
-        num_workers: Loader processes, per training process.
+        num_workers: Number of loader processes per training process.
     """
 
     def __init__(self, data: Data, seed: int = 0, num_workers: int = 0) -> None:
@@ -63,7 +68,7 @@ class DataModule(pl.LightningDataModule):
         self._num_workers = num_workers
 
     def check(self, world_size: int) -> None:
-        """Check that every batch divides over the processes; raise RequestError if not."""
+        """Raise RequestError unless the batch size is a multiple of the number of processes."""
         self._local_batch_size(world_size)
 
     def _place(self) -> tuple[int, int]:
@@ -74,7 +79,7 @@ class DataModule(pl.LightningDataModule):
         local, rest = divmod(self.data.batch_size, world_size)
         if rest or local == 0:
             raise RequestError(
-                f"The global batch does not divide over {world_size} processes.",
+                f"The global batch size is not divisible by the {world_size} processes.",
                 key="data.batch_size",
                 found=self.data.batch_size,
                 allowed=f"a multiple of {world_size}",
@@ -83,24 +88,25 @@ class DataModule(pl.LightningDataModule):
         return local
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Return shuffled batches; a last incomplete batch is left out."""
+        """Return shuffled batches; an incomplete last batch is dropped."""
         world_size, rank = self._place()
         train: Any = self.data.train
         sampler = DistributedSampler(train, world_size, rank, shuffle=True, seed=self._seed, drop_last=True)
         return self._loader(train, sampler, self._local_batch_size(world_size), drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Return the validation set in order."""
+        """Return the validation set, in order."""
         return self._eval_loader(self.data.val)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Return the test set in order."""
+        """Return the test set, in order."""
         return self._eval_loader(self.data.test)
 
     def _eval_loader(self, dataset: Dataset[Any]) -> DataLoader[Any]:
         world_size, rank = self._place()
         size = len(dataset)  # pyright: ignore[reportArgumentType]
-        batch_size = eval_batch_size(size, world_size, max(256, self.data.batch_size))  # no gradients: larger is faster
+        wanted = max(256, self.data.batch_size)  # without gradients, larger batches are faster
+        batch_size = eval_batch_size(size, world_size, wanted)
         return self._loader(dataset, ShardSampler(size, world_size, rank), batch_size, drop_last=False)
 
     def _loader(self, dataset: Any, sampler: Any, batch_size: int, drop_last: bool) -> DataLoader[Any]:

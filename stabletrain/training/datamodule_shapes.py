@@ -1,44 +1,41 @@
-"""What a LightningDataModule of one's own brings: its shapes, read from its first batch."""
+"""The shapes of a user's LightningDataModule, read from its first batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from stabletrain.errors import RequestError
-from stabletrain.vocabulary import metric_names as names
 
-FORMS = {2: "vector", 3: "sequence", 4: "image"}  # by the number of axes of a batch
-_MAX_BATCHES = 1000  # read to find the classes where the data module does not name their number
+FORMS = {2: "vector", 3: "sequence", 4: "image"}  # by the number of dimensions of a batch
+_MAX_BATCHES = 1000  # read to count the classes if the data module does not say how many there are
 
 
 class LoadedData:
-    """A LightningDataModule, seen as the families see data.
+    """A LightningDataModule with the attributes of `stabletrain.data.Data` that model families read.
 
     Attributes:
         datamodule: The data module itself.
         task: `classification` where targets are integers, else `regression`.
-        form: `vector`, `sequence` or `image`, by the axes of the inputs.
+        form: `vector`, `sequence` or `image`, by the number of dimensions of the inputs.
         num_inputs: Features of a vector or a time step, channels of an image.
-        num_outputs: `num_classes` or `num_outputs` of the data module, else the largest label plus one, else the
-            last axis of the targets.
+        num_outputs: `num_classes` or `num_outputs` of the data module; else the largest label plus one, or for a
+            regression the last dimension of the targets.
         num_steps: Length of a sequence; None for the other forms.
         per_step: Whether there is a target for every time step.
-        causal: False: a data module cannot say.
-        batch_size: Of the first batch.
+        causal: False, since a data module does not say.
+        batch_size: Size of the first batch.
 
     Args:
-        datamodule: Gives batches `(x, y)` of tensors.
+        datamodule: Yields batches `(x, y)` of tensors.
 
     Raises:
-        RequestError: It gives no batch, or something else than a pair of tensors.
+        RequestError: It yields no batch, or batches that are not pairs of tensors with floating-point inputs.
     """
 
     causal = False
@@ -86,34 +83,11 @@ class LoadedData:
         return 1 + max(int(batch[1].max()) for batch in batches)
 
 
-class LogLoss(Callback):
-    """Records `train/loss` for a LightningModule that calls it something else, or nothing."""
-
-    def __init__(self) -> None:
-        self._is_ours = False
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Log what `training_step` returned, unless the module has logged it itself."""
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if isinstance(loss, Tensor) and loss.numel() == 1 and names.TRAIN_LOSS not in trainer.callback_metrics:
-            self._is_ours = True
-        if isinstance(loss, Tensor) and loss.numel() == 1 and self._is_ours:
-            several = trainer.world_size > 1  # each of which saw a part of the batch
-            pl_module.log(names.TRAIN_LOSS, loss.detach(), on_step=True, on_epoch=False, sync_dist=several)
-
-
-def has_hook(name: str, owner: pl.LightningModule | pl.LightningDataModule) -> bool:
-    """Whether a module or data module brings a method that Lightning leaves open, `test_step` for one."""
-    return is_overridden(name, owner)
-
-
 def _first_pair(loader: Iterable[Any]) -> tuple[Tensor, Tensor]:
     batch = next(iter(loader), None)
     if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(t, Tensor) for t in batch)):
         raise RequestError(
-            "The data module gives no batches of inputs and targets.",
+            "The data module does not yield batches of inputs and targets.",
             key="data._target_",
             found="no batch" if batch is None else type(batch).__name__,
             allowed="batches (x, y) of two tensors",
@@ -121,7 +95,7 @@ def _first_pair(loader: Iterable[Any]) -> tuple[Tensor, Tensor]:
     x, y = batch
     if not torch.is_floating_point(x):
         raise RequestError(
-            "The data module gives inputs that are not numbers with a fraction.",
+            "The inputs of the data module are not floating point.",
             key="data._target_",
             found=str(x.dtype),
             allowed="torch.float32",

@@ -1,8 +1,7 @@
-"""Lightning's numbers into the record. MLflow is a view of the record, kept up by a process beside the training."""
+"""Lightning loggers: one writes to the record; the one for MLflow only configures the view that is shipped from it."""
 
 from __future__ import annotations
 
-import math
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,13 +11,14 @@ import pytorch_lightning as pl
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.loggers.logger import Logger
 
+from stabletrain.diagnosis.history import finite_scalars
 from stabletrain.record.writer import RecordWriter
 
 
 class RecordLogger(Logger):
-    """Writes what Lightning logs into the run's event file.
+    """Writes the metrics that Lightning logs to the run's event file.
 
-    A non-finite value is counted under `<signal>/nonfinite` instead of being written.
+    Non-finite values are not written; `<signal>/nonfinite` counts them.
 
     Args:
         folder: The run's `tensorboard/` folder.
@@ -32,19 +32,19 @@ class RecordLogger(Logger):
 
     @property
     def writer(self) -> RecordWriter:
-        """The event file, begun on first use."""
+        """The event file, created on first use."""
         if self._writer is None:
             self._writer = RecordWriter(self._folder)
         return self._writer
 
     @property
     def name(self) -> str:
-        """Folder name, as Lightning asks."""
+        """Name of the folder."""
         return self._folder.name
 
     @property
     def version(self) -> str:
-        """Not used: one folder per run."""
+        """Empty: a run has a folder of its own."""
         return ""
 
     @property
@@ -54,13 +54,9 @@ class RecordLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append the metrics of one step."""
+        """Append the metrics of a step."""
         scalars = {key: float(value) for key, value in metrics.items() if key != "epoch"}
-        for key in [k for k, v in scalars.items() if not math.isfinite(v)]:
-            signal = f"{key.partition('/')[0]}/nonfinite"
-            self._num_nonfinite[signal] = self._num_nonfinite.get(signal, 0) + 1
-            scalars[signal] = self._num_nonfinite[signal]
-        self.writer.write_scalars(step or 0, scalars)
+        self.writer.write_scalars(step or 0, finite_scalars(scalars, self._num_nonfinite))
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
@@ -75,7 +71,7 @@ class RecordLogger(Logger):
 
 
 def find_writer(trainer: pl.Trainer) -> RecordWriter | None:
-    """Return the record of the trainer's `RecordLogger`, or None if it has no such logger."""
+    """Return the event file of the trainer's `RecordLogger`, created if need be; None without such a logger."""
     for logger in trainer.loggers:
         if isinstance(logger, RecordLogger):
             return logger.writer
@@ -83,11 +79,11 @@ def find_writer(trainer: pl.Trainer) -> RecordWriter | None:
 
 
 class MLflowLogger(Logger):
-    """Says that MLflow shall show the run, and where. The numbers come from the record, not from here.
+    """Configures where MLflow shows the run. It logs nothing: the shipper copies the record.
 
     Args:
-        tracking_uri: Address of the store; by default MLFLOW_TRACKING_URI, else `mlflow.db` beside the run's folder.
-        log_model: Whether the best network is kept in MLflow with its signature.
+        tracking_uri: URI of the store; by default MLFLOW_TRACKING_URI, else `mlflow.db` beside the run's folder.
+        log_model: Whether to log the best network to MLflow, with its signature.
     """
 
     def __init__(self, tracking_uri: str | None = None, log_model: bool = True) -> None:
@@ -102,11 +98,11 @@ class MLflowLogger(Logger):
 
     @property
     def version(self) -> str:
-        """Not used."""
+        """Empty: MLflow names its runs itself."""
         return ""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Do nothing: the shipper carries the record."""
+        """Do nothing: the shipper copies the record."""
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the shipper carries the configuration."""
+        """Do nothing: the shipper copies the configuration."""

@@ -1,4 +1,4 @@
-"""One training run: fit, test the best weights, and say how it ended."""
+"""One training run: fit, test the best weights, and return the outcome."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from stabletrain.errors import RequestError
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.training.checkpoint import BEST, LAST, ManifestCheckpointIO, copy_checkpoint
-from stabletrain.training.datamodule_shapes import has_hook
+from stabletrain.training.lightning_internals import has_hook
 from stabletrain.training.optimization.stability import StabilityStop
 from stabletrain.vocabulary.statuses import FAILED, FINISHED, STOPPED, TERMINATED
 
@@ -26,11 +26,11 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-        status: One of the states in `record.folder`.
-        metrics: Last value of every metric, finite ones only.
-        steps: Optimizer steps done.
-        seconds: Time spent in training.
-        error: What ended the run, if it did not finish.
+        status: One of `vocabulary.statuses`.
+        metrics: Last finite value of every metric.
+        steps: Number of optimizer steps taken.
+        seconds: Duration of the training.
+        error: The exception that ended the run, unless it finished.
     """
 
     status: str = FINISHED
@@ -41,10 +41,10 @@ class Outcome:
 
 
 class SaveWhenStopped(Callback):
-    """Saves `last.ckpt` when the run is asked to stop (SIGTERM, Ctrl-C).
+    """Saves `last.ckpt` when SIGTERM or Ctrl-C stops the run.
 
     Args:
-        path: Where the checkpoint goes.
+        path: Path of the checkpoint.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,7 +52,7 @@ class SaveWhenStopped(Callback):
         self.stopped_by: BaseException | None = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Save, if all processes are here to do so together."""
+        """Save if all processes can take part: Ctrl-C may reach only one of several."""
         if isinstance(exception, SIGTERMException | KeyboardInterrupt):
             self.stopped_by = exception
             if isinstance(exception, SIGTERMException) or trainer.world_size == 1:
@@ -69,14 +69,17 @@ def execute(
     """Fit, then test the best weights.
 
     Args:
-        trainer: With its callbacks and loggers.
-        module: What is trained.
-        datamodule: What it is trained on.
-        folder: Where `checkpoints/best.ckpt` will be.
-        checkpoint: Where to go on from: weights, optimizer, epoch and step.
+        trainer: The trainer, with its callbacks and loggers.
+        module: The module to train.
+        datamodule: Its data.
+        folder: The run's folder, with `checkpoints/`.
+        checkpoint: Checkpoint to resume from: weights, optimizer, epoch and step.
+
+    Returns:
+        How the run ended.
 
     Raises:
-        RequestError: A batch does not divide over the processes.
+        RequestError: The batch size is not divisible by the number of processes.
     """
     saver = SaveWhenStopped(folder.checkpoints / LAST)
     trainer.callbacks.append(saver)  # pyright: ignore[reportAttributeAccessIssue]
@@ -122,16 +125,21 @@ def _evaluate(
 
 
 def _has_stage(stage: str, module: pl.LightningModule, datamodule: pl.LightningDataModule) -> bool:
-    """Whether both sides bring what Lightning needs to validate (`val`) or to test; those of users may not."""
+    """Return whether both implement what Lightning needs for `val` or `test`; a user's own may not."""
     step = {"val": "validation_step", "test": "test_step"}[stage]
     return has_hook(step, module) and has_hook(f"{stage}_dataloader", datamodule)
 
 
 def check_resumable(checkpoint: Path, module: pl.LightningModule, trainer: Mapping[str, Any]) -> None:
-    """Check that a checkpoint fits the composition, before the run's files are touched.
+    """Check that a run can resume from a checkpoint, before its files are changed.
+
+    Args:
+        checkpoint: Path of the checkpoint.
+        module: The module to resume.
+        trainer: The settings `max_epochs` and `max_steps`.
 
     Raises:
-        RequestError: Other weights than the model's, a damaged file, or more epochs or steps than asked for.
+        RequestError: Its weights do not fit the module, it is damaged, or it is past `max_epochs` or `max_steps`.
     """
     state = ManifestCheckpointIO().load_checkpoint(checkpoint, weights_only=True)
     expected = {name: value.shape for name, value in module.state_dict().items()}
@@ -139,7 +147,7 @@ def check_resumable(checkpoint: Path, module: pl.LightningModule, trainer: Mappi
     if found != expected:
         differing = sorted(n for n in found.keys() | expected.keys() if found.get(n) != expected.get(n))
         raise RequestError(
-            "The checkpoint is of another composition: its weights do not fit this model.",
+            "The checkpoint belongs to another composition: its weights do not fit this model.",
             key="resume",
             found=f"{checkpoint}, which differs in {', '.join(differing[:3])}",
             allowed="the settings in config.yaml beside the checkpoint",
@@ -149,7 +157,7 @@ def check_resumable(checkpoint: Path, module: pl.LightningModule, trainer: Mappi
         wanted = trainer.get(key)
         if wanted is not None and wanted != -1 and wanted < done:
             raise RequestError(
-                f"The run has gone further than trainer.{key} already.",
+                f"The run is already past trainer.{key}.",
                 key=f"trainer.{key}",
                 found=wanted,
                 allowed=f"an integer from {done}",
@@ -158,6 +166,6 @@ def check_resumable(checkpoint: Path, module: pl.LightningModule, trainer: Mappi
 
 
 def finite_metrics(trainer: pl.Trainer) -> dict[str, float]:
-    """Return what was logged last, without Inf and NaN."""
+    """Return the last value of every metric, leaving out Inf and NaN."""
     values = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return {name: value for name, value in values.items() if math.isfinite(value)}

@@ -1,4 +1,4 @@
-"""What is known of a training before its first step, for the doctor: how long it is to be, and what guessing costs."""
+"""What the doctor needs to know before the first step: the training budget and the loss at chance level."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 from stabletrain.data import Data
 from stabletrain.signal.layer_names import clean_name
 
-MAX_TARGETS = 4096  # looked at where targets are made one by one
+MAX_TARGETS = 4096  # read if examples are created one by one
 
 
 def describe_training(
@@ -22,11 +22,11 @@ def describe_training(
     """Return `num_steps`, `steps_per_epoch`, `num_dims` by parameter path, and `prior_loss`, as plain data.
 
     Args:
-        network: What is trained.
-        data: A `Data`, whose targets are looked at; of others the prior is unknown.
-        trainer: With its limits.
-        num_batches: Training batches of an epoch; None if unknown.
-        label_smoothing: Of the loss.
+        network: The network to train.
+        data: A `Data`; for anything else `prior_loss` is None.
+        trainer: The trainer, which limits epochs, steps and batches.
+        num_batches: Number of training batches per epoch; None if unknown.
+        label_smoothing: Label smoothing of the loss.
     """
     limit = trainer.limit_train_batches
     if num_batches is not None:
@@ -44,10 +44,14 @@ def describe_training(
 
 
 def prior_loss(data: Data, label_smoothing: float = 0.0) -> float:
-    """Return the training loss of the best guess that does not look at the input.
+    """Return the training loss of the best constant prediction: chance level.
 
-    Classification: H(q) = -Σ q_k log q_k of the labels' shares, smoothed as they are. Regression: the mean variance
-    of the targets.
+    Classification: the entropy H(q) = −Σ q_k log q_k of the class frequencies q, smoothed like the labels.
+    Regression: the variance of the targets, averaged over the outputs.
+
+    Args:
+        data: The data set, whose training targets are read.
+        label_smoothing: ε, from 0 to below 1: q becomes (1 − ε) q + ε / K for K classes.
     """
     targets = _targets(data)
     if data.task == "regression":

@@ -1,4 +1,4 @@
-"""FSDP2 for Lightning: parameters, gradients and optimizer state in shards, checkpoints whole."""
+"""FSDP2 for Lightning: sharded parameters, gradients and optimizer state, unsharded checkpoints."""
 
 from __future__ import annotations
 
@@ -8,24 +8,27 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.strategies import ModelParallelStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-STEPS = ("training_step", "validation_step", "test_step")  # what Lightning calls instead of `forward`
+from stabletrain.torch_tools.local_shards import is_sharded
+
+STEPS = ("training_step", "validation_step", "test_step")  # which Lightning calls instead of `forward`
 
 
 class ShardedStrategy(ModelParallelStrategy):
-    """Each of n processes holds 1/n of every parameter, gradient and moment, and gathers a block when it is used.
+    """Shards every parameter, gradient and moment over n processes; each block is gathered when it is used.
 
-    Lightning's `ModelParallelStrategy` asks every LightningModule for a `configure_model` that shards it, reads
-    checkpoints past the trainer's own input and output, and numbers the optimizer's state by the model's parameters.
-    Here the module is sharded as it is, unless it has done so itself; and a checkpoint is one file that is the same,
-    to the names and the order, as one process would write. All processes begin with the weights of the first.
+    Lightning's `ModelParallelStrategy` requires every LightningModule to shard itself in `configure_model`, bypasses
+    the trainer's checkpoint plugin when reading, and numbers the optimizer's state by the model's parameters. This
+    strategy shards any module, unless it has sharded itself, and a checkpoint is one file with the same content as that
+    of a single process, including names and order. All processes start from the weights of the first.
 
     Args:
-        blocks: Whether every block (child of a `ModuleList` or a `Sequential`) is gathered by itself, and not all
+        blocks: Whether to gather every block (child of a `ModuleList` or a `Sequential`) separately rather than all
             parameters at once.
 
     References:
@@ -38,16 +41,17 @@ class ShardedStrategy(ModelParallelStrategy):
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """The trainer hands the optimizer's state over, as with other strategies."""
+        """Whether the trainer restores the optimizer's state, as it does for other strategies."""
         return True
 
     def setup_environment(self) -> None:
-        """Lay all processes of all nodes out along one axis, that of the data."""
+        """Arrange all processes of all nodes in one data-parallel dimension."""
+        # private in pytorch-lightning 2.6.6: the number of processes is not known yet when the constructor takes sizes
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
         super().setup_environment()
 
     def setup(self, trainer: pl.Trainer) -> None:
-        """Shard the module, then make its optimizers."""
+        """Shard the module, then create its optimizers."""
         module, accelerator = self.lightning_module, self.accelerator
         assert module is not None
         assert accelerator is not None
@@ -62,18 +66,18 @@ class ShardedStrategy(ModelParallelStrategy):
         self.setup_precision_plugin()
 
     def on_validation_start(self) -> None:
-        """Take the first process' buffers, the running statistics of batch norm for one, as DDP does."""
+        """Broadcast the buffers of the first process, such as batch norm's running statistics, as DDP does."""
         assert self.model is not None
         _send_from_first(self.model.buffers())
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Return the whole module's state in the first process, nothing in the others."""
+        """Return the unsharded state of the module in the first process, an empty dict in the others."""
         assert self.lightning_module is not None
         return self._keep_in_first(gather(self.lightning_module.state_dict(), self.is_global_zero))
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """Return the whole optimizer's state in the first process, nothing in the others."""
-        inner = getattr(optimizer, "_optimizer", optimizer)
+        """Return the unsharded state of the optimizer in the first process, an empty dict in the others."""
+        inner = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         return self._keep_in_first(gather(inner.state_dict(), self.is_global_zero))
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
@@ -81,15 +85,15 @@ class ShardedStrategy(ModelParallelStrategy):
         return self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=True)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Take each process' part of the weights."""
+        """Load this process' shard of the weights."""
         module = self.lightning_module
         assert module is not None
         own = module.state_dict()
-        parts = {name: part_like(value, own.get(name)) for name, value in checkpoint["state_dict"].items()}
+        parts = {name: shard_like(value, own.get(name)) for name, value in checkpoint["state_dict"].items()}
         module.load_state_dict(parts, strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take each process' part of the optimizers' state."""
+        """Load this process' shard of the optimizers' state."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             optimizer.load_state_dict(split_state(state, optimizer))
 
@@ -97,18 +101,13 @@ class ShardedStrategy(ModelParallelStrategy):
         return state if self.is_global_zero else {}
 
 
-def is_sharded(tensor: Any) -> bool:
-    """Whether a tensor is a DTensor."""
-    return hasattr(tensor, "device_mesh")
-
-
 def shard_(module: nn.Module, mesh: Any, *, blocks: bool = True) -> None:
     """Shard a module in place: its blocks, then the rest. The weights are those of the first process.
 
     Args:
-        module: A LightningModule; of one that holds a `network` and calls nothing else, that network is sharded.
-        mesh: Processes, along one axis.
-        blocks: Whether blocks are gathered one by one.
+        module: A LightningModule; of a `TrainingModule`, its network is sharded.
+        mesh: One-dimensional device mesh.
+        blocks: Whether to gather blocks separately.
     """
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
@@ -125,7 +124,7 @@ def shard_(module: nn.Module, mesh: Any, *, blocks: bool = True) -> None:
 
 
 def find_blocks(root: nn.Module) -> list[nn.Module]:
-    """Return the outermost modules that stand in a list and share no parameter with another."""
+    """Return the outermost children of a `ModuleList` or `Sequential` that share no parameter with another module."""
     owners: dict[int, int] = {}
     for module in root.modules():
         for parameter in module.parameters(recurse=False):
@@ -146,11 +145,11 @@ def find_blocks(root: nn.Module) -> list[nn.Module]:
 
 
 def gather(value: Any, keep: bool = True) -> Any:
-    """Return a state with whole tensors, on the CPU where they lay in parts; every process must call it.
+    """Return a state with unsharded tensors on the CPU; all processes must call it.
 
     Args:
         value: Nested dicts and lists of tensors and numbers.
-        keep: Whether this process wants the tensors; the others only help.
+        keep: Whether this process keeps the tensors; the others only take part in the communication.
     """
 
     def whole(tensor: Tensor) -> Tensor:
@@ -163,13 +162,13 @@ def gather(value: Any, keep: bool = True) -> Any:
 
 
 def split_state(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """Return an optimizer's whole state with the tensors that belong to sharded parameters in their parts."""
+    """Return an optimizer's unsharded state with the tensors of sharded parameters sharded alike."""
     saved = [index for group in state["param_groups"] for index in group["params"]]
     own = [p for group in optimizer.param_groups for p in group["params"]]
     by_index = dict(zip(saved, own, strict=True))
     parts = {
         index: {
-            key: part_like(value, by_index[index]) if _has_shape(value, by_index[index]) else value
+            key: shard_like(value, by_index[index]) if _has_shape(value, by_index[index]) else value
             for key, value in entries.items()
         }
         for index, entries in state["state"].items()
@@ -177,8 +176,8 @@ def split_state(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
     return {**state, "state": parts}
 
 
-def part_like(value: Any, like: Any) -> Any:
-    """Return a whole tensor laid out as another is; every process has it, so nothing is sent."""
+def shard_like(value: Any, like: Any) -> Any:
+    """Shard a tensor like another one; every process holds all of `value`, so nothing is communicated."""
     if not is_sharded(like) or is_sharded(value):
         return value
     from torch.distributed.tensor import distribute_tensor

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from stabletrain.gradient import NoClip, NormClip
-from stabletrain.training.datamodule_shapes import LogLoss
+from stabletrain.training.callbacks.loss_logging import LogLoss
 from stabletrain.training.optimization.gradient_clipping import ClipGradients, ClipMeter
 from stabletrain.training.optimization.stability import NonFiniteGradient
 

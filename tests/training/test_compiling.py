@@ -1,4 +1,4 @@
-"""Compiling without the compiler: names stay, looks run eagerly, and a machine without g++ is told before."""
+"""Compiling without a compiler: names stay, measured steps run eagerly, and a missing g++ is reported up front."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import nn
 from stabletrain.errors import RequestError
 from stabletrain.training import TrainingModule
 from stabletrain.training import compiling as compiling_module
-from stabletrain.training.compiling import EagerLooks, compile_, require_compiler
+from stabletrain.training.compiling import EagerMeasurement, compile_, require_compiler
 
 
 @pytest.fixture
 def compiled(monkeypatch):
-    """What was compiled; the function comes back as it was."""
+    """What was compiled; functions are returned unchanged."""
     found = []
     monkeypatch.setattr(torch, "compile", lambda f: found.append(f.__self__) or f)
     return found
@@ -48,11 +48,11 @@ def test_a_missing_compiler_is_named(monkeypatch):
     require_compiler()  # the control
 
 
-def test_looks_run_eagerly(monkeypatch):
-    stances, watch = [], type("Watch", (), {"looks_at_outputs": False})()
+def test_measured_steps_run_eagerly(monkeypatch):
+    stances, watch = [], type("Watch", (), {"measures_outputs": False})()
     monkeypatch.setattr(torch.compiler, "set_stance", stances.append)
-    looks = EagerLooks(watch)
-    for looks_at_outputs in (False, False, True):
-        watch.looks_at_outputs = looks_at_outputs
-        looks.on_train_batch_start(None, None, None, 0)
-    assert stances == ["force_eager", "default", "force_eager"]  # the first, for the order of the layers
+    eager = EagerMeasurement(watch)
+    for measures_outputs in (False, False, True):
+        watch.measures_outputs = measures_outputs
+        eager.on_train_batch_start(None, None, None, 0)
+    assert stances == ["force_eager", "default", "force_eager"]  # the first one for the order of the layers

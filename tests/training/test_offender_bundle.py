@@ -115,7 +115,7 @@ def test_the_bundle_brings_a_failure_back_that_hangs_on_chance(tmp_path):
     again = TrainingModule(network(), "classification", 2, partial(torch.optim.Adam, lr=0.01))
     again.network[2].num_calls = 3
     again.load_state_dict(bundle["state_dict"])
-    again._trainer = type("Stub", (), {"world_size": 1})()
+    again.trainer = type("Stub", (), {"world_size": 1})()
     found = find_in_step(again, bundle["batch"], bundle["batch_idx"], bundle["random"])
     assert {
         "phase": found.phase,
@@ -141,7 +141,7 @@ def test_a_healthy_run_leaves_nothing_and_the_same_weights(tmp_path):
 
 def test_looking_never_hides_what_stopped_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr("stabletrain.training.callbacks.offender_bundle.find_offender", lambda *_, **__: 1 / 0)
-    with pytest.warns(UserWarning, match="not found: division"), pytest.raises(NonFiniteGradient):
+    with pytest.warns(UserWarning, match="failed: division"), pytest.raises(NonFiniteGradient):
         fit(tmp_path, OffenderBundle())
     assert load(tmp_path)[1] == {"phase": None, "step": 3, "samples": [], "samples_are": "dataset"}
 

@@ -1,11 +1,11 @@
-"""Which modules are gathered by themselves. What sharding does to a run is in tests/app/test_strategies.py."""
+"""Which modules are sharded as blocks. tests/app/test_strategies.py tests sharding in whole runs."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from stabletrain.training.sharded import find_blocks, gather, part_like
+from stabletrain.training.sharded import find_blocks, gather, shard_like
 
 
 def test_blocks_are_the_outermost_of_lists():
@@ -32,4 +32,4 @@ def test_plain_tensors_pass():
     assert torch.equal(found["w"], state["w"])
     assert found["groups"] == state["groups"]
     assert found["t"][1] == 3
-    assert part_like(state["w"], torch.zeros(2)) is state["w"]
+    assert shard_like(state["w"], torch.zeros(2)) is state["w"]

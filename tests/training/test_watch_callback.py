@@ -194,7 +194,7 @@ def test_a_network_that_time_cannot_be_followed_through_trains_all_the_same(tmp_
             packed = nn.utils.rnn.pack_padded_sequence(x, torch.full((len(x),), x.size(1)), batch_first=True)
             return self.head(nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0][:, -1])
 
-    with pytest.warns(UserWarning, match="not followed: .*packed sequence") as caught:
+    with pytest.warns(UserWarning, match="not measured: .*packed sequence") as caught:
         _, record = fit(tmp_path, GradientWatch(1, 0, time_every=1), network=Packs(), data=(7, 3))
-    assert sum("not followed" in str(w.message) for w in caught) == 1
+    assert sum("not measured" in str(w.message) for w in caught) == 1
     assert (record.vectors, steps_of(record, "gradient")) == ({}, {tuple(range(10))})

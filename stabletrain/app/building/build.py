@@ -19,8 +19,9 @@ from stabletrain.data import Data
 from stabletrain.errors import RequestError, require_range
 from stabletrain.gradient import Clip
 from stabletrain.training import Schedule, TrainingModule
+from stabletrain.training.callbacks.loss_logging import LogLoss
 from stabletrain.training.datamodule import DataModule
-from stabletrain.training.datamodule_shapes import LoadedData, LogLoss
+from stabletrain.training.datamodule_shapes import LoadedData
 from stabletrain.training.optimization.gradient_clipping import ClipGradients
 from stabletrain.training.optimization.schedule import TorchSchedule
 

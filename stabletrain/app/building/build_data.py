@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 from stabletrain.app.composition.targets import call, expected_types, make, resolve_target
 from stabletrain.data import Data, wrap_dataset
 from stabletrain.errors import RequestError
-from stabletrain.training.datamodule_shapes import LoadedData, has_hook
+from stabletrain.training.datamodule_shapes import LoadedData
+from stabletrain.training.lightning_internals import has_hook
 
 # Settings of `data=custom` that are about the splits: for a Dataset, not for its own constructor.
 SPLIT_SETTINGS = ("batch_size", "val_fraction", "test_fraction", "seed", "task", "form")

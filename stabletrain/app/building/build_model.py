@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from torch import Tensor, nn
 
 from stabletrain.app.building.build_data import accepted_forms, examples_of
@@ -20,7 +19,9 @@ from stabletrain.network import Parts
 from stabletrain.network.normalization import NoNorm
 from stabletrain.network.residual import NoResidual
 from stabletrain.network.surgery.reparametrization import find_reparametrization, reparametrize_
-from stabletrain.training.datamodule_shapes import LoadedData, has_hook
+from stabletrain.torch_tools.isolation import preserve_rng
+from stabletrain.training.datamodule_shapes import LoadedData
+from stabletrain.training.lightning_internals import has_hook
 
 _NUM_INIT_EXAMPLES = 256  # that an initialization may measure; an LSUV deviation is then known to 4 %
 _NUM_TRIED = 2  # examples passed through a copy of the network before anything is written; batch norm needs two
@@ -158,9 +159,9 @@ def _require_weights(network: nn.Module) -> None:
 def _try_once(network: nn.Module, data: Data | LoadedData) -> None:
     """Pass two examples through a copy, so that what does not fit is said before anything is written."""
     examples = examples_of(data, _NUM_TRIED)
-    state = torch.get_rng_state()
     try:
-        outputs = copy.deepcopy(network).train()(examples)
+        with preserve_rng():
+            outputs = copy.deepcopy(network).train()(examples)
     except RequestError:
         raise
     except Exception as error:
@@ -170,8 +171,6 @@ def _try_once(network: nn.Module, data: Data | LoadedData) -> None:
             found=f"inputs of shape {tuple(examples.shape)}",
             allowed="a composition whose parts fit one another and the data",
         ) from error
-    finally:
-        torch.set_rng_state(state)
     expected = (*examples.shape[: 2 if data.per_step else 1], data.num_outputs)
     _require_outputs(outputs, expected)
 

@@ -25,12 +25,12 @@ from stabletrain.errors import RequestError
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.tracking.store import resolve_tracking_uri
 from stabletrain.training import TrainingModule
-from stabletrain.training.callbacks.doctor_callback import Doctor
+from stabletrain.training.callbacks.doctor_callback import DoctorCallback
 from stabletrain.training.callbacks.gradient_watch import GradientWatch
 from stabletrain.training.callbacks.offender_bundle import OffenderBundle
 from stabletrain.training.callbacks.system_metrics import SystemWatch
 from stabletrain.training.checkpoint import ManifestCheckpointIO, checkpoint_callbacks
-from stabletrain.training.compiling import EagerLooks, compile_, require_compiler
+from stabletrain.training.compiling import EagerMeasurement, compile_, require_compiler
 from stabletrain.training.datamodule import DataModule
 from stabletrain.training.loggers import RecordLogger
 from stabletrain.training.optimization.lr_finder import FoundRate, find_lr
@@ -60,7 +60,7 @@ class Prepared:
     record: RecordLogger
     loggers: dict[str, Logger]
     watch: GradientWatch
-    doctor: Doctor | None
+    doctor: DoctorCallback | None
     notes: list[str]
     found: FoundRate | None = None
 
@@ -86,7 +86,7 @@ def prepare(
     record = RecordLogger(folder.events)
     watch = GradientWatch(**config["watch"])
     settings = config["doctor"]
-    doctor = Doctor(settings["fail_on"], say=console.warn) if settings["enabled"] else None
+    doctor = DoctorCallback(settings["fail_on"], say=console.warn) if settings["enabled"] else None
     compiled = _compile(config, built, watch) if config["compile"] else []
     trainer = build_trainer(
         config,
@@ -115,7 +115,7 @@ def prepare(
 def _compile(config: Mapping[str, Any], built: Built, watch: GradientWatch) -> list[Callback]:
     require_compiler()
     compile_(built.module, by_block=SHARDED.get(config["trainer"].get("strategy"), False))
-    return [EagerLooks(watch)]
+    return [EagerMeasurement(watch)]
 
 
 def _find_lr(config: Mapping[str, Any], built: Built) -> FoundRate:

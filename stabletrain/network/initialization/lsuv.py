@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
@@ -15,6 +13,7 @@ from stabletrain.errors import RequestError, require_range
 from stabletrain.network.initialization import fill
 from stabletrain.network.initialization.base import Activation, Initialization, Inputs, reset_biases_
 from stabletrain.network.introspection.weights import find_blocks, find_weights, is_transposed_linear
+from stabletrain.torch_tools.isolation import isolated
 
 
 class LSUV(Initialization):
@@ -58,7 +57,8 @@ class LSUV(Initialization):
                 fill.orthogonal_(block.weight)
         reset_biases_(module)
         layers = _find_scalable(module)
-        with _undisturbed(module):
+        with isolated(module):
+            module.eval()
             for _ in range(self.max_tries):
                 if not self._pass(module, inputs, layers):
                     break
@@ -111,23 +111,3 @@ def _find_scalable(module: nn.Module) -> dict[nn.Module, Tensor]:
         if isinstance(owner, nn.MultiheadAttention) and (owner.out_proj, "weight") in weights:
             found[owner] = weights[owner.out_proj, "weight"]  # attention uses its weight, and never calls it
     return found
-
-
-@contextlib.contextmanager
-def _undisturbed(module: nn.Module) -> Iterator[None]:
-    """Put `module` into evaluation mode; afterwards restore modes, buffers and torch's random state."""
-    modes = [(child, child.training) for child in module.modules()]
-    buffers = [(child, name, buffer) for child in module.modules() for name, buffer in child._buffers.items()]
-    copies = [None if buffer is None else buffer.clone() for _, _, buffer in buffers]
-    devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
-    module.eval()
-    try:
-        with torch.random.fork_rng(devices=list(devices)):
-            yield
-    finally:
-        for (child, name, buffer), copy in zip(buffers, copies, strict=True):
-            if buffer is not None and copy is not None:
-                buffer.copy_(copy)
-            child._buffers[name] = buffer
-        for child, mode in modes:
-            child.training = mode

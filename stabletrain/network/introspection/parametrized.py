@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from stabletrain.network.introspection.weights import find_parametrized
+from stabletrain.torch_tools.isolation import preserve_modes
 
 _NUM_READS = 15  # torch.nn.utils.parametrizations.spectral_norm: as many power iterations when it is put on
 
@@ -33,7 +34,9 @@ def writable_weights(module: nn.Module) -> Iterator[None]:
 
 def _read(owner: nn.Module, name: str) -> Tensor:
     """Compute the weight without a step of the power iteration, which training mode would do."""
-    with _mode(_chain(owner, name), training=False):
+    chain = _chain(owner, name)
+    with preserve_modes(chain):
+        chain.eval()
         return getattr(owner, name)
 
 
@@ -43,7 +46,8 @@ def _assign(owner: nn.Module, name: str, weight: Tensor) -> None:
     with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):
         setattr(owner, name, weight)
     if next(chain.buffers(), None) is not None:  # what an iteration knows is of the old weight
-        with _mode(chain, training=True):
+        with preserve_modes(chain):
+            chain.train()
             for _ in range(_NUM_READS):
                 getattr(owner, name)
 
@@ -51,14 +55,3 @@ def _assign(owner: nn.Module, name: str, weight: Tensor) -> None:
 def _chain(owner: Any, name: str) -> nn.Module:
     """Return the parametrizations of one weight."""
     return owner.parametrizations[name]
-
-
-@contextlib.contextmanager
-def _mode(module: nn.Module, training: bool) -> Iterator[None]:
-    modes = [(child, child.training) for child in module.modules()]
-    module.train(training)
-    try:
-        yield
-    finally:
-        for child, mode in modes:
-            child.training = mode

@@ -1,5 +1,7 @@
-"""Callbacks for any `pytorch_lightning.Trainer`."""
+"""Callbacks for any `pytorch_lightning.Trainer` and any LightningModule."""
 
-from stabletrain.training.callbacks.doctor_callback import Doctor as Doctor
-from stabletrain.training.callbacks.gradient_watch import GradientWatch as GradientWatch
-from stabletrain.training.callbacks.offender_bundle import OffenderBundle as OffenderBundle
+from stabletrain.training.callbacks.doctor_callback import DoctorCallback as Doctor
+from stabletrain.training.callbacks.gradient_watch import GradientWatch
+from stabletrain.training.callbacks.offender_bundle import OffenderBundle
+
+__all__ = ["Doctor", "GradientWatch", "OffenderBundle"]

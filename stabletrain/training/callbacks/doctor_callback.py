@@ -1,4 +1,4 @@
-"""The doctor as a callback: during the run it says what opens and closes, and at its end how it went."""
+"""The doctor as a callback: reports findings as they open and close during the run, and the verdict at its end."""
 
 from __future__ import annotations
 
@@ -26,36 +26,38 @@ from stabletrain.training.optimization.stability import SickRun
 from stabletrain.training.run_plan import describe_training
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import Finding, verdict_of
+from stabletrain.vocabulary.signals import ACTIVATION, DELTA, GRADIENT, UNITS, UPDATE
 
-SHARE = 300.0  # an evaluation of t seconds is followed by 300 t without one: a third of a percent at most
-MIN_STEPS = 10  # before the first one
-MAX_WAITING = 10  # steps whose loss and rate are written together
-MAX_LINES = 12  # printed during a run; the rest is in the findings at its end
-MIN_OPEN = 20  # steps that a critical finding must stay open before it stops the run
-MIN_OPEN_SHARE = 0.05  # … and of the planned steps
-SIGNALS = ("gradient", "delta", "activation", "update", "units")
+PAUSE_FACTOR = 300.0  # a diagnosis of t seconds is followed by a pause of 300 t: it costs at most a third of a percent
+MIN_STEPS = 10  # before the first diagnosis
+MAX_WAITING = 10  # steps whose loss and learning rate are written together
+MAX_LINES = 12  # printed during a run; all findings are listed at its end
+MIN_OPEN = 20  # steps that a critical finding must stay open before it stops the run …
+MIN_OPEN_SHARE = 0.05  # … and at least this fraction of the training budget
+MEASURED = (GRADIENT, DELTA, ACTIVATION, UPDATE, UNITS)
 
 
-class Doctor(Callback):
-    """Says what is wrong with a training while it runs: one line when a finding opens or closes. Observes only.
+class DoctorCallback(Callback):
+    """Diagnoses a training run while it runs: prints one line when a finding opens or closes. Observes only.
 
-    It looks at what is recorded, of `GradientWatch` and of the trainer's `RecordLogger`; a trainer without them gets
-    a watch, and an event file in its log folder. Beside it records
+    It reads what `GradientWatch` and the trainer's `RecordLogger` record. If the trainer has no `GradientWatch`, one is
+    added; if it has no `RecordLogger`, an event file is written to its log folder. The callback itself records
 
-    | name | what |
+    | name | value |
     |---|---|
-    | `lr` | learning rate of the first parameter group, where it changes |
-    | `train/loss` | of the first step, which shows the scale |
-    | `train/loss`, `val/…` | what the module returns and logs, if there is no `RecordLogger` |
+    | learning rate | of the first parameter group, whenever it changes |
+    | `train/loss` | of the first step, which sets the scale |
+    | `train/loss`, `val/…` | what the module returns and logs, if the trainer has no `RecordLogger` |
 
     Args:
-        fail_on: `critical` or `warning`: a critical finding that stays open stops the run (`SickRun`), unless it
-            trains on several processes. What the end of a run makes of a warning is the command's.
-        prior_loss: Loss of the best guess that does not look at the input; None if the record knows it, or nobody.
-        say: Prints a line; `print` by default.
+        fail_on: `critical` or `warning`: a critical finding that stays open stops the run by raising `SickRun`, but
+            only in single-process training. `warning` matters at the end of a run only, for the command's exit code.
+        prior_loss: Loss of the best constant prediction (chance level): the labels' entropy, or the targets' variance.
+            None if it is unknown or already in the record.
+        say: Prints a line; `print` by default. If given, the caller prints the verdict itself.
 
     Raises:
-        RequestError: `fail_on` is no severity.
+        RequestError: `fail_on` is not a severity.
 
     Example:
         trainer = pl.Trainer(callbacks=[st.callbacks.Doctor()])
@@ -86,15 +88,15 @@ class Doctor(Callback):
         return verdict_of(self.findings)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Bring a watch if there is none."""
+        """Add a `GradientWatch` if the trainer has none."""
         callbacks: Any = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         if stage == "fit" and not any(isinstance(x, GradientWatch) for x in callbacks):
-            callbacks.append(GradientWatch(1, 0, signals=SIGNALS, signals_every=10))
+            callbacks.append(GradientWatch(1, 0, signals=MEASURED, signals_every=10))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen to what is recorded from here on, in the first process."""
+        """Subscribe to the record, in the first process only."""
         self._writer = None
-        if not trainer.is_global_zero:  # to ask for a writer makes one
+        if not trainer.is_global_zero:  # `find_writer` would create an event file
             return
         self._writer = find_writer(trainer)
         self._owns_scalars = self._writer is None
@@ -103,15 +105,15 @@ class Doctor(Callback):
             self._writer = next((x.writer for x in watches if x.writer is not None), None)
         if self._writer is None:
             return
-        self._history = self._earlier(trainer)
+        self._history = self._load_history(trainer)
         self._writer.listeners = [self._history, *([_Norms(self._waiting)] if self._owns_scalars else [])]
         if "training" not in self._writer.info:
             network = getattr(pl_module, "network", pl_module)
             planned = describe_training(network, None, trainer, int(trainer.num_training_batches))
             self._writer.write_info(self._writer.info | {"training": planned | {"prior_loss": self._prior_loss}})
 
-    def _earlier(self, trainer: pl.Trainer) -> History:
-        """Return what a run that goes on had recorded before; an empty history for a new one."""
+    def _load_history(self, trainer: pl.Trainer) -> History:
+        """Return what a resumed run recorded before; an empty history for a new run."""
         assert self._writer is not None
         folder = self._writer.path.parent
         if trainer.global_step == 0 or folder.name != "tensorboard":
@@ -121,7 +123,7 @@ class Doctor(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Record the learning rate and, where nobody else does, the loss; look at all of it if time allows."""
+        """Record the learning rate and, without a `RecordLogger`, the loss; diagnose if the last pause is over."""
         if self._writer is None:
             return
         start = time.perf_counter()
@@ -129,24 +131,24 @@ class Doctor(Callback):
         self._record(trainer, step, outputs)
         if step >= MIN_STEPS and start >= self._next_s:
             self._evaluate(step)
-            self._next_s = time.perf_counter() + SHARE * (time.perf_counter() - start)
+            self._next_s = time.perf_counter() + PAUSE_FACTOR * (time.perf_counter() - start)
             self.seconds += time.perf_counter() - start
-            self._stop_if_sick(trainer, step)
+            self._stop_if_unhealthy(trainer, step)
         else:
             self.seconds += time.perf_counter() - start
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Record what was logged of the validation, where nobody else does."""
+        """Record the validation metrics, without a `RecordLogger`."""
         if self._writer is not None and self._owns_scalars and not trainer.sanity_checking:
             found = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("val")}
             self._write(max(0, trainer.global_step - 1), found)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at everything, and say how it went."""
+        """Diagnose the whole run and print the verdict."""
         self._conclude(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Look at what was recorded until the run broke off."""
+        """Diagnose what was recorded until the run failed."""
         self._conclude(trainer)
 
     def _record(self, trainer: pl.Trainer, step: int, outputs: Any) -> None:
@@ -156,16 +158,16 @@ class Doctor(Callback):
         if math.isfinite(lr) and lr != self._lr:
             self._lr = scalars[names.LR] = lr
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if step == 0 and not self._owns_scalars:  # the others come as often as Lightning logs; this is the scale
+        if step == 0 and not self._owns_scalars:  # later steps are logged by Lightning; the first one sets the scale
             loss = trainer.callback_metrics.get(names.TRAIN_LOSS)
         if (self._owns_scalars or step == 0) and isinstance(loss, Tensor) and loss.numel() == 1:
             scalars[names.TRAIN_LOSS] = loss.detach()
         self._write(step, scalars)
 
     def _write(self, step: int, scalars: dict[str, Any]) -> None:
-        """Write some steps together: right after a backward pass each first call of anything is slow.
+        """Buffer the scalars and write several steps at once, which is cheaper right after a backward pass.
 
-        Not where another writes losses too: their order would be lost.
+        With a `RecordLogger`, which writes losses too, write at once to keep their order.
         """
         if scalars:
             self._waiting.append((step, scalars))
@@ -179,7 +181,7 @@ class Doctor(Callback):
             self._writer.write_steps([(step, finite_scalars(found, self._num_nonfinite)) for step, found in waiting])
 
     def _diagnose(self, writer: RecordWriter) -> None:
-        writer.flush()  # what waits to be written is not in the history yet
+        writer.flush()  # buffered snapshots are not in the history yet
         self._write_waiting()
         self._history.about = about_of(writer.info, self._history.layers)
         self.findings = diagnose(self._history.observations())
@@ -201,7 +203,7 @@ class Doctor(Callback):
         if self._num_lines <= MAX_LINES:
             self._say(line)
 
-    def _stop_if_sick(self, trainer: pl.Trainer, step: int) -> None:
+    def _stop_if_unhealthy(self, trainer: pl.Trainer, step: int) -> None:
         if self.fail_on is None or trainer.world_size > 1:
             return
         patience = max(MIN_OPEN, MIN_OPEN_SHARE * (self._history.about.num_steps or 0))
@@ -223,20 +225,24 @@ class Doctor(Callback):
 
 
 class _Norms(History):
-    """Finds the total norm of what a watch measures, where no clipping of ours does: `found` gets it by step."""
+    """Collects the total gradient norm of each snapshot, for modules whose clipping does not record it.
+
+    Args:
+        found: Receives `(step, scalars)`.
+    """
 
     def __init__(self, found: list[tuple[int, dict[str, Any]]]) -> None:
         super().__init__()
         self._found = found
 
     def add_snapshot(self, snapshot: Snapshot) -> None:
-        """Find the norm of one step."""
+        """Append the norm of one step."""
         norm = total_norm(snapshot.layers)
         if norm is not None:
             self._found.append((snapshot.step, {names.NORM_TOTAL: norm}))
 
     def add_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Do nothing."""
+        """Ignore."""
 
     def add_time(self, step: int, layer: str, norms: np.ndarray) -> None:
-        """Do nothing."""
+        """Ignore."""

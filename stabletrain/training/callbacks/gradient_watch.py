@@ -1,4 +1,4 @@
-"""The watch as a callback: it measures what is due, in any LightningModule, and appends it to the record."""
+"""The watch as a callback: measures the signals that are due in any LightningModule and appends them to the record."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from stabletrain.training.optimization.stability import NonFiniteGradient
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.signals import GRADIENT, SIGNALS
 
-PROBE_SIZE = 8  # examples whose gradient is followed through time
+PROBE_SIZE = 8  # examples over which the gradient through time is measured
 
 
 class GradientWatch(Callback):
-    """Records every layer's gradient, as the optimizer is about to see it, before clipping, and more if asked.
+    """Records the gradient of every layer, after unscaling and before clipping, and other signals on request.
 
-    | name | what |
+    | name | value |
     |---|---|
     | `gradient/rms/<layer>` | root mean square over the finite elements |
     | `gradient/nonfinite/<layer>` | number of Inf and NaN |
@@ -39,24 +39,30 @@ class GradientWatch(Callback):
     | `gradient/p05/<layer>`, `p50`, `p95` | quantiles of the absolute value, with each histogram |
     | `<signal>/rms/<layer>`, `histogram/<signal>/<layer>` | the same of the other signals |
     | `update/ratio/<layer>` | ‖ΔW‖/‖W‖ |
-    | `activation/dead/<layer>`, `activation/saturated/<layer>` | share of such units, with `units` |
-    | `weight/equal/<layer>` | share of units that begin as copies of the first one, with `units`; above one half |
+    | `activation/dead/<layer>`, `activation/saturated/<layer>` | fraction of dead, saturated units; with `units` |
+    | `weight/equal/<layer>` | fraction of units initialized as copies of the first, if above 1/2; with `units` |
     | `time/norm/<layer>` | ‖∂L/∂h_t‖ for each t, over the first examples of the batch (`TrainingModule` only) |
 
-    Under data parallelism every process holds the same averaged gradient: the first one measures, once per layer.
-    Where the parameters lie in shards, every process measures its own and the counts are added up; so are those of
-    `activation` and `delta`, of which every process sees its part of the batch.
-    In a trainer without a `RecordLogger` it writes an event file of its own into the trainer's log folder.
+    Under data parallelism all processes hold the same averaged gradient, and only the first one measures it. Where
+    parameters are sharded, every process measures its own shard and the counts are summed; so are those of `activation`
+    and `delta`, for which every process sees its part of the batch.
+    If the trainer has no `RecordLogger`, the callback writes its own event file to the trainer's log folder.
 
     Args:
         statistics_every: Steps between two measurements of the gradient; 0 for never.
         histograms_every: Steps between two histograms; 0 for never.
-        points_per_decade: If above 0, looks come this often in each tenfold of the steps instead, histograms included
-            unless `histograms_every` is 0.
-        signals: What is measured: `gradient` and any of `delta`, `activation`, `weight`, `update`, `moment`, `clip`,
+        points_per_decade: If above 0, measure this many times in every tenfold increase of the step number instead;
+            this includes histograms unless `histograms_every` is 0.
+        signals: Signals to measure: `gradient` and any of `delta`, `activation`, `weight`, `update`, `moment`, `clip`,
             `units`.
-        signals_every: Steps between two measurements of the signals beside the gradient; 0 for never.
+        signals_every: Steps between two measurements of the signals other than the gradient; 0 for never.
         time_every: Steps between two measurements of the gradient through time; 0 for never.
+
+    Raises:
+        RequestError: An unknown signal, or a negative number of steps.
+
+    Example:
+        trainer = pl.Trainer(callbacks=[st.callbacks.GradientWatch(signals=["gradient", "update"])])
     """
 
     def __init__(
@@ -87,22 +93,22 @@ class GradientWatch(Callback):
         self._device = torch.device("cpu")
 
     @property
-    def looks_at_outputs(self) -> bool:
-        """Whether the coming step is measured by hooks on the layers."""
+    def measures_outputs(self) -> bool:
+        """Whether hooks measure the outputs of the layers in the next step."""
         return self._watch is not None and self._watch.looks_at_outputs
 
     @property
     def writer(self) -> RecordWriter | None:
-        """The event file that is written to, while there is one."""
+        """The event file being written; None outside of training and in all processes but the first."""
         return self._writer
 
     @property
     def seconds(self) -> float:
-        """Time spent on watching so far."""
+        """Seconds spent on measuring and recording so far."""
         return self._seconds + (self._watch.tap_seconds if self._watch else 0.0)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to watch."""
+        """Attach to the model and open the record."""
         if not (self.statistics_every or self.histograms_every or self.points_per_decade):
             return
         optimizer = trainer.optimizers[0] if len(trainer.optimizers) == 1 else None
@@ -120,7 +126,7 @@ class GradientWatch(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Put the taps on, if the coming step is due; they stay for all micro-batches of the step."""
+        """Register the hooks if the next step is due; they stay for all its micro-batches."""
         step = trainer.global_step
         if self._watch is not None and step != self._tapped_step:
             self._tapped_step = step
@@ -131,7 +137,7 @@ class GradientWatch(Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Measure, if this step is due."""
+        """Measure if this step is due."""
         step = trainer.global_step
         histograms = self._wants_histograms(step)
         if histograms or self._is_due(step, self.statistics_every):
@@ -144,12 +150,12 @@ class GradientWatch(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write what was measured, with what the optimizer's step added to it."""
+        """Write the snapshot, including the signals of the optimizer's step."""
         self._batch = None
         self._write()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Keep the gradient that stopped the run, whatever the cadence."""
+        """Record the gradient that stopped the run, whether or not its step was due."""
         if isinstance(exception, NonFiniteGradient):
             self._measure(exception.step, histograms=True)
         self._write()
@@ -176,7 +182,7 @@ class GradientWatch(Callback):
         self._seconds += time.perf_counter() - start
 
     def _collect_outputs(self, loss_scale: float) -> Mapping[str, Measures]:
-        """Return `activation` and `delta` of the whole batch, of which each process saw a part."""
+        """Return `activation` and `delta` of the whole batch, summed over the processes."""
         assert self._watch is not None
         outputs = self._watch.collect_outputs(loss_scale)
         return add_up(outputs, self._device) if self._num_processes > 1 else outputs
@@ -191,19 +197,19 @@ class GradientWatch(Callback):
     def _measure_time(self, step: int, pl_module: pl.LightningModule) -> None:
         probe = getattr(pl_module, "probe", None)
         if probe is None or self._writer is None or (self._watch is not None and self._watch.is_sharded):
-            return  # whose forward pass all processes would have to do together
+            return  # a forward pass with sharded parameters needs all processes
         start = time.perf_counter()
         try:
             found = gradient_through_time(pl_module.network, *probe(self._batch, PROBE_SIZE))  # pyright: ignore[reportArgumentType]
-        except Exception as error:  # looking must not stop the training
-            warnings.warn(f"The gradient through time is not followed: {error}", stacklevel=2)
+        except Exception as error:  # a failed measurement must not stop training
+            warnings.warn(f"The gradient through time is not measured: {error}", stacklevel=2)
             self._follows_time = False
             return
         self._writer.write_vectors(step, {names.of_layer(names.TIME_NORM, x.layer): x.norms for x in found})
         self._seconds += time.perf_counter() - start
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Let go of the model, and of the event file if it is our own."""
+        """Detach from the model; flush the record, or close it if this callback opened it."""
         self._write()
         if self._watch is not None:
             self._seconds = self.seconds

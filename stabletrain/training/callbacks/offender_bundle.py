@@ -1,11 +1,10 @@
-"""What is left of a step that stopped a run: who is to blame, and a bundle that one command replays."""
+"""On a non-finite gradient, find the first offending tensor and save a bundle that `diagnose --replay` can rerun."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,21 +13,24 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DistributedSampler, SequentialSampler
 
 from stabletrain.record.run_folder import write_json
 from stabletrain.signal.offender import Offender, find_offender
+from stabletrain.torch_tools.isolation import preserve_rng
+from stabletrain.torch_tools.local_shards import is_sharded
+from stabletrain.training.lightning_internals import muted
 from stabletrain.training.optimization.stability import NonFiniteGradient
 
 FOLDER, BUNDLE, OFFENDER = "offender", "bundle.pt", "offender.json"
-ADVANCES = ("running_mean", "running_var", "num_batches_tracked")  # buffers that a forward pass moves
+RUNNING = ("running_mean", "running_var", "num_batches_tracked")  # buffers that a forward pass updates
 
 
 @dataclass
 class _Batch:
-    """A micro-batch, and what the random numbers were before it."""
+    """A micro-batch and the state of the random number generators before it."""
 
     batch: Any
     batch_idx: int
@@ -36,22 +38,25 @@ class _Batch:
 
 
 class OffenderBundle(Callback):
-    """When a gradient that is not finite stops the run, finds the first offender and keeps what brings it back.
+    """Finds the first non-finite tensor when a non-finite gradient stops the run, and saves what reproduces it.
 
-    Into `offender/` of the run's folder go
+    It writes to `offender/` in the run's folder
 
-    | file | what |
+    | file | content |
     |---|---|
     | `offender.json` | the fields of `signal.offender.Offender`, `step` and `samples_are` |
-    | `bundle.pt` | the batch, the weights, buffers and optimizer's state before the step, and the random state |
+    | `bundle.pt` | the batch; weights, buffers, optimizer state and random number generators before the step |
 
-    `samples` are indices into the training set (`samples_are: dataset`) where the sampler's order can be had again,
-    else places in the batch (`samples_are: batch`). Before anything goes wrong it keeps a reference to the batch, the
-    random state and the running statistics. Under data parallelism each process goes through its own part of the
-    batch; one that finds nothing there writes nothing. Parameters in shards are left alone.
+    `samples` are indices into the training set (`samples_are: dataset`) if the sampler's order can be reproduced, else
+    positions in the batch (`samples_are: batch`). While all is finite, the callback keeps only a reference to the
+    batch, the state of the generators and a copy of the running statistics. Under data parallelism each process
+    searches its own part of the batch and writes nothing if it finds nothing. With sharded parameters nothing is done.
 
     Args:
         folder: The run's folder; by default the trainer's `default_root_dir`.
+
+    Example:
+        trainer = pl.Trainer(callbacks=[st.callbacks.OffenderBundle("runs/mine")])
     """
 
     def __init__(self, folder: Path | str | None = None) -> None:
@@ -64,7 +69,7 @@ class OffenderBundle(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Remember the state before this micro-batch, and of a step's first one the running statistics."""
+        """Keep the state before this micro-batch; before the first one of a step, also the running statistics."""
         if trainer.global_step != self._step:
             self._step = trainer.global_step
             self._batches.clear()
@@ -72,25 +77,25 @@ class OffenderBundle(Callback):
         self._batches.append(_Batch(batch, batch_idx, random_state(pl_module.device)))
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Look for the offender, and write."""
+        """Find the offender and write both files."""
         if not isinstance(exception, NonFiniteGradient) or not self._batches:
             return
-        if any(hasattr(p, "device_mesh") for p in pl_module.parameters()):
-            return  # whose forward pass all processes would have to do together
+        if any(is_sharded(p) for p in pl_module.parameters()):
+            return  # a forward pass with sharded parameters needs all processes
         found, kept = None, self._batches[-1]
         try:
             for kept in self._batches:
                 found = self._find(trainer, pl_module, kept)
                 if found is not None:
                     break
-        except Exception as error:  # looking must not hide what stopped the run
-            warnings.warn(f"The first offender is not found: {error}", stacklevel=2)
+        except Exception as error:  # a failed search must not hide what stopped the run
+            warnings.warn(f"The search for the first non-finite tensor failed: {error}", stacklevel=2)
         self.offender = found
         if found is not None or trainer.world_size == 1:
             self._write(trainer, pl_module, kept, exception.step)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Let go of the batch."""
+        """Release the batch."""
         self._batches, self._buffers, self._step = [], {}, -1
 
     def _find(self, trainer: pl.Trainer, pl_module: pl.LightningModule, kept: _Batch) -> Offender | None:
@@ -100,11 +105,12 @@ class OffenderBundle(Callback):
 
     @torch.no_grad()
     def _keep_buffers(self, pl_module: pl.LightningModule) -> None:
-        """Copy what the forward pass moves: one launch for all of it."""
-        buffers = {name: b for name, b in pl_module.named_buffers() if name.rpartition(".")[2] in ADVANCES}
+        """Copy what the forward pass updates, in one kernel launch."""
+        buffers = {name: b for name, b in pl_module.named_buffers() if name.rpartition(".")[2] in RUNNING}
         if buffers.keys() != self._buffers.keys():
             self._buffers = {name: b.detach().clone() for name, b in buffers.items()}
         elif buffers:
+            # private in torch 2.13.0, but what its optimizers use: one launch for all tensors
             torch._foreach_copy_(list(self._buffers.values()), list(buffers.values()))  # pyright: ignore[reportPrivateImportUsage]
 
     def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule, kept: _Batch, step: int) -> None:
@@ -140,14 +146,19 @@ def find_in_step(
     random: Mapping[str, Tensor],
     optimizer: Optimizer | None = None,
 ) -> Offender | None:
-    """Go through a training step of a LightningModule again; see `find_offender`. Nothing is logged.
+    """Rerun a training step of a LightningModule and return the first non-finite tensor; see `find_offender`.
+
+    Nothing is logged, and the random number generators are restored.
 
     Args:
-        module: In training mode, with the weights that the step began with.
-        batch: As the step got it.
-        batch_idx: As the step got it.
+        module: In training mode, with the weights from before the step.
+        batch: The batch of the step.
+        batch_idx: Its index.
         random: What `random_state` returned before the step.
-        optimizer: What steps the parameters.
+        optimizer: The optimizer of the parameters.
+
+    Returns:
+        The offender; None if everything is finite.
     """
     network = getattr(module, "network", module)
     step: Callable[..., Any] = module.training_step
@@ -156,43 +167,26 @@ def find_in_step(
         outputs = step(part, batch_idx)
         return outputs["loss"] if isinstance(outputs, Mapping) else outputs
 
-    before = random_state(module.device)
-    with silent(module):
+    with preserve_rng(), muted(module):
         set_random_state(random, module.device)
-        try:
-            return find_offender(network, loss_fn, batch, optimizer=optimizer)
-        finally:
-            set_random_state(before, module.device)
-
-
-@contextmanager
-def silent(module: nn.Module) -> Iterator[None]:
-    """Have what the module logs go nowhere."""
-    names = ("log", "log_dict")
-    for name in names:
-        object.__setattr__(module, name, lambda *_, **__: None)
-    try:
-        yield
-    finally:
-        for name in names:
-            object.__delattr__(module, name)
+        return find_offender(network, loss_fn, batch, optimizer=optimizer)
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
-    """Return the state of torch's random numbers on the host, and on a GPU if the model is there."""
+    """Return the state of torch's CPU generator and, if the model is on a GPU, of that GPU's generator."""
     state = {"cpu": torch.get_rng_state()}
     return state | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
 
 
 def set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
-    """Take up what `random_state` returned; a GPU's state only on a GPU."""
+    """Restore what `random_state` returned; a GPU's state is skipped if `device` is not a GPU."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def indices_of_batch(trainer: pl.Trainer, batch_idx: int) -> list[int]:
-    """Return where in the training set a batch comes from; nothing where its order cannot be had again."""
+    """Return the indices of a batch in the training set; empty if the sampler's order cannot be reproduced."""
     loader: Any = trainer.train_dataloader
     sampler, size = getattr(loader, "sampler", None), getattr(loader, "batch_size", None)
     if not isinstance(sampler, DistributedSampler | SequentialSampler) or not size:
@@ -201,7 +195,7 @@ def indices_of_batch(trainer: pl.Trainer, batch_idx: int) -> list[int]:
 
 
 def plain(batch: Any) -> Any:
-    """Return a batch as tensors in plain containers, which load without running code; None for what is neither."""
+    """Return a batch with plain containers, loadable by `weights_only=True`; anything else becomes None."""
     if isinstance(batch, Mapping):
         return {key: plain(part) for key, part in batch.items()}
     if isinstance(batch, list | tuple):

@@ -1,4 +1,4 @@
-"""A callback that only observes: a progress line where no terminal listens."""
+"""A progress line per validation, where output is not a terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import Callback
 
 
 class LineProgress(Callback):
-    """One line per validation, for logs and pipes where a progress bar would only make noise."""
+    """Prints one line per validation, for logs and pipes in which a progress bar would be unreadable."""
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the epoch, the step and the validation metrics."""
@@ -17,5 +17,5 @@ class LineProgress(Callback):
             logged = {k: float(v) for k, v in trainer.callback_metrics.items()}
             shown = {k: v for k, v in logged.items() if not k.startswith(("gradient/", "clip/", "system/"))}
             numbers = "  ".join(f"{name} {value:.4g}" for name, value in sorted(shown.items()))
-            with contextlib.suppress(OSError):  # nobody reads any more: the run goes on
+            with contextlib.suppress(OSError):  # the reader of the pipe is gone; the run continues
                 print(f"epoch {trainer.current_epoch + 1:>3}  step {trainer.global_step:>6}  {numbers}", flush=True)

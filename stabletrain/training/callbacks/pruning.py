@@ -1,4 +1,4 @@
-"""Stopping a trial of a search that does worse than the others did at the same point."""
+"""Stop a trial of a hyperparameter search that is worse than the others were at the same epoch."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pytorch_lightning.callbacks import Callback
 
 
 class PruneTrial(Callback):
-    """Tells a trial its metric after every validation, and ends the run if the trial says so.
+    """Reports the metric to the trial after every validation, and stops the run if the trial should be pruned.
 
     Args:
-        trial: Optuna's trial, or anything with its `report(value, step)` and `should_prune()`.
-        metric: Name of the metric.
+        trial: An Optuna trial, or any object with its `report(value, step)` and `should_prune()`.
+        metric: Name of the metric, such as `val/loss`.
     """
 
     def __init__(self, trial: Any, metric: str) -> None:

@@ -1,4 +1,4 @@
-"""Asked by Slurm to make room: save between two steps, put the job back into the queue, and end."""
+"""Requeue a Slurm job before its time limit or on preemption: save between two steps, requeue, and exit."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-_STEPS_BETWEEN_QUESTIONS = 10  # of all processes to one another: one reduction of one number, a part of a step's cost
+_STEPS_BETWEEN_CHECKS = 10  # each check is an all-reduce of one number, which costs a fraction of a step
 
 
 class RequeueRequest(SystemExit):
-    """Ends training after the checkpoint of a job that goes back into the queue."""
+    """Ends training once the checkpoint of a requeued job is saved."""
 
 
 class Requeue(Callback):
-    """Saves `last.ckpt` and requeues the Slurm job when its signal has come.
+    """Saves `last.ckpt` and requeues the Slurm job after its signal has arrived.
 
-    A handler that saves at once, as Lightning's does, may stand in the middle of a step: one process would wait at the
-    checkpoint's barrier, another in the gradient's reduction, each for the other. Here the signal is only noted; all
-    processes ask one another every tenth step, and at the end of an epoch, and save together.
+    A handler that saves immediately, as Lightning's does, may interrupt a step: one process would wait at the
+    checkpoint's barrier and another in the all-reduce of the gradient, which is a deadlock. Here the handler only sets
+    a flag; every tenth step and at the end of every epoch all processes exchange their flags and save together.
 
     Args:
-        path: Where the checkpoint goes.
-        signal_number: What Slurm sends before the time limit: `#SBATCH --signal=USR1@90`; submitit sends USR2.
-        requeue: What puts the job back; by default `scontrol requeue`, or submitit's own handler if it is there.
+        path: Path of the checkpoint.
+        signal_number: Signal that Slurm sends before the time limit: `#SBATCH --signal=USR1@90`; submitit sends USR2.
+        requeue: Requeues the job; by default `scontrol requeue`, or submitit's handler if one is installed.
     """
 
     def __init__(
@@ -54,32 +54,32 @@ class Requeue(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Ask now and then."""
-        if (batch_idx + 1) % _STEPS_BETWEEN_QUESTIONS == 0:
-            self._leave_if_asked(trainer)
+        """Check every tenth step."""
+        if (batch_idx + 1) % _STEPS_BETWEEN_CHECKS == 0:
+            self._requeue_if_asked(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Ask; an epoch may be shorter than ten steps."""
-        self._leave_if_asked(trainer)
+        """Check; an epoch may be shorter than ten steps."""
+        self._requeue_if_asked(trainer)
 
-    def _leave_if_asked(self, trainer: pl.Trainer) -> None:
+    def _requeue_if_asked(self, trainer: pl.Trainer) -> None:
         if not trainer.strategy.reduce_boolean_decision(self.is_asked, all=False):
             return
         trainer.save_checkpoint(self.path)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which Slurm sends next; all that it would ask for is done
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm sends it next, and everything is saved
         if trainer.is_global_zero:
-            with contextlib.suppress(SystemExit):  # submitit's handler ends the process; all of them end, below
+            with contextlib.suppress(SystemExit):  # submitit's handler exits; all processes exit below
                 self.requeue()
-        trainer.strategy.barrier()  # a process that ended before would end the job
+        trainer.strategy.barrier()  # Slurm would end the job as soon as one process exits
         raise RequeueRequest(128 + signal.SIGTERM)
 
     def close(self) -> None:
-        """Give the signal back to whoever had it; from nobody it would end a run that is at its report already."""
+        """Restore the previous handler; if there was none, ignore the signal, which would otherwise kill the report."""
         signal.signal(self.signal_number, self.before if callable(self.before) else signal.SIG_IGN)
 
 
 def requeue_slurm_job() -> None:
-    """Put this process' Slurm job back into the queue; it keeps its number."""
+    """Requeue the Slurm job of this process; it keeps its job id."""
     job = os.environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"

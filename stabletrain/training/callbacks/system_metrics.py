@@ -1,4 +1,4 @@
-"""What a run asks of its machines, each process of its own; the first one writes it all down."""
+"""Resource usage and throughput of a run: every process measures, the first one records."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from stabletrain.training.loggers import find_writer
+from stabletrain.vocabulary import metric_names as names
 
 OF_PROCESS = (
     "cpu_utilization_percentage",
@@ -27,21 +28,21 @@ OF_PROCESS = (
 
 
 class SystemWatch(Callback):
-    """Records what the run asks of the machine, about every `interval_s` seconds.
+    """Records resource usage and throughput, about every `interval_s` seconds.
 
-    | name | what |
+    | name | value |
     |---|---|
-    | `system/cpu_utilization_percentage` | of one core, of the process |
+    | `system/cpu_utilization_percentage` | of the process; 100 is one core |
     | `system/memory_usage_megabytes` | resident memory of the process |
     | `system/gpu_memory_usage_megabytes` | memory that torch holds on the GPU |
-    | `system/gpu_utilization_percentage` | of the process' GPU, where NVIDIA's library for Python is installed |
-    | `system/network_receive_megabytes`, `…_transmit_…` | of the process' machine, since the last sample |
-    | `system/steps_per_second`, `system/step_seconds` | optimizer steps |
-    | `system/samples_per_second` | training examples of all processes together |
+    | `system/gpu_utilization_percentage` | of the process' GPU, if NVIDIA's Python library is installed |
+    | `system/network_receive_megabytes`, `…_transmit_…` | of the whole machine, since the last sample |
+    | `system/steps_per_second`, `system/step_seconds` | of optimizer steps |
+    | `system/samples_per_second` | training examples of all processes |
 
-    With several processes the names of the first six end in `/rank<k>`, and come to the first process in one
-    collective per sample. All sample after the same step: each sample carries the step of the next, which the first
-    process chooses by the time that a step took.
+    With several processes the first six names end in `/rank<k>`, and the values are gathered in one collective call per
+    sample. All processes sample after the same step: each sample carries the step of the next one, which the first
+    process chooses by the duration of a step.
 
     Args:
         interval_s: Seconds between two samples.
@@ -57,7 +58,7 @@ class SystemWatch(Callback):
         self._network = (0, 0)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to count."""
+        """Start counting."""
         self._process.cpu_percent()
         self._network = _network_bytes()
         self._begin(trainer)
@@ -66,7 +67,7 @@ class SystemWatch(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Sample, if it is time."""
+        """Sample if it is time."""
         self._num_examples += num_examples_of(batch)
         several = trainer.world_size > 1
         waited = time.perf_counter() - self._last_time
@@ -74,7 +75,7 @@ class SystemWatch(Callback):
             self._sample(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Sample once more, so that a short run has numbers too."""
+        """Sample once more, so that even a short run is sampled."""
         self._sample(trainer, pl_module)
 
     def _begin(self, trainer: pl.Trainer) -> None:
@@ -90,9 +91,9 @@ class SystemWatch(Callback):
         writer = find_writer(trainer) if trainer.is_global_zero else None
         if writer is not None:
             throughput = {
-                "system/steps_per_second": num_steps / seconds,
-                "system/step_seconds": seconds / num_steps,
-                "system/samples_per_second": sum(row[-2] for row in rows) / seconds,
+                name_of("steps_per_second"): num_steps / seconds,
+                name_of("step_seconds"): seconds / num_steps,
+                name_of("samples_per_second"): sum(row[-2] for row in rows) / seconds,
             }
             writer.write_scalars(trainer.global_step - 1, name_by_rank(rows) | throughput)
         self._begin(trainer)
@@ -105,20 +106,25 @@ class SystemWatch(Callback):
         return trainer.strategy.all_gather(own).tolist()
 
     def _measure(self) -> list[float]:
-        """Return the numbers of `OF_PROCESS`, NaN for what this machine cannot say."""
+        """Return the metrics of `OF_PROCESS`, NaN where unavailable."""
         found = [self._process.cpu_percent(), self._process.memory_info().rss / 2**20, math.nan, math.nan]
         if torch.cuda.is_available():
             found[2] = torch.cuda.memory_reserved() / 2**20
-            with contextlib.suppress(Exception):  # without NVIDIA's library, or where it may not look
+            with contextlib.suppress(Exception):  # NVIDIA's library is missing, or access is denied
                 found[3] = float(torch.cuda.utilization())
         before, self._network = self._network, _network_bytes()
         return [*found, *((now - then) / 2**20 for now, then in zip(self._network, before, strict=True))]
 
 
+def name_of(metric: str) -> str:
+    """Return `system/<metric>`."""
+    return names.of_signal("system", metric)
+
+
 def name_by_rank(rows: list[list[float]]) -> dict[str, float]:
-    """Return `system/<name>`, or of several processes `system/<name>/rank<k>`, for all that is a number."""
+    """Return `system/<name>` of one process or `system/<name>/rank<k>` of several; NaN is left out."""
     return {
-        f"system/{name}" + (f"/rank{rank}" if len(rows) > 1 else ""): value
+        name_of(name) + (f"/rank{rank}" if len(rows) > 1 else ""): value
         for rank, row in enumerate(rows)
         for name, value in zip(OF_PROCESS, row, strict=False)
         if math.isfinite(value)
@@ -126,7 +132,7 @@ def name_by_rank(rows: list[list[float]]) -> dict[str, float]:
 
 
 def num_examples_of(batch: Any) -> int:
-    """Return the length of the first tensor in a batch, 0 if there is none."""
+    """Return the size of the first dimension of the first tensor in a batch; 0 if there is none."""
     if isinstance(batch, Tensor):
         return len(batch) if batch.dim() else 0
     if isinstance(batch, Mapping):

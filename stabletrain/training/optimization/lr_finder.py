@@ -18,6 +18,7 @@ from pytorch_lightning.tuner.tuning import Tuner
 from torch import Tensor
 
 from stabletrain.errors import RequestError
+from stabletrain.torch_tools.isolation import preserve_rng
 from stabletrain.training.module import TrainingModule
 
 MIN_LR, MAX_LR, NUM_STEPS = 1e-7, 1.0, 100  # Lightning's own, but for the least: 1e-8 learns nothing
@@ -79,7 +80,7 @@ def find_lr(module: TrainingModule, datamodule: pl.LightningDataModule, lr: floa
     probe.__class__ = _Probe
     setattr(probe, "lr", lr)  # noqa: B010 (what the tuner looks for)
     logging.getLogger("pytorch_lightning.tuner.lr_finder").setLevel(logging.WARNING)
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with preserve_rng(), tempfile.TemporaryDirectory() as folder, _quiet():
         finder = Tuner(_trainer(accelerator, folder)).lr_find(
             probe, datamodule=datamodule, min_lr=MIN_LR, max_lr=MAX_LR, num_training=NUM_STEPS, update_attr=False
         )
