@@ -12,7 +12,7 @@ import rich
 from rich.markup import escape
 
 from stabletrain.app.composition.compose import Composition
-from stabletrain.app.composition.overrides import write_override
+from stabletrain.app.composition.override_text import write_override
 from stabletrain.app.findings_table import advice_lines, notes_line, verdict_table
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.record.sweep_folder import folder_above

@@ -1,138 +1,166 @@
-"""Help texts, made from what is there: commands, groups and options."""
+"""The commands and flags of the command line, and the help texts made from them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from stabletrain.app.composition.overrides import list_groups
+from stabletrain.app.composition.paths import list_groups
+from stabletrain.app.exit_codes import MEANINGS
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag.
+
+    Attributes:
+        names: The long name, then short ones.
+        summary: One line.
+        action: Further arguments of `argparse.ArgumentParser.add_argument`; `dest` is a field of `cli.Request`.
+        value: What stands for the flag's value in the help text; "" for a flag without one.
+    """
+
+    names: tuple[str, ...]
+    summary: str
+    action: dict[str, Any] = field(default_factory=dict)
+    value: str = ""
+
+
+def _switch(name: str, summary: str) -> Flag:
+    """Return a flag of one command, which is handed to the command among its arguments."""
+    return Flag((name,), summary, {"action": "append_const", "const": name, "dest": "arguments"})
+
+
+FLAGS = (
+    Flag(("--help", "-h"), "print this text; after a command, the command's own", {"action": "store_true"}),
+    Flag(("--version",), "print the version", {"action": "store_true"}),
+    Flag(("--cfg", "-c"), "print the composed configuration and exit", {"dest": "show"}, "job"),
+    Flag(
+        ("--config",),
+        "start from the config.yaml of a run instead of the defaults",
+        {"dest": "saved", "type": Path},
+        "FILE",
+    ),
+    Flag(
+        ("--config-dir", "-cd"),
+        "add the options in DIR/<group>/<option>.yaml",
+        {"action": "append", "dest": "config_dirs", "type": Path},
+        "DIR",
+    ),
+    Flag(("--multirun", "-m"), "run every combination of comma-separated values", {"action": "store_true"}),
+)
 
 
 @dataclass(frozen=True)
 class Command:
-    """What the command line knows of a command before it loads it.
+    """What the command line knows of a command before it imports `stabletrain.app.commands.<name>`.
 
     Attributes:
-        module: Module in `stabletrain.app.commands`.
         summary: One line.
         usage: What follows the command's name.
-        examples: Command lines, each with a word on what it does.
-        takes_folders: Whether it takes folders of runs; then at least one.
+        examples: Command lines, each with what it does.
+        takes_folders: Whether the command takes folders of runs; it then needs at least one.
+        flags: Flags of this command alone.
     """
 
-    module: str
     summary: str
     usage: str
     examples: tuple[tuple[str, str], ...]
     takes_folders: bool = False
+    flags: tuple[Flag, ...] = ()
 
 
 COMMANDS = {
     "train": Command(
-        "train",
         "compose, train, validate, test, diagnose, report (the default)",
         "[key=value …]",
         (
-            ("python -m stabletrain model=rnn clip=norm", "a recurrent network on handwritten digits"),
+            ("python -m stabletrain model=rnn clip=norm", "train a recurrent network on handwritten digits"),
             (
                 "python -m stabletrain model=lstm data=adding optimizer.lr=1e-2",
-                "another family, data and learning rate",
+                "choose another model, data set and learning rate",
             ),
-            ("python -m stabletrain experiment=vanishing_depth", "see a network that does not train"),
-            ("python -m stabletrain resume=auto output_dir=runs/mine", "go on with a run"),
-            ("python -m stabletrain +lr_find=true", "look for the learning rate first"),
-            ("python -m stabletrain -m init=normal,he norm=none,layer", "every combination, and a table at the end"),
-            ("python -m stabletrain search=clip model=rnn", "look for the best threshold"),
-            ("python -m stabletrain --cfg job model=gru", "show the configuration, run nothing"),
+            ("python -m stabletrain experiment=vanishing_depth", "watch a network fail to train"),
+            ("python -m stabletrain resume=auto output_dir=runs/mine", "resume a run"),
+            ("python -m stabletrain +lr_find=true", "find the learning rate first"),
+            ("python -m stabletrain -m init=normal,he norm=none,layer", "run every combination, then print a table"),
+            ("python -m stabletrain search=clip model=rnn", "search for the best clipping threshold"),
+            ("python -m stabletrain --cfg job model=gru", "print the configuration, run nothing"),
         ),
     ),
     "check": Command(
-        "check",
         "validate configuration, data and environment; train nothing",
         "[key=value …]",
         (
-            ("python -m stabletrain check model=resnet norm=group", "do these fit together, and what would be trained"),
-            ("python -m stabletrain check data=table data.path=my.csv data.target=y", "is the data as it should be"),
+            (
+                "python -m stabletrain check model=resnet norm=group",
+                "check that these fit, print what is trained",
+            ),
+            ("python -m stabletrain check data=table data.path=my.csv data.target=y", "check a data file"),
         ),
     ),
     "diagnose": Command(
-        "diagnose",
         "run the doctor again on a recorded run",
         "RUN_DIR… [--replay]",
         (
             ("python -m stabletrain diagnose runs/mine", "print the verdict, rewrite findings.json"),
-            ("python -m stabletrain diagnose runs/mine --replay", "go through the step that stopped the run once more"),
+            ("python -m stabletrain diagnose runs/mine --replay", "run the step that stopped the run again"),
         ),
         takes_folders=True,
+        flags=(_switch("--replay", "run the step with the non-finite gradient again"),),
     ),
     "report": Command(
-        "report",
-        "write report.html again from the record; of several runs, or of a sweep, one page that compares them",
+        "write report.html again from the record; for several runs or a sweep, one page that compares them",
         "RUN_DIR…",
         (
-            ("python -m stabletrain report runs/mine", "one self-contained page"),
-            ("python -m stabletrain report runs/one runs/two", "compare them, in runs/compare.html"),
+            ("python -m stabletrain report runs/mine", "write one self-contained page"),
+            ("python -m stabletrain report runs/one runs/two", "compare two runs, in runs/compare.html"),
             ("python -m stabletrain report runs/sweep", "compare the children of a sweep"),
         ),
         takes_folders=True,
     ),
     "sync": Command(
-        "sync",
-        "carry to MLflow what is recorded and not yet there",
+        "ship to MLflow what is recorded and not yet there",
         "RUN_DIR…",
-        (("MLFLOW_TRACKING_URI=http://127.0.0.1:5000 python -m stabletrain sync runs/mine", "to that server"),),
+        (("MLFLOW_TRACKING_URI=http://127.0.0.1:5000 python -m stabletrain sync runs/mine", "ship to that server"),),
         takes_folders=True,
+        flags=(_switch("--follow", "keep shipping until the training ends, which starts this process itself"),),
     ),
     "ui": Command(
-        "ui",
         "open MLflow and TensorBoard on 127.0.0.1",
         "[key=value …]",
-        (("python -m stabletrain ui ui.mlflow_port=5001", "on another port"),),
+        (("python -m stabletrain ui ui.mlflow_port=5001", "use another port"),),
     ),
 }
 
-FLAGS = """\
-flags
-  -h, --help            this text; after a command, that command's
-  --version             the version
-  --cfg job             print the composed configuration and stop
-  --config FILE         start from the config.yaml of a run instead of the defaults
-  --config-dir DIR      take further options from DIR/<group>/<option>.yaml
-  -m, --multirun        run every combination of comma-separated values
-
-exit codes
-  0 done   1 the run failed   2 the request was wrong
-  3 stopped by the stability policy   143 asked to stop, after saving"""
-
-
-def overview() -> str:
-    """Return the help text of the whole tool."""
-    commands = "\n".join(f"  {name:<10} {command.summary}" for name, command in COMMANDS.items())
-    return "\n\n".join(
-        [
-            "Train deep and recurrent networks that stay stable, and see where the gradient goes.",
-            "usage: python -m stabletrain [COMMAND] [key=value …]",
-            f"commands\n{commands}",
-            _examples(COMMANDS["train"]),
-            _options(),
-            FLAGS,
-        ]
-    )
-
 
 def help_of(name: str) -> str:
-    """Return the help text of one command."""
+    """Return the help text of one command; for `train`, the default, that of the whole tool."""
     command = COMMANDS[name]
-    parts = [f"{name}: {command.summary}", f"usage: python -m stabletrain {name} {command.usage}", _examples(command)]
+    if name == "train":
+        summaries = [(each, other.summary) for each, other in COMMANDS.items()]
+        parts = [
+            "Train deep and recurrent networks that stay stable, and see where the gradient goes.",
+            "usage: python -m stabletrain [COMMAND] [key=value …]",
+            _table("commands", summaries),
+        ]
+    else:
+        parts = [f"{name}: {command.summary}", f"usage: python -m stabletrain {name} {command.usage}"]
+    parts.append("examples\n" + "\n".join(f"  {line}\n      {what}" for line, what in command.examples))
     if not command.takes_folders:
-        parts += [_options(), FLAGS]
+        options = [(group, " ".join(options)) for group, options in list_groups().items()]
+        parts.append(_table("groups and their options (group=option)", options))
+    parts.append(_table("flags", [(_written(flag), flag.summary) for flag in (*command.flags, *FLAGS)]))
+    parts.append(_table("exit codes", [(str(code), meaning) for code, meaning in MEANINGS.items()]))
     return "\n\n".join(parts)
 
 
-def _examples(command: Command) -> str:
-    lines = [f"  {line}\n      {what}" for line, what in command.examples]
-    return "examples\n" + "\n".join(lines)
+def _table(heading: str, rows: list[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in rows)
+    return "\n".join([heading, *(f"  {name:<{width}}  {text}" for name, text in rows)])
 
 
-def _options() -> str:
-    lines = [f"  {group:<11}{' '.join(options)}" for group, options in list_groups().items()]
-    return "groups and their options (group=option)\n" + "\n".join(lines)
+def _written(flag: Flag) -> str:
+    """Return the flag as the user types it, short names first: `-cd, --config-dir DIR`."""
+    return " ".join([", ".join(reversed(flag.names)), flag.value]).rstrip()

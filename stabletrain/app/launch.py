@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from stabletrain.app.composition.compose import Composition
+from stabletrain.app.composition.override_text import key_of, value_of
 from stabletrain.errors import RequestError
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.vocabulary.statuses import FINISHED, STOPPED
@@ -143,7 +144,7 @@ def as_launched(composition: Composition) -> Composition:
     if launch is None:
         return composition
     values = {"trainer.devices": launch.num_local, "trainer.num_nodes": launch.num_nodes}
-    asked = {o.partition("=")[0].lstrip("+"): o.partition("=")[2] for o in composition.overrides}
+    asked = {key_of(o): value_of(o) for o in composition.overrides}
     for key, value in values.items():
         if asked.get(key, str(value)) not in (str(value), "auto", "-1"):
             raise RequestError(

@@ -1,4 +1,4 @@
-"""Which folder a run writes to, and where it goes on from."""
+"""Which folder a run writes to, and which checkpoint it resumes from."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from stabletrain.app.launch import Launch, find_launch
 from stabletrain.errors import RequestError
 from stabletrain.record.run_folder import RunFolder
 
-OUTPUT_DIR_OF_PARENT = "STABLETRAIN_OUTPUT_DIR"  # how a run's further processes learn the first one's folder
+OUTPUT_DIR_OF_PARENT = "STABLETRAIN_OUTPUT_DIR"  # tells a run's further processes the folder of the first one
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one that writes."""
-    if "RANK" in os.environ:  # torchrun's, also where Slurm started torchrun and counts in another order
+    """Return whether this process is the one that writes."""
+    if "RANK" in os.environ:  # set by torchrun; under srun, Slurm may number the processes differently
         return os.environ["RANK"] == "0"
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"))
 
 
 def unique_id() -> str:
-    """Return a name that sorts by time and that no other run has, started in the same second or not."""
+    """Return a name that sorts by time and is unique even among runs started in the same second."""
     return f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(3)}"
 
 
 def choose_folder(config: Mapping[str, Any]) -> tuple[RunFolder, Path | None]:
-    """Choose the run's folder and find the checkpoint to go on from; nothing is made yet.
+    """Choose the run's folder and find the checkpoint to resume from; nothing is written yet.
 
     Returns:
         The folder, and the checkpoint to load or None.
 
     Raises:
-        RequestError: The folder holds another run, or there is nothing to resume.
+        RequestError: The folder already holds a run, or there is nothing to resume.
     """
     inherited = os.environ.get(OUTPUT_DIR_OF_PARENT)
     if inherited and not is_first_process():
@@ -46,60 +46,65 @@ def choose_folder(config: Mapping[str, Any]) -> tuple[RunFolder, Path | None]:
         output_dir = _folder_of(launch)
     if resume == "auto" and output_dir is None:
         raise RequestError(
-            "resume=auto goes on in a folder that you name.",
+            "resume=auto needs the folder of the run to resume.",
             key="output_dir",
             found="null",
-            allowed="the folder of the run to go on with",
+            allowed="the folder of the run to resume",
             closest=_latest_run(),
             command=f"python -m stabletrain resume=auto output_dir={_latest_run() or 'runs/…'}",
         )
     folder = RunFolder(output_dir if output_dir is not None else Path("runs") / unique_id())
     if launch is not None and launch.began(folder.read_summary()) and (folder.checkpoints / "last.ckpt").is_file():
-        return folder, folder.checkpoints / "last.ckpt"  # begun again by its launcher
+        return folder, folder.checkpoints / "last.ckpt"  # restarted by its launcher
     checkpoint = _checkpoint(config, folder)
     if launch is not None and (launch.began(folder.read_summary()) or not is_first_process()):
-        return folder, checkpoint  # the first process may have begun to write: it alone judges the folder
+        return folder, checkpoint  # the first process may already be writing, so it alone checks the folder
     if folder.config.exists() and resume != "auto":
         raise RequestError(
-            "The folder holds a run already.",
+            "The folder already holds a run.",
             key="output_dir",
             found=output_dir,
-            allowed="a new or empty folder, or resume=auto to go on with that run",
+            allowed="a new or empty folder, or resume=auto to resume that run",
             command=f"python -m stabletrain output_dir={output_dir} resume=auto",
         )
     return folder, checkpoint
 
 
 def _folder_of(launch: Launch) -> str | None:
-    """Return the folder that all processes of a launch know without a word between them."""
+    """Return the folder that every process of a launch derives from the launch's name alone."""
     if launch.id is not None:
         return f"runs/{launch.id}"
     if launch.num_nodes * launch.num_local == 1:
         return None
     raise RequestError(
-        "Processes on several nodes need one folder, and this launch has no name to make one from.",
+        "The processes on several nodes need a common folder, and this launch has no name to derive one from.",
         key="output_dir",
         found="null, and torchrun without --rdzv-id",
-        allowed="torchrun --rdzv-id=NAME, or output_dir=… on a disk that all nodes share",
+        allowed="torchrun --rdzv-id=NAME, or an output_dir on a disk that all nodes share",
         command="output_dir=runs/NAME",
     )
 
 
 def make_folder(folder: RunFolder) -> None:
-    """Make the run's folder; raise RequestError if it cannot be written."""
+    """Make the run's folder; raise RequestError if it cannot be written to."""
     probe = folder.path / f".{os.getpid()}"
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise RequestError(
-            f"The folder cannot be written: {error.strerror}.",
-            key="output_dir",
-            found=folder.path,
-            allowed="a folder that you may write to",
-            command="python -m stabletrain output_dir=runs/…",
-        ) from error
+        raise unwritable(error, folder.path, "python -m stabletrain output_dir=runs/…") from error
+
+
+def unwritable(error: OSError, path: Path | str | None, command: str) -> RequestError:
+    """Return the error for a folder that cannot be written to, with the command that fixes it."""
+    return RequestError(
+        f"The folder cannot be written to: {error.strerror or error}.",
+        key="output_dir",
+        found=path,
+        allowed="a folder that you may write to",
+        command=command,
+    )
 
 
 def _checkpoint(config: Mapping[str, Any], folder: RunFolder) -> Path | None:
@@ -112,10 +117,10 @@ def _checkpoint(config: Mapping[str, Any], folder: RunFolder) -> Path | None:
     last = RunFolder(resume).checkpoints / "last.ckpt"
     if not last.is_file():
         raise RequestError(
-            "There is no checkpoint to start from.",
+            "There is no checkpoint to resume from.",
             key="resume",
             found=resume,
-            allowed="auto, or the folder of a run that has checkpoints/last.ckpt",
+            allowed="auto, or the folder of a run with checkpoints/last.ckpt",
             closest=_latest_run(),
             command=f"python -m stabletrain resume={_latest_run() or 'runs/…'}",
         )
@@ -131,7 +136,7 @@ def open_run(path: str) -> RunFolder:
     """Return the folder of an existing run.
 
     Raises:
-        RequestError: It is not a run's folder.
+        RequestError: The folder holds no run.
     """
     folder = RunFolder(path)
     if not folder.events.is_dir():
@@ -139,7 +144,7 @@ def open_run(path: str) -> RunFolder:
             "There is no run in this folder.",
             key="RUN_DIR",
             found=path,
-            allowed="a folder that a run left behind",
+            allowed="the folder of a run",
             closest=_latest_run(),
         )
     return folder

@@ -55,14 +55,14 @@ def train(
         stabletrain.integrations.ray.train(["model=rnn", "clip=norm"], num_workers=4, gpu=True)
     """
     from stabletrain.app.composition.compose import compose
-    from stabletrain.app.composition.overrides import write_override
+    from stabletrain.app.composition.override_text import without, write_override
     from stabletrain.app.output_dir import unique_id
 
     require_range("num_workers", num_workers, 1)
     require_range("max_failures", max_failures, 0)
     config = compose(overrides).config
     folder = Path(config["output_dir"] or f"runs/{unique_id()}").absolute()
-    words = [o for o in overrides if o.partition("=")[0] != "output_dir"]
+    words = without(overrides, ("output_dir",))
     trainer = TorchTrainer(
         _work,
         train_loop_config={

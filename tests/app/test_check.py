@@ -111,7 +111,6 @@ OWN = textwrap.dedent(
 )
 QUICK = ["logger=none", "trainer=debug", "trainer.max_epochs=1"]
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*`isinstance.treespec, LeafSpec.` is deprecated.*"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
     pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*before.*optimizer.step.*"),
     pytest.mark.filterwarnings("ignore:.*`training_step` returned `None`.*"),

@@ -9,8 +9,9 @@ import yaml
 
 from stabletrain.app.building.build import build
 from stabletrain.app.composition.compose import compose
-from stabletrain.app.composition.overrides import list_groups, parse_override, write_override
-from stabletrain.app.composition.paths import find_config_dir
+from stabletrain.app.composition.override_text import write_override
+from stabletrain.app.composition.overrides import parse_override
+from stabletrain.app.composition.paths import find_config_dir, list_groups
 from stabletrain.app.composition.schema import GROUPS
 from stabletrain.app.composition.targets import bind, expected_types, make, resolve_target
 from stabletrain.errors import RequestError
@@ -178,7 +179,7 @@ def test_each_family_receives_digits_in_its_own_form(form, model, shape):
 @pytest.mark.parametrize("value", ["rnn", "1e-3", "runs/x-1", "petal length (cm)", 'a "b" \\c', "a,b", "{x}", "", "é"])
 def test_a_proposed_override_says_what_it_means(value):
     meant = 1e-3 if value == "1e-3" else value
-    assert parse_override(write_override("key", value), []).value() == meant
+    assert parse_override(write_override("key", value)).value() == meant
 
 
 def test_a_file_is_the_same_from_any_folder(tmp_path, monkeypatch):

@@ -14,7 +14,6 @@ from stabletrain.vocabulary import metric_names as names
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:.*`isinstance.treespec, LeafSpec.` is deprecated.*"),
 ]
 CHANCE = 0.12  # of ten classes; 270 images know a share of 0.1 to 0.02
 LEARNED = 0.90

@@ -7,7 +7,8 @@ import pytest
 from stabletrain.app.composition.compose import compose
 from stabletrain.app.launch import Launch, as_launched, find_launch
 from stabletrain.app.output_dir import choose_folder, is_first_process
-from stabletrain.app.sweeps.multirun import refuse_own_processes, run_all
+from stabletrain.app.sweeps.multirun import run_all
+from stabletrain.app.sweeps.sweep_child import refuse_own_processes
 from stabletrain.errors import RequestError
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "spring", "GROUP_WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "4"}
@@ -149,7 +150,7 @@ def test_a_job_begun_again_goes_on_in_its_own_folder_only(monkeypatch, begun_by,
 def test_a_sweep_behind_torchrun_is_refused(monkeypatch):
     launched(monkeypatch, TORCHRUN)
     with pytest.raises(RequestError) as caught:
-        run_all(["seed=0,1"])
+        run_all(["seed=0,1"], train=pytest.fail)
     assert "hydra.launcher.tasks_per_node=4" in str(caught.value.command)
 
 

@@ -70,5 +70,5 @@ def test_the_folder_of_another_run_stays_refused_after_a_restart(tmp_path):
     finally:
         torchrun.kill()
     assert torchrun.returncode != 0
-    assert out.count("The folder holds a run already.") == 2  # the first time, and when torchrun tries again
+    assert out.count("The folder already holds a run.") == 2  # the first time, and when torchrun tries again
     assert [p.name for p in folder.iterdir()] == ["config.yaml"]

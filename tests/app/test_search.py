@@ -12,7 +12,7 @@ import pytest
 
 from stabletrain.app.cli import main
 from stabletrain.app.composition.compose import compose
-from stabletrain.app.composition.overrides import list_groups
+from stabletrain.app.composition.paths import list_groups
 from stabletrain.app.sweeps.search import worth_of
 from stabletrain.app.sweeps.search_space import Parameter, check_space, read_space
 from stabletrain.errors import RequestError
@@ -117,7 +117,7 @@ def test_a_search_into_a_folder_that_is_taken_makes_no_storage(here, capsys):
     (here / "taken").mkdir()
     (here / "taken/sweep.json").write_text("{}")
     assert main(["search=lr", *TINY, "output_dir=taken", "search.storage=sqlite:///search.db"]) == 2
-    assert "holds a sweep already" in capsys.readouterr().err
+    assert "already holds a sweep" in capsys.readouterr().err
     assert sorted(p.name for p in here.iterdir()) == ["taken"]
 
 

@@ -17,7 +17,6 @@ from stabletrain.record.reader import load_record
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
     pytest.mark.filterwarnings("ignore:.*srun.*"),
-    pytest.mark.filterwarnings("ignore:.*`isinstance.treespec, LeafSpec.` is deprecated.*"),
 ]
 SIGNALS = "watch.signals=[gradient,activation,delta,weight,update,moment,clip]"
 SMALL = ["logger=none", "model.width=12", "model.depth=2", "data.batch_size=256", "trainer.accelerator=cpu"]

@@ -85,9 +85,9 @@ def test_a_folder_with_a_sweep_or_a_run_takes_no_other(here, capsys):
     assert main(["-m", *TINY, "seed=0", "output_dir=mine"]) == 0
     before = (here / "mine/sweep.json").read_bytes()
     assert main(["-m", *TINY, "seed=1", "output_dir=mine"]) == 2
-    assert "holds a sweep already" in capsys.readouterr().err
+    assert "already holds a sweep" in capsys.readouterr().err
     assert main(["-m", *TINY, "seed=1", "output_dir=mine/0"]) == 2
-    assert "holds a run already" in capsys.readouterr().err
+    assert "already holds a run" in capsys.readouterr().err
     assert (here / "mine/sweep.json").read_bytes() == before
 
 

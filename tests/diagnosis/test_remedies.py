@@ -8,7 +8,7 @@ import pytest
 
 from stabletrain.app.building.build import build
 from stabletrain.app.composition.compose import compose
-from stabletrain.app.composition.overrides import list_groups
+from stabletrain.app.composition.paths import list_groups
 from stabletrain.diagnosis.observations import About
 from stabletrain.diagnosis.remedies import remedies_for, with_remedies
 from stabletrain.vocabulary.finding import Finding

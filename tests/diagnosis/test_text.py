@@ -89,4 +89,4 @@ def test_each_cause_has_its_advice_and_why_each_override_helps():
 
 def test_what_harms_nothing_takes_one_line():
     assert notes_line([CAUSE, SYMPTOM]) is None
-    assert notes_line([CAUSE, NOTE]) == "  [dim]seen, and harmless so far: saturation[/]"
+    assert notes_line([CAUSE, NOTE]) == "  [dim]also seen, harmless so far: saturation[/]"

@@ -24,7 +24,7 @@ from stabletrain.app.building.build_model import build_network
 from stabletrain.app.building.prepare import prepare
 from stabletrain.app.commands.diagnose import examine
 from stabletrain.app.composition.compose import Composition, compose
-from stabletrain.app.composition.overrides import list_groups
+from stabletrain.app.composition.paths import list_groups
 from stabletrain.app.console import Console
 from stabletrain.errors import RequestError
 from stabletrain.record.reader import load_record

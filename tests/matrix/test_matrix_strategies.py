@@ -17,7 +17,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
     pytest.mark.filterwarnings("ignore:.*srun.*"),
     pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),  # of torch's own compiler
-    pytest.mark.filterwarnings("ignore:.*`isinstance.treespec, LeafSpec.` is deprecated.*"),
 ]
 BASE = ["logger=none", "trainer.accelerator=cpu", "trainer.max_steps=8", "watch=every_step", "watch.signals_every=1"]
 BASE += ["trainer.log_every_n_steps=1", "watch.signals=[gradient,activation,delta,weight,update,moment,clip]"]

@@ -15,7 +15,6 @@ from stabletrain.training.optimization.stability import NonFiniteGradient
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*`isinstance.treespec, LeafSpec.` is deprecated.*"),
     pytest.mark.filterwarnings("ignore:.*no `val_dataloader`.*"),
 ]
 

@@ -17,7 +17,6 @@ from stabletrain.training.optimization.stability import SickRun
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*`isinstance.treespec, LeafSpec.` is deprecated.*"),
 ]
 NUM_STEPS, LR = 60, 1e-3
 

@@ -15,7 +15,6 @@ from stabletrain.training.optimization.lr_finder import MAX_LR, MIN_LR, find_lr
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*`isinstance.treespec, LeafSpec.` is deprecated.*"),
     pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*before.*optimizer.step.*"),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -15,14 +16,35 @@ from stabletrain.app.composition.targets import make
 from stabletrain.errors import RequestError, require_choice, require_range
 from stabletrain.training.sharded import ShardedStrategy
 
-SHARDED = {"fsdp": True, "fsdp_root": False}  # strategies, and whether they gather block by block
+SHARDED = {"fsdp": True, "fsdp_root": False}  # strategies, and whether they gather the parameters block by block
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+NO_LIMIT = -1  # Lightning's word for trainer.max_epochs and trainer.max_steps
+OPTIONAL_PACKAGES = {"pytorch_lightning.loggers.WandbLogger": "wandb"}  # by target; the extra has the package's name
 
 
 def build_loggers(config: Mapping[str, Any]) -> dict[str, Logger]:
-    """Build the chosen loggers, by name."""
+    """Build the chosen loggers, by name.
+
+    Raises:
+        RequestError: A section does not fit its class, or the package that the class needs is not installed.
+    """
     sections = config["logger"] or {}
+    for name, section in sections.items():
+        _require_package(f"logger.{name}", section)
     return {name: make(section, f"logger.{name}", config["allow_targets"])() for name, section in sections.items()}
+
+
+def _require_package(key: str, section: Any) -> None:
+    target = section.get("_target_") if isinstance(section, Mapping) else None
+    package = OPTIONAL_PACKAGES.get(str(target))
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise RequestError(
+            f"This logger needs the package {package}.",
+            key=key,
+            found="not installed",
+            allowed=f"an environment with {package}, or another logger: default, tensorboard, mlflow, csv, none",
+            command=f"python -m pip install 'stabletrain[{package}]'",
+        )
 
 
 def build_trainer(config: Mapping[str, Any], **objects: Any) -> pl.Trainer:
@@ -30,21 +52,17 @@ def build_trainer(config: Mapping[str, Any], **objects: Any) -> pl.Trainer:
 
     Args:
         config: The configuration.
-        **objects: Callbacks, loggers, plugins and what else is not configuration.
+        **objects: Callbacks, loggers, plugins and other arguments that are objects rather than configuration.
+
+    Raises:
+        RequestError: A setting is out of range, or this machine cannot do what it asks for.
     """
     section = config["trainer"]
     check_accelerator(section)
-    for key, minimum in (
-        ("max_epochs", -1),
-        ("max_steps", -1),
-        ("accumulate_grad_batches", 1),
-        ("log_every_n_steps", 1),
-    ):
-        if isinstance(section.get(key), int):
-            require_range(f"trainer.{key}", section[key], minimum)
+    check_lengths(section)
     if section.get("gradient_clip_val") is not None:
         raise RequestError(
-            "Clipping belongs to the clip group.",
+            "Gradient clipping is configured in the group clip.",
             key="trainer.gradient_clip_val",
             found=section["gradient_clip_val"],
             allowed="null",
@@ -59,8 +77,24 @@ def build_trainer(config: Mapping[str, Any], **objects: Any) -> pl.Trainer:
     return trainer
 
 
+def check_lengths(section: Mapping[str, Any]) -> None:
+    """Refuse counts that would train nothing, or that Lightning would misread."""
+    for key in ("max_epochs", "max_steps"):
+        value = section.get(key)
+        if isinstance(value, int) and value < 1 and value != NO_LIMIT:
+            raise RequestError(
+                "The run would not train a single step." if value == 0 else f"trainer.{key} is out of range.",
+                key=f"trainer.{key}",
+                found=value,
+                allowed=f"an integer from 1, or {NO_LIMIT} for no limit",
+            )
+    for key in ("accumulate_grad_batches", "log_every_n_steps"):
+        if isinstance(section.get(key), int):
+            require_range(f"trainer.{key}", section[key], 1)
+
+
 def check_precision(section: Mapping[str, Any]) -> None:
-    """Refuse float16 where Lightning would take another type, or none."""
+    """Refuse float16 where Lightning would use another type or no loss scaler."""
     precision, accelerator = str(section.get("precision")), section.get("accelerator")
     if precision not in ("16", "16-mixed"):
         return
@@ -78,12 +112,12 @@ def check_precision(section: Mapping[str, Any]) -> None:
 
 
 def check_launcher(trainer: pl.Trainer) -> None:
-    """Refuse several nodes that nobody starts: the first would wait for the others for ever."""
-    place = getattr(trainer.strategy, "cluster_environment", None)
+    """Refuse several nodes without a launcher: the first process would wait for the others forever."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
     by_hand = "MASTER_ADDR" in os.environ and {"NODE_RANK", "GROUP_RANK"} & set(os.environ)
-    if trainer.num_nodes > 1 and isinstance(place, LightningEnvironment) and not by_hand:
+    if trainer.num_nodes > 1 and isinstance(environment, LightningEnvironment) and not by_hand:
         raise RequestError(
-            "A run on several nodes is started on each of them, and this one was started by hand.",
+            "A run on several nodes has to be started on each of them, and this one was started by hand.",
             key="trainer.num_nodes",
             found=trainer.num_nodes,
             allowed=f"1; or on each node: torchrun --nnodes {trainer.num_nodes} --nproc-per-node "
@@ -93,7 +127,7 @@ def check_launcher(trainer: pl.Trainer) -> None:
 
 
 def check_accelerator(section: Mapping[str, Any]) -> None:
-    """Refuse an accelerator or a number of devices that this machine does not have."""
+    """Refuse an accelerator or a number of devices that this machine lacks."""
     accelerator, devices = section.get("accelerator", "auto"), section.get("devices", "auto")
     num_gpus = torch.cuda.device_count()
     if isinstance(accelerator, str):
@@ -112,7 +146,7 @@ def check_accelerator(section: Mapping[str, Any]) -> None:
     wanted = devices if isinstance(devices, int) else 0
     if accelerator in ("gpu", "cuda") and wanted > num_gpus:
         raise RequestError(
-            "The machine has fewer GPUs.",
+            "This machine has fewer GPUs.",
             key="trainer.devices",
             found=devices,
             allowed=f"1 to {num_gpus}",

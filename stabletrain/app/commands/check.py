@@ -1,4 +1,4 @@
-"""`check`: everything that `train` checks before it trains; trains and writes nothing."""
+"""`check`: run every check that `train` runs before training; train and write nothing."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from collections.abc import Sequence
 from stabletrain.app.composition.compose import Composition
 from stabletrain.app.console import Console
 from stabletrain.app.output_dir import choose_folder
+from stabletrain.vocabulary.statuses import DONE_CODE
 
 
 def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
-    """Build and check the composition, and say what it is."""
+    """Build and check the composition, and print what would be trained.
+
+    Raises:
+        RequestError: `train` would refuse the composition.
+    """
     folder, checkpoint = choose_folder(composition.config)
     from stabletrain.app.building.prepare import prepare
     from stabletrain.training.run import check_resumable
@@ -23,4 +28,4 @@ def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
     console.describe(prepared.composition, prepared.built.data.describe(), num_parameters)
     console.advise(prepared.notes, prepared.found)
     console.print("[green]ready to train[/]")
-    return 0
+    return DONE_CODE

@@ -1,4 +1,4 @@
-"""`diagnose RUN_DIR`: the rules again, on a recorded run."""
+"""`diagnose RUN_DIR`: apply the rules again to a recorded run."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from stabletrain.diagnosis.remedies import with_remedies
 from stabletrain.record.reader import load_record
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.vocabulary.finding import Finding, verdict_of
+from stabletrain.vocabulary.statuses import DONE_CODE
 
 REPLAY = "--replay"
-OFFENDER = "offender/offender.json"  # see training/offender
+OFFENDER = "offender/offender.json"  # see training/callbacks/offender_bundle.py
 
 
 def examine(folder: RunFolder, error: BaseException | None = None) -> list[Finding]:
@@ -29,7 +30,7 @@ def examine(folder: RunFolder, error: BaseException | None = None) -> list[Findi
 
     Args:
         folder: The run.
-        error: What stopped it. A stop for a non-finite gradient is a finding even where the watch was off.
+        error: The exception that ended the run. A non-finite gradient is a finding even with `watch=off`.
     """
     observations = observe(load_record(folder.path))
     findings = diagnose(observations)
@@ -48,7 +49,7 @@ def _read_offender(folder: RunFolder) -> dict[str, Any]:
 
 
 def _with_offender(finding: Finding, offender: dict[str, Any]) -> Finding:
-    """Return a finding of Inf and NaN with the place where the step that stopped the run got them."""
+    """Add to a finding of Inf or NaN where in the last step they first appeared."""
     if finding.kind != "nonfinite" or not offender:
         return finding
     names = ("phase", "layer", "tensor", "clean", "samples")
@@ -57,7 +58,7 @@ def _with_offender(finding: Finding, offender: dict[str, Any]) -> Finding:
 
 
 def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
-    """Print the verdict of each run and rewrite its findings; with `--replay` go through the fatal step once more."""
+    """Print the verdict of each run and rewrite its findings; with `--replay` run its last step again."""
     console = Console()
     for path in [word for word in arguments if word != REPLAY]:
         folder = open_run(path)
@@ -68,7 +69,7 @@ def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
         console.show(findings)
         if REPLAY in arguments:
             console.print(_replayed(folder))
-    return 0
+    return DONE_CODE
 
 
 def _replayed(folder: RunFolder) -> str:

@@ -1,4 +1,4 @@
-"""`diagnose RUN_DIR --replay`: the step that stopped a run, once more, from its bundle."""
+"""`diagnose RUN_DIR --replay`: run the step that stopped a run again, from the bundle that it left."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ WHOLE = {"64-true": torch.float64, "64": torch.float64, "bf16-true": torch.bfloa
 
 
 def replay(folder: RunFolder | Path | str) -> Offender | None:
-    """Build the network of `config.yaml`, take up the bundle's state, and find the first offender again.
+    """Rebuild the network from `config.yaml`, load the bundle's state, and find the first non-finite tensor again.
 
     Args:
         folder: The run's folder.
 
     Returns:
-        The offender, as the run found it; None if all is finite on this machine.
+        The offender, as the run found it; None if every tensor is finite on this machine.
 
     Raises:
-        RequestError: The run left no bundle.
+        RequestError: The run left no bundle: no non-finite gradient stopped it.
     """
     folder = folder if isinstance(folder, RunFolder) else RunFolder(folder)
     bundle = load_bundle(folder)
@@ -48,11 +48,11 @@ def replay(folder: RunFolder | Path | str) -> Offender | None:
 
 
 def load_bundle(folder: RunFolder) -> dict[str, Any]:
-    """Return what `training.offender.OffenderBundle` wrote, on the host."""
+    """Return what `OffenderBundle` wrote, on the CPU."""
     path = folder.path / FOLDER / BUNDLE
     if not path.is_file():
         raise RequestError(
-            "This run left no step to replay: no gradient that was not finite stopped it.",
+            "This run has no step to replay: no non-finite gradient stopped it.",
             key="RUN_DIR",
             found=str(folder.path),
             allowed=f"a run with {FOLDER}/{BUNDLE}",
@@ -62,14 +62,14 @@ def load_bundle(folder: RunFolder) -> dict[str, Any]:
 
 
 def _optimizer(module: pl.LightningModule, bundle: dict[str, Any]) -> Optimizer | None:
-    """Return the optimizer with its state, if the module makes a single one without a trainer."""
+    """Return the optimizer with its state, or None if the module has several or makes none without a trainer."""
     planned = bundle["num_steps"]
     trainer: Any = SimpleNamespace(
         estimated_stepping_batches=int(planned) if math.isfinite(planned) else planned,
         world_size=1,
         global_step=bundle["step"],
     )
-    module.trainer = trainer  # all that our own module asks of it
+    module.trainer = trainer  # what `TrainingModule` reads of a trainer
     if len(bundle["optimizers"]) != 1:
         return None
     found: Any = module.configure_optimizers()

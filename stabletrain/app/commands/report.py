@@ -1,4 +1,4 @@
-"""`report RUN_DIR…`: the HTML report again, from the record; of several runs or of a sweep, one page that compares."""
+"""`report RUN_DIR…`: write the HTML report again; for several runs or a sweep, one page that compares them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stabletrain.app.composition.compose import Composition
-from stabletrain.app.output_dir import open_run
+from stabletrain.app.output_dir import open_run, unwritable
 from stabletrain.errors import RequestError
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.record.sweep_folder import SweepFolder
 from stabletrain.report.compare import PAGE, write_comparison
 from stabletrain.report.page import write_report
+from stabletrain.vocabulary.statuses import DONE_CODE
 
 
 def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
-    """Write `report.html` of one run; the page that compares, of a sweep into its folder, else where `output_dir` says.
+    """Write `report.html` of one run, or a page that compares several, and print its path.
+
+    A comparison goes to `output_dir` if it is given, else to the sweep's folder or the runs' common parent.
 
     Raises:
         RequestError: A folder holds neither run nor sweep, or the page cannot be written. Nothing is written then.
@@ -26,14 +29,9 @@ def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
     try:
         print(_write(folders, arguments, composition.config["output_dir"]))
     except OSError as error:
-        raise RequestError(
-            f"The page cannot be written: {error.strerror or error}.",
-            key="output_dir",
-            found=error.filename,
-            allowed="a folder that you may write to",
-            command=f"python -m stabletrain report {' '.join(arguments)} output_dir=reports",
-        ) from error
-    return 0
+        command = f"python -m stabletrain report {' '.join(arguments)} output_dir=reports"
+        raise unwritable(error, error.filename, command) from error
+    return DONE_CODE
 
 
 def _write(folders: Sequence[RunFolder], arguments: Sequence[str], output_dir: str | None) -> Path:
@@ -56,4 +54,4 @@ def _runs(path: str) -> list[RunFolder]:
         return [open_run(path)]
     if children := sweep.children():
         return children
-    raise RequestError("No child of this sweep has recorded anything.", key="RUN_DIR", found=path, allowed="a run")
+    raise RequestError("No child of this sweep has a record.", key="RUN_DIR", found=path, allowed="a run")

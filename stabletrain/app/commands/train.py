@@ -17,14 +17,22 @@ from stabletrain.app.provenance import describe_run
 from stabletrain.app.sweeps.sweep_child import child_info
 from stabletrain.record.run_folder import RunFolder, replace_file
 from stabletrain.vocabulary.finding import SEVERITIES, Finding, verdict_of
-from stabletrain.vocabulary.statuses import FAILED, FINISHED, RUNNING, STOPPED, TERMINATED
+from stabletrain.vocabulary.statuses import EXIT_CODES, FAILED, FINISHED, RUNNING, STOPPED_CODE
 
-EXIT_CODES = {FINISHED: 0, FAILED: 1, STOPPED: 3, TERMINATED: 143}
 SHIPPING_TIMEOUT_S = 60.0
 
 
 def run(composition: Composition, arguments: Sequence[str] = (), callbacks: Sequence[Any] = ()) -> int:
-    """Train as composed, with further callbacks beside the run's own; return the exit code."""
+    """Train a composition and return the exit code.
+
+    Args:
+        composition: What to train.
+        arguments: None; every command takes them.
+        callbacks: Lightning callbacks in addition to the run's own.
+
+    Raises:
+        RequestError: The composition, its data or its folder are not valid. Nothing is written then.
+    """
     composition = as_launched(composition)
     folder, checkpoint = choose_folder(composition.config)
     from stabletrain.app.building.prepare import prepare
@@ -70,7 +78,7 @@ def run(composition: Composition, arguments: Sequence[str] = (), callbacks: Sequ
 
 
 def _plan(prepared: Any) -> dict[str, Any]:
-    """Return what the rules want to know beforehand."""
+    """Return what the rules need to know about the run before it starts."""
     from stabletrain.training.datamodule import DataModule
     from stabletrain.training.run_plan import describe_training
 
@@ -85,7 +93,7 @@ def _plan(prepared: Any) -> dict[str, Any]:
 
 
 def _leave_if_requeued(error: BaseException | None) -> None:
-    """End the process: a launcher such as submitit would take a returned value for the job's end."""
+    """Raise the request to requeue: a launcher such as submitit takes a returned value for the end of the job."""
     from stabletrain.training.callbacks.requeue import RequeueRequest
 
     if isinstance(error, RequeueRequest):
@@ -93,7 +101,7 @@ def _leave_if_requeued(error: BaseException | None) -> None:
 
 
 def conclude(folder: RunFolder, config: dict[str, Any], outcome: Any, overhead: float) -> list[Finding]:
-    """Diagnose and write findings, summary and report; the summary's final status comes last."""
+    """Diagnose, and write the findings, the summary with its final status, and the report."""
     from stabletrain.app.commands.diagnose import examine
     from stabletrain.report.page import write_report
 
@@ -118,11 +126,11 @@ def _begin(
 ) -> None:
     make_folder(folder)
     before = folder.read_summary()
-    if folder.events.is_dir():  # going on in the same folder: the same run, in MLflow too
+    if folder.events.is_dir():  # resumed in the same folder: the same run, in MLflow too
         from stabletrain.record.reader import load_record
 
         info["run_uid"] = load_record(folder.path).info.get("run_uid", info["run_uid"])
-    config = composition.config | {"resume": None}  # where it went on from is in the summary; the file runs anew
+    config = composition.config | {"resume": None}  # the summary says what was resumed; the file starts a new run
     replace_file(folder.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
     record.writer.write_info(info)
     launch = find_launch()
@@ -143,4 +151,4 @@ def _begin(
 
 def _exit_code(status: str, findings: Sequence[Finding], fail_on: str | None) -> int:
     severe = [f for f in findings if fail_on and SEVERITIES.index(f.severity) >= SEVERITIES.index(fail_on)]
-    return EXIT_CODES[STOPPED] if status == FINISHED and severe else EXIT_CODES[status]
+    return STOPPED_CODE if status == FINISHED and severe else EXIT_CODES[status]

@@ -1,4 +1,4 @@
-"""`ui`: MLflow and TensorBoard on the embedded store, on 127.0.0.1."""
+"""`ui`: serve MLflow and TensorBoard from the local store, on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stabletrain.app.composition.compose import Composition
+from stabletrain.vocabulary.statuses import DONE_CODE
 
 
 def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
-    """Serve the runs beside `output_dir` (by default those in `runs/`) until stopped."""
+    """Serve the runs in the folder that holds `output_dir`, by default `runs/`, until stopped."""
     from stabletrain.tracking.page_servers import serve
     from stabletrain.tracking.store import resolve_tracking_uri
 
@@ -19,4 +20,4 @@ def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
     uri = resolve_tracking_uri(explicit, run_dir)
     ports = config["ui"]
     serve(uri, run_dir.parent, mlflow_port=ports["mlflow_port"], tensorboard_port=ports["tensorboard_port"])
-    return 0
+    return DONE_CODE

@@ -16,16 +16,16 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from stabletrain.app.composition.override_text import key_of, value_of
 from stabletrain.app.composition.overrides import (
     add_or_set,
     check_key,
     check_option,
     is_own_setting,
-    list_groups,
     parse_override,
     text_of,
 )
-from stabletrain.app.composition.paths import find_config_dir
+from stabletrain.app.composition.paths import find_config_dir, list_groups
 from stabletrain.app.composition.schema import Settings, check_ranges, register_schema
 from stabletrain.errors import RequestError
 
@@ -87,7 +87,7 @@ def compose_saved(path: Path, overrides: Sequence[str], config_dirs: Sequence[Pa
             "There is no such configuration.", key="--config", found=path, allowed="the config.yaml of a run"
         )
     groups = list_groups(config_dirs)
-    parsed = [parse_override(o, overrides) for o in overrides]
+    parsed = [parse_override(o) for o in overrides]
     try:
         config: Any = OmegaConf.merge(OmegaConf.structured(Settings), OmegaConf.load(path), {"output_dir": None})
         for override in parsed:
@@ -111,13 +111,13 @@ def compose_saved(path: Path, overrides: Sequence[str], config_dirs: Sequence[Pa
 def compose_config(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> DictConfig:
     """Compose Hydra's own configuration object, its `hydra` node included; see `compose`."""
     groups = list_groups(config_dirs)
-    parsed = [parse_override(o, overrides) for o in overrides]
+    parsed = [parse_override(o) for o in overrides]
     for override in parsed:
         check_option(override, groups, overrides)
     chosen = [o for o in parsed if o.key_or_group in groups]
     known = _hydra_compose([text_of(o) for o in chosen], config_dirs, overrides)
     drop_leftovers(known, parsed, groups, config_dirs)
-    parsed = [o if o in chosen else parse_override(add_or_set(o, known), overrides) for o in parsed]
+    parsed = [o if o in chosen else parse_override(add_or_set(o, known)) for o in parsed]
     for override in parsed:
         if override not in chosen and not is_own_setting(override, known):
             check_key(override, known, groups, config_dirs, overrides)
@@ -189,7 +189,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> RequestError:
     """Turn what Hydra says of a value that does not fit into a request error."""
     match = re.search(r"Error merging override (.+)", str(error))
     if match and error.__cause__ is not None:
-        key, _, value = match.group(1).strip().lstrip("+~").partition("=")
+        key, value = key_of(match.group(1).strip()), value_of(match.group(1).strip())
         reason = _first_line(error.__cause__)
         return RequestError(
             f"{key} does not take this value: {reason}",

@@ -1,9 +1,8 @@
-"""One override at a time: can it be read, does its option or its key exist, and if not, what was meant."""
+"""Check one override: whether it parses, whether its option or key exists, and if not, what was probably meant."""
 
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,50 +12,38 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from stabletrain.app.composition.override_text import command_line, value_of, without
 from stabletrain.app.composition.paths import find_config_dir
 from stabletrain.errors import RequestError, closest_name, require_choice
 
-OWN = "custom"  # the option of a group whose class, and so whose settings, are the user's
+OWN = "custom"  # the option of a group for a user-defined class, which has its own settings
 
 
-def list_groups(config_dirs: Sequence[Path] = ()) -> dict[str, list[str]]:
-    """Return the options of each group, sorted, over our own and all given folders.
+def parse_override(text: str) -> Override:
+    """Parse one override.
 
     Raises:
-        RequestError: A given folder does not exist.
+        RequestError: The text is not in Hydra's override grammar.
     """
-    groups: dict[str, set[str]] = {}
-    for folder in [*config_dirs, find_config_dir()]:
-        if not folder.is_dir():
-            raise RequestError(
-                "The configuration folder does not exist.",
-                key="--config-dir",
-                found=folder,
-                allowed="an existing folder",
-            )
-        for path in folder.glob("*/*.yaml"):
-            groups.setdefault(path.parent.name, set()).add(path.stem)
-    return {group: sorted(options) for group, options in sorted(groups.items())}
-
-
-def parse_override(text: str, overrides: Sequence[str]) -> Override:
-    """Parse one override; raise RequestError if it cannot be read."""
     try:
         return OverridesParser.create().parse_override(text)
     except (HydraException, OmegaConfBaseException) as error:
-        guess = f"{text}=…" if "=" not in text else None
         raise RequestError(
             f"{text!r} cannot be read as an override.",
             key=text.partition("=")[0],
             found=text,
             allowed="key=value; quote a value with special characters: 'key=\"a b\"'",
-            closest=guess,
+            closest=f"{text}=…" if "=" not in text else None,
             command="python -m stabletrain --help",
         ) from error
 
 
 def check_option(override: Override, groups: dict[str, list[str]], overrides: Sequence[str]) -> None:
-    """Check the option of a group override, and that it does not ask for a sweep."""
+    """Check that a group override names an existing option, and that no override asks for a sweep.
+
+    Raises:
+        RequestError: The option does not exist, or several values are given.
+    """
     group, value = override.key_or_group, override.value()
     if override.is_sweep_override():
         raise RequestError(
@@ -96,9 +83,12 @@ def check_key(
     config_dirs: Sequence[Path],
     overrides: Sequence[str],
 ) -> None:
-    """Check that the key of a value override exists in the chosen composition.
+    """Check that the key of a value override exists in the composed configuration.
 
-    `+` adds a key on purpose; that is for sections with a `_target_`, which are bound to its signature later.
+    `+` adds a new key. Only sections with a `_target_` take one: they are bound to its signature later.
+
+    Raises:
+        RequestError: There is no such key; the error proposes the closest one, or the option that has it.
     """
     key = override.key_or_group
     keys = set(_keys(known))
@@ -106,12 +96,11 @@ def check_key(
     is_open = (rest and "_target_" in (known.get(section) or {})) or section in ("logger", "search", "hydra")
     if key in keys or section.split("/")[0] == "hydra" or (override.is_add() and is_open):
         return
-    value = (override.input_line or "").partition("=")[2]
     siblings = sorted(k for k in keys if k.rpartition(".")[0] == _deepest_known(key, keys) and "_target_" not in k)
     holder = _option_with(section, rest, groups, config_dirs)
     closest = holder or _closest_key(key, [*keys, *groups])
-    mended = [holder, *_without_choice(overrides, section)] if holder else list(overrides)
-    replacement = f"{key if holder else closest}={value}"
+    corrected = [holder, *without(overrides, (section,))] if holder else list(overrides)
+    replacement = f"{key if holder else closest}={value_of(text_of(override))}"
     raise RequestError(
         f"There is no setting {key!r} in this composition.",
         key=key,
@@ -119,18 +108,22 @@ def check_key(
         allowed=", ".join(k for k in siblings if k not in ("hydra", "choices"))
         or f"nothing: {section} has no settings here",
         closest=closest,
-        command=replaced(mended, override, replacement) if closest else "python -m stabletrain --cfg job",
+        command=replaced(corrected, override, replacement) if closest else "python -m stabletrain --cfg job",
     )
 
 
 def is_own_setting(override: Override, known: DictConfig) -> bool:
-    """Whether an override sets an argument of a class of the user's own: `model=custom model.hidden=64`."""
+    """Return whether an override sets an argument of a user-defined class: `model=custom model.hidden=64`."""
     section, _, rest = override.key_or_group.partition(".")
     return bool(rest) and OmegaConf.select(known, f"hydra.runtime.choices.{section}") == OWN
 
 
 def add_or_set(override: Override, known: DictConfig) -> str:
-    """Return the override as Hydra wants it: `+` only before what is not there, and there for a class of one's own."""
+    """Return the override with the `+` that Hydra requires.
+
+    Hydra takes `+` only before a new key, and there requires it: a top-level key that exists loses it, and a new
+    setting of a user-defined class gets it.
+    """
     text, exists = text_of(override), override.key_or_group in set(_keys(known))
     if override.is_add() and exists and "." not in override.key_or_group:
         return text.lstrip("+")
@@ -140,18 +133,18 @@ def add_or_set(override: Override, known: DictConfig) -> str:
 
 
 def _closest_key(key: str, names: Sequence[str]) -> str | None:
-    """Return the key most like `key`: beside it a name like its own, elsewhere a key like the whole."""
+    """Return the closest key: compared by its last part if the section exists, otherwise as a whole."""
     parent, _, name = key.rpartition(".")
     names = [n for n in names if not n.startswith(("hydra", "choices")) and "_target_" not in n]
-    beside = {n.rpartition(".")[2]: n for n in names if n.rpartition(".")[0] == parent}
-    if parent and beside:
-        found = closest_name(name, beside, 0.6)
-        return beside[found] if found else None
+    siblings = {n.rpartition(".")[2]: n for n in names if n.rpartition(".")[0] == parent}
+    if parent and siblings:
+        found = closest_name(name, siblings, 0.6)
+        return siblings[found] if found else None
     return closest_name(key, [n for n in names if n.count(".") == key.count(".")], 0.6)
 
 
 def _option_with(group: str, setting: str, groups: dict[str, list[str]], config_dirs: Sequence[Path]) -> str | None:
-    """Return `group=option` for the option of a group that has the setting, the one most like it if several have."""
+    """Return `group=option` for an option of the group that has the setting; of several, the closest in name."""
     holders = []
     for option in groups.get(group, []) if setting else []:
         paths = [folder / group / f"{option}.yaml" for folder in [*config_dirs, find_config_dir()]]
@@ -160,10 +153,6 @@ def _option_with(group: str, setting: str, groups: dict[str, list[str]], config_
             holders.append(option)
     option = closest_name(setting, holders, 0.0)
     return f"{group}={option}" if option else None
-
-
-def _without_choice(overrides: Sequence[str], group: str) -> list[str]:
-    return [o for o in overrides if o.partition("=")[0] != group]
 
 
 def _deepest_known(key: str, keys: set[str]) -> str:
@@ -189,21 +178,6 @@ def text_of(override: Override) -> str:
     return override.input_line
 
 
-def write_override(key: str, value: object) -> str:
-    """Return `key=value`, quoted where Hydra's grammar would read the value as something else."""
-    text = str(value)
-    if re.fullmatch(r"[\w.+\-/:@%]+", text, re.ASCII):
-        return f"{key}={text}"
-    # a backslash means something only before a quote: there, and only there, it is doubled
-    escaped = re.sub(r'(\\*)("|$)', lambda m: 2 * m[1] + ('\\"' if m[2] else ""), text)
-    return f'{key}="{escaped}"'
-
-
-def command_line(overrides: Sequence[str]) -> str:
-    """Return the command that a user would type for these overrides."""
-    return shlex.join(["python", "-m", "stabletrain", *overrides])
-
-
 def replaced(overrides: Sequence[str], override: Override, by: str) -> str:
-    """Return the command with one override replaced."""
+    """Return the command line with one override replaced."""
     return command_line([by if o == override.input_line else o for o in overrides])

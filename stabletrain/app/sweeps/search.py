@@ -1,4 +1,4 @@
-"""Search: Optuna proposes, each trial is a child run of one sweep, the best overrides are printed as one command."""
+"""Search: Optuna proposes values, each trial is a child of one sweep, the best overrides are printed as a command."""
 
 from __future__ import annotations
 
@@ -13,30 +13,35 @@ from filelock import FileLock
 from rich.markup import escape
 
 from stabletrain.app.composition.compose import Composition
-from stabletrain.app.composition.overrides import command_line, write_override
+from stabletrain.app.composition.override_text import command_line, group_of, write_override
 from stabletrain.app.console import Console, short_path
 from stabletrain.app.sweeps.search_space import Parameter, check_space, read_space
 from stabletrain.app.sweeps.sweep import begin_sweep, conclude_sweep
-from stabletrain.app.sweeps.sweep_child import REFUSED, TERMINATED, run_child
+from stabletrain.app.sweeps.sweep_child import TrainFunction, run_child
 from stabletrain.errors import RequestError, require_choice, require_range
 from stabletrain.record.run_folder import write_json
 from stabletrain.record.sweep_folder import SweepFolder
+from stabletrain.vocabulary.statuses import DONE_CODE, FAILED_CODE, STOPPED_CODE, TERMINATED_CODE, WRONG_REQUEST_CODE
 
 DIRECTIONS = ("minimize", "maximize")
 PRUNERS = ("none", "median")
-STOPPED = 3  # by the stability policy: as bad as can be, and no crash
 _OWN = ("search", "output_dir", "resume")
 
 
-def run_search(composition: Composition, config_dirs: Sequence[Path] = ()) -> int:
-    """Run the trials of a search that are not in its storage yet; return 0 if one of all is worth something.
+def run_search(composition: Composition, train: TrainFunction, config_dirs: Sequence[Path] = ()) -> int:
+    """Run the trials of a search that are not in its storage yet; return 0 if any trial has a finite value.
+
+    Args:
+        composition: The composition, with its `search` section.
+        train: What trains a composition and returns the exit code.
+        config_dirs: Folders with more options.
 
     Raises:
-        RequestError: The search cannot be done as asked, or its every trial was refused. Nothing is left behind then.
+        RequestError: The search is not valid, or every trial was refused. Nothing is left behind then.
     """
     settings, config = composition.config["search"], composition.config
     space = _checked(settings)
-    base = [*settings["overrides"], *(o for o in composition.overrides if _group(o) not in _OWN)]
+    base = [*settings["overrides"], *(o for o in composition.overrides if group_of(o) not in _OWN)]
     check_space(space, base, config_dirs)
     sweep = begin_sweep(config["output_dir"], config["experiment_name"])
     try:
@@ -44,19 +49,15 @@ def run_search(composition: Composition, config_dirs: Sequence[Path] = ()) -> in
     except RequestError:
         sweep.remove()
         raise
-    code = 0
+    code = DONE_CODE
     try:
         for _ in range(settings["num_trials"] - len(_ended(study))):
-            code = _try_once(study, sweep, settings, space, base, config_dirs)
-            if code in (TERMINATED, REFUSED) and (code == TERMINATED or not sweep.children()):
-                break  # asked to stop; or refused before anything was trained, as all others would be
+            code = _try_once(study, sweep, settings, space, base, train, config_dirs)
+            if code == TERMINATED_CODE or (code == WRONG_REQUEST_CODE and not sweep.children()):
+                break  # asked to stop; or refused before anything was trained, and so would be all others
     finally:
         worst = _conclude(study, sweep, settings, base)
-    return code if code == TERMINATED else worst
-
-
-def _group(override: str) -> str:
-    return override.partition("=")[0].lstrip("+~").partition(".")[0]
+    return code if code == TERMINATED_CODE else worst
 
 
 def _checked(settings: Mapping[str, Any]) -> list[Parameter]:
@@ -68,7 +69,7 @@ def _checked(settings: Mapping[str, Any]) -> list[Parameter]:
 
 
 def open_study(settings: Mapping[str, Any], space: Sequence[Parameter], base: Sequence[str]) -> Any:
-    """Return the study: the one in the storage that began with the same space and overrides, or a new one.
+    """Return the study in the storage with the same space and overrides, or a new one.
 
     Raises:
         RequestError: Optuna is not installed, or cannot open the storage.
@@ -100,13 +101,13 @@ def open_study(settings: Mapping[str, Any], space: Sequence[Parameter], base: Se
             allowed="null, or a database such as sqlite:///search.db",
             command="python -m stabletrain search=lr search.storage=sqlite:///search.db",
         ) from error
-    # what was drawn before is not drawn again when the search goes on
+    # a resumed search does not sample the same values again
     study.sampler = optuna.samplers.TPESampler(seed=settings["sampler_seed"] + len(study.trials))
     return study
 
 
 def _one_at_a_time(storage: str | None) -> Any:
-    """Let one process at a time set up a new database: of several that do so together only the first survives."""
+    """Let one process at a time set up a new database: if several do so at once, all but one fail."""
     import contextlib
 
     if storage is None or not storage.startswith("sqlite:///"):
@@ -124,16 +125,18 @@ def _try_once(
     settings: Mapping[str, Any],
     space: Sequence[Parameter],
     base: Sequence[str],
+    train: TrainFunction,
     config_dirs: Sequence[Path],
 ) -> int:
-    """Train one trial and tell Optuna what it was worth; return its exit code."""
+    """Train one trial and tell Optuna its value; return its exit code."""
     from optuna.trial import TrialState
 
     trial = study.ask()
     overrides = [*base, *(_write(p.key, p.suggest(trial)) for p in space)]
     trial.set_user_attr("folder", str(sweep.child(trial.number).path))
     pruning = _pruning(trial, settings)
-    outcome = run_child(sweep, trial.number, overrides, config_dirs, lambda c: _train(c, pruning))
+    callbacks = () if pruning is None else (pruning,)
+    outcome = run_child(sweep, trial.number, overrides, lambda c: train(c, callbacks=callbacks), config_dirs)
     worth = worth_of(outcome, settings["metric"], settings["direction"])
     if pruning is not None and pruning.pruned:
         study.tell(trial, state=TrialState.PRUNED)
@@ -145,15 +148,15 @@ def _try_once(
 
 
 def worth_of(outcome: Mapping[str, Any], metric: str, direction: str) -> float | None:
-    """Return what a trial is worth: its metric; the worst there is if it diverged; None if it says nothing."""
+    """Return the value of a trial: its metric; the worst possible value if it diverged; None if it failed."""
     value = outcome["metrics"].get(metric)
-    if outcome["exit_code"] == STOPPED or (value is not None and math.isnan(value)):
+    if outcome["exit_code"] == STOPPED_CODE or (value is not None and math.isnan(value)):
         return math.inf if direction == "minimize" else -math.inf
-    return value if outcome["exit_code"] == 0 else None
+    return value if outcome["exit_code"] == DONE_CODE else None
 
 
 def _write(key: str, value: Any) -> str:
-    """Return the override; five digits say more than any search knows."""
+    """Return the override; five digits are more than any search can resolve."""
     return write_override(key, float(f"{value:.5g}") if isinstance(value, float) else value)
 
 
@@ -165,16 +168,8 @@ def _pruning(trial: Any, settings: Mapping[str, Any]) -> Any:
     return PruneTrial(trial, settings["metric"])
 
 
-def _train(composition: Composition, pruning: Any) -> int:
-    from stabletrain.app.commands import train
-    from stabletrain.app.sweeps.multirun import refuse_own_processes
-
-    refuse_own_processes(composition)
-    return train.run(composition, callbacks=() if pruning is None else (pruning,))
-
-
 def _conclude(study: Any, sweep: SweepFolder, settings: Mapping[str, Any], base: Sequence[str]) -> int:
-    """Write `search.json`, print table and best command; return 0, or 1 if no trial is worth anything."""
+    """Write `search.json`, print the table and the best command; return 0, or 1 if no trial has a finite value."""
     trials = study.trials
     good = [t for t in trials if t.state.name == "COMPLETE" and math.isfinite(t.value)]
     best = study.best_trial if good else None
@@ -195,13 +190,13 @@ def _conclude(study: Any, sweep: SweepFolder, settings: Mapping[str, Any], base:
         conclude_sweep(sweep, settings["metric"])  # raises if every trial was refused
     console = Console()
     if best is None:
-        console.print("[red]No trial is worth anything[/]: all of them diverged or failed.")
-        return 1
+        console.print("[red]No trial succeeded[/]: all of them diverged or failed.")
+        return FAILED_CODE
     ended = f"{len(_ended(study))} of {settings['num_trials']} trials"
     console.print(f"[dim]best[/]   {settings['metric']} {best.value:.5g} in trial {best.number}, of {ended}")
     console.print(f"[dim]files[/]  {escape(short_path(sweep.path / 'search.json'))}")
     console.print(f"       [bold]{escape(command_line(overrides))}[/]")
-    return 0
+    return DONE_CODE
 
 
 def _trial(trial: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a search may choose from: parameters as in the configuration, each with its choices or its range."""
+"""The space of a search: parameters, nested as in the configuration, each with its choices or its range."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stabletrain.app.composition.compose import compose
-from stabletrain.app.composition.overrides import write_override
+from stabletrain.app.composition.override_text import write_override
 from stabletrain.errors import RequestError, closest_name
 
 FIELDS = ("choices", "low", "high", "step", "log")
@@ -20,12 +20,12 @@ class Parameter:
     """One parameter of a search: choices, or a range.
 
     Args:
-        key: The override's key, `clip.max_norm`, or a group.
+        key: The override's key, such as `clip.max_norm`, or a group.
         choices: Values to choose from; () for a range.
-        low: Lower end of the range, included. With `high` an integer too: only integers.
-        high: Upper end, included.
-        step: Distance of the values of a range; None for any value.
-        log: Whether the logarithm is what is drawn evenly.
+        low: Lower end of the range, included. If `low` and `high` are integers, only integers are sampled.
+        high: Upper end of the range, included.
+        step: Spacing of the values in the range; None for any value.
+        log: Whether to sample uniformly in the logarithm.
     """
 
     key: str
@@ -36,7 +36,7 @@ class Parameter:
     log: bool = False
 
     def suggest(self, trial: Any) -> Any:
-        """Return the value that Optuna's sampler draws."""
+        """Return the value that Optuna's sampler suggests."""
         if self.choices:
             return trial.suggest_categorical(self.key, self.choices)
         if isinstance(self.low, int) and isinstance(self.high, int):
@@ -52,7 +52,7 @@ def read_space(parameters: Mapping[str, Any]) -> list[Parameter]:
     """Return the parameters of a search, checked.
 
     Raises:
-        RequestError: There is none, or its choices or range cannot be drawn from.
+        RequestError: There are none, or the choices or the range of one cannot be sampled.
     """
     found = [_parameter(key, fields) for key, fields in _leaves(parameters)]
     if not found:
@@ -67,10 +67,10 @@ def read_space(parameters: Mapping[str, Any]) -> list[Parameter]:
 
 
 def check_space(space: Sequence[Parameter], overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> None:
-    """Compose with every choice, and with both ends of every range: nothing is trained that could not be composed.
+    """Compose with every choice and both ends of every range, so that an invalid space is refused before training.
 
     Raises:
-        RequestError: One of them does not compose; the key is the parameter's.
+        RequestError: One of them does not compose; `key` is the parameter's.
     """
     for parameter in space:
         for value in parameter.corners():
@@ -90,14 +90,19 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Ma
         elif isinstance(child, Mapping):
             yield from _leaves(child, f"{key}.")
         else:
-            _refuse(key, f"{name}: {child}", "choices: […], or low and high", "A parameter of a search is a section.")
+            _refuse(
+                key,
+                f"{name}: {child}",
+                "choices: […], or low and high",
+                "A search parameter is a section.",
+            )
 
 
 def _parameter(key: str, fields: Mapping[str, Any]) -> Parameter:
     if unknown := [name for name in fields if name not in FIELDS]:
         error_key = f"search.parameters.{key}.{unknown[0]}"
         raise RequestError(
-            "A search knows no such field.",
+            "A parameter of a search has no such field.",
             key=error_key,
             found=fields[unknown[0]],
             allowed=", ".join(FIELDS),
@@ -115,9 +120,9 @@ def _parameter(key: str, fields: Mapping[str, Any]) -> Parameter:
     if low > high:
         _refuse(f"{key}.low", low, f"at most high, {high}", "The range is empty.")
     if log and low <= 0:
-        _refuse(f"{key}.low", low, "above 0", "A logarithmic range begins above 0.")
+        _refuse(f"{key}.low", low, "above 0", "A logarithmic range starts above 0.")
     if step is not None and (log or step <= 0):
-        _refuse(f"{key}.step", step, "above 0, and null with log: true", "The range has no such step.")
+        _refuse(f"{key}.step", step, "above 0, and null with log: true", "The step is not valid for this range.")
     return Parameter(key, low=low, high=high, step=step, log=bool(log))
 
 
@@ -126,7 +131,7 @@ def _choices(key: str, fields: Mapping[str, Any]) -> Parameter:
     if not isinstance(choices, list) or not choices or any(isinstance(c, list | dict) for c in choices):
         _refuse(f"{key}.choices", choices, "a list of at least one value", "There is nothing to choose from.")
     if len(fields) > 1:
-        _refuse(key, ", ".join(fields), "choices, or low and high", "Choices have no range.")
+        _refuse(key, ", ".join(fields), "choices, or low and high", "A parameter has either choices or a range.")
     return Parameter(key, choices=tuple(choices))
 
 

@@ -1,4 +1,4 @@
-"""A sweep as a whole: one folder, one MLflow run above those of its children, one table at its end."""
+"""A sweep as a whole: one folder, one MLflow run as the parent of its children, one table at its end."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from typing import Any
 from rich.markup import escape
 
 from stabletrain.app.console import Console, short_path
+from stabletrain.app.exit_codes import WORDS
 from stabletrain.app.output_dir import make_folder, unique_id
-from stabletrain.app.sweeps.sweep_child import REFUSED, outcome_of
+from stabletrain.app.sweeps.sweep_child import outcome_of
 from stabletrain.errors import RequestError
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.record.sweep_folder import SweepFolder
 from stabletrain.vocabulary.finding import HEALTHY
+from stabletrain.vocabulary.statuses import DONE_CODE, WRONG_REQUEST_CODE
 
-MAIN_METRICS = ("val/accuracy", "val/mse", "val/loss", "train/loss")  # the first that a child has is shown
-ENDINGS = {0: "done", 1: "failed", 2: "refused", 3: "stopped", 143: "asked to stop"}
+MAIN_METRICS = ("val/accuracy", "val/mse", "val/loss", "train/loss")  # the first one that any child has is shown
 
 
 def begin_sweep(output_dir: str | None, experiment_name: str) -> SweepFolder:
     """Make the sweep's folder.
 
     Raises:
-        RequestError: The folder holds a sweep or a run already.
+        RequestError: The folder already holds a sweep or a run.
     """
     sweep = SweepFolder(output_dir if output_dir is not None else Path("runs") / unique_id())
     if sweep.exists or RunFolder(sweep.path).config.exists():
         raise RequestError(
-            f"The folder holds a {'sweep' if sweep.exists else 'run'} already.",
+            f"The folder already holds a {'sweep' if sweep.exists else 'run'}.",
             key="output_dir",
             found=output_dir,
-            allowed="a new or empty folder, which the children's folders are made in",
+            allowed="a new or empty folder, in which the children's folders are made",
             command=f"python -m stabletrain -m output_dir={output_dir}-again …",
         )
     make_folder(RunFolder(sweep.path))
@@ -54,10 +55,10 @@ def conclude_sweep(sweep: SweepFolder, metric: str | None = None) -> int:
     """Print the table of the children, end the sweep's MLflow run, and return the worst exit code.
 
     Raises:
-        RequestError: Every child was refused; nothing is left behind then.
+        RequestError: Every child was refused. Nothing is left behind then.
     """
     outcomes = collect_outcomes(sweep)
-    if all(o["exit_code"] == REFUSED for o in outcomes) and not sweep.children():
+    if all(o["exit_code"] == WRONG_REQUEST_CODE for o in outcomes) and not sweep.children():
         sweep.remove()
         raise first_refusal(outcomes)
     code = max(o["exit_code"] for o in outcomes)
@@ -67,23 +68,23 @@ def conclude_sweep(sweep: SweepFolder, metric: str | None = None) -> int:
     for line in table_lines(outcomes, metric):
         console.print(line)
     _write_comparison(sweep, console)
-    _conclude_parent(sweep, rows_of(outcomes, metric), console, is_done=code == 0)
+    _conclude_parent(sweep, rows_of(outcomes, metric), console, is_done=code == DONE_CODE)
     sweep.lock.unlink(missing_ok=True)
     return code
 
 
 def collect_outcomes(sweep: SweepFolder) -> list[dict[str, Any]]:
-    """Return how the children ended; one that left no word was killed."""
+    """Return the outcomes of the children; a child without one was killed."""
     outcomes = {o["number"]: o for o in sweep.read_outcomes()}
     for folder in sweep.children():
         number = int(folder.path.name)
         if number not in outcomes:
-            outcomes[number] = outcome_of(sweep, number, []) | {"error": {"problem": "It ended without a word."}}
+            outcomes[number] = outcome_of(sweep, number, []) | {"error": {"problem": "It was killed."}}
     return [outcomes[number] for number in sorted(outcomes)]
 
 
 def first_refusal(outcomes: Sequence[Mapping[str, Any]]) -> RequestError:
-    """Return the first child's error as it was raised."""
+    """Return the error of the first child, as it was raised."""
     if not outcomes:
         return RequestError("No child of the sweep was started.", key="-m", command="python -m stabletrain --help")
     fields = dict(outcomes[0]["error"])
@@ -91,13 +92,13 @@ def first_refusal(outcomes: Sequence[Mapping[str, Any]]) -> RequestError:
 
 
 def differing(outcomes: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Return the overrides of each child that not all children have."""
+    """Return the overrides of each child that are not shared by all children."""
     shared = set.intersection(*(set(o["overrides"]) for o in outcomes)) if len(outcomes) > 1 else set()
     return [[text for text in o["overrides"] if text not in shared] for o in outcomes]
 
 
 def rows_of(outcomes: Sequence[Mapping[str, Any]], metric: str | None = None) -> list[tuple[str, ...]]:
-    """Return the table: its heading, then a row for each child."""
+    """Return the table: its heading, then one row per child."""
     metric = metric or next((m for m in MAIN_METRICS if any(m in o["metrics"] for o in outcomes)), MAIN_METRICS[-1])
     rows = [("child", "differs in", "ended", "verdict", metric, "seconds")]
     for outcome, overrides in zip(outcomes, differing(outcomes), strict=True):
@@ -106,7 +107,7 @@ def rows_of(outcomes: Sequence[Mapping[str, Any]], metric: str | None = None) ->
             (
                 str(outcome["number"]),
                 " ".join(overrides) or "–",
-                ENDINGS.get(outcome["exit_code"], str(outcome["exit_code"])),
+                WORDS.get(outcome["exit_code"], str(outcome["exit_code"])),
                 str(outcome["verdict"] or "–"),
                 "–" if value is None else f"{value:.4g}",
                 "–" if seconds is None else f"{seconds:.1f}",
@@ -116,7 +117,7 @@ def rows_of(outcomes: Sequence[Mapping[str, Any]], metric: str | None = None) ->
 
 
 def table_lines(outcomes: Sequence[Mapping[str, Any]], metric: str | None = None) -> list[str]:
-    """Return the table as lines of markup, and below it why a child was refused or failed."""
+    """Return the table as lines of markup, followed by the reasons why children were refused or failed."""
     rows = rows_of(outcomes, metric)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["", "[bold]" + "  ".join(c.ljust(w) for c, w in zip(rows[0], widths, strict=True)).rstrip() + "[/]"]
@@ -143,11 +144,11 @@ def _write_comparison(sweep: SweepFolder, console: Console) -> None:
 
 
 def _conclude_parent(sweep: SweepFolder, table: list[tuple[str, ...]], console: Console, *, is_done: bool) -> None:
-    """End the MLflow run above the children's, if they were carried to a server."""
+    """End the parent run in MLflow, if any child was shipped to a server."""
     shipped = [folder for folder in sweep.children() if folder.read_summary().get("mlflow_run_id")]
     if not shipped:
         return
-    from stabletrain.app.commands.sync import make_shipper
+    from stabletrain.app.building.build_shipper import make_shipper
     from stabletrain.tracking.sweep_parent import conclude_parent
 
     heading, *rows = table
@@ -155,5 +156,5 @@ def _conclude_parent(sweep: SweepFolder, table: list[tuple[str, ...]], console: 
     note = "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines)
     try:
         conclude_parent(sweep, make_shipper(shipped[0]).tracking_uri, note, is_done=is_done)
-    except Exception as error:  # a view; what it shows is in the folder
-        console.print(f"[yellow]MLflow[/] does not get the sweep's table: {escape(str(error))}")
+    except Exception as error:  # MLflow is only a view of what the folder has
+        console.print(f"[yellow]MLflow[/] could not be given the sweep's table: {escape(str(error))}")

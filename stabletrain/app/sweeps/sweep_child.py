@@ -1,4 +1,4 @@
-"""One child of a sweep: a run like any other, whose end is noted beside it and stops none of the others."""
+"""One child of a sweep: an ordinary run, whose outcome is noted in the sweep's folder and stops no other child."""
 
 from __future__ import annotations
 
@@ -11,46 +11,69 @@ from pathlib import Path
 from typing import Any
 
 from stabletrain.app.composition.compose import Composition, compose
-from stabletrain.app.composition.overrides import command_line, write_override
+from stabletrain.app.composition.override_text import command_line, key_of, without, write_override
+from stabletrain.app.launch import find_launch
 from stabletrain.errors import RequestError
 from stabletrain.record.sweep_folder import SweepFolder, sweep_of
+from stabletrain.vocabulary.statuses import FAILED_CODE, TERMINATED_CODE, WRONG_REQUEST_CODE
 
-REFUSED, FAILED, TERMINATED = 2, 1, 143
 ERROR_FIELDS = ("problem", "key", "found", "allowed", "closest", "command")
+TrainFunction = Callable[..., int]  # the command `train`: a composition, and `callbacks` by name; returns the exit code
 
 
 def run_child(
     sweep: SweepFolder,
     number: int,
     overrides: Sequence[str],
+    train: TrainFunction,
     config_dirs: Sequence[Path] = (),
-    train: Callable[[Composition], int] | None = None,
 ) -> dict[str, Any]:
-    """Train one child and return how it ended, which is also left in the sweep's folder.
+    """Train one child and return its outcome, which is also written to the sweep's folder.
 
-    A child that is started again, by a scheduler say, goes on from its last checkpoint.
+    A child that is started again, by a scheduler for example, resumes from its last checkpoint.
 
     Args:
         sweep: The sweep.
         number: The child's number, and the name of its folder.
-        overrides: What it is made of.
-        config_dirs: Folders of further options.
-        train: What trains it; the command `train` by default.
+        overrides: The child's overrides.
+        train: What trains a composition and returns the exit code.
+        config_dirs: Folders with more options.
     """
     if _was_asked_to_stop(sweep):
-        outcome = outcome_of(sweep, number, overrides) | {"exit_code": TERMINATED, "seconds": None}
+        outcome = outcome_of(sweep, number, overrides) | {"exit_code": TERMINATED_CODE, "seconds": None}
         return _noted(sweep, outcome)
     started, error = time.monotonic(), {}
     try:
-        code = (train or _train)(compose([*overrides, *_placed(sweep, number, overrides)], config_dirs))
+        composition = compose([*overrides, *_placed(sweep, number, overrides)], config_dirs)
+        refuse_own_processes(composition)
+        code = train(composition)
     except RequestError as problem:
-        code, error = REFUSED, {name: getattr(problem, name) for name in ERROR_FIELDS}
+        code, error = WRONG_REQUEST_CODE, {name: getattr(problem, name) for name in ERROR_FIELDS}
     except Exception as problem:
         traceback.print_exc()
-        code, error = FAILED, {"problem": str(problem).strip().partition("\n")[0] or type(problem).__name__}
+        code, error = FAILED_CODE, {"problem": str(problem).strip().partition("\n")[0] or type(problem).__name__}
     seconds = round(time.monotonic() - started, 3)
     outcome = outcome_of(sweep, number, overrides) | {"exit_code": code, "error": error, "seconds": seconds}
     return _noted(sweep, outcome)
+
+
+def refuse_own_processes(composition: Composition) -> None:
+    """Refuse a child that would start further processes: each of them would run the whole sweep again."""
+    if find_launch() is not None:  # the launcher has started them
+        return
+    section = composition.config["trainer"]
+    num_processes = section.get("devices")
+    many = num_processes if isinstance(num_processes, int) and num_processes > 1 else 2
+    if str(section.get("strategy", "")).startswith(("ddp", "fsdp")):
+        raise RequestError(
+            "A sweep cannot start processes of its own: each would run the whole sweep again.",
+            key="trainer",
+            found=composition.choices["trainer"],
+            allowed="one process per job; several where Slurm starts them (hydra/launcher=submitit_slurm "
+            f"hydra.launcher.tasks_per_node={many}); or one run after the other, each started by torchrun "
+            f"--nproc-per-node={many}",
+            command="python -m stabletrain -m trainer=cpu …",
+        )
 
 
 def _noted(sweep: SweepFolder, outcome: dict[str, Any]) -> dict[str, Any]:
@@ -60,25 +83,18 @@ def _noted(sweep: SweepFolder, outcome: dict[str, Any]) -> dict[str, Any]:
 
 
 def _was_asked_to_stop(sweep: SweepFolder) -> bool:
-    """Whether SIGTERM reached an earlier child in this very process: it was meant for all that would follow."""
-    here = (TERMINATED, socket.gethostname(), os.getpid())
+    """Return whether SIGTERM ended an earlier child of this very process: then the rest of its children stop too."""
+    here = (TERMINATED_CODE, socket.gethostname(), os.getpid())
     return any((o["exit_code"], o.get("host"), o.get("pid")) == here for o in sweep.read_outcomes())
-
-
-def _train(composition: Composition) -> int:
-    from stabletrain.app.commands import train
-
-    return train.run(composition)
 
 
 def _placed(sweep: SweepFolder, number: int, overrides: Sequence[str]) -> list[str]:
     folder = write_override("output_dir", sweep.child(number).path)
-    given = {o.partition("=")[0].lstrip("+") for o in overrides}
-    return [folder] if "resume" in given else [folder, "resume=auto"]
+    return [folder] if "resume" in map(key_of, overrides) else [folder, "resume=auto"]
 
 
 def outcome_of(sweep: SweepFolder, number: int, overrides: Sequence[str]) -> dict[str, Any]:
-    """Return what a child's folder says of it; an empty folder that Hydra made for it goes."""
+    """Return the outcome that a child's folder records; an empty folder, made by Hydra, is removed."""
     folder = sweep.child(number)
     if folder.path.is_dir() and not any(folder.path.iterdir()):
         folder.path.rmdir()
@@ -87,7 +103,7 @@ def outcome_of(sweep: SweepFolder, number: int, overrides: Sequence[str]) -> dic
         "number": number,
         "overrides": list(overrides),
         "folder": folder.path.name if folder.config.is_file() else None,
-        "exit_code": FAILED,
+        "exit_code": FAILED_CODE,
         "status": summary.get("status"),
         "verdict": summary.get("verdict"),
         "metrics": summary.get("metrics") or {},
@@ -97,8 +113,8 @@ def outcome_of(sweep: SweepFolder, number: int, overrides: Sequence[str]) -> dic
 
 
 def child_info(composition: Composition, run_dir: Path) -> dict[str, Any]:
-    """Return what the record of a sweep's child says beside what every record says; of another run nothing."""
+    """Return what a child's record has in place of the sweep's command; nothing for a run outside of a sweep."""
     if sweep_of(run_dir) is None:
         return {}
-    own = [o for o in composition.overrides if o.partition("=")[0].lstrip("+") not in ("output_dir", "resume")]
+    own = without(composition.overrides, ("output_dir", "resume"))
     return {"command": command_line(own), "overrides": own}
