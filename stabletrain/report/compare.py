@@ -16,10 +16,17 @@ from stabletrain.report import template
 from stabletrain.report.compare_plots import Axes, Profile, course_of, draw_losses, draw_profile, profile_of
 from stabletrain.report.run_verdict import judge
 from stabletrain.report.scaling import Speed, efficiencies, speed_of
+from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import HEALTHY, Finding
 
 PAGE = "compare.html"
-METRICS = ("val/accuracy", "val/mse", "val/loss", "train/loss", "test/accuracy", "test/mse", "test/loss")
+METRICS = (
+    names.of_signal(names.VAL, names.ACCURACY),
+    names.of_signal(names.VAL, names.MSE),
+    names.VAL_LOSS,
+    names.TRAIN_LOSS,
+    *(names.of_signal(names.TEST, metric) for metric in (names.ACCURACY, names.MSE, names.LOSS)),
+)
 SHOWN_METRICS = 4  # columns; more and the table does not fit on paper
 
 

@@ -18,7 +18,7 @@ WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 320, 180, 40, 30, 8, 10
 NUM_STEPS = 3  # first, middle, last: more lines are no longer told apart
 MAX_LAYERS, MAX_POINTS = 60, 80
 LOWEST, HIGHEST = -20.0, 12.0  # decades that are drawn; what lies beyond is at the edge
-LOSSES = {names.TRAIN_LOSS: "first", "val/loss": "second"}
+LOSSES = {names.TRAIN_LOSS: "first", names.VAL_LOSS: "second"}
 LOG_RATIO = 30  # losses that span more than this are drawn on a logarithmic axis
 
 Points = list[tuple[float, float]]

@@ -14,7 +14,7 @@ from stabletrain.report.frames import frame_steps
 from stabletrain.report.grid import Grid, clipped_share, ratio_grid, signal_grid, time_grids
 from stabletrain.report.pictures.cells import OF_GRADIENTS, color_limits
 from stabletrain.report.pictures.clip_norms import has_clipping
-from stabletrain.report.pictures.curves import finite, panels_of, thin
+from stabletrain.report.pictures.curves import NORM_HEADING, Panel, finite, panels_of, thin
 from stabletrain.report.pictures.drawing import SEQUENTIAL
 from stabletrain.report.pictures.ridges import limits_of_histograms
 from stabletrain.report.pictures.update_ratios import band_limits, bands_of
@@ -22,7 +22,7 @@ from stabletrain.report.quantize import encode_frame, encode_grid, to_base64
 from stabletrain.signal.histogram import Histogram
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import Finding
-from stabletrain.vocabulary.signals import CLIP, DELTA, GRADIENT, SIGNALS
+from stabletrain.vocabulary.signals import ACTIVATION, CLIP, DELTA, GRADIENT, MOMENT, SIGNALS, UPDATE, WEIGHT
 
 # Bytes before base64; 200 layers and 1,000 steps with all signals make a page of less than 3 MB.
 CELLS_OF_GRADIENT, CELLS_OF_OTHERS, CELLS_OF_TIME = 80_000, 30_000, 60_000  # two bytes each
@@ -33,12 +33,12 @@ MAX_MARKS = 8
 # What a signal is called, what a cell shows, and one element's size.
 LABELS = {
     GRADIENT: ("gradient", "rms of g", "|g|"),
-    "delta": ("gradient at the layer's output (delta)", "rms of δ", "|δ|"),
-    "activation": ("activation", "rms of a", "|a|"),
-    "weight": ("weight", "rms of W", "|W|"),
-    "update": ("update", "rms of ΔW", "|ΔW|"),
-    "moment": ("second moment of the optimizer", "rms of v", "v"),
-    "clip": ("gradient after clipping", "rms of g", "|g|"),
+    DELTA: ("gradient at the layer's output (delta)", "rms of δ", "|δ|"),
+    ACTIVATION: ("activation", "rms of a", "|a|"),
+    WEIGHT: ("weight", "rms of W", "|W|"),
+    UPDATE: ("update", "rms of ΔW", "|ΔW|"),
+    MOMENT: ("second moment of the optimizer", "rms of v", "v"),
+    CLIP: ("gradient after clipping", "rms of g", "|g|"),
     names.UPDATE_RATIO: ("update ratio ‖ΔW‖/‖W‖", "‖ΔW‖/‖W‖", ""),
 }
 
@@ -62,6 +62,7 @@ def page_data(record: Record, findings: Sequence[Finding] = ()) -> dict[str, Any
         "bands": _bands(ratios) if np.isfinite(ratios.log10).any() else None,
         "charts": [chart for panel in panels_of(record) if (chart := _chart(panel))],
         "clipping": has_clipping(record),
+        "keys": {"before": GRADIENT, "after": CLIP, "ratio": names.UPDATE_RATIO},  # of the signals that charts pick
     }
 
 
@@ -156,10 +157,11 @@ def _bands(grid: Grid) -> dict[str, Any]:
     return {"steps": bands.steps.tolist(), "log10": rounded, "low": low, "high": high}
 
 
-def _chart(panel: Any) -> dict[str, Any]:
+def _chart(panel: Panel) -> dict[str, Any]:
     lines = []
     limits = panel.limits if panel.limits and np.isfinite(panel.limits).all() else None
     for label, series in panel.lines.items():
         steps, values = thin(finite(series))
         lines.append({"label": label, "steps": steps.tolist(), "values": [float(f"{v:.5g}") for v in values]})
-    return {"heading": panel.heading, "log": panel.log, "limits": limits, "lines": lines}
+    is_norm = panel.heading == NORM_HEADING
+    return {"heading": panel.heading, "log": panel.log, "limits": limits, "lines": lines, "isNorm": is_norm}

@@ -8,8 +8,7 @@ from statistics import median
 from typing import Any
 
 from stabletrain.record.reader import Record
-
-SAMPLES_PER_SECOND = "system/samples_per_second"
+from stabletrain.vocabulary import metric_names as names
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ def speed_of(record: Record, steps: Any, seconds: Any) -> Speed:
     world_size = _whole(record.info.get("world_size")) or (
         _whole(parameters.get("trainer.devices")) * max(_whole(parameters.get("trainer.num_nodes")), 1) or 1
     )
-    series = record.scalars.get(SAMPLES_PER_SECOND)
+    series = record.scalars.get(names.SAMPLES_PER_SECOND)
     if series is not None and series.values:
         return Speed(world_size, float(median(series.values)))
     batch = _whole(parameters.get("data.batch_size"))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from stabletrain.tracking.picture_plan import AT_END
 from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.signals import CLIP
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,9 +24,8 @@ VIEW_ID = "stabletrain-gradient-health"  # one per experiment: a rerun replaces 
 VIEW_NAME = "Gradient health"
 _TAG = f"mlflow.sharedViewState.{VIEW_ID}"
 _PREFIX = "deflate;"
-_STAGES = ("train", "val", "test")
 BY_LAYER = (names.GRADIENT_RMS, names.UPDATE_RATIO)
-_FOLDED = (*BY_LAYER, "clip", *_STAGES)  # MLflow makes one chart of every key that heads none of ours
+_FOLDED = (*BY_LAYER, CLIP, *names.STAGES)  # MLflow makes one chart of every key that heads none of ours
 MAX_LENGTH = 20_000  # of an experiment tag
 PICTURES = (names.RIDGES, names.HEATMAP, names.UPDATE_RATIOS, names.TIME_SURFACE, names.CLIPPING)
 # The title of a chart with several curves is the list of their names; a section's name is free.
@@ -83,10 +83,10 @@ def decode_view(text: str) -> dict[str, Any]:
 def view_state(keys: list[str], image_steps: Mapping[str, int]) -> dict[str, Any]:
     """Return the state of the experiment page: our sections of charts, then MLflow's own ones, folded."""
     layers, ratios = (_of_family(keys, family) for family in BY_LAYER)
-    losses = [key for key in keys if key.endswith("/loss")]
+    losses = [key for key in keys if _is_loss(key)]
     norms = [key for key in (names.NORM_TOTAL, names.NORM_AFTER) if key in keys]
-    qualities = [key for key in keys if key.split("/")[0] in _STAGES and not key.endswith("/loss")]
-    clipped = [key for key in keys if key == names.CLIP_FRACTION]
+    qualities = [k for k in keys if k.split("/")[0] in names.STAGES and not _is_loss(k) and k != names.LR]
+    clipped, rates = ([key for key in keys if key == name] for name in (names.CLIP_FRACTION, names.LR))
     charts = [
         _line(LAYERS_SECTION, "rms", layers, "log"),
         _images(END_SECTION, [key + AT_END for key in PICTURES if key + AT_END in image_steps], 0),
@@ -94,6 +94,7 @@ def view_state(keys: list[str], image_steps: Mapping[str, int]) -> dict[str, Any
         _line(COURSE_SECTION, "quality", qualities, "linear"),
         _line(COURSE_SECTION, "norm", norms, "log"),
         _line(COURSE_SECTION, "clipped", clipped, "linear"),
+        _line(COURSE_SECTION, "learning rate", rates, "linear"),
         *(_images(PICTURES_SECTION, [key], image_steps[key]) for key in PICTURES if key in image_steps),
         _line(UPDATE_SECTION, "update", ratios, "log"),
     ]
@@ -147,6 +148,10 @@ def shown_images(state: dict[str, Any]) -> dict[str, int]:
     """Return the pictures in a state, and the step that each opens with."""
     cards = [chart for chart in state.get("compareRunCharts", []) if chart["type"] == "IMAGE"]
     return {key: card["step"] for card in cards for key in card["imageKeys"]}
+
+
+def _is_loss(key: str) -> bool:
+    return key.endswith(f"/{names.LOSS}")
 
 
 def _of_family(keys: Iterable[str], family: str) -> list[str]:

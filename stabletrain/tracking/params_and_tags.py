@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from stabletrain.tracking.metrics import clean_key
+from stabletrain.vocabulary import metric_names as names
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 MAX_PARAM = 6000  # characters of a param's value
 MAX_TAG = 5000
-_PARTS = (("train", ""), ("val", "-val"), ("test", "-test"))
+_PARTS = {names.TRAIN: "", names.VAL: "-val", names.TEST: "-test"}  # of a data set, with their suffix
 
 
 def ship_about(client: MlflowClient, run: Run, info: Mapping[str, Any]) -> None:
@@ -71,9 +72,9 @@ def datasets_of(dataset: Any) -> list[DatasetInput]:
     digest = str(dataset.get("digest") or f"{zlib.crc32(_text(dataset).encode()):08x}")[:36]
     source = json.dumps({"source": dataset.get("source"), "task": dataset.get("task"), "form": dataset.get("form")})
     inputs = []
-    for part, suffix in _PARTS:
+    for part, suffix in _PARTS.items():
         num_samples = dataset.get(f"num_{part}")
-        if num_samples or part == "train":
+        if num_samples or part == names.TRAIN:
             profile = json.dumps({"num_rows": num_samples}) if num_samples else None
             name = f"{str(dataset['name'])[:400]}{suffix}"
             entity = Dataset(name=name, digest=digest, source_type="code", source=source[:60_000], profile=profile)

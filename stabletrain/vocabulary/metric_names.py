@@ -25,6 +25,11 @@ RIDGES = "gradient/ridges"
 
 RUN_INFO = "run/info"
 
+TRAIN, VAL, TEST = STAGES = ("train", "val", "test")  # each with `<stage>/loss` and `<stage>/<metric of the task>`
+LOSS, ACCURACY, MSE = "loss", "accuracy", "mse"
+VAL_LOSS = "val/loss"
+SAMPLES_PER_SECOND = "system/samples_per_second"
+
 
 def of_signal(signal: str, statistic: str) -> str:
     """Return `<signal>/<statistic>`."""

@@ -178,17 +178,15 @@ function lineOf(g, row, label) { // one row of a grid as a line
 }
 
 function charts() {
-  const isNorm = chart => chart.heading === "Gradient norm";
   for (const chart of data.charts) {
-    const parent = byId(isNorm(chart) && data.clipping ? "clip-charts" : "charts");
+    const parent = byId(chart.isNorm && data.clipping ? "clip-charts" : "charts");
     if (parent) addChart(parent, chart.heading, () => chart);
   }
-  const before = signals.find(g => g.key === "gradient"), after = signals.find(g => g.key === "clip");
+  const [before, after, ratios] = [data.keys.before, data.keys.after, data.keys.ratio].map(key => signals.find(g => g.key === key));
   if (data.clipping && before && after) addChart(byId("clip-charts"), "One layer", () => {
     const name = layer(), lines = [[before, "before clipping"], [after, "after clipping"]].filter(([g]) => g.rows.includes(name));
     return { heading: `rms of ${name}`, log: true, lines: lines.map(([g, label]) => lineOf(g, g.rows.indexOf(name), label)) };
   });
-  const ratios = signals.find(g => g.key === "update/ratio");
   if (!data.bands || !ratios) return;
   const { steps, log10, low, high } = data.bands, median = { label: "median of the layers", steps, values: log10[1].map(v => v === null ? NaN : 10 ** v) };
   addChart(byId("ratio-charts"), "‖ΔW‖/‖W‖: median and 10–90% of the layers, and the chosen layer", () => {

@@ -34,8 +34,7 @@ PANEL_PX = 250
 MAX_POINTS = 600
 MANY = 100  # from this many points on a smooth line is drawn over a pale one
 LOG_RATIO = 100  # a loss that spans more than this is drawn on a logarithmic axis
-LEARNING_RATE = "train/lr"
-LEARNING_RATE_HEADING = "Learning rate"
+LEARNING_RATE_HEADING, NORM_HEADING = "Learning rate", "Gradient norm"
 NUM_COLORS = 256
 
 
@@ -52,20 +51,21 @@ class Panel:
 def panels_of(record: Record) -> list[Panel]:
     """Return what there is to draw, in reading order."""
     panels = []
-    losses = _present(record, {"training": names.TRAIN_LOSS, "validation": "val/loss"})
+    losses = _present(record, {"training": names.TRAIN_LOSS, "validation": names.VAL_LOSS})
     if losses:
         values = [value for line in losses.values() for value in line.values]
         log = min(values) > 0 and max(values) > LOG_RATIO * min(values)
         limits = (0.0, 1.05 * max(values)) if min(values) > 0 else None
         panels.append(Panel("Loss", losses, log=log, limits=limits))
     for metric in task_metrics(record)[:2]:
-        lines = _present(record, {"training": f"train/{metric}", "validation": f"val/{metric}"})
-        limits = (0.0, 1.03) if "accuracy" in metric else None
+        training, validation = (names.of_signal(stage, metric) for stage in (names.TRAIN, names.VAL))
+        lines = _present(record, {"training": training, "validation": validation})
+        limits = (0.0, 1.03) if names.ACCURACY in metric else None
         panels.append(Panel(metric.replace("_", " ").capitalize(), lines, limits=limits))
     norms = _present(record, {"before clipping": names.NORM_TOTAL, "after clipping": names.NORM_AFTER})
     if norms:
-        panels.append(Panel("Gradient norm", norms, log=True))
-    rates = _present(record, {"learning rate": LEARNING_RATE})
+        panels.append(Panel(NORM_HEADING, norms, log=True))
+    rates = _present(record, {"learning rate": names.LR})
     if rates:
         panels.append(Panel(LEARNING_RATE_HEADING, rates))
     return panels
@@ -73,8 +73,9 @@ def panels_of(record: Record) -> list[Panel]:
 
 def task_metrics(record: Record) -> list[str]:
     """Return the names of the metrics other than the loss that validation recorded."""
-    found = [name.removeprefix("val/") for name in record.scalars if name.startswith("val/")]
-    return [name for name in found if name != "loss" and finite(record.scalars[f"val/{name}"]).steps]
+    prefix = names.of_signal(names.VAL, "")
+    found = {name.removeprefix(prefix): series for name, series in record.scalars.items() if name.startswith(prefix)}
+    return [metric for metric, series in found.items() if metric != names.LOSS and finite(series).steps]
 
 
 def _present(record: Record, wanted: dict[str, str]) -> dict[str, Series]:
