@@ -21,11 +21,13 @@ from stabletrain.vocabulary.finding import HEALTHY, Finding
 
 PAGE = "compare.html"
 METRICS = (
-    names.of_signal(names.VAL, names.ACCURACY),
-    names.of_signal(names.VAL, names.MSE),
+    names.VAL_ACCURACY,
+    names.VAL_MSE,
     names.VAL_LOSS,
     names.TRAIN_LOSS,
-    *(names.of_signal(names.TEST, metric) for metric in (names.ACCURACY, names.MSE, names.LOSS)),
+    names.TEST_ACCURACY,
+    names.TEST_MSE,
+    names.TEST_LOSS,
 )
 SHOWN_METRICS = 4  # columns; more and the table does not fit on paper
 

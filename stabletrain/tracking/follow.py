@@ -9,7 +9,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from stabletrain.tracking.shipper import Shipper, ShipResult
+from stabletrain.tracking.ship_result import ShipResult
+from stabletrain.tracking.shipper import Shipper
 from stabletrain.tracking.store import Unreachable
 
 END = "end"  # the line that says training has ended and its summary is written

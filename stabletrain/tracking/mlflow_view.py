@@ -13,7 +13,8 @@ import zlib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from stabletrain.tracking.picture_plan import AT_END
+from stabletrain.tracking import tags
+from stabletrain.tracking.contents.picture_plan import AT_END
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.signals import CLIP
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 VIEW_ID = "stabletrain-gradient-health"  # one per experiment: a rerun replaces it
 VIEW_NAME = "Gradient health"
-_TAG = f"mlflow.sharedViewState.{VIEW_ID}"
+_TAG = f"{tags.SAVED_VIEW}.{VIEW_ID}"
 _PREFIX = "deflate;"
 BY_LAYER = (names.GRADIENT_RMS, names.UPDATE_RATIO)
 _FOLDED = (*BY_LAYER, CLIP, *names.STAGES)  # MLflow makes one chart of every key that heads none of ours
@@ -47,8 +48,8 @@ def write_view(client: MlflowClient, experiment_id: str, keys: Iterable[str], im
         keys: Metric keys of the run.
         image_steps: For each kind of picture, the step that it opens with.
     """
-    tags = client.get_experiment(experiment_id).tags
-    before = decode_view(tags[_TAG]) if _TAG in tags else None
+    text = client.get_experiment(experiment_id).tags.get(_TAG)
+    before = decode_view(text) if text is not None else None
     merged = sorted(set(keys) | set(shown_keys(before["state"]) if before else ()))
     image_steps = {**(shown_images(before["state"]) if before else {}), **image_steps}
     text = encode_view(merged, image_steps, before["createdAt"] if before else _now_ms())
@@ -117,7 +118,7 @@ def view_state(keys: list[str], image_steps: Mapping[str, int]) -> dict[str, Any
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": ["attributes.`Source`", "tags.`stabletrain.verdict`"],
+        "selectedColumns": ["attributes.`Source`", f"tags.`{tags.VERDICT}`"],
         "columnOrder": [],
         "columnWidths": {},
         "runsHiddenMode": "FIRST_10_RUNS",

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import IO
 
 from stabletrain.errors import RequestError, require_range
+from stabletrain.tracking.guarded_process import start_guarded, stop_guarded
 from stabletrain.tracking.store import artifact_root, database_of, page_url
 
 HOST = "127.0.0.1"  # neither page asks for a password: not for other machines
 START_TIMEOUT_S = 90.0
-STOP_TIMEOUT_S = 5.0
 POLL_S = 0.5
 
 
@@ -163,29 +163,14 @@ def _any_free_port() -> int:
 
 @contextlib.contextmanager
 def _running(page: _Page) -> Iterator[None]:
-    """Start a page in a process group of its own, and end the whole group."""
+    """Run the server of a page; it ends with this block, and with this process even if that is killed."""
     environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with tempfile.TemporaryFile() as page.log:
-        page.process = subprocess.Popen(
-            page.command,
-            stdin=subprocess.DEVNULL,
-            stdout=page.log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
+        page.process = start_guarded(page.command, page.log, environment)
         try:
             yield
         finally:
-            _end_group(page.process)
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_TIMEOUT_S)
+            stop_guarded(page.process)
 
 
 def _wait_until_it_answers(page: _Page, stop: threading.Event) -> None:

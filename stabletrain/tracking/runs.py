@@ -13,8 +13,9 @@ import psutil
 
 from stabletrain.record.reader import Info, event_files, read_entries
 from stabletrain.record.run_folder import RunFolder
+from stabletrain.tracking import tags
 from stabletrain.tracking.store import artifact_root
-from stabletrain.tracking.sweep_parent import UID_TAG, parent_tag
+from stabletrain.tracking.sweep_parent import parent_tag
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 DEFAULT_EXPERIMENT = "stabletrain"
 STALE_S = 3600.0  # a record of another machine that has not grown for this long is taken to have ended
 _EVENT_FILE = re.compile(r"^events\.out\.tfevents\.(?P<time_s>\d+\.\d+)\.(?P<host>.+)\.(?P<pid>\d+)$")
-_ALL_RUNS = 3  # mlflow.entities.ViewType.ALL
 _NOT_HERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
@@ -49,20 +49,18 @@ def find_run(
     )
     if run is None:
         experiment_id = _experiment(client, tracking_uri, experiment_name or info.get("experiment_name"), notes)
-        filter_string = "tags.`{}` = '{}'".format(UID_TAG, uid.replace("'", "_"))
-        found = client.search_runs([experiment_id], filter_string, run_view_type=_ALL_RUNS, max_results=10)
-        run = min(found, key=lambda r: (r.info.start_time, r.info.run_id), default=None)
+        run = tags.find_by_uid(client, experiment_id, uid)
     else:
         _restore_experiment(client, run.info.experiment_id, notes)
     if run is None:
         assert experiment_id is not None
         name = str(run_name or info.get("run_name") or folder.path.name)[:250]
-        tags = {UID_TAG: uid.replace("'", "_")} | parent_tag(client, experiment_id, folder)
-        run = client.create_run(experiment_id, start_time=_start_ms(folder), tags=tags, run_name=name)
-    elif run.info.lifecycle_stage == "deleted":
+        own = {tags.UID: uid} | parent_tag(client, experiment_id, folder)
+        return client.create_run(experiment_id, start_time=_start_ms(folder), tags=own, run_name=name)
+    if run.info.lifecycle_stage == "deleted":
         client.restore_run(run.info.run_id)
         notes.append(f"The MLflow run {run.info.run_name!r} had been deleted; it was restored.")
-    return run
+    return tags.upgrade(client, run)
 
 
 def run_uid(folder: RunFolder, info: dict[str, Any]) -> str:
@@ -122,12 +120,12 @@ def _noted_run(client: MlflowClient, run_id: Any, uid: str, folder: RunFolder) -
         if error.error_code in _NOT_HERE:
             return None
         raise
-    known = run.data.tags.get(UID_TAG, uid)
-    if known == uid:
+    known = tags.uid_of(run)
+    if known is None or known == uid:
         return run
     if known == _folder_uid(folder):  # shipped before its record said what it is
-        client.set_tag(run_id, UID_TAG, uid)
-        return run
+        client.set_tag(run_id, tags.UID, uid)
+        return client.get_run(run_id)
     return None
 
 

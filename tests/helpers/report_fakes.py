@@ -89,7 +89,7 @@ def make_record(
     epochs = list(range(19, last, 20))
     record.scalars[names.VAL_LOSS] = Series(epochs, [loss(s) * 1.1 for s in epochs])
     accuracy = [max(0.1, 1 - 0.39 * loss(s)) for s in epochs]
-    record.scalars[names.of_signal(names.VAL, names.ACCURACY)] = Series(epochs, accuracy)
+    record.scalars[names.VAL_ACCURACY] = Series(epochs, accuracy)
     for s in sorted({round(f * (num_steps - 1)) for f in np.linspace(0, 1, num_histograms)} if num_histograms else ()):
         for k, layer in enumerate(layers):
             if nan_from is not None and s >= nan_from:

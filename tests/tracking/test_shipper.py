@@ -21,9 +21,9 @@ from mlflow_fakes import (
 
 from stabletrain.record.writer import RecordWriter
 from stabletrain.tracking import shipper as shipper_module
-from stabletrain.tracking.images import pictures_there
+from stabletrain.tracking.contents.images import pictures_there
+from stabletrain.tracking.contents.picture_plan import AT_END
 from stabletrain.tracking.mlflow_view import BY_LAYER, PICTURES, VIEW_ID, decode_view, encode_view, shown_keys
-from stabletrain.tracking.picture_plan import AT_END
 from stabletrain.tracking.shipper import Shipper
 from stabletrain.tracking.store import database_of, open_client, quiet
 from stabletrain.vocabulary import metric_names as names

@@ -58,7 +58,7 @@ def panels_of(record: Record) -> list[Panel]:
         limits = (0.0, 1.05 * max(values)) if min(values) > 0 else None
         panels.append(Panel("Loss", losses, log=log, limits=limits))
     for metric in task_metrics(record)[:2]:
-        training, validation = (names.of_signal(stage, metric) for stage in (names.TRAIN, names.VAL))
+        training, validation = (names.of_stage(stage, metric) for stage in (names.TRAIN, names.VAL))
         lines = _present(record, {"training": training, "validation": validation})
         limits = (0.0, 1.03) if names.ACCURACY in metric else None
         panels.append(Panel(metric.replace("_", " ").capitalize(), lines, limits=limits))
@@ -73,9 +73,8 @@ def panels_of(record: Record) -> list[Panel]:
 
 def task_metrics(record: Record) -> list[str]:
     """Return the names of the metrics other than the loss that validation recorded."""
-    prefix = names.of_signal(names.VAL, "")
-    found = {name.removeprefix(prefix): series for name, series in record.scalars.items() if name.startswith(prefix)}
-    return [metric for metric, series in found.items() if metric != names.LOSS and finite(series).steps]
+    found = {names.metric_of(name, names.VAL): series for name, series in record.scalars.items()}
+    return [metric for metric, series in found.items() if metric not in (None, names.LOSS) and finite(series).steps]
 
 
 def _present(record: Record, wanted: dict[str, str]) -> dict[str, Series]:

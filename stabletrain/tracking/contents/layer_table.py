@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stabletrain.record.reader import Entry, LayerHistogram, Scalar
+from stabletrain.tracking import tags
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.signals import GRADIENT
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 FILE_NAME = "worst_layers.json"
 COLUMNS = ("layer", "why", "rms", "rms / last layer's", "Inf and NaN", "update / weight", "zeros", "step")
 NUM_EACH = 5  # layers for each reason
-MLFLOW_TAG = "mlflow.loggedArtifacts"  # its page shows as a table what this tag says is one
 
 
 @dataclass
@@ -118,7 +118,7 @@ def mark_as_table(client: MlflowClient, run: Run) -> None:
     `MlflowClient.log_table` appends to a table that is there: carried over a second time, each layer would be in it
     twice. So the file goes the way of all others, in the form that `log_table` gives it.
     """
-    marks = json.loads(run.data.tags.get(MLFLOW_TAG, "[]"))
+    marks = json.loads(run.data.tags.get(tags.LOGGED_ARTIFACTS, "[]"))
     mark = {"path": FILE_NAME, "type": "table"}
     if mark not in marks:
-        client.set_tag(run.info.run_id, MLFLOW_TAG, json.dumps([*marks, mark]))
+        client.set_tag(run.info.run_id, tags.LOGGED_ARTIFACTS, json.dumps([*marks, mark]))

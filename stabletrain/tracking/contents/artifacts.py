@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 import google_crc32c
 
 from stabletrain.record.run_folder import RunFolder
-from stabletrain.tracking.layer_table import FILE_NAME, mark_as_table
+from stabletrain.tracking import tags
+from stabletrain.tracking.contents.layer_table import FILE_NAME, mark_as_table
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-ARTIFACTS_TAG = "stabletrain.artifacts"
-MODEL_TAG = "stabletrain.model"
 LogModel = Callable[[str, str], None]  # run_id, tracking_uri
 
 
@@ -35,7 +34,7 @@ def ship_artifacts(
         worst_layers: The table of the layers that stand out, if there are any.
     """
     run_id = run.info.run_id
-    there: dict[str, str] = json.loads(run.data.tags.get(ARTIFACTS_TAG, "{}"))
+    there: dict[str, str] = json.loads(run.data.tags.get(tags.ARTIFACTS, "{}"))
     carried, already = [], []
     with tempfile.TemporaryDirectory(prefix="stabletrain-") as temporary:
         summary_file = Path(temporary, folder.summary.name)
@@ -58,7 +57,7 @@ def ship_artifacts(
             there[path.name] = digest
             carried.append(path.name)
     if carried:
-        client.set_tag(run_id, ARTIFACTS_TAG, json.dumps(there))
+        client.set_tag(run_id, tags.ARTIFACTS, json.dumps(there))
     return carried, already
 
 
@@ -73,14 +72,14 @@ def ship_model(
     if not best.is_file():
         return False
     digest = _digest(best)
-    if run.data.tags.get(MODEL_TAG) == digest:
+    if run.data.tags.get(tags.MODEL) == digest:
         return False
     try:
         log_model(run.info.run_id, tracking_uri)
     except Exception as error:
         notes.append(f"The best model could not be logged to MLflow: {error}")
         return False
-    client.set_tag(run.info.run_id, MODEL_TAG, digest)
+    client.set_tag(run.info.run_id, tags.MODEL, digest)
     return True
 
 

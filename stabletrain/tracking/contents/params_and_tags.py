@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from stabletrain.tracking import tags as tag_names
 from stabletrain.tracking.metrics import clean_key
 from stabletrain.vocabulary import metric_names as names
 
@@ -47,15 +48,15 @@ def tags_of(info: Mapping[str, Any]) -> dict[str, str]:
     command = info.get("command")
     command = shlex.join(map(str, command)) if isinstance(command, list) else command
     tags: dict[str, Any] = {
-        "stabletrain.command": command,
-        "mlflow.source.name": str(command).split(maxsplit=1)[0] if command else "stabletrain",
-        "mlflow.source.type": "LOCAL",
-        "mlflow.source.git.commit": info.get("git_commit"),
-        "stabletrain.git_dirty": info.get("git_dirty"),
-        "stabletrain.versions": info.get("versions") or None,
+        tag_names.COMMAND: command,
+        tag_names.SOURCE_NAME: str(command).split(maxsplit=1)[0] if command else "stabletrain",
+        tag_names.SOURCE_TYPE: "LOCAL",
+        tag_names.GIT_COMMIT: info.get("git_commit"),
+        tag_names.GIT_DIRTY: info.get("git_dirty"),
+        tag_names.VERSIONS: _versions(info.get("versions")),
     }
     with contextlib.suppress(Exception):  # no such user in the container
-        tags["mlflow.user"] = getpass.getuser()
+        tags[tag_names.USER] = getpass.getuser()
     return {key: _text(value)[:MAX_TAG] for key, value in tags.items() if value is not None}
 
 
@@ -78,8 +79,12 @@ def datasets_of(dataset: Any) -> list[DatasetInput]:
             profile = json.dumps({"num_rows": num_samples}) if num_samples else None
             name = f"{str(dataset['name'])[:400]}{suffix}"
             entity = Dataset(name=name, digest=digest, source_type="code", source=source[:60_000], profile=profile)
-            inputs.append(DatasetInput(entity, tags=[InputTag("mlflow.data.context", part)]))
+            inputs.append(DatasetInput(entity, tags=[InputTag(tag_names.DATA_CONTEXT, part)]))
     return inputs
+
+
+def _versions(versions: Any) -> str | None:
+    return ", ".join(f"{package} {version}" for package, version in _mapping(versions).items()) or None
 
 
 def _mapping(value: Any) -> dict[str, Any]:

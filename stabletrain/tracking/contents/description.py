@@ -6,18 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stabletrain.vocabulary.finding import HEALTHY, Finding, by_cause, verdict_of
+from stabletrain.report.run_verdict import verdict_so_far
+from stabletrain.vocabulary.finding import HEALTHY, Finding, by_cause
 
 MAX_LENGTH = 7500  # a tag holds 8,000 characters
 MAX_FINDINGS = 12
-
-
-def verdict_from(summary: Mapping[str, Any], findings: Sequence[Finding]) -> str | None:
-    """Return the run's verdict; None while there is none."""
-    verdict = summary.get("verdict")
-    if isinstance(verdict, str) and verdict:
-        return verdict
-    return verdict_of(findings) if findings else None
 
 
 def describe(
@@ -31,7 +24,7 @@ def describe(
         info: What the run is.
         note: A sentence about how it ended, if there is one to say.
     """
-    verdict = verdict_from(summary, findings)
+    verdict = verdict_so_far(summary, findings)
     parts = [f"### Verdict: {_headline(verdict)}"]
     parts += [_text(note)] if note else []
     parts += [text for text in (_findings(findings), _metrics(summary.get("metrics"))) if text]

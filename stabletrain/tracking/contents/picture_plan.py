@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from stabletrain.record.reader import Entry, LayerHistogram, Record, Scalar, Vector
 from stabletrain.signal.histogram import Histogram
-from stabletrain.tracking.downsample import MAX_COLUMNS, ThinnedRecord
+from stabletrain.tracking.contents.downsample import MAX_COLUMNS, ThinnedRecord
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import Finding
 from stabletrain.vocabulary.signals import GRADIENT

@@ -9,7 +9,8 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stabletrain.tracking.picture_plan import Identity, Picture
+from stabletrain.tracking import tags
+from stabletrain.tracking.contents.picture_plan import Identity, Picture
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -45,4 +46,4 @@ def upload_picture(client: MlflowClient, run_id: str, picture: Picture, png: byt
         with Image.open(io.BytesIO(png)) as image:
             image.convert("RGB").save(Path(folder, f"{stem}+compressed.webp"), quality=85)
         client.log_artifacts(run_id, folder, FOLDER)
-    client.set_tag(run_id, "mlflow.loggedImages", "True")
+    client.set_tag(run_id, tags.LOGGED_IMAGES, "True")
