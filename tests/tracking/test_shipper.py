@@ -21,6 +21,7 @@ from mlflow_fakes import (
 
 from stabletrain.record.writer import RecordWriter
 from stabletrain.tracking import shipper as shipper_module
+from stabletrain.tracking import tags
 from stabletrain.tracking.contents.images import pictures_there
 from stabletrain.tracking.contents.picture_plan import AT_END
 from stabletrain.tracking.mlflow_view import BY_LAYER, PICTURES, VIEW_ID, decode_view, encode_view, shown_keys
@@ -257,7 +258,7 @@ def test_what_the_run_is(runs, uri):
     }
     assert run.data.tags["mlflow.source.git.commit"] == "1f" * 20
     assert run.data.tags["stabletrain.command"] == INFO["command"]
-    assert run.data.tags["stabletrain.uid"] == "uid-1"
+    assert run.data.tags[tags.UID] == "uid-1"
     inputs = {i.dataset.name: i for i in run.inputs.dataset_inputs}
     assert {name: i.tags[0].value for name, i in inputs.items()} == {
         "digits": "train",
@@ -284,9 +285,9 @@ def test_the_end_of_a_run(runs, uri):
     expected += ["worst_layers.json"]
     assert artifact_names(uri, result.run_id) == expected
     assert artifact_names(uri, result.run_id, "tensorboard") == [p.name for p in folder.events.iterdir()]
-    tags = get_run(uri, result.run_id).data.tags
-    assert tags["stabletrain.verdict"] == "vanishing"
-    lines = tags["mlflow.note.content"].splitlines()
+    found = get_run(uri, result.run_id).data.tags
+    assert found["stabletrain.verdict"] == "vanishing"
+    lines = found["mlflow.note.content"].splitlines()
     assert lines[0] == "### Verdict: ⚠️ vanishing"
     assert "| val/accuracy | 0.93125 |" in lines
     assert (
