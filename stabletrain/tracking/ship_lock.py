@@ -1,4 +1,4 @@
-"""One shipper at a time for each run."""
+"""A lock that lets one shipper at a time work on a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOCK_TIMEOUT_S = 300.0
 
 @contextmanager
 def ship_lock(run_dir: Path) -> Iterator[None]:
-    """Hold the lock of a run; two shippers at once would do no harm, but everything twice.
+    """Hold the lock of a run; two shippers at once would do no harm, but all work twice.
 
     Raises:
         Unreachable: Another process has held it for five minutes.
@@ -29,6 +29,6 @@ def ship_lock(run_dir: Path) -> Iterator[None]:
     try:
         with FileLock(path, timeout=LOCK_TIMEOUT_S):
             yield
-            path.unlink(missing_ok=True)  # a process that waits for it goes on; one that comes now makes its own
+            path.unlink(missing_ok=True)  # waiting processes keep their handle; a new one creates the file again
     except Timeout as error:
         raise Unreachable(f"another process has been shipping {run_dir} for {LOCK_TIMEOUT_S:g} s") from error

@@ -1,4 +1,4 @@
-"""What one pass of the shipper did."""
+"""The outcome of one pass of the shipper."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass, field
 
 @dataclass
 class ShipResult:
-    """What one pass carried over, and what was there already.
+    """What one pass shipped, and what the server had already.
 
     Attributes:
-        run_id: The MLflow run, or None if there is no record yet.
-        experiment_id: Its experiment.
-        tracking_uri: Where it is, without a password.
+        run_id: Id of the MLflow run, or None if there is no record yet.
+        experiment_id: Id of its experiment.
+        tracking_uri: The server, without a password.
         url: Link to the run's page.
         view_url: Link to the saved view.
-        status: MLflow's status of the run.
-        points: Metric values carried over.
-        images: Pictures carried over.
-        artifacts: Artifacts carried over (the folder `tensorboard/` counts as one).
-        points_already: Metric values that were there already.
-        images_already: Pictures that were there already.
-        artifacts_already: Artifacts that were there already.
+        status: Status of the run in MLflow.
+        points: Metric values shipped.
+        images: Pictures shipped.
+        artifacts: Artifacts shipped (the folder `tensorboard/` counts as one).
+        points_already: Metric values that the server had already.
+        images_already: Pictures that the server had already.
+        artifacts_already: Artifacts that the server had already.
         notes: Sentences for the user.
     """
 
@@ -41,7 +41,7 @@ class ShipResult:
 
     @property
     def links(self) -> dict[str, str | None]:
-        """What `summary.json` says of the run."""
+        """The fields of `summary.json` that point to the MLflow run."""
         return {
             "mlflow_run_id": self.run_id,
             "mlflow_tracking_uri": self.tracking_uri,
@@ -50,11 +50,11 @@ class ShipResult:
 
     @property
     def already(self) -> int:
-        """Points, pictures and artifacts that were there already."""
+        """Number of points, pictures and artifacts that the server had already."""
         return self.points_already + self.images_already + self.artifacts_already
 
     def __str__(self) -> str:
         return (
-            f"{self.points:,} points, {self.images:,} images, {self.artifacts:,} artifacts carried; "
-            f"{self.already:,} already there"
+            f"{self.points:,} points, {self.images:,} images, {self.artifacts:,} artifacts shipped; "
+            f"{self.already:,} already on the server"
         )

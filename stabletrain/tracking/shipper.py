@@ -1,8 +1,8 @@
-"""Carrying a run's record over to MLflow, in batches that can be repeated.
+"""Ship a run's record to MLflow, in batches that may be repeated.
 
-The record on disk is the truth. How far it was carried is kept in a tag of the MLflow run, where the points lie, and
-is written with them: another server starts from nothing, and a batch that was half done is sent again unchanged
-(MLflow ignores a point that it has: same key, timestamp, step and value).
+The record on disk is the source of truth. The position up to which it was shipped is a tag of the MLflow run, written
+in the same request as the metric values: another server starts from nothing, and a batch that failed half-way is sent
+again unchanged (MLflow ignores a value that it has, with the same key, timestamp, step and value).
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-MAX_POINTS = 900  # of a batch; MLflow takes 1000 entries, the tag included
+MAX_POINTS = 900  # in a batch; MLflow accepts 1,000 entries, the tag included
 STATUS = {
     statuses.FINISHED: "FINISHED",
     statuses.FAILED: "FAILED",
     statuses.STOPPED: "FAILED",
     statuses.TERMINATED: "KILLED",
 }
-DIED = "The training process ended without a word: killed, or out of memory. What it recorded until then is here."
+DIED = "The training process was killed or ran out of memory. Everything that it had recorded is here."
 
 
 class Shipper:
-    """Carries one run's record over to one tracking server; every pass can be repeated.
+    """Ships the record of one run to one tracking server; every pass may be repeated.
 
     Args:
-        folder: The run.
-        tracking_uri: Where to (see `resolve_tracking_uri`).
-        experiment_name: The MLflow experiment; what the record says if None, else `stabletrain`.
-        run_name: The MLflow run's name; what the record says if None, else the folder's name.
+        folder: The run's folder.
+        tracking_uri: The server or store (see `resolve_tracking_uri`).
+        experiment_name: Name of the MLflow experiment; as in the record if None, else `stabletrain`.
+        run_name: Name of the MLflow run; as in the record if None, else the folder's name.
         log_model: Called once with (run_id, tracking_uri) when the run has ended and has a best checkpoint.
     """
 
@@ -78,7 +78,7 @@ class Shipper:
         return self._opened
 
     def _forget(self) -> None:
-        """Forget what was read: the next pass reads the record from the start."""
+        """Discard the reading state: the next pass reads the record from the start."""
         self._progress = Progress()
         self._plan: PicturePlan | None = None
         self._worst = WorstLayers()
@@ -91,14 +91,14 @@ class Shipper:
     def ship(
         self, *, ended: bool | None = None, on_run: Callable[[ShipResult], None] = lambda result: None
     ) -> ShipResult:
-        """Carry over everything that is recorded and not yet there.
+        """Ship everything that is recorded and not yet on the server.
 
         Args:
-            ended: Whether training has ended; judged by summary and process if None.
+            ended: Whether training has ended; if None, this is inferred from the summary and the training process.
             on_run: Called as soon as the MLflow run is known.
 
         Returns:
-            What was carried; its `run_id` is None if nothing is recorded yet.
+            What was shipped; its `run_id` is None if nothing is recorded yet.
 
         Raises:
             Unreachable: The server does not answer, or not in time. Nothing is lost; ship again later.
@@ -117,17 +117,17 @@ class Shipper:
             try:
                 self._ship_run(run, result, final, died)
             except BaseException:
-                self._forget()  # what was read and perhaps not sent is read again
+                self._forget()  # what was read may not have been sent
                 raise
         return result
 
     def write_links(self, result: ShipResult) -> None:
-        """Note in `summary.json` where the run is. Not while training lives: its process writes that file."""
+        """Add links to the run to `summary.json`. Not while training is running: its process writes that file."""
         if result.run_id is not None:
             self.folder.update_summary(**result.links)
 
     def _ending(self, ended: bool | None) -> tuple[bool, bool]:
-        """Return whether the run has ended, and whether it did so without saying how."""
+        """Return whether the run has ended, and whether it did so without writing a status."""
         if ended is False:
             return False, False
         if self.folder.read_summary().get("status") in STATUS:
@@ -168,7 +168,7 @@ class Shipper:
 
     def _ship_points(self, run: Run, result: ShipResult) -> PicturePlan:
         shipped_text = run.data.tags.get(tags.POSITION)
-        if self._plan is None or shipped_text != self._shipped_text:  # the first pass, or another shipper was at work
+        if self._plan is None or shipped_text != self._shipped_text:  # the first pass, or another process has shipped
             self._forget()
             self._plan = PicturePlan(pictures_there(self._client, run.info.run_id))
             self._shipped_text = shipped_text
@@ -200,7 +200,7 @@ class Shipper:
         from mlflow.entities import Metric, RunTag
 
         metrics = [Metric(p.key, p.value, p.time_ms, p.step) for p in points]
-        while len(metrics) > MAX_POINTS:  # one event with more layers than a batch holds
+        while len(metrics) > MAX_POINTS:  # one event with more layers than fit in a batch
             self._client.log_batch(run.info.run_id, metrics=metrics[:MAX_POINTS])
             metrics = metrics[MAX_POINTS:]
         text = encode_position(position)
@@ -212,13 +212,15 @@ class Shipper:
         for picture in plan.pending():
             try:
                 png = picture.draw()
-            except Exception as error:  # a picture that cannot be drawn is no reason to lose the numbers
+            except Exception as error:  # metric values are shipped even if a picture cannot be drawn
                 result.notes.append(f"{picture.key} of step {picture.step} could not be drawn: {error}")
             else:
                 upload_picture(self._client, run.info.run_id, picture, png)
                 result.images += 1
             plan.done(picture)
-        self._image_steps = {key: step for key, step, _ in sorted(plan.there, reverse=True)}  # the first of each kind
+        self._image_steps = {
+            key: step for key, step, _ in sorted(plan.there, reverse=True)
+        }  # the earliest of each kind
 
     def _ship_view(self, run: Run, result: ShipResult) -> None:
         keys = mlflow_view.view_keys(self._progress.keys.values())
@@ -226,7 +228,7 @@ class Shipper:
             return
         try:
             mlflow_view.write_view(self._client, run.info.experiment_id, keys, self._image_steps)
-        except Exception as error:  # an undocumented format: best-effort
+        except Exception as error:  # the format is not documented
             result.notes.append(f"The saved view could not be written: {error}")
         self._viewed = (keys, self._image_steps)
 

@@ -1,4 +1,4 @@
-"""The MLflow run of a sweep: made once, by whichever child is carried over first; the others find it and link to it."""
+"""The MLflow run of a sweep: the first child that is shipped creates it, the others find it and link to it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _MAX_NOTE = 7500  # a tag holds 8,000 characters
 
 
 def parent_tag(client: MlflowClient, experiment_id: str, folder: RunFolder) -> dict[str, str]:
-    """Return the tag that makes a run a sweep's child; nothing for a run on its own."""
+    """Return the tag that links a run to its sweep; empty for a run that is not part of one."""
     sweep = sweep_of(folder.path)
     return {tags.PARENT: _find_parent(client, experiment_id, sweep)} if sweep else {}
 
 
 def _find_parent(client: MlflowClient, experiment_id: str, sweep: SweepFolder) -> str:
-    """Return the id of the sweep's run; children that come together take turns, so that it is made once."""
+    """Return the id of the sweep's run; a lock ensures that concurrent children create it only once."""
     about = sweep.read()
     with FileLock(sweep.lock):
         run = tags.find_by_uid(client, experiment_id, about["uid"])
@@ -39,13 +39,16 @@ def _find_parent(client: MlflowClient, experiment_id: str, sweep: SweepFolder) -
 
 
 def conclude_parent(sweep: SweepFolder, tracking_uri: str, note: str, *, is_done: bool) -> str | None:
-    """End the sweep's run: its table, its files and its status; return its id, or None if no child was carried over.
+    """End the sweep's run: upload its table and files, and set its status.
 
     Args:
         sweep: The sweep, all of whose children have ended.
-        tracking_uri: Where its children were carried to.
-        note: The table of its children, as Markdown.
-        is_done: Whether every child came to its end.
+        tracking_uri: The store that its children were shipped to.
+        note: Table of its children, as Markdown.
+        is_done: Whether every child finished.
+
+    Returns:
+        The id of the run, or None if no child was shipped.
 
     Raises:
         Unreachable: The server does not answer.

@@ -59,7 +59,10 @@ def test_every_point_arrives_once_however_often_it_is_shipped(runs, uri):
     assert (second.points, second.points_already) == (0, first.points)
     assert (second.run_id, second.images, second.artifacts) == (first.run_id, 0, 0)
     assert (second.images_already, second.artifacts_already) == (first.images, 6)
-    assert str(second) == f"0 points, 0 images, 0 artifacts carried; {first.points + first.images + 6} already there"
+    assert (
+        str(second)
+        == f"0 points, 0 images, 0 artifacts shipped; {first.points + first.images + 6} already on the server"
+    )
 
 
 def test_a_run_that_still_trains_is_shipped_as_it_grows(runs, uri):
@@ -318,7 +321,7 @@ def test_a_run_whose_process_died_is_killed_and_says_so(runs, uri):
     result = Shipper(folder, uri).ship(ended=True)
     run = get_run(uri, result.run_id)
     assert run.info.status == "KILLED"
-    assert "ended without a word" in run.data.tags["mlflow.note.content"]
+    assert "was killed or ran out of memory" in run.data.tags["mlflow.note.content"]
     event_file = next(folder.events.iterdir())
     event_file.rename(event_file.with_name(event_file.name.removesuffix(str(os.getpid())) + "4194303"))
     assert Shipper(folder, uri).ship().status == "KILLED"  # found out by itself: no such process

@@ -1,4 +1,4 @@
-"""The files of a run that has ended, each carried over once and again only when it changed."""
+"""Files of a run that has ended, as MLflow artifacts: each is uploaded once, and again only if it changed."""
 
 from __future__ import annotations
 
@@ -24,14 +24,17 @@ LogModel = Callable[[str, str], None]  # run_id, tracking_uri
 def ship_artifacts(
     client: MlflowClient, run: Run, folder: RunFolder, summary: Mapping[str, Any], worst_layers: str = ""
 ) -> tuple[list[str], list[str]]:
-    """Carry over the run's files; return the names of those carried and of those that were there already.
+    """Upload the run's files.
 
     Args:
         client: A client of the tracking server.
         run: The MLflow run.
-        folder: The run.
-        summary: What `summary.json` shall hold on the server.
-        worst_layers: The table of the layers that stand out, if there are any.
+        folder: The run's folder.
+        summary: Content of `summary.json` on the server.
+        worst_layers: Table of the most conspicuous layers as JSON; empty if there are none.
+
+    Returns:
+        The names of the uploaded files, and of those that the server had already.
     """
     run_id = run.info.run_id
     there: dict[str, str] = json.loads(run.data.tags.get(tags.ARTIFACTS, "{}"))
@@ -64,9 +67,9 @@ def ship_artifacts(
 def ship_model(
     client: MlflowClient, run: Run, folder: RunFolder, log_model: LogModel, tracking_uri: str, notes: list[str]
 ) -> bool:
-    """Have the caller log the best checkpoint's model, once for each best checkpoint; return whether it did.
+    """Log the model of the best checkpoint through `log_model`, once per checkpoint; return whether it was logged.
 
-    A failure is told in `notes`: it costs the model on the server and nothing else.
+    A failure is not raised but reported in `notes`: only the model is then missing on the server.
     """
     best = folder.checkpoints / "best.ckpt"
     if not best.is_file():

@@ -1,4 +1,4 @@
-"""What a run is, as MLflow's params, tags and datasets."""
+"""Params, tags and datasets of an MLflow run, from what the record says about the run."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, Run
 
-MAX_PARAM = 6000  # characters of a param's value
+MAX_PARAM = 6000  # characters of a value, as MLflow allows
 MAX_TAG = 5000
-_PARTS = {names.TRAIN: "", names.VAL: "-val", names.TEST: "-test"}  # of a data set, with their suffix
+_SPLITS = {names.TRAIN: "", names.VAL: "-val", names.TEST: "-test"}  # splits, and the suffix of their names
 
 
 def ship_about(client: MlflowClient, run: Run, info: Mapping[str, Any]) -> None:
-    """Log params, tags and dataset. A param that is there already stays: MLflow refuses to change one."""
+    """Log params, tags and datasets. Params that the run has already are kept: MLflow refuses to change one."""
     from mlflow.entities import Param, RunTag
 
     params = [Param(key, value) for key, value in params_of(info).items() if key not in run.data.params]
@@ -36,7 +36,7 @@ def ship_about(client: MlflowClient, run: Run, info: Mapping[str, Any]) -> None:
 
 
 def params_of(info: Mapping[str, Any]) -> dict[str, str]:
-    """Return the run's params: chosen options, then single values."""
+    """Return the run's params: the chosen options, then single settings."""
     found = {**_mapping(info.get("choices")), **_mapping(info.get("parameters"))}
     if info.get("num_parameters") is not None:
         found.setdefault("num_parameters", info["num_parameters"])
@@ -55,15 +55,15 @@ def tags_of(info: Mapping[str, Any]) -> dict[str, str]:
         tag_names.GIT_DIRTY: info.get("git_dirty"),
         tag_names.VERSIONS: _versions(info.get("versions")),
     }
-    with contextlib.suppress(Exception):  # no such user in the container
+    with contextlib.suppress(Exception):  # a container may have no entry for the user
         tags[tag_names.USER] = getpass.getuser()
     return {key: _text(value)[:MAX_TAG] for key, value in tags.items() if value is not None}
 
 
 def datasets_of(dataset: Any) -> list[DatasetInput]:
-    """Return one dataset for each part that has samples.
+    """Return one dataset for each split that has samples.
 
-    MLflow keeps one use of each (name, digest) in a run, so the parts differ in name.
+    MLflow logs a pair of name and digest only once per run, so the names carry a suffix.
     """
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -73,13 +73,13 @@ def datasets_of(dataset: Any) -> list[DatasetInput]:
     digest = str(dataset.get("digest") or f"{zlib.crc32(_text(dataset).encode()):08x}")[:36]
     source = json.dumps({"source": dataset.get("source"), "task": dataset.get("task"), "form": dataset.get("form")})
     inputs = []
-    for part, suffix in _PARTS.items():
-        num_samples = dataset.get(f"num_{part}")
-        if num_samples or part == names.TRAIN:
+    for split, suffix in _SPLITS.items():
+        num_samples = dataset.get(f"num_{split}")
+        if num_samples or split == names.TRAIN:
             profile = json.dumps({"num_rows": num_samples}) if num_samples else None
             name = f"{str(dataset['name'])[:400]}{suffix}"
             entity = Dataset(name=name, digest=digest, source_type="code", source=source[:60_000], profile=profile)
-            inputs.append(DatasetInput(entity, tags=[InputTag(tag_names.DATA_CONTEXT, part)]))
+            inputs.append(DatasetInput(entity, tags=[InputTag(tag_names.DATA_CONTEXT, split)]))
     return inputs
 
 
