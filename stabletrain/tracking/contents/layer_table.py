@@ -44,7 +44,7 @@ class Layer:
 
 @dataclass
 class WorstLayers:
-    """Reads a record event by event and picks up to `NUM_EACH` layers for each of these reasons:
+    """Reads a record event by event and picks up to `NUM_EACH` layers for each reason.
 
     | reason | layers |
     |---|---|
