@@ -1,1 +1,1 @@
-"""Pictures and the page of a run, drawn from its record: draws numbers, measures nothing."""
+"""Pictures and HTML pages of runs, made from their records alone; nothing is measured here."""

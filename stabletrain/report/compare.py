@@ -1,4 +1,4 @@
-"""Several runs on one page: how each ended, what it was made of, its gradient by layer and its loss, on common axes."""
+"""A page that compares runs: verdicts, settings, gradients by layer and losses, on common axes."""
 
 from __future__ import annotations
 
@@ -13,43 +13,52 @@ from stabletrain.record.reader import Record, load_record
 from stabletrain.record.run_folder import RunFolder, replace_file
 from stabletrain.report import explanations as words
 from stabletrain.report import template
-from stabletrain.report.compare_plots import Axes, Profile, course_of, draw_losses, draw_profile, profile_of
+from stabletrain.report.compare_plots import Axes, Profile, draw_losses, draw_profile, losses_of, profile_of
 from stabletrain.report.run_verdict import judge
 from stabletrain.report.scaling import Speed, efficiencies, speed_of
+from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import HEALTHY, Finding
 
 PAGE = "compare.html"
-METRICS = ("val/accuracy", "val/mse", "val/loss", "train/loss", "test/accuracy", "test/mse", "test/loss")
-SHOWN_METRICS = 4  # columns; more and the table does not fit on paper
+METRICS = (
+    names.VAL_ACCURACY,
+    names.VAL_MSE,
+    names.VAL_LOSS,
+    names.TRAIN_LOSS,
+    names.TEST_ACCURACY,
+    names.TEST_MSE,
+    names.TEST_LOSS,
+)
+SHOWN_METRICS = 4  # columns; with more, the table would not fit on paper
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What the page shows of a run; the rest of its record is let go, so that fifty runs fit in memory.
+    """The part of a run that the page shows; the record itself is not kept, so that fifty runs fit in memory.
 
     Attributes:
-        name: Its folder's name.
-        folder: Its files.
-        summary: What `summary.json` says.
-        made_of: Value by override: chosen options, then numbers.
-        findings: What the doctor found.
-        profile: Its gradient by layer at a few steps.
-        course: Its losses by name, thinned.
-        speed: How fast it was, on how many processes.
+        name: Name of its folder.
+        folder: Its folder.
+        summary: Content of `summary.json`.
+        settings: Value of each setting: first the chosen options, then the numbers.
+        findings: Its findings.
+        profile: Gradient by layer at a few steps.
+        losses: Loss curves by name, downsampled.
+        speed: Examples per second and number of processes.
     """
 
     name: str
     folder: RunFolder
     summary: dict[str, Any]
-    made_of: dict[str, Any]
+    settings: dict[str, Any]
     findings: Sequence[Finding]
     profile: Profile
-    course: dict[str, list[tuple[float, float]]]
+    losses: dict[str, list[tuple[float, float]]]
     speed: Speed
 
 
 def write_comparison(folders: Sequence[RunFolder], page: Path) -> Path:
-    """Write the page whole and return its path."""
+    """Write the page in one piece and return its path."""
     replace_file(page, render_comparison(folders, page.parent).encode())
     return page
 
@@ -59,14 +68,14 @@ def render_comparison(folders: Sequence[RunFolder], beside: Path) -> str:
 
     Args:
         folders: The runs, in the order of the page.
-        beside: The folder that the page will lie in, for its links to the runs' own pages.
+        beside: The folder that the page will be in; links to the runs' own pages are relative to it.
     """
     import jinja2
 
     runs = [_read(folder) for folder in folders]
-    axes = Axes.around([run.profile for run in runs], [run.course for run in runs])
+    axes = Axes.around([run.profile for run in runs], [run.losses for run in runs])
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    keys = differing_keys([run.made_of for run in runs])
+    keys = differing_keys([run.settings for run in runs])
     metrics = [m for m in METRICS if any(m in (run.summary.get("metrics") or {}) for run in runs)][:SHOWN_METRICS]
     shares = efficiencies([run.speed for run in runs])
     rows = [
@@ -81,19 +90,19 @@ def render_comparison(folders: Sequence[RunFolder], beside: Path) -> str:
         metrics=metrics,
         scales=scales,
         num_healthy=sum(row["verdict"] == HEALTHY for row in rows),
-        shared=_shared([run.made_of for run in runs], keys),
+        shared=_shared([run.settings for run in runs], keys),
     )
 
 
-def differing_keys(made_of: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the keys whose values are not the same in all runs, in the order of their first appearance."""
-    keys = dict.fromkeys(key for values in made_of for key in values)
-    return [key for key in keys if len({repr(values.get(key)) for values in made_of}) > 1]
+def differing_keys(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys whose values differ between runs, in the order of their first appearance."""
+    keys = dict.fromkeys(key for values in settings for key in values)
+    return [key for key in keys if len({repr(values.get(key)) for values in settings}) > 1]
 
 
-def _shared(made_of: Sequence[Mapping[str, Any]], keys: Iterable[str]) -> str:
+def _shared(settings: Sequence[Mapping[str, Any]], keys: Iterable[str]) -> str:
     """Return the chosen options that all runs have in common."""
-    return "  ".join(f"{k}={v}" for k, v in made_of[0].items() if k not in keys and "." not in k)
+    return "  ".join(f"{k}={v}" for k, v in settings[0].items() if k not in keys and "." not in k)
 
 
 def _read(folder: RunFolder) -> Compared:
@@ -103,10 +112,10 @@ def _read(folder: RunFolder) -> Compared:
         name=folder.path.name,
         folder=folder,
         summary=summary,
-        made_of={**(info.get("choices") or {}), **(info.get("parameters") or {})},
+        settings={**(info.get("choices") or {}), **(info.get("parameters") or {})},
         findings=folder.read_findings(),
         profile=profile_of(record),
-        course=course_of(record),
+        losses=losses_of(record),
         speed=_speed(record, summary),
     )
 
@@ -126,7 +135,7 @@ def _row(
 ) -> dict[str, Any]:
     judged = judge(run.summary, run.findings)
     found = run.summary.get("metrics") or {}
-    title = "  ".join(f"{key}={_value(run.made_of.get(key))}" for key in keys if "." not in key) or run.name
+    title = "  ".join(f"{key}={_value(run.settings.get(key))}" for key in keys if "." not in key) or run.name
     return {
         "number": number,
         "name": run.name,
@@ -139,12 +148,12 @@ def _row(
         "metrics": [words.number(found.get(metric)) for metric in metrics],
         "steps": words.number(run.summary.get("steps")),
         "seconds": words.duration(run.summary.get("seconds")),
-        "differs": [_value(run.made_of.get(key)) for key in keys],
+        "differs": [_value(run.settings.get(key)) for key in keys],
         "world_size": run.speed.world_size,
         "samples_per_second": words.number(run.speed.samples_per_second),
         "efficiency": words.percent(share),
         "profile": draw_profile(run.profile, axes),
-        "losses": draw_losses(run.course, axes),
+        "losses": draw_losses(run.losses, axes),
     }
 
 
@@ -153,7 +162,7 @@ def _value(value: Any) -> str:
 
 
 def _link(report: Path, beside: Path) -> str | None:
-    """Return a link from the page to a run's own; None if it has none, or lies on another drive."""
+    """Return a link from the page to a run's own page; None if it has none, or is on another drive."""
     if not report.is_file():
         return None
     try:

@@ -1,4 +1,4 @@
-"""Small drawings of a run for the page that compares: as SVG, in the page's own colours, all on the same axes."""
+"""Small plots of a run for the comparison page: SVG in the colors of the page, all on the same axes."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from stabletrain.report.pictures.drawing import power_of_ten, whole_decades
 from stabletrain.vocabulary import metric_names as names
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 320, 180, 40, 30, 8, 10
-NUM_STEPS = 3  # first, middle, last: more lines are no longer told apart
+NUM_STEPS = 3  # first, middle, last: more lines would be hard to tell apart
 MAX_LAYERS, MAX_POINTS = 60, 80
-LOWEST, HIGHEST = -20.0, 12.0  # decades that are drawn; what lies beyond is at the edge
-LOSSES = {names.TRAIN_LOSS: "first", "val/loss": "second"}
-LOG_RATIO = 30  # losses that span more than this are drawn on a logarithmic axis
+LOWEST, HIGHEST = -20.0, 12.0  # range of log10 that is drawn; values beyond are clamped
+LOSSES = {names.TRAIN_LOSS: "first", names.VAL_LOSS: "second"}
+LOG_RATIO = 30  # losses with a larger ratio of maximum to minimum are drawn on a logarithmic axis
 
 Points = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Root mean square of the gradient, layer by layer, at a few steps.
+    """Rms of the gradient by layer, at a few steps.
 
     Attributes:
         num_layers: Number of layers of the run.
-        lines: For each step, log10 of the rms by the layer's index; None where it is 0, missing or not finite.
+        lines: For each step, pairs of layer index and log10 of the rms; None where that is 0, missing or not finite.
     """
 
     num_layers: int
@@ -39,13 +39,13 @@ class Profile:
 
 @dataclass(frozen=True)
 class Axes:
-    """The limits that all drawings share.
+    """The axis limits that all plots share.
 
     Attributes:
-        rms: Of log10 of the gradient's rms.
-        loss: Of the loss, or of its log10.
+        rms: Limits of log10 of the gradient's rms.
+        loss: Limits of the loss, or of its log10.
         log: Whether the loss is drawn on a logarithmic axis.
-        last_step: The last step of the longest run.
+        last_step: Last step of the longest run.
     """
 
     rms: tuple[float, float]
@@ -54,11 +54,11 @@ class Axes:
     last_step: float
 
     @classmethod
-    def around(cls, profiles: Sequence[Profile], courses: Sequence[Mapping[str, Points]]) -> Axes:
-        """Return limits that hold every run."""
+    def around(cls, profiles: Sequence[Profile], loss_curves: Sequence[Mapping[str, Points]]) -> Axes:
+        """Return limits that contain every run."""
         sizes = [v for p in profiles for line in p.lines.values() for _, v in line if v is not None]
         low, high = (math.floor(min(sizes)), math.ceil(max(sizes))) if sizes else (-6, 0)
-        points = [point for course in courses for line in course.values() for point in line]
+        points = [point for curves in loss_curves for line in curves.values() for point in line]
         losses = [y for _, y in points]
         log = bool(losses) and min(losses) > 0 and max(losses) > LOG_RATIO * min(losses)
         bottom, top = (math.log10(min(losses)), math.log10(max(losses))) if log else (0.0, max(losses, default=1.0))
@@ -70,7 +70,7 @@ class Axes:
 
 
 def profile_of(record: Record) -> Profile:
-    """Return the gradient's profile at the first, a middle and the last measured step."""
+    """Return the gradient by layer at the first, the middle and the last measured step."""
     layers = list(record.of_layers(names.GRADIENT_RMS).values())
     steps = sorted({step for series in layers for step in series.steps})
     chosen = sorted({steps[round(k * (len(steps) - 1) / (NUM_STEPS - 1))] for k in range(NUM_STEPS)}) if steps else []
@@ -85,8 +85,8 @@ def _log10(value: float | None) -> float | None:
     return min(max(math.log10(value), LOWEST), HIGHEST)
 
 
-def course_of(record: Record) -> dict[str, Points]:
-    """Return the losses, thinned."""
+def losses_of(record: Record) -> dict[str, Points]:
+    """Return the loss curves, downsampled."""
     found = {}
     for name in LOSSES:
         if name in record.scalars:
@@ -96,9 +96,9 @@ def course_of(record: Record) -> dict[str, Points]:
 
 
 def draw_profile(profile: Profile, axes: Axes) -> Markup:
-    """Draw the gradient by layer, from the input at the left to the output at the right."""
+    """Draw the gradient by layer, from the input on the left to the output on the right."""
     if not profile.lines:
-        return _nothing("no gradient was measured")
+        return _placeholder("no gradient was recorded")
     low, high = axes.rms
     parts = [_grid([(k, power_of_ten(k)) for k in whole_decades(low, high, 6)], axes.rms)]
     last = max(profile.num_layers - 1, 1)
@@ -113,11 +113,11 @@ def draw_profile(profile: Profile, axes: Axes) -> Markup:
     return _svg(parts, f"rms of the gradient by layer at steps {steps}")
 
 
-def draw_losses(course: Mapping[str, Points], axes: Axes) -> Markup:
-    """Draw training and validation loss over the steps."""
-    lines = {name: line for name, line in course.items() if line}
+def draw_losses(losses: Mapping[str, Points], axes: Axes) -> Markup:
+    """Draw the training and validation losses over the steps."""
+    lines = {name: line for name, line in losses.items() if line}
     if not lines:
-        return _nothing("no loss was recorded")
+        return _placeholder("no loss was recorded")
     parts = [_grid(_loss_ticks(axes), axes.loss)]
     for name, line in lines.items():
         points = [(x, math.log10(y) if axes.log else y) for x, y in line if not axes.log or y > 0]
@@ -140,7 +140,7 @@ def _loss_ticks(axes: Axes) -> list[tuple[float, str]]:
 
 
 def _pieces(line: Iterable[tuple[float, float | None]]) -> list[Points]:
-    """Return the stretches of a line between its gaps."""
+    """Return the segments of a line between its gaps."""
     pieces: list[Points] = [[]]
     for x, y in line:
         if y is None:
@@ -183,5 +183,5 @@ def _svg(parts: Iterable[Markup], label: str) -> Markup:
     return head + Markup("").join(parts) + Markup("</svg>")
 
 
-def _nothing(text: str) -> Markup:
+def _placeholder(text: str) -> Markup:
     return _svg([_text(WIDTH / 2, HEIGHT / 2, text, "middle")], str(escape(text)))

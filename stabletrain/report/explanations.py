@@ -1,4 +1,4 @@
-"""What the page says, in words that a student understands."""
+"""Texts of the report: headings and explanations of verdicts and statuses, and numbers formatted for people."""
 
 from __future__ import annotations
 
@@ -12,59 +12,59 @@ NO_VERDICT = "none"
 RUN_FAILED = "run_failed"
 
 VERDICTS: dict[str, tuple[str, str]] = {
-    HEALTHY: ("Healthy", "The gradient reaches every layer in a usable size, and nothing alarming was seen."),
+    HEALTHY: ("Healthy", "Gradients reach every layer at a usable magnitude, and nothing alarming was found."),
     "vanishing": (
         "Vanishing gradients",
-        "The gradient shrinks on its way back from the output, so that the layers near the input hardly learn.",
+        "Gradients shrink on the way back from the output, so that the layers near the input hardly learn.",
     ),
     "exploding": (
         "Exploding gradients",
-        "The gradient grows on its way back from the output, so that one step can throw the weights far off.",
+        "Gradients grow on the way back from the output, so that a single step can ruin the weights.",
     ),
     "time_vanishing": (
         "Gradients vanish through time",
-        "The gradient shrinks from time step to time step, so that the network forgets what came early in a sequence.",
+        "Gradients shrink from time step to time step, so that the network forgets the beginning of a sequence.",
     ),
     "time_exploding": (
         "Gradients explode through time",
-        "The gradient grows from time step to time step, so that long sequences upset the training.",
+        "Gradients grow from time step to time step, so that long sequences make training unstable.",
     ),
     "nonfinite": (
-        "Numbers broke down (Inf or NaN)",
-        "Some gradients were no longer finite numbers; a step with them would have destroyed the weights.",
+        "Non-finite values (Inf or NaN)",
+        "Some gradients were Inf or NaN; a step with them would have destroyed the weights.",
     ),
-    "dead_units": ("Dead units", "Many units answer zero to every input, so that no gradient passes through them."),
+    "dead_units": ("Dead units", "Many units output zero for every input, so that no gradient passes through them."),
     "saturation": (
         "Saturated units",
-        "Many units sit on the flat ends of their activation function, where the gradient is next to zero.",
+        "Many units are in the flat regions of their activation function, where its gradient is close to zero.",
     ),
     "bad_init": (
-        "Unlucky start",
-        "From the first steps on, the layers differ widely in scale: the initialisation does not fit the network.",
+        "Unsuitable initialization",
+        "From the first steps on, the layers differ widely in scale: the initialization does not suit the network.",
     ),
-    "loss_spike": ("Loss spikes", "The loss jumped far above its recent level, and stayed there for several steps."),
-    "oscillation": ("Oscillation", "The training swings up and down instead of settling."),
-    "no_progress": ("No progress", "The loss has not fallen below what guessing would reach."),
-    "lr_too_high": ("Learning rate too high", "The steps are too large for the weights they change."),
-    "lr_too_low": ("Learning rate too low", "The steps are so small that the weights hardly change."),
-    "clip_ineffective": ("Clipping without effect", "The clipping in use does not hold the gradient back."),
+    "loss_spike": ("Loss spikes", "The loss jumped far above its recent level and stayed there for several steps."),
+    "oscillation": ("Oscillation", "The loss goes up and down instead of converging."),
+    "no_progress": ("No progress", "The loss has not fallen below chance level."),
+    "lr_too_high": ("Learning rate too high", "The updates are too large relative to the weights."),
+    "lr_too_low": ("Learning rate too low", "The updates are so small that the weights hardly change."),
+    "clip_ineffective": ("Clipping without effect", "The clipping in use does not limit the gradient."),
     "clip_always": (
         "Clipping on every step",
-        "Nearly every step is clipped, so that the clipping and not the loss sets the size of the steps.",
+        "Nearly every step is clipped, so that the threshold rather than the gradient sets the size of the steps.",
     ),
     RUN_FAILED: (
         "The run failed",
-        "It broke off before its end, and not for a reason that the doctor knows: see what the command printed.",
+        "It stopped before its end, for a reason that the doctor did not find: see the output of the command.",
     ),
-    NO_VERDICT: ("No verdict yet", "The doctor has not judged this run."),
+    NO_VERDICT: ("No verdict yet", "There is no diagnosis of this run."),
 }
 
 STATUSES: dict[str, str] = {
-    statuses.RUNNING: "Still running when this page was made, or killed since: what follows is what it had recorded.",
-    statuses.FINISHED: "The run came to its end.",
-    statuses.FAILED: "The run failed before its end: what follows is what it had recorded.",
-    statuses.STOPPED: "Stopped by the stability policy, before more harm was done.",
-    statuses.TERMINATED: "Stopped on request after saving; it can be resumed.",
+    statuses.RUNNING: "Still running when this page was written, or killed since. The page shows what was recorded.",
+    statuses.FINISHED: "The run finished.",
+    statuses.FAILED: "The run failed before its end. The page shows what was recorded.",
+    statuses.STOPPED: "Stopped by the stability policy.",
+    statuses.TERMINATED: "Stopped on request, after saving; the run can be resumed.",
 }
 
 SEVERITY_SIGNS = {"critical": "✖", "warning": "▲", "info": "●"}
@@ -72,12 +72,12 @@ NO_NUMBER = "—"
 
 
 def verdict_words(verdict: str) -> tuple[str, str]:
-    """Return a heading and a sentence for a verdict; an unknown one stands for itself."""
+    """Return the heading and the explanation of a verdict; an unknown verdict is its own heading."""
     return VERDICTS.get(verdict, (verdict.replace("_", " ").capitalize(), ""))
 
 
 def number(value: Any) -> str:
-    """Return a number as a person reads it; what is none stands as it is."""
+    """Format a number for people; other values are returned as text."""
     if value is None:
         return NO_NUMBER
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -88,7 +88,7 @@ def number(value: Any) -> str:
 
 
 def duration(seconds: Any) -> str:
-    """Return a time span: 12 s, 3 min 20 s, 2 h 05 min."""
+    """Format a duration: 12 s, 3 min 20 s, 2 h 05 min."""
     if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not math.isfinite(seconds):
         return NO_NUMBER
     if seconds < 60:
@@ -100,7 +100,7 @@ def duration(seconds: Any) -> str:
 
 
 def percent(share: Any) -> str:
-    """Return a share as a percentage."""
+    """Format a fraction as a percentage."""
     return f"{share:.1%}" if isinstance(share, int | float) and math.isfinite(share) else NO_NUMBER
 
 

@@ -1,4 +1,4 @@
-"""Which steps' histograms are shown."""
+"""Choose the steps whose histograms are shown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stabletrain.signal.histogram import Histogram
 
 
 def frame_steps(record: Record, histograms: Mapping[str, Mapping[int, Histogram]], max_frames: int) -> list[int]:
-    """Return steps that have a histogram: evenly spaced, first and last, and those around the first Inf or NaN."""
+    """Return evenly spaced steps with histograms; always the first, the last and those around the first Inf or NaN."""
     steps = sorted({step for by_step in histograms.values() for step in by_step})
     if len(steps) <= max_frames:
         return steps

@@ -1,4 +1,4 @@
-"""Grids: a statistic by layer and step, or a norm by time step and training step, thinned to what can be shown."""
+"""Grids: a statistic by layer and step, or a norm by time step and training step, at the resolution of a picture."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ MAX_TIME_ROWS = 200
 
 @dataclass(frozen=True)
 class Grid:
-    """What a heatmap shows.
+    """The data of a heatmap.
 
     Attributes:
         rows: Layers in forward order, or time steps.
-        edges: (columns + 1,) steps between which each column stands.
-        log10: (rows, columns) float; -inf where the value is zero, NaN where nothing finite was recorded.
-        nonfinite: (rows, columns) bool; whether Inf or NaN was seen.
-        merged: Whether a column may stand for several measured steps.
+        edges: (columns + 1,) steps at which the columns begin and end.
+        log10: (rows, columns) float; -inf where the value is zero, NaN where no finite value was recorded.
+        nonfinite: (rows, columns) bool; whether Inf or NaN was recorded.
+        merged: Whether a column may combine several measured steps.
     """
 
     rows: list[str]
@@ -34,29 +34,34 @@ class Grid:
     merged: bool = False
 
 
-def signal_grid(
-    record: Record, signal: str = GRADIENT, *, until_step: int | None = None, max_columns: int = MAX_COLUMNS
-) -> Grid:
-    """Lay out a signal's rms by layer and step; if there are many steps, neighbours share a column.
+def signal_grid(record: Record, signal: str = GRADIENT, *, max_columns: int = MAX_COLUMNS) -> Grid:
+    """Return the rms of a signal by layer and step.
 
-    A column holds the mean of log10. A mean of log10 in which one step is exactly zero is -inf: a zero is not hidden.
+    If there are more steps than columns, each column is the mean of log10 over neighboring steps. It is -inf if the
+    rms is exactly zero at one of them, so that zeros remain visible.
+
+    Args:
+        record: The record.
+        signal: One of `vocabulary.signals.SIGNALS`.
+        max_columns: Largest number of columns.
     """
     rms, bad = (record.of_layers(names.of_signal(signal, s)) for s in (names.RMS, names.NONFINITE))
-    return _lay_out(rms, bad, sorted({*rms, *bad, *record.histograms_of(signal)}), until_step, max_columns)
+    return _lay_out(rms, bad, sorted({*rms, *bad, *record.histograms_of(signal)}), max_columns)
 
 
 def ratio_grid(record: Record, *, max_columns: int = MAX_COLUMNS) -> Grid:
-    """Lay out ‖ΔW‖/‖W‖ by layer and step."""
+    """Return ‖ΔW‖/‖W‖ by layer and step."""
     ratios = record.of_layers(names.UPDATE_RATIO)
-    return _lay_out(ratios, {}, list(ratios), None, max_columns)
+    return _lay_out(ratios, {}, list(ratios), max_columns)
 
 
 def time_grids(
     record: Record, *, max_rows: int = MAX_TIME_ROWS, max_columns: int = MAX_COLUMNS // 2
 ) -> dict[str, Grid]:
-    """Lay out ‖∂L/∂h_t‖ by time step t and training step, for each recurrent layer.
+    """Return ‖∂L/∂h_t‖ by time step t and training step, for each recurrent layer.
 
-    Sequences of different lengths begin together; a row of several time steps holds the mean of log10.
+    Sequences of different lengths are aligned at their first step. A row that combines several time steps is the mean
+    of log10.
     """
     found = {names.layer_of(name, names.TIME_NORM): by_step for name, by_step in record.vectors.items()}
     grids = {layer: _time_grid(by_step, max_rows, max_columns) for layer, by_step in found.items() if layer and by_step}
@@ -64,10 +69,18 @@ def time_grids(
 
 
 def clipped_share(record: Record, edges: np.ndarray) -> np.ndarray | None:
-    """Return (columns,) the share of clipped steps in each column, NaN where none was recorded; None without clipping.
+    """Return the fraction of clipped steps in each column.
 
-    The record holds the share of all steps so far, f(s). Between two records at a and b the share is
-    (f(b)·(b+1) - f(a)·(a+1)) / (b - a).
+    The record holds the fraction f(s) of all steps up to s. Between two recorded steps a < b, the fraction is
+
+        (f(b)·(b + 1) - f(a)·(a + 1)) / (b - a)
+
+    Args:
+        record: The record.
+        edges: (columns + 1,) steps at which the columns begin and end.
+
+    Returns:
+        (columns,) fractions, NaN where none was recorded; None if no step was clipped.
     """
     series = record.scalars.get(names.CLIP_FRACTION)
     if series is None or not series.steps or not any(value > 0 for value in series.values) or len(edges) < 2:
@@ -75,7 +88,7 @@ def clipped_share(record: Record, edges: np.ndarray) -> np.ndarray | None:
     steps, counts = np.array(series.steps), np.array(series.values) * (np.array(series.steps) + 1)
     before = np.concatenate([[-1], steps[:-1]])
     shares = np.clip(np.diff(counts, prepend=0.0) / (steps - before), 0.0, 1.0)
-    # A column takes the record that covers its middle.
+    # A column gets the recorded interval that contains its middle.
     middles = np.minimum((edges[:-1] + edges[1:] - 1) / 2, edges[1:] - 1)
     place = np.searchsorted(steps, middles, side="left")
     return np.where(place < len(steps), shares[np.minimum(place, len(steps) - 1)], np.nan)
@@ -85,13 +98,10 @@ def _lay_out(
     values: Mapping[str, Series],
     bad: Mapping[str, Series],
     rows: Sequence[str],
-    until_step: int | None,
     max_columns: int,
 ) -> Grid:
     every = [np.asarray(s.steps, dtype=np.int64) for source in (values, bad) for s in source.values()]
     steps = np.unique(np.concatenate(every)) if every else np.zeros(0, dtype=np.int64)
-    if until_step is not None:
-        steps = steps[steps <= until_step]
     if not steps.size:
         return Grid(list(rows), np.zeros(1), np.zeros((len(rows), 0)), np.zeros((len(rows), 0), dtype=bool))
     numbers, counts = (_align(source, rows, steps) for source in (values, bad))
@@ -99,13 +109,11 @@ def _lay_out(
 
 
 def _align(source: Mapping[str, Series], rows: Sequence[str], steps: np.ndarray) -> np.ndarray:
-    """Return (rows, steps) values, NaN where a row has none."""
+    """Return (rows, steps) values; NaN where a row has none."""
     values = np.full((len(rows), len(steps)), np.nan)
     for row, layer in enumerate(rows):
         if layer in source:
-            own = np.array(source[layer].steps, dtype=np.int64)
-            shown = own <= steps[-1]
-            values[row, np.searchsorted(steps, own[shown])] = np.array(source[layer].values)[shown]
+            values[row, np.searchsorted(steps, source[layer].steps)] = source[layer].values
     return values
 
 
@@ -121,7 +129,7 @@ def _thin(rows: list[str], steps: np.ndarray, values: np.ndarray, bad: np.ndarra
 
 
 def mean_known(values: np.ndarray, firsts: np.ndarray, axis: int) -> np.ndarray:
-    """Return the mean of each group that begins at one of `firsts`, over what is not NaN."""
+    """Return the mean of each group that begins at one of `firsts`, ignoring NaN."""
     known = ~np.isnan(values)
     sums = np.add.reduceat(np.where(known, values, 0.0), firsts, axis=axis)
     num_known = np.add.reduceat(known, firsts, axis=axis, dtype=np.int64)
@@ -129,7 +137,7 @@ def mean_known(values: np.ndarray, firsts: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _column_starts(steps: np.ndarray, max_columns: int) -> np.ndarray:
-    """Return the index of the first step of each column: at most `max_columns` equal ranges, empty ones left out."""
+    """Return the index of the first step of each column: at most `max_columns` equal ranges without the empty ones."""
     if len(steps) <= max_columns:
         return np.arange(len(steps))
     columns = (steps - steps[0]) * max_columns // (steps[-1] - steps[0] + 1)

@@ -1,4 +1,4 @@
-"""The report of one run: a page that needs no network, and no script for what matters most."""
+"""The report of one run: a self-contained page whose essential content needs no script."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stabletrain.diagnosis.findings_text import place
 from stabletrain.record.reader import Record, load_record
 from stabletrain.record.run_folder import RunFolder, replace_file
 from stabletrain.report import explanations as words
@@ -23,18 +24,18 @@ SHOWN_FINDINGS = 8
 
 
 def write_report(folder: RunFolder) -> Path:
-    """Write `report.html` whole, and return its path."""
+    """Write `report.html` in one piece and return its path."""
     replace_file(folder.report, render_report(folder).encode())
     return folder.report
 
 
 def render_report(folder: RunFolder) -> str:
-    """Return the page of a run, from whatever part of its record is there."""
+    """Return the page of a run, from whatever part of its record exists."""
     import jinja2
 
     record, summary, findings = load_record(folder.path), folder.read_summary(), worst_first(folder.read_findings())
     groups = by_cause(findings)
-    causes = [cause for cause, _ in groups]  # what follows from them is not marked in the pictures
+    causes = [cause for cause, _ in groups]  # their symptoms are not marked in the pictures
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     info, script = record.info, template.script()
     return environment.from_string(template.page()).render(
@@ -57,7 +58,7 @@ def render_report(folder: RunFolder) -> str:
 
 
 def _policy(script: str) -> str:
-    """Forbid the page everything but its own style, script and pictures."""
+    """Return a content security policy that allows only the page's own style, script and pictures."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
@@ -74,7 +75,7 @@ def _verdict_part(record: Record, summary: Mapping[str, Any], findings: Sequence
         "sign": judged.sign,
         "status": "Nothing was recorded. " * nothing_recorded + status_words,
         "headline": _finding_part(judged.worst, record.info) if judged.worst else None,
-        "nothing_found": "The doctor found nothing." if status not in (None, RUNNING) else "Nothing found so far.",
+        "nothing_found": "No problem found." if status not in (None, RUNNING) else "No problem found so far.",
     }
 
 
@@ -83,14 +84,13 @@ def _finding_part(finding: Finding, info: Mapping[str, Any], symptoms: Sequence[
         "severity": finding.severity,
         "sign": words.SEVERITY_SIGNS[finding.severity],
         "heading": words.verdict_words(finding.kind)[0],
-        "where": finding.layer or "whole model",
+        "where": place(finding),
         "steps": words.steps(finding.first_step, finding.last_step),
         "advice": finding.advice,
         "evidence": " · ".join(f"{str(k).replace('_', ' ')}: {words.number(v)}" for k, v in finding.evidence.items()),
         "commands": [(rerun_command(info, override), why) for override, why in finding.remedies],
         "symptoms": [
-            f"{words.verdict_words(f.kind)[0]}: {f.layer or 'whole model'}, {words.steps(f.first_step, f.last_step)}"
-            for f in symptoms
+            f"{words.verdict_words(f.kind)[0]}: {place(f)}, {words.steps(f.first_step, f.last_step)}" for f in symptoms
         ],
     }
 
@@ -109,7 +109,7 @@ def _facts(record: Record, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         "Options": [f"{k} {v}" for k, v in choices.items() if k in ("activation", "init", "norm", "clip", "optimizer")],
         "Steps": [words.number(steps) if steps is not None else None],
         "Time": [words.duration(summary["seconds"]) if summary.get("seconds") is not None else None],
-        "Cost of watching": [words.percent(summary["watch_overhead"]) if summary.get("watch_overhead") else None],
+        "Monitoring overhead": [words.percent(summary["watch_overhead"]) if summary.get("watch_overhead") else None],
         "Started": [info.get("started")],
         "Git commit": [info.get("git_commit")],
         "Resumed from": [summary.get("resumed_from")],
@@ -121,7 +121,7 @@ def _facts(record: Record, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _link(url: Any) -> str | None:
-    """Return `url` if it is one that a browser may follow without harm."""
+    """Return `url` if it is safe as a link, that is, HTTP or HTTPS."""
     return url if isinstance(url, str) and url.lower().startswith(("http://", "https://")) else None
 
 

@@ -1,4 +1,4 @@
-"""What the page's script draws: the record as JSON data, thinned and quantized so that it stays small."""
+"""The data that the page's script draws: the record as JSON, downsampled and quantized to keep the page small."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from stabletrain.diagnosis.findings_text import place
 from stabletrain.record.reader import Record
 from stabletrain.report import explanations as words
 from stabletrain.report.frames import frame_steps
 from stabletrain.report.grid import Grid, clipped_share, ratio_grid, signal_grid, time_grids
 from stabletrain.report.pictures.cells import OF_GRADIENTS, color_limits
 from stabletrain.report.pictures.clip_norms import has_clipping
-from stabletrain.report.pictures.curves import finite, panels_of, thin
+from stabletrain.report.pictures.curves import NORM_HEADING, Panel, finite, panels_of, thin
 from stabletrain.report.pictures.drawing import SEQUENTIAL
 from stabletrain.report.pictures.ridges import limits_of_histograms
 from stabletrain.report.pictures.update_ratios import band_limits, bands_of
@@ -22,29 +23,29 @@ from stabletrain.report.quantize import encode_frame, encode_grid, to_base64
 from stabletrain.signal.histogram import Histogram
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import Finding
-from stabletrain.vocabulary.signals import CLIP, DELTA, GRADIENT, SIGNALS
+from stabletrain.vocabulary.signals import ACTIVATION, CLIP, DELTA, GRADIENT, MOMENT, SIGNALS, UPDATE, WEIGHT
 
-# Bytes before base64; 200 layers and 1,000 steps with all signals make a page of less than 3 MB.
+# Sizes before base64 encoding: with 200 layers, 1,000 steps and all signals, a page is smaller than 3 MB.
 CELLS_OF_GRADIENT, CELLS_OF_OTHERS, CELLS_OF_TIME = 80_000, 30_000, 60_000  # two bytes each
 FRAMES_OF_GRADIENT_BYTES, FRAMES_OF_OTHERS_BYTES = 330_000, 200_000
 MAX_FRAMES, MIN_FRAMES, MIN_FRAMES_OF_OTHERS, MIN_COLUMNS = 120, 9, 3, 20
 MAX_MARKS = 8
 
-# What a signal is called, what a cell shows, and one element's size.
+# For each signal: its label, the quantity in a cell, and the magnitude of one element.
 LABELS = {
     GRADIENT: ("gradient", "rms of g", "|g|"),
-    "delta": ("gradient at the layer's output (delta)", "rms of δ", "|δ|"),
-    "activation": ("activation", "rms of a", "|a|"),
-    "weight": ("weight", "rms of W", "|W|"),
-    "update": ("update", "rms of ΔW", "|ΔW|"),
-    "moment": ("second moment of the optimizer", "rms of v", "v"),
-    "clip": ("gradient after clipping", "rms of g", "|g|"),
+    DELTA: ("gradient at the layer's output (delta)", "rms of δ", "|δ|"),
+    ACTIVATION: ("activation", "rms of a", "|a|"),
+    WEIGHT: ("weight", "rms of W", "|W|"),
+    UPDATE: ("update", "rms of ΔW", "|ΔW|"),
+    MOMENT: ("second moment of the optimizer", "rms of v", "v"),
+    CLIP: ("gradient after clipping", "rms of g", "|g|"),
     names.UPDATE_RATIO: ("update ratio ‖ΔW‖/‖W‖", "‖ΔW‖/‖W‖", ""),
 }
 
 
 def page_data(record: Record, findings: Sequence[Finding] = ()) -> dict[str, Any]:
-    """Return everything that the script draws, as plain JSON data."""
+    """Return everything that the script draws, as JSON data."""
     present = [s for s in SIGNALS if record.of_layers(names.of_signal(s, names.RMS)) or record.histograms_of(s)]
     if not present and record.of_layers(names.GRADIENT_NONFINITE):
         present = [GRADIENT]
@@ -62,11 +63,12 @@ def page_data(record: Record, findings: Sequence[Finding] = ()) -> dict[str, Any
         "bands": _bands(ratios) if np.isfinite(ratios.log10).any() else None,
         "charts": [chart for panel in panels_of(record) if (chart := _chart(panel))],
         "clipping": has_clipping(record),
+        "keys": {"before": GRADIENT, "after": CLIP, "ratio": names.UPDATE_RATIO},  # signals that have a chart
     }
 
 
 def to_json(data: Mapping[str, Any]) -> str:
-    """Return JSON that is safe inside a `<script>` element: no `<`, `>` or `&` as such, no NaN."""
+    """Return JSON that is safe inside a `<script>` element: `<`, `>` and `&` escaped, no NaN."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -100,7 +102,7 @@ def _signal(record: Record, signal: str, frames_bytes: int) -> dict[str, Any]:
 def _frames(
     record: Record, rows: Sequence[str], histograms: Mapping[str, Mapping[int, Histogram]], budget: int, at_least: int
 ) -> dict[str, Any]:
-    """Choose as many steps as fit in `budget` bytes, and encode their histograms."""
+    """Choose as many steps as fit into `budget` bytes, but at least `at_least`, and encode their histograms."""
 
     def encode(step: int) -> bytes:
         return encode_frame(rows, {row: by_step[step] for row, by_step in histograms.items() if step in by_step})
@@ -119,7 +121,7 @@ def _of_steps(by_step: Mapping[int, Histogram], steps: Iterable[int]) -> list[Hi
 
 
 def _clipped(record: Record, signals: Sequence[Mapping[str, Any]]) -> list[int | None] | None:
-    """Return the share of clipped steps in percent for each column of the first signal."""
+    """Return the percentage of clipped steps in each column of the first signal."""
     shares = clipped_share(record, np.array(signals[0]["edges"], dtype=float)) if signals else None
     return None if shares is None else [None if np.isnan(x) else round(100 * x) for x in shares]
 
@@ -130,6 +132,7 @@ def _mark(finding: Finding) -> dict[str, Any]:
         "severity": finding.severity,
         "name": words.verdict_words(finding.kind)[0],
         "layer": finding.layer,
+        "where": place(finding),
         "first": finding.first_step,
         "last": finding.last_step,
     }
@@ -156,10 +159,11 @@ def _bands(grid: Grid) -> dict[str, Any]:
     return {"steps": bands.steps.tolist(), "log10": rounded, "low": low, "high": high}
 
 
-def _chart(panel: Any) -> dict[str, Any]:
+def _chart(panel: Panel) -> dict[str, Any]:
     lines = []
     limits = panel.limits if panel.limits and np.isfinite(panel.limits).all() else None
     for label, series in panel.lines.items():
         steps, values = thin(finite(series))
         lines.append({"label": label, "steps": steps.tolist(), "values": [float(f"{v:.5g}") for v in values]})
-    return {"heading": panel.heading, "log": panel.log, "limits": limits, "lines": lines}
+    is_norm = panel.heading == NORM_HEADING
+    return {"heading": panel.heading, "log": panel.log, "limits": limits, "lines": lines, "isNorm": is_norm}

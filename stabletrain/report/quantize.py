@@ -1,4 +1,4 @@
-"""Numbers in little room: a grid as 16 bits a cell, histograms as one byte a bin, both as base64."""
+"""Compact encodings for the page: 16 bits per cell of a grid, one byte per bin of a histogram, in base64."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ import numpy as np
 from stabletrain.report.grid import Grid
 from stabletrain.signal.histogram import NONFINITE_BIN, ZERO_BIN, Histogram
 
-NONE_CODE, ZERO_CODE, FIRST_CODE = 0, 1, 2  # from FIRST_CODE on: a finite number
+NONE_CODE, ZERO_CODE, FIRST_CODE = 0, 1, 2  # FIRST_CODE and above: a finite number
 LAST_CODE = 0x7FFF
 NONFINITE_FLAG = 0x8000
 MAX_BYTE = 255
 
 
 def to_base64(data: bytes | np.ndarray) -> str:
-    """Return bytes, or an array's bytes, as text."""
+    """Return the bytes, or the bytes of an array, in base64."""
     return base64.b64encode(data if isinstance(data, bytes) else data.tobytes()).decode()
 
 
 def encode_grid(grid: Grid) -> dict[str, Any]:
-    """Return a grid as JSON data. A finite log10 is `base + (code - 2)·quantum`: over 40 decades exact to 0.3%.
+    """Return a grid as JSON data, with one code per cell.
 
-    | code | what |
+    | code | meaning |
     |---|---|
-    | 0 | nothing finite was recorded |
+    | 0 | no finite value was recorded |
     | 1 | exactly zero |
-    | 2…32767 | a finite number |
-    | + 32768 | Inf or NaN was seen |
+    | 2…32767 | log10 = `base + (code - 2)·quantum` |
+    | + 32768 | Inf or NaN was recorded |
+
+    Over a range of 40 orders of magnitude, the relative error of a value is at most 0.3%.
     """
     finite = np.isfinite(grid.log10)
     low, high = (float(f(grid.log10[finite])) for f in (np.min, np.max)) if finite.any() else (0.0, 0.0)
@@ -51,10 +53,11 @@ def encode_grid(grid: Grid) -> dict[str, Any]:
 
 
 def encode_frame(rows: Sequence[str], histograms: Mapping[str, Histogram]) -> bytes:
-    """Return one step's histograms, row by row; what is there at all is at least 1, so that it is not hidden.
+    """Return the histograms of one step, row by row.
 
-    A row is the share of zeros (in 255ths), the share of Inf and NaN, the first filled bin, the number of bins, and
-    for each bin its count in 255ths of the highest. A row without a histogram is four zeros.
+    A row consists of the fraction of zeros in units of 1/255, the fraction of Inf and NaN, the first non-empty bin,
+    the number of bins, and for each bin its count in units of 1/255 of the largest. A count above zero is encoded as
+    at least 1, so that single elements remain visible. A row without a histogram is four zeros.
     """
     return b"".join(_encode_row(histograms.get(row)) for row in rows)
 
@@ -75,7 +78,7 @@ def _encode_row(histogram: Histogram | None) -> bytes:
 
 
 def _up(share: float) -> int:
-    """Return a share in 255ths: 0 only for none, 255 only for all."""
+    """Return a fraction in units of 1/255: 0 only for none, 255 only for all."""
     if share in (0.0, 1.0):
         return round(share * MAX_BYTE)
     return min(max(round(share * MAX_BYTE), 1), MAX_BYTE - 1)

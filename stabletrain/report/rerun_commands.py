@@ -1,4 +1,4 @@
-"""Ready-to-copy commands: the run again, with one thing changed."""
+"""Commands that repeat a run with one setting changed, ready to copy."""
 
 from __future__ import annotations
 
@@ -7,31 +7,32 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 PROGRAM = "python -m stabletrain"
-OWN = ("output_dir", "run_name", "resume")  # belong to the one run, and would make its rerun write into it
-
-EVERYWHERE = ("model.depth", "model.width", "optimizer.lr", "data.batch_size")  # each option of the group has it
+OWN = ("output_dir", "run_name", "resume")  # specific to the run: with them, the rerun would write into its folder
+EVERYWHERE = ("model.depth", "model.width", "optimizer.lr", "data.batch_size")  # settings of every option of a group
 
 
 def rerun_command(info: Mapping[str, Any], override: str) -> str:
-    """Return the command that repeats the run with `override` in place of what it said on the same key.
+    """Return the command that repeats the run with `override` in place of its own value of that key.
 
-    With another option of a group go the settings of the old one (`init.std` of `init=normal`), which it may not have.
+    If the override selects another option of a group, the settings of the former option are left out (`init.std` of
+    `init=normal`), since the new one may not have them.
 
     Args:
-        info: What the run is (`Record.info`); without a command in it, the chosen options are named.
+        info: What the record says about the run (`Record.info`). If it contains no command, the chosen options are
+            listed.
         override: A command-line override.
     """
     changed = _key(override)
-    kept = [word for word in original_words(info) if "=" not in word or not _gives_way(_key(word), changed)]
+    kept = [word for word in original_words(info) if "=" not in word or not _is_replaced(_key(word), changed)]
     return " ".join([PROGRAM, *map(shlex.quote, [*kept, override])])
 
 
-def _gives_way(key: str, changed: str) -> bool:
+def _is_replaced(key: str, changed: str) -> bool:
     return key in (changed, *OWN) or (key.startswith(f"{changed}.") and key not in EVERYWHERE)
 
 
 def original_words(info: Mapping[str, Any]) -> list[str]:
-    """Return what followed the program's name on the command line, or one word per chosen option."""
+    """Return the arguments on the command line, or one argument per chosen option if they are unknown."""
     words = _words(info.get("command"))
     for place, word in enumerate(words):
         if word.replace("\\", "/").removesuffix("/__main__.py").rsplit("/", 1)[-1] in (
@@ -40,7 +41,7 @@ def original_words(info: Mapping[str, Any]) -> list[str]:
         ):
             words = words[place + 1 :]
             break
-    if words and not {"-m", "--multirun"} & set(words):  # a sweep's command says more than the one run
+    if words and not {"-m", "--multirun"} & set(words):  # a sweep's command describes all of its runs
         return words
     choices = info.get("choices")
     return [f"{group}={option}" for group, option in choices.items()] if isinstance(choices, Mapping) else []

@@ -1,4 +1,4 @@
-"""The verdict on a run as its pages show it, also of one that goes on or broke off."""
+"""The verdict on a run, also while it trains or after it broke off: one function for all pages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from stabletrain.vocabulary.statuses import FAILED, RUNNING
 
 
 class Judged(NamedTuple):
-    """Verdict, the sign before it, its mood (`good`, a severity, or none), and the finding that it stands for."""
+    """A verdict as a page shows it.
+
+    Attributes:
+        verdict: `healthy`, a finding's kind, or one of the report's own: `none` and `run_failed`.
+        sign: Symbol in front of it.
+        mood: `good`, a severity, or "" while there is no verdict.
+        worst: The finding that the verdict names, if it is among the findings.
+    """
 
     verdict: str
     sign: str
@@ -19,21 +26,37 @@ class Judged(NamedTuple):
     worst: Finding | None
 
 
-def judge(summary: Mapping[str, Any], findings: Sequence[Finding]) -> Judged:
-    """Return what is said of a run.
+def verdict_so_far(summary: Mapping[str, Any], findings: Sequence[Finding]) -> str | None:
+    """Return `healthy` or a finding's kind; None if there is no verdict yet.
 
-    While it goes on the findings so far speak, and their absence proves nothing.
+    A run that trains, or that ended without writing a verdict, is judged by its findings so far: their absence does
+    not make it healthy.
+
+    Args:
+        summary: Content of `summary.json`.
+        findings: Findings of the run.
     """
-    status, verdict = summary.get("status"), summary.get("verdict")
-    if not verdict or status == RUNNING:
-        verdict = verdict_of(findings)
-        verdict = words.NO_VERDICT if verdict == HEALTHY else verdict
-    if status == FAILED and verdict in (HEALTHY, words.NO_VERDICT):
+    verdict = summary.get("verdict")
+    if isinstance(verdict, str) and verdict and summary.get("status") != RUNNING:
+        return verdict
+    verdict = verdict_of(findings)
+    return None if verdict == HEALTHY else verdict
+
+
+def judge(summary: Mapping[str, Any], findings: Sequence[Finding]) -> Judged:
+    """Return the verdict on a run with its sign and colour.
+
+    Args:
+        summary: Content of `summary.json`.
+        findings: Findings of the run.
+    """
+    verdict = verdict_so_far(summary, findings)
+    if summary.get("status") == FAILED and verdict in (HEALTHY, None):
         verdict = words.RUN_FAILED
+    if verdict is None:
+        return Judged(words.NO_VERDICT, "…", "", None)
     if verdict == HEALTHY:
         return Judged(HEALTHY, "✔", "good", None)
-    if verdict == words.NO_VERDICT:
-        return Judged(str(verdict), "…", "", None)
     worst = next((f for f in worst_first(findings) if f.kind == verdict and f.alarms), None)
     mood = worst.severity if worst else "warning"
-    return Judged(str(verdict), words.SEVERITY_SIGNS[mood], mood, worst)
+    return Judged(verdict, words.SEVERITY_SIGNS[mood], mood, worst)

@@ -1,4 +1,4 @@
-"""How fast a run was, and how well more processes paid."""
+"""Throughput of a run, and scaling efficiency over several processes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from statistics import median
 from typing import Any
 
 from stabletrain.record.reader import Record
-
-SAMPLES_PER_SECOND = "system/samples_per_second"
+from stabletrain.vocabulary import metric_names as names
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Training examples per second of a run, on its processes.
+    """Throughput of a run.
 
     Attributes:
         world_size: Number of processes.
-        samples_per_second: Of all processes together; None if it is not known.
+        samples_per_second: Training examples per second over all processes; None if unknown.
     """
 
     world_size: int
@@ -26,12 +25,12 @@ class Speed:
 
 
 def speed_of(record: Record, steps: Any, seconds: Any) -> Speed:
-    """Return the median of what was sampled; of a record without samples, steps times batch over the whole time."""
+    """Return the median of the recorded throughput; if none was recorded, steps times batch size over total time."""
     parameters = record.info.get("parameters") or {}
     world_size = _whole(record.info.get("world_size")) or (
         _whole(parameters.get("trainer.devices")) * max(_whole(parameters.get("trainer.num_nodes")), 1) or 1
     )
-    series = record.scalars.get(SAMPLES_PER_SECOND)
+    series = record.scalars.get(names.SAMPLES_PER_SECOND)
     if series is not None and series.values:
         return Speed(world_size, float(median(series.values)))
     batch = _whole(parameters.get("data.batch_size"))
@@ -44,8 +43,8 @@ def efficiencies(speeds: Sequence[Speed]) -> list[float | None]:
 
     .. math:: E_n = \frac{S_n / n}{S_m / m}
 
-    with S the examples per second and m the smallest number of processes among the runs, of those the fastest run
-    (the usual definition of parallel efficiency, Amdahl 1967, with m in place of 1).
+    with S the examples per second and m the smallest number of processes among the runs; of several such runs, the
+    fastest counts. This is the usual definition of parallel efficiency (Amdahl 1967) with m in place of 1.
     """
     known = [s for s in speeds if s.samples_per_second]
     if not known:

@@ -1,4 +1,4 @@
-"""The pictures of the page: what is seen without its script, and on paper."""
+"""Pictures of the page for browsers without scripts and for printing."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from stabletrain.report.pictures.update_ratios import draw_update_ratios
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import Finding
 
-NUM_FRAMES = 3  # first, middle, last: about 0.1 s and 150 kB each
+NUM_FRAMES = 3  # first, middle, last; each takes about 0.1 s and 150 kB
 
 
 def stills(record: Record, findings: Sequence[Finding] = ()) -> dict[str, Any]:
-    """Return source and description of each picture by its place in the page; None where there is nothing to draw."""
+    """Return source and alternative text of each picture by its place in the page; None if there is nothing to draw."""
     headings = ", ".join(panel.heading.lower() for panel in panels_of(record))
     num_layers = len(record.layers)
     ratios = np.isfinite(ratio_grid(record).log10).any() if record.of_layers(names.UPDATE_RATIO) else False
-    of_layers = f"Heatmap of the gradient's rms, {num_layers} layers by step, in powers of ten."
-    through_time = "Norm of the gradient by time step and training step, in powers of ten."
-    of_ratios = "Update ratio over the steps: median and 10% to 90% of the layers, beside 0.001."
-    of_clipping = "Gradient norm before and after clipping over the steps."
+    of_layers = f"Heatmap of the gradient's rms, {num_layers} layers by step, logarithmic color scale."
+    through_time = "Norm of the gradient by time step and training step, logarithmic color scale."
+    of_ratios = "Update ratio by step: median and 10th to 90th percentile over the layers, with a line at 0.001."
+    of_clipping = "Gradient norm before and after clipping, by step."
     return {
-        "curves": _picture(draw_curves(record), f"Curves over the steps: {headings}.") if headings else None,
+        "curves": _picture(draw_curves(record), f"Curves by step: {headings}.") if headings else None,
         "heatmap": _picture(draw_heatmap(record, findings=findings), of_layers) if num_layers else None,
         "frames": _frames(record),
         "time_surface": _picture(draw_time_surface(record), through_time) if time_grids(record) else None,
@@ -48,7 +48,7 @@ def _frames(record: Record) -> list[dict[str, str]]:
     frames = []
     for step in steps:
         histograms = {layer: by_step[step] for layer, by_step in record.histograms.items() if step in by_step}
-        alt = f"Distribution of the gradient's size in each of {len(histograms)} layers at step {step}."
+        alt = f"Distribution of the gradient's magnitude in each of {len(histograms)} layers at step {step}."
         png = draw_ridges(histograms, step=step, limits=limits)
         frames.append(_picture(png, alt) | {"label": f"step {step:,}"})
     return frames

@@ -1,4 +1,4 @@
-"""The page's frame, style and script, which lie as files of their own in `assets/`."""
+"""Templates, style sheets and scripts of the pages, read from `assets/`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SCRIPTS = ("data.js", "canvas.js", "heatmap.js", "ridges.js", "lines.js", "main.
 
 
 def page() -> str:
-    """Return the page's template; everything inserted is escaped."""
+    """Return the template of a run's page; everything inserted into it is escaped."""
     return read("page.html")
 
 
@@ -19,10 +19,10 @@ def style() -> str:
 
 
 def script() -> str:
-    """Return the parts of the script as one, with no name left outside."""
+    """Return the parts of the script as one function, which adds no global names."""
     return '(() => {\n"use strict";\n' + "".join(map(read, SCRIPTS)) + "})();\n"
 
 
 def read(name: str) -> str:
-    """Return one of the files."""
+    """Return the content of one of the files."""
     return (ASSETS / name).read_text(encoding="utf-8")

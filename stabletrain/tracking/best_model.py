@@ -1,4 +1,4 @@
-"""The best network in MLflow, with its signature and an input example."""
+"""Log the best network to MLflow, with its signature and an input example."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ MODEL_NAME = "best"
 
 
 def log_network(run_id: str, tracking_uri: str, network: Any, example: np.ndarray, outputs: np.ndarray) -> None:
-    """Log a network under a run.
+    """Log a network as the model of a run.
 
-    It is kept as an exported graph, which loads anywhere and executes no code; a network that cannot be exported
-    is pickled.
+    It is saved as an exported graph, which loads without the network's source and executes no code on loading; a
+    network that cannot be exported is pickled.
 
     Args:
-        run_id: The MLflow run.
-        tracking_uri: The store.
+        run_id: Id of the MLflow run.
+        tracking_uri: The server or store.
         network: A `torch.nn.Module` in evaluation mode, on the CPU.
-        example: Inputs, shape (batch, …), at least two of them: a batch of one would be exported as fixed.
+        example: Inputs of shape (batch, …) with batch ≥ 2: `torch.export` would take a batch size of 1 as constant.
         outputs: The network's outputs for `example`.
     """
     import mlflow

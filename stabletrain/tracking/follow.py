@@ -1,4 +1,4 @@
-"""Shipping beside a training process, for as long as it lives."""
+"""Ship a record during training, until the training process ends."""
 
 from __future__ import annotations
 
@@ -9,34 +9,45 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from stabletrain.tracking.shipper import Shipper, ShipResult
+from stabletrain.tracking.ship_result import ShipResult
+from stabletrain.tracking.shipper import Shipper
 from stabletrain.tracking.store import Unreachable
 
-END = "end"  # the line that says training has ended and its summary is written
+END = "end"  # the line sent when training has ended and its summary is written
 MAX_BACKOFF_S = 60.0
 PARENT_CHECK_S = 1.0
 Emit = Callable[[dict[str, Any]], None]
 
 
 def follow(shipper: Shipper, lines_in: Iterable[str], emit: Emit, interval_s: float = 2.0) -> ShipResult | None:
-    """Ship every `interval_s` until training has ended, then once more; return the sums, or None if that failed.
+    """Ship every `interval_s` until training has ended, then once more.
 
-    Training ends when `lines_in` delivers `end`, or is at its end: a pipe closes when the process at its other side
-    dies, also by SIGKILL. A server that is away is tried again, less and less often, and a last time at the end.
+    Training has ended when `lines_in` yields `end` or is exhausted: a pipe closes when the process at its other end
+    exits, also by SIGKILL. If the server cannot be reached, the shipper tries again at growing intervals, and a last
+    time at the end.
 
     | event | fields | when |
     |---|---|---|
     | `ready` | `run_id` `url` `view_url` `tracking_uri` | once, when the MLflow run is known |
-    | `unreachable` | `reason` | the server went away, or refuses; again at the end if it still does: nothing is lost |
+    | `unreachable` | `reason` | the server stops answering, or refuses; again at the end if it still does |
     | `note` | `text` | something the user should know |
-    | `done` | `points` `images` | last, if everything was carried over |
-    | `failed` | `reason` | last, if the shipper itself broke |
+    | `done` | `points` `images` | last, if everything was shipped |
+    | `failed` | `reason` | last, if the shipper itself failed |
+
+    Args:
+        shipper: The shipper of one run.
+        lines_in: Lines from the training process.
+        emit: Called with each event of the table.
+        interval_s: Time between two passes.
+
+    Returns:
+        The totals over all passes, or None if the last pass failed.
     """
     session = _Session(shipper, emit)
     ended = threading.Event()
-    threading.Thread(target=_listen, args=(lines_in, ended), daemon=True, name="shipper-ear").start()
+    threading.Thread(target=_listen, args=(lines_in, ended), daemon=True, name="shipper-input").start()
     parent = os.getppid()
-    with _deaf_to_signals():
+    with _ignored_signals():
         wait_s = 0.0
         while not _wait(ended, wait_s, parent):
             wait_s = interval_s if session.attempt(ended=False) else min(max(2 * wait_s, interval_s), MAX_BACKOFF_S)
@@ -71,7 +82,7 @@ class _Session:
         return False
 
     def finish(self) -> ShipResult | None:
-        """Make the last pass and say how it went."""
+        """Make the last pass and report its outcome."""
         if self.attempt(ended=True):
             self.emit({"event": "done", "points": self.total.points, "images": self.total.images})
             return self.total
@@ -80,7 +91,7 @@ class _Session:
         return None
 
     def emit(self, event: dict[str, Any]) -> None:
-        with contextlib.suppress(OSError, ValueError):  # nobody listens any more
+        with contextlib.suppress(OSError, ValueError):  # the training process is gone
             self._emit(event)
 
     def _begin(self, result: ShipResult) -> None:
@@ -91,7 +102,7 @@ class _Session:
             self.emit({"event": "ready", **fields})
 
     def _add(self) -> None:
-        """Add up the pass; one that failed has carried something too."""
+        """Add the pass to the totals; a failed one may have shipped something too."""
         result, self._current = self._current, None
         if result is not None:
             for note in result.notes:
@@ -110,7 +121,7 @@ def _listen(lines: Iterable[str], ended: threading.Event) -> None:
 
 
 def _wait(ended: threading.Event, wait_s: float, parent: int) -> bool:
-    """Wait, and return whether training has ended: it said so, its pipe closed, or its process is gone."""
+    """Wait; return whether training has ended: `end` was received, the pipe closed, or the process is gone."""
     while wait_s > 0 and not ended.wait(min(wait_s, PARENT_CHECK_S)):
         if os.getppid() != parent:
             return True
@@ -119,8 +130,8 @@ def _wait(ended: threading.Event, wait_s: float, parent: int) -> bool:
 
 
 @contextlib.contextmanager
-def _deaf_to_signals() -> Iterator[None]:
-    """Ignore Ctrl-C and SIGTERM: they are meant for training, which saves first and then says `end`."""
+def _ignored_signals() -> Iterator[None]:
+    """Ignore Ctrl-C and SIGTERM: they are meant for training, which first saves and then sends `end`."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""From the record to what MLflow takes: each number of each step once, under a key that MLflow accepts."""
+"""Turn the record into MLflow metrics: each value of each step once, under a key that MLflow accepts."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ from stabletrain.record.reader import Entry, Position, Scalar, event_files, read
 from stabletrain.vocabulary import metric_names as names
 
 MAX_KEY_LENGTH = 250
-_MAX_FILES = 40  # of a position; a tag holds 8,000 characters
+_MAX_FILES = 40  # event files in a position; a tag holds 8,000 characters
 _NOT_ALLOWED = re.compile(r"[^A-Za-z0-9_\-. :/]")
 _OF_LAYER = re.compile(r"/L(\d+)\.")
-_SHIPPED_FAMILIES = (names.GRADIENT_RMS, names.GRADIENT_NONFINITE, names.UPDATE_RATIO)  # the first ones first
-MAX_CURVES = 600  # of a run, with one curve per layer; beyond a thousand keys MLflow's page freezes
+_SHIPPED_FAMILIES = (
+    names.GRADIENT_RMS,
+    names.GRADIENT_NONFINITE,
+    names.UPDATE_RATIO,
+)  # in the order in which they are kept
+MAX_CURVES = 600  # of a run, among those with one curve per layer; beyond 1,000 keys MLflow's page freezes
 
 
 @dataclass(frozen=True)
 class Point:
-    """One metric value, as MLflow takes it."""
+    """One value of a metric in MLflow."""
 
     key: str
     step: int
@@ -32,16 +36,16 @@ class Point:
 
 
 def is_shipped(name: str, num_layers: int) -> bool:
-    """Whether the scalar goes to MLflow: of what has one curve per layer, as many families as make 600 curves.
+    """Return whether to ship a scalar to MLflow, which gets at most `MAX_CURVES` curves by layer.
 
-    | layers | what is shipped of each |
+    | layers | shipped for each layer |
     |---|---|
     | up to 200 | `gradient/rms`, `gradient/nonfinite`, `update/ratio` |
     | up to 300 | `gradient/rms`, `gradient/nonfinite` |
     | up to 600 | `gradient/rms` |
-    | more | `gradient/rms` of every second layer, every third, and so on |
+    | more | `gradient/rms` of every second layer, of every third, and so on |
 
-    TensorBoard and the report have them all; the table of the worst layers looks at all.
+    Scalars without a layer are always shipped. TensorBoard, the report and the table of layers have all of them.
 
     Args:
         name: Name of the scalar.
@@ -59,37 +63,35 @@ def is_shipped(name: str, num_layers: int) -> bool:
 
 
 def num_layers_of(entries: Iterable[Entry]) -> int:
-    """Return how many layers' gradients one event holds."""
+    """Return the number of layers whose gradient is in one event."""
     prefix = f"{names.GRADIENT_NONFINITE}/"
     return sum(isinstance(entry, Scalar) and entry.name.startswith(prefix) for entry in entries)
 
 
 def clean_key(name: str) -> str:
-    """Return `name` as a key MLflow accepts: at most 250 of `A-Za-z0-9_-. :/`, a path that needs no folding."""
+    """Return `name` as a key that MLflow accepts: at most 250 of `A-Za-z0-9_-. :/`, and a normalized path."""
     parts = [part for part in _NOT_ALLOWED.sub("_", name).split("/") if part not in ("", ".")]
     key = "/".join("__" if part == ".." else part for part in parts) or "_"
     return key if len(key) <= MAX_KEY_LENGTH else marked_key(key, name)
 
 
 def marked_key(key: str, name: str) -> str:
-    """Return `key`, shortened, with a mark that tells `name` from others that were cleaned to the same key."""
+    """Return `key`, shortened, with a checksum of `name`: unique among names that are cleaned to the same key."""
     return f"{key[: MAX_KEY_LENGTH - 9]}-{zlib.crc32(name.encode()):08x}"
 
 
 @dataclass
 class Progress:
-    """What the record has yielded so far; rebuilt by reading the record from the start.
+    """State of turning a record into points; reading the record from the start restores it.
 
     Attributes:
-        last_step: Last step of each name. A resumed run repeats some steps: they are left out.
-        keys: The key of each name.
-        num_repeated: How many points were left out for that.
-        num_layers: The most layers whose gradient was recorded on one step.
+        last_step: Last step of each name. Steps that a resumed run repeats are skipped.
+        keys: Key of each name.
+        num_layers: Largest number of layers whose gradient was recorded in one step.
     """
 
     last_step: dict[str, int] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
-    num_repeated: int = 0
     num_layers: int = 0
     _taken: set[str] = field(default_factory=set)
 
@@ -103,7 +105,6 @@ class Progress:
             if not is_shipped(entry.name, self.num_layers):
                 continue
             if entry.step <= self.last_step.get(entry.name, -1):
-                self.num_repeated += 1
                 continue
             self.last_step[entry.name] = entry.step
             points.append(Point(self._key(entry.name), entry.step, round(entry.time_s * 1000), entry.value))
@@ -120,7 +121,7 @@ class Progress:
 
 
 def read_events(folder: Path, position: Position | None = None) -> Iterator[tuple[list[Entry], Position]]:
-    """Yield the entries of each whole event, and the position after it."""
+    """Yield the entries of each complete event, and the position after it."""
     before, entries = dict(position or {}), []
     for entry, after in read_entries(folder, position):
         entries.append(entry)
@@ -130,18 +131,18 @@ def read_events(folder: Path, position: Position | None = None) -> Iterator[tupl
 
 
 def covers(shipped: Position, position: Position) -> bool:
-    """Whether what ends at `position` lies before `shipped`."""
+    """Return whether everything up to `position` is contained in `shipped`."""
     return all(offset <= shipped.get(name, 0) for name, offset in position.items())
 
 
 def encode_position(position: Position) -> str:
-    """Return a position as text for a tag; of a run resumed very often, the latest files."""
+    """Return a position as text for a tag; only the latest `_MAX_FILES` files of a run that was resumed more often."""
     files = dict(sorted(position.items())[-_MAX_FILES:])
     return json.dumps(files, separators=(",", ":"))
 
 
 def decode_position(text: str | None, folder: Path) -> Position:
-    """Return the position that `encode_position` wrote; files left out of it were read to their end."""
+    """Return the position that `encode_position` wrote; files that it left out had been read to their end."""
     position: Position = json.loads(text) if text else {}
     if len(position) == _MAX_FILES:
         first = min(position)

@@ -1,7 +1,7 @@
-"""A ready-made dashboard: the saved view `Gradient health` of an experiment.
+"""A dashboard in MLflow: the saved view `Gradient health` of an experiment.
 
-MLflow keeps a saved view in an experiment tag. The format is not documented (seen in 3.17.2 and 3.18.0), so it is
-written best-effort: a failure costs the view and nothing else.
+MLflow stores a saved view in a tag of the experiment. The format is not documented (checked in 3.17.2 and 3.18.0), so
+a failure to write it is not an error.
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ import zlib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from stabletrain.tracking.picture_plan import AT_END
+from stabletrain.tracking import tags
+from stabletrain.tracking.contents.picture_plan import AT_END
 from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.signals import CLIP
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-VIEW_ID = "stabletrain-gradient-health"  # one per experiment: a rerun replaces it
+VIEW_ID = "stabletrain-gradient-health"  # one per experiment: later runs replace it
 VIEW_NAME = "Gradient health"
-_TAG = f"mlflow.sharedViewState.{VIEW_ID}"
+_TAG = f"{tags.SAVED_VIEW}.{VIEW_ID}"
 _PREFIX = "deflate;"
-_STAGES = ("train", "val", "test")
 BY_LAYER = (names.GRADIENT_RMS, names.UPDATE_RATIO)
-_FOLDED = (*BY_LAYER, "clip", *_STAGES)  # MLflow makes one chart of every key that heads none of ours
-MAX_LENGTH = 20_000  # of an experiment tag
+_FOLDED = (*BY_LAYER, CLIP, *names.STAGES)  # MLflow adds a chart for each key that is not the first of one of ours
+MAX_LENGTH = 20_000  # characters of an experiment tag
 PICTURES = (names.RIDGES, names.HEATMAP, names.UPDATE_RATIOS, names.TIME_SURFACE, names.CLIPPING)
-# The title of a chart with several curves is the list of their names; a section's name is free.
+# MLflow titles a chart of several curves with the list of their names, so the explanation is in the section's name.
 LAYERS_SECTION, END_SECTION, COURSE_SECTION, PICTURES_SECTION, UPDATE_SECTION = (
     "Gradient of every layer (RMS)",
     "Each run at its end",
@@ -39,16 +40,16 @@ LAYERS_SECTION, END_SECTION, COURSE_SECTION, PICTURES_SECTION, UPDATE_SECTION = 
 
 
 def write_view(client: MlflowClient, experiment_id: str, keys: Iterable[str], image_steps: Mapping[str, int]) -> None:
-    """Write the view over the layers of this run and of those that were in it before.
+    """Write the view for the layers of this run and of the runs that it showed before.
 
     Args:
         client: A client of the tracking server.
-        experiment_id: The experiment that gets the view.
+        experiment_id: The experiment that the view belongs to.
         keys: Metric keys of the run.
-        image_steps: For each kind of picture, the step that it opens with.
+        image_steps: For each kind of picture, the step shown at first.
     """
-    tags = client.get_experiment(experiment_id).tags
-    before = decode_view(tags[_TAG]) if _TAG in tags else None
+    text = client.get_experiment(experiment_id).tags.get(_TAG)
+    before = decode_view(text) if text is not None else None
     merged = sorted(set(keys) | set(shown_keys(before["state"]) if before else ()))
     image_steps = {**(shown_images(before["state"]) if before else {}), **image_steps}
     text = encode_view(merged, image_steps, before["createdAt"] if before else _now_ms())
@@ -57,7 +58,7 @@ def write_view(client: MlflowClient, experiment_id: str, keys: Iterable[str], im
 
 
 def encode_view(keys: list[str], image_steps: Mapping[str, int], created_ms: int) -> str | None:
-    """Return the tag's text; layers are thinned out evenly until it fits."""
+    """Return the text of the tag, or None if it does not fit; layers are left out evenly until it does."""
     by_layer = [_of_family(keys, family) for family in BY_LAYER]
     others = [key for key in keys if not any(key in of_family for of_family in by_layer)]
     stride = 1
@@ -75,18 +76,18 @@ def encode_view(keys: list[str], image_steps: Mapping[str, int], created_ms: int
 
 
 def decode_view(text: str) -> dict[str, Any]:
-    """Return what `encode_view` wrote, its state unpacked."""
+    """Return the fields that `encode_view` wrote, with the state decompressed."""
     fields = json.loads(text)
     return fields | {"state": json.loads(zlib.decompress(base64.b64decode(fields["state"].removeprefix(_PREFIX))))}
 
 
 def view_state(keys: list[str], image_steps: Mapping[str, int]) -> dict[str, Any]:
-    """Return the state of the experiment page: our sections of charts, then MLflow's own ones, folded."""
+    """Return the state of the experiment page: our sections of charts, then those of MLflow, collapsed."""
     layers, ratios = (_of_family(keys, family) for family in BY_LAYER)
-    losses = [key for key in keys if key.endswith("/loss")]
+    losses = [key for key in keys if _is_loss(key)]
     norms = [key for key in (names.NORM_TOTAL, names.NORM_AFTER) if key in keys]
-    qualities = [key for key in keys if key.split("/")[0] in _STAGES and not key.endswith("/loss")]
-    clipped = [key for key in keys if key == names.CLIP_FRACTION]
+    qualities = [k for k in keys if k.split("/")[0] in names.STAGES and not _is_loss(k) and k != names.LR]
+    clipped, rates = ([key for key in keys if key == name] for name in (names.CLIP_FRACTION, names.LR))
     charts = [
         _line(LAYERS_SECTION, "rms", layers, "log"),
         _images(END_SECTION, [key + AT_END for key in PICTURES if key + AT_END in image_steps], 0),
@@ -94,6 +95,7 @@ def view_state(keys: list[str], image_steps: Mapping[str, int]) -> dict[str, Any
         _line(COURSE_SECTION, "quality", qualities, "linear"),
         _line(COURSE_SECTION, "norm", norms, "log"),
         _line(COURSE_SECTION, "clipped", clipped, "linear"),
+        _line(COURSE_SECTION, "learning rate", rates, "linear"),
         *(_images(PICTURES_SECTION, [key], image_steps[key]) for key in PICTURES if key in image_steps),
         _line(UPDATE_SECTION, "update", ratios, "log"),
     ]
@@ -116,7 +118,7 @@ def view_state(keys: list[str], image_steps: Mapping[str, int]) -> dict[str, Any
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": ["attributes.`Source`", "tags.`stabletrain.verdict`"],
+        "selectedColumns": ["attributes.`Source`", f"tags.`{tags.VERDICT}`"],
         "columnOrder": [],
         "columnWidths": {},
         "runsHiddenMode": "FIRST_10_RUNS",
@@ -134,19 +136,23 @@ def view_state(keys: list[str], image_steps: Mapping[str, int]) -> dict[str, Any
 
 
 def view_keys(keys: Iterable[str]) -> list[str]:
-    """Return those of a run's keys that the view shows."""
+    """Return the keys of a run that the view shows."""
     return shown_keys(view_state(sorted(keys), {}))
 
 
 def shown_keys(state: dict[str, Any]) -> list[str]:
-    """Return the keys of all curves in a state."""
+    """Return the keys of all curves in a state of the page."""
     return [key for chart in state.get("compareRunCharts", []) for key in chart.get("selectedMetricKeys", [])]
 
 
 def shown_images(state: dict[str, Any]) -> dict[str, int]:
-    """Return the pictures in a state, and the step that each opens with."""
+    """Return the step shown at first of each picture in a state of the page."""
     cards = [chart for chart in state.get("compareRunCharts", []) if chart["type"] == "IMAGE"]
     return {key: card["step"] for card in cards for key in card["imageKeys"]}
+
+
+def _is_loss(key: str) -> bool:
+    return key.endswith(f"/{names.LOSS}")
 
 
 def _of_family(keys: Iterable[str], family: str) -> list[str]:
@@ -178,7 +184,7 @@ def _line(section: str, name: str, keys: list[str], scale: str) -> dict[str, Any
 
 
 def _images(section: str, keys: list[str], step: int) -> dict[str, Any] | None:
-    """Return a card: of one key a picture for each run, of several a table with a column for each run."""
+    """Return a card of pictures: one per run for a single key, else a table with one column per run."""
     if not keys:
         return None
     return _chart(section, keys[0], "IMAGE") | {"imageKeys": keys, "step": step, "showRunParams": False}

@@ -1,4 +1,4 @@
-"""MLflow's and TensorBoard's pages on this machine, until Ctrl-C."""
+"""Serve the pages of MLflow and TensorBoard on this machine, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import IO
 
 from stabletrain.errors import RequestError, require_range
+from stabletrain.tracking.guarded_process import start_guarded, stop_guarded
 from stabletrain.tracking.store import artifact_root, database_of, page_url
 
-HOST = "127.0.0.1"  # neither page asks for a password: not for other machines
+HOST = "127.0.0.1"  # neither page asks for a password, so other machines must not reach it
 START_TIMEOUT_S = 90.0
-STOP_TIMEOUT_S = 5.0
 POLL_S = 0.5
 
 
@@ -37,14 +37,14 @@ def serve(
     """Serve the embedded store and the event files, print both links, and wait for Ctrl-C or SIGTERM.
 
     Args:
-        tracking_uri: The store (see `resolve_tracking_uri`). A server has its own pages: only its link is printed.
-        logdir: The folder above the runs.
+        tracking_uri: The store (see `resolve_tracking_uri`). A server has pages of its own: only its link is printed.
+        logdir: The folder that contains the runs.
         mlflow_port: Port of MLflow's page.
         tensorboard_port: Port of TensorBoard's page.
-        say: Prints a line.
+        say: Called with each line to print.
 
     Raises:
-        RequestError: There is nothing to show yet, a port is taken, or a page did not come up.
+        RequestError: There is no store yet, a port is taken, or a server did not start.
     """
     with tempfile.TemporaryDirectory(prefix="stabletrain-ui-") as shown:
         _serve(tracking_uri, Path(logdir).absolute(), Path(shown), mlflow_port, tensorboard_port, say)
@@ -62,11 +62,11 @@ def _serve(
     for page in pages:
         _require_free(page)
     link_runs(logdir, shown)
-    with _asked_to_stop() as stop, contextlib.ExitStack() as stack:
+    with _stop_event() as stop, contextlib.ExitStack() as stack:
         for page in pages:
             stack.enter_context(_running(page))
         for page in pages:
-            _wait_until_it_answers(page, stop)
+            _wait_for_answer(page, stop)
         if not stop.is_set():
             for page in pages:
                 say(f"{page.title:<12} {page.link}")
@@ -78,10 +78,10 @@ def _serve(
 
 
 def link_runs(logdir: Path, shown: Path) -> None:
-    """Show each run in `logdir` once, by a link in the folder that TensorBoard reads.
+    """Add a link for each new run in `logdir` to the folder that TensorBoard reads.
 
-    The embedded store keeps a copy of each run's event files among its artifacts, in the same folder: read as it
-    is, TensorBoard would show every run twice.
+    The artifacts of the embedded store, which contain a copy of each run's event files, are in `logdir` too:
+    TensorBoard would show every run twice if it read that folder.
     """
     for events in logdir.glob("*/tensorboard"):
         link = shown / events.parent.name
@@ -90,7 +90,7 @@ def link_runs(logdir: Path, shown: Path) -> None:
 
 
 def home_url(base: str) -> str:
-    """Return the link to MLflow's experiments, in the mode that shows training runs."""
+    """Return the link to MLflow's experiments, in its mode for training runs."""
     return f"{base}/#/experiments?workflowType=machine_learning"
 
 
@@ -163,32 +163,17 @@ def _any_free_port() -> int:
 
 @contextlib.contextmanager
 def _running(page: _Page) -> Iterator[None]:
-    """Start a page in a process group of its own, and end the whole group."""
+    """Run the server of a page until the block is left, or until this process is killed."""
     environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with tempfile.TemporaryFile() as page.log:
-        page.process = subprocess.Popen(
-            page.command,
-            stdin=subprocess.DEVNULL,
-            stdout=page.log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
+        page.process = start_guarded(page.command, page.log, environment)
         try:
             yield
         finally:
-            _end_group(page.process)
+            stop_guarded(page.process)
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_TIMEOUT_S)
-
-
-def _wait_until_it_answers(page: _Page, stop: threading.Event) -> None:
+def _wait_for_answer(page: _Page, stop: threading.Event) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while not stop.wait(POLL_S):
         _require_alive(page)
@@ -212,8 +197,8 @@ def _tail(page: _Page, num_lines: int = 8) -> str:
 
 
 @contextlib.contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C and SIGTERM set."""
+def _stop_event() -> Iterator[threading.Event]:
+    """Yield an event that is set by Ctrl-C and SIGTERM."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop

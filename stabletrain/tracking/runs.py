@@ -1,4 +1,4 @@
-"""Which MLflow run belongs to a record, and whether the process that writes the record still lives."""
+"""Find the MLflow run of a record, and tell whether the process that writes the record is still alive."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import psutil
 
 from stabletrain.record.reader import Info, event_files, read_entries
 from stabletrain.record.run_folder import RunFolder
+from stabletrain.tracking import tags
 from stabletrain.tracking.store import artifact_root
-from stabletrain.tracking.sweep_parent import UID_TAG, parent_tag
+from stabletrain.tracking.sweep_parent import parent_tag
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 DEFAULT_EXPERIMENT = "stabletrain"
-STALE_S = 3600.0  # a record of another machine that has not grown for this long is taken to have ended
+STALE_S = 3600.0  # without growth for this long, a record of another machine counts as ended
 _EVENT_FILE = re.compile(r"^events\.out\.tfevents\.(?P<time_s>\d+\.\d+)\.(?P<host>.+)\.(?P<pid>\d+)$")
-_ALL_RUNS = 3  # mlflow.entities.ViewType.ALL
-_NOT_HERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+_NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 def find_run(
@@ -38,9 +38,19 @@ def find_run(
     known_id: str | None,
     notes: list[str],
 ) -> Run:
-    """Return the MLflow run of a record: the one noted, else the one that bears its uid, else a new one.
+    """Return the MLflow run of a record: the known one, else the one with its uid, else a new one.
 
-    A run or experiment that was deleted is restored, and `notes` says so.
+    A run or experiment that was deleted is restored.
+
+    Args:
+        client: A client of the tracking server.
+        tracking_uri: The server.
+        folder: The run's folder.
+        info: What the record says about the run.
+        experiment_name: Name of the experiment; as in the record if None, else `stabletrain`.
+        run_name: Name of a new run; as in the record if None, else the folder's name.
+        known_id: Id of the MLflow run if it is known.
+        notes: Receives a sentence for everything that was restored.
     """
     uid = run_uid(folder, info)
     experiment_id = None
@@ -49,29 +59,27 @@ def find_run(
     )
     if run is None:
         experiment_id = _experiment(client, tracking_uri, experiment_name or info.get("experiment_name"), notes)
-        filter_string = "tags.`{}` = '{}'".format(UID_TAG, uid.replace("'", "_"))
-        found = client.search_runs([experiment_id], filter_string, run_view_type=_ALL_RUNS, max_results=10)
-        run = min(found, key=lambda r: (r.info.start_time, r.info.run_id), default=None)
+        run = tags.find_by_uid(client, experiment_id, uid)
     else:
         _restore_experiment(client, run.info.experiment_id, notes)
     if run is None:
         assert experiment_id is not None
         name = str(run_name or info.get("run_name") or folder.path.name)[:250]
-        tags = {UID_TAG: uid.replace("'", "_")} | parent_tag(client, experiment_id, folder)
-        run = client.create_run(experiment_id, start_time=_start_ms(folder), tags=tags, run_name=name)
-    elif run.info.lifecycle_stage == "deleted":
+        own = {tags.UID: uid} | parent_tag(client, experiment_id, folder)
+        return client.create_run(experiment_id, start_time=_start_ms(folder), tags=own, run_name=name)
+    if run.info.lifecycle_stage == "deleted":
         client.restore_run(run.info.run_id)
         notes.append(f"The MLflow run {run.info.run_name!r} had been deleted; it was restored.")
-    return run
+    return tags.upgrade(client, run)
 
 
 def run_uid(folder: RunFolder, info: dict[str, Any]) -> str:
-    """Return the record's own id; a record without one goes by its folder."""
+    """Return the id in the record; one derived from the folder if the record has none."""
     return str(info.get("run_uid") or _folder_uid(folder)).replace("'", "_")
 
 
 def first_info(folder: RunFolder) -> dict[str, Any] | None:
-    """Return what the run is, from the start of its record; empty if it does not say, None if nothing is recorded."""
+    """Return what the start of the record says about the run; empty if nothing, None if there is no record yet."""
     entries = list(itertools.islice(read_entries(folder.events), 1000))
     if not entries:
         return None
@@ -79,7 +87,10 @@ def first_info(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def is_training(folder: RunFolder) -> bool:
-    """Whether the process that began the newest event file still lives, as far as can be seen from here."""
+    """Return whether the process that began the newest event file is alive.
+
+    A process of another machine counts as alive while the file grows.
+    """
     files = event_files(folder.events)
     if not files:
         return False
@@ -88,14 +99,14 @@ def is_training(folder: RunFolder) -> bool:
         return time.time() - files[-1].stat().st_mtime < STALE_S
     try:
         process = psutil.Process(int(match["pid"]))
-        # A process that began after the file only has the same number.
+        # A process that started after the file was begun has merely got the same id.
         return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= float(match["time_s"]) + 1
     except psutil.Error:
         return False
 
 
 def end_ms(folder: RunFolder) -> int:
-    """Return when the record was last written."""
+    """Return the time of the last write to the record, in ms."""
     files = event_files(folder.events)
     return round(max((p.stat().st_mtime for p in files), default=time.time()) * 1000)
 
@@ -111,7 +122,7 @@ def _folder_uid(folder: RunFolder) -> str:
 
 
 def _noted_run(client: MlflowClient, run_id: Any, uid: str, folder: RunFolder) -> Run | None:
-    """Return the run if this server has it and it is of this record."""
+    """Return the run if it is on this server and belongs to this record."""
     from mlflow.exceptions import MlflowException
 
     if not isinstance(run_id, str) or not run_id:
@@ -119,15 +130,15 @@ def _noted_run(client: MlflowClient, run_id: Any, uid: str, folder: RunFolder) -
     try:
         run = client.get_run(run_id)
     except MlflowException as error:
-        if error.error_code in _NOT_HERE:
+        if error.error_code in _NOT_FOUND:
             return None
         raise
-    known = run.data.tags.get(UID_TAG, uid)
-    if known == uid:
+    known = tags.uid_of(run)
+    if known is None or known == uid:
         return run
-    if known == _folder_uid(folder):  # shipped before its record said what it is
-        client.set_tag(run_id, UID_TAG, uid)
-        return run
+    if known == _folder_uid(folder):  # shipped before its record contained an id
+        client.set_tag(run_id, tags.UID, uid)
+        return client.get_run(run_id)
     return None
 
 
@@ -143,7 +154,7 @@ def _experiment(client: MlflowClient, tracking_uri: str, name: Any, notes: list[
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            experiment = client.get_experiment_by_name(name)  # another run's shipper was first
+            experiment = client.get_experiment_by_name(name)  # another shipper created it at the same moment
     assert experiment is not None
     _restore_experiment(client, experiment.experiment_id, notes)
     return experiment.experiment_id

@@ -1,36 +1,30 @@
-"""Carrying a run's record over to MLflow, in batches that can be repeated.
+"""Ship a run's record to MLflow, in batches that may be repeated.
 
-The record on disk is the truth. How far it was carried is kept in a tag of the MLflow run, where the points lie, and
-is written with them: another server starts from nothing, and a batch that was half done is sent again unchanged
-(MLflow ignores a point that it has: same key, timestamp, step and value).
+The record on disk is the source of truth. The position up to which it was shipped is a tag of the MLflow run, written
+in the same request as the metric values: another server starts from nothing, and a batch that failed half-way is sent
+again unchanged (MLflow ignores a value that it has, with the same key, timestamp, step and value).
 """
 
 from __future__ import annotations
 
-import contextlib
-import getpass
-import hashlib
-import re
-import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
-from stabletrain.errors import RequestError
 from stabletrain.record.reader import Info, Position
 from stabletrain.record.run_folder import RunFolder
-from stabletrain.tracking import mlflow_view
-from stabletrain.tracking.artifacts import LogModel, ship_artifacts, ship_model
-from stabletrain.tracking.description import describe, verdict_from
-from stabletrain.tracking.images import pictures_there, upload_picture
-from stabletrain.tracking.layer_table import WorstLayers
+from stabletrain.report.run_verdict import verdict_so_far
+from stabletrain.tracking import mlflow_view, tags
+from stabletrain.tracking.contents.artifacts import LogModel, ship_artifacts, ship_model
+from stabletrain.tracking.contents.description import describe
+from stabletrain.tracking.contents.images import pictures_there, upload_picture
+from stabletrain.tracking.contents.layer_table import WorstLayers
+from stabletrain.tracking.contents.params_and_tags import ship_about
+from stabletrain.tracking.contents.picture_plan import PicturePlan
 from stabletrain.tracking.metrics import Point, Progress, covers, decode_position, encode_position, read_events
-from stabletrain.tracking.params_and_tags import ship_about
-from stabletrain.tracking.picture_plan import PicturePlan
 from stabletrain.tracking.runs import end_ms, find_run, first_info, is_training
+from stabletrain.tracking.server_errors import plain_errors
+from stabletrain.tracking.ship_lock import ship_lock
+from stabletrain.tracking.ship_result import ShipResult
 from stabletrain.tracking.store import Unreachable, is_reachable, open_client, public_uri, quiet, run_url, view_url
 from stabletrain.vocabulary import statuses
 
@@ -38,83 +32,24 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-POSITION_TAG = "stabletrain.shipped"
-VERDICT_TAG = "stabletrain.verdict"
-MAX_POINTS = 900  # of a batch; MLflow takes 1000 entries, the tag included
-LOCK_TIMEOUT_S = 300.0
+MAX_POINTS = 900  # in a batch; MLflow accepts 1,000 entries, the tag included
 STATUS = {
     statuses.FINISHED: "FINISHED",
     statuses.FAILED: "FAILED",
     statuses.STOPPED: "FAILED",
     statuses.TERMINATED: "KILLED",
 }
-DIED = "The training process ended without a word: killed, or out of memory. What it recorded until then is here."
-_HTTP_STATUS = re.compile(r"failed with error code (\d{3})")
-
-
-@dataclass
-class ShipResult:
-    """What one pass carried over, and what was there already.
-
-    Attributes:
-        run_id: The MLflow run, or None if there is no record yet.
-        experiment_id: Its experiment.
-        tracking_uri: Where it is, without a password.
-        url: Link to the run's page.
-        view_url: Link to the saved view.
-        status: MLflow's status of the run.
-        points: Metric values carried over.
-        images: Pictures carried over.
-        artifacts: Artifacts carried over (the folder `tensorboard/` counts as one).
-        points_already: Metric values that were there already.
-        images_already: Pictures that were there already.
-        artifacts_already: Artifacts that were there already.
-        notes: Sentences for the user.
-    """
-
-    run_id: str | None = None
-    experiment_id: str | None = None
-    tracking_uri: str = ""
-    url: str | None = None
-    view_url: str | None = None
-    status: str | None = None
-    points: int = 0
-    images: int = 0
-    artifacts: int = 0
-    points_already: int = 0
-    images_already: int = 0
-    artifacts_already: int = 0
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def links(self) -> dict[str, str | None]:
-        """What `summary.json` says of the run."""
-        return {
-            "mlflow_run_id": self.run_id,
-            "mlflow_tracking_uri": self.tracking_uri,
-            "mlflow_url": self.url,
-        }
-
-    @property
-    def already(self) -> int:
-        """Points, pictures and artifacts that were there already."""
-        return self.points_already + self.images_already + self.artifacts_already
-
-    def __str__(self) -> str:
-        return (
-            f"{self.points:,} points, {self.images:,} images, {self.artifacts:,} artifacts carried; "
-            f"{self.already:,} already there"
-        )
+DIED = "The training process was killed or ran out of memory. Everything that it had recorded is here."
 
 
 class Shipper:
-    """Carries one run's record over to one tracking server; every pass can be repeated.
+    """Ships the record of one run to one tracking server; every pass may be repeated.
 
     Args:
-        folder: The run.
-        tracking_uri: Where to (see `resolve_tracking_uri`).
-        experiment_name: The MLflow experiment; what the record says if None, else `stabletrain`.
-        run_name: The MLflow run's name; what the record says if None, else the folder's name.
+        folder: The run's folder.
+        tracking_uri: The server or store (see `resolve_tracking_uri`).
+        experiment_name: Name of the MLflow experiment; as in the record if None, else `stabletrain`.
+        run_name: Name of the MLflow run; as in the record if None, else the folder's name.
         log_model: Called once with (run_id, tracking_uri) when the run has ended and has a best checkpoint.
     """
 
@@ -143,7 +78,7 @@ class Shipper:
         return self._opened
 
     def _forget(self) -> None:
-        """Forget what was read: the next pass reads the record from the start."""
+        """Discard the reading state: the next pass reads the record from the start."""
         self._progress = Progress()
         self._plan: PicturePlan | None = None
         self._worst = WorstLayers()
@@ -156,14 +91,14 @@ class Shipper:
     def ship(
         self, *, ended: bool | None = None, on_run: Callable[[ShipResult], None] = lambda result: None
     ) -> ShipResult:
-        """Carry over everything that is recorded and not yet there.
+        """Ship everything that is recorded and not yet on the server.
 
         Args:
-            ended: Whether training has ended; judged by summary and process if None.
+            ended: Whether training has ended; if None, this is inferred from the summary and the training process.
             on_run: Called as soon as the MLflow run is known.
 
         Returns:
-            What was carried; its `run_id` is None if nothing is recorded yet.
+            What was shipped; its `run_id` is None if nothing is recorded yet.
 
         Raises:
             Unreachable: The server does not answer, or not in time. Nothing is lost; ship again later.
@@ -171,7 +106,7 @@ class Shipper:
         """
         result = ShipResult(tracking_uri=public_uri(self.tracking_uri))
         final, died = self._ending(ended)
-        with quiet(), self._locked(), self._plain_errors():
+        with quiet(), ship_lock(self.folder.path), plain_errors(self.tracking_uri, self.folder.path):
             if reason := is_reachable(self.tracking_uri):
                 raise Unreachable(reason)
             info = first_info(self.folder)
@@ -182,17 +117,17 @@ class Shipper:
             try:
                 self._ship_run(run, result, final, died)
             except BaseException:
-                self._forget()  # what was read and perhaps not sent is read again
+                self._forget()  # what was read may not have been sent
                 raise
         return result
 
     def write_links(self, result: ShipResult) -> None:
-        """Note in `summary.json` where the run is. Not while training lives: its process writes that file."""
+        """Add links to the run to `summary.json`. Not while training is running: its process writes that file."""
         if result.run_id is not None:
             self.folder.update_summary(**result.links)
 
     def _ending(self, ended: bool | None) -> tuple[bool, bool]:
-        """Return whether the run has ended, and whether it did so without saying how."""
+        """Return whether the run has ended, and whether it did so without writing a status."""
         if ended is False:
             return False, False
         if self.folder.read_summary().get("status") in STATUS:
@@ -232,8 +167,8 @@ class Shipper:
             self._finish(run, result, died)
 
     def _ship_points(self, run: Run, result: ShipResult) -> PicturePlan:
-        shipped_text = run.data.tags.get(POSITION_TAG)
-        if self._plan is None or shipped_text != self._shipped_text:  # the first pass, or another shipper was at work
+        shipped_text = run.data.tags.get(tags.POSITION)
+        if self._plan is None or shipped_text != self._shipped_text:  # the first pass, or another process has shipped
             self._forget()
             self._plan = PicturePlan(pictures_there(self._client, run.info.run_id))
             self._shipped_text = shipped_text
@@ -265,11 +200,11 @@ class Shipper:
         from mlflow.entities import Metric, RunTag
 
         metrics = [Metric(p.key, p.value, p.time_ms, p.step) for p in points]
-        while len(metrics) > MAX_POINTS:  # one event with more layers than a batch holds
+        while len(metrics) > MAX_POINTS:  # one event with more layers than fit in a batch
             self._client.log_batch(run.info.run_id, metrics=metrics[:MAX_POINTS])
             metrics = metrics[MAX_POINTS:]
         text = encode_position(position)
-        self._client.log_batch(run.info.run_id, metrics=metrics, tags=[RunTag(POSITION_TAG, text)])
+        self._client.log_batch(run.info.run_id, metrics=metrics, tags=[RunTag(tags.POSITION, text)])
         self._shipped_text = text
         return len(points)
 
@@ -277,13 +212,15 @@ class Shipper:
         for picture in plan.pending():
             try:
                 png = picture.draw()
-            except Exception as error:  # a picture that cannot be drawn is no reason to lose the numbers
+            except Exception as error:  # metric values are shipped even if a picture cannot be drawn
                 result.notes.append(f"{picture.key} of step {picture.step} could not be drawn: {error}")
             else:
                 upload_picture(self._client, run.info.run_id, picture, png)
                 result.images += 1
             plan.done(picture)
-        self._image_steps = {key: step for key, step, _ in sorted(plan.there, reverse=True)}  # the first of each kind
+        self._image_steps = {
+            key: step for key, step, _ in sorted(plan.there, reverse=True)
+        }  # the earliest of each kind
 
     def _ship_view(self, run: Run, result: ShipResult) -> None:
         keys = mlflow_view.view_keys(self._progress.keys.values())
@@ -291,7 +228,7 @@ class Shipper:
             return
         try:
             mlflow_view.write_view(self._client, run.info.experiment_id, keys, self._image_steps)
-        except Exception as error:  # an undocumented format: best-effort
+        except Exception as error:  # the format is not documented
             result.notes.append(f"The saved view could not be written: {error}")
         self._viewed = (keys, self._image_steps)
 
@@ -301,62 +238,11 @@ class Shipper:
         findings = self.folder.read_findings()
         carried, already = ship_artifacts(self._client, run, self.folder, summary, self._worst.table())
         result.artifacts, result.artifacts_already = len(carried), len(already)
-        self._client.set_tag(
-            run_id, "mlflow.note.content", describe(summary, findings, self._info, DIED if died else None)
-        )
-        if verdict := verdict_from(summary, findings):
-            self._client.set_tag(run_id, VERDICT_TAG, verdict)
+        self._client.set_tag(run_id, tags.NOTE, describe(summary, findings, self._info, DIED if died else None))
+        if verdict := verdict_so_far(summary, findings):
+            self._client.set_tag(run_id, tags.VERDICT, verdict)
         if self._log_model is not None:
             ship_model(self._client, run, self.folder, self._log_model, self.tracking_uri, result.notes)
         status = "KILLED" if died else STATUS[str(summary["status"])]
         result.status = status
         self._client.set_terminated(run_id, status, end_time=end_ms(self.folder))
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Let one shipper at a time work on the run; two would not harm it, but do everything twice."""
-        name = hashlib.sha256(f"{getpass.getuser()} {self.folder.path}".encode()).hexdigest()[:16]
-        # in the system's temporary folder: a run's folder holds what the run left, and may be read-only
-        path = Path(tempfile.gettempdir(), f"stabletrain-{name}.lock")
-        try:
-            with FileLock(path, timeout=LOCK_TIMEOUT_S):
-                yield
-                path.unlink(missing_ok=True)  # one that waits for it goes on; one that comes now makes its own
-        except Timeout as error:
-            raise Unreachable(
-                f"another process has been shipping {self.folder.path} for {LOCK_TIMEOUT_S:g} s"
-            ) from error
-
-    @contextlib.contextmanager
-    def _plain_errors(self) -> Iterator[None]:
-        """Tell a server that does not answer from one that refuses."""
-        from mlflow.exceptions import MlflowException
-        from requests.exceptions import RequestException
-
-        try:
-            yield
-        except (MlflowException, RequestException) as error:
-            match = _HTTP_STATUS.search(str(error))
-            code = int(match[1]) if match else getattr(getattr(error, "response", None), "status_code", None)
-            if code is not None and 400 <= code < 500 and code not in (408, 429):
-                raise self._refused(error) from error
-            passing = getattr(error, "error_code", "") == "TEMPORARILY_UNAVAILABLE" or "API request to" in str(error)
-            if passing or isinstance(error, RequestException) or is_reachable(self.tracking_uri):
-                raise Unreachable(f"{public_uri(self.tracking_uri)} does not answer: {_first_line(error)}") from error
-            raise self._refused(error) from error
-
-    def _refused(self, error: Exception) -> RequestError:
-        text = _first_line(error)
-        host = "Invalid Host" in str(error)
-        allowed = "a host that the server's MLFLOW_SERVER_ALLOWED_HOSTS names" if host else None
-        return RequestError(
-            f"The tracking server refuses: {text}",
-            key="tracking_uri",
-            found=public_uri(self.tracking_uri),
-            allowed=allowed,
-            command=f"stabletrain sync {self.folder.path}",
-        )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:500]

@@ -1,4 +1,4 @@
-"""The shipper's process as training sees it: started, listened to, and told to end."""
+"""The shipper in a process of its own, beside the training process."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 
 
 class ShipperProcess:
-    """Runs `stabletrain sync RUN_DIR --follow` beside the training.
+    """Runs `stabletrain sync RUN_DIR --follow` during training.
 
-    Training never waits for it before the end. The pipe to its standard input is its lifeline: when the training
-    process is gone, however it went, the pipe closes and the shipper carries what is left and ends.
+    Training does not wait for it until the end. If the training process ends for whatever reason, SIGKILL included,
+    the pipe to the shipper's standard input closes: the shipper ships the rest and exits.
 
     Args:
         run_dir: The run's folder.
-        on_event: Called, from a thread, with each event that the shipper reports.
+        on_event: Called from a thread with each event that the shipper reports.
     """
 
     def __init__(self, run_dir: Path, on_event: Callable[[dict[str, Any]], None]) -> None:
@@ -30,7 +30,7 @@ class ShipperProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            start_new_session=True,  # Ctrl-C is for the training; the shipper ends after it
+            start_new_session=True,  # Ctrl-C is meant for training; the shipper exits after it
         )
         self._listener = threading.Thread(target=self._listen, name="shipper", daemon=True)
         self._listener.start()
@@ -45,13 +45,13 @@ class ShipperProcess:
             self._on_event(event)
 
     def finish(self, timeout_s: float) -> bool:
-        """Ask the shipper to carry the rest and end; return whether it ended in time. Afterwards it is gone."""
+        """Ask the shipper to ship the rest and exit; kill it after `timeout_s`. Return whether it exited in time."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write("end\n")
             self._process.stdin.close()
         except (BrokenPipeError, ValueError):
-            pass  # it has ended already
+            pass  # it has exited already
         try:
             self._process.wait(timeout_s)
             return True

@@ -1,4 +1,4 @@
-"""Where the MLflow store is, whether it answers, and how to open it without waiting for minutes."""
+"""The MLflow store: where it is, whether it answers, and a client that does not wait for minutes."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 _SQLITE = "sqlite:///"
 
-# Out of the box a request to a dead server is retried for 246 s. The shipper comes back by itself, so it need not wait;
-# and a retried `create run` could make two runs.
+# By default, a request to a server that is down is retried for 246 s. The shipper tries again by itself, so it need not
+# wait, and a retried `create run` could create two runs.
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
@@ -36,23 +36,27 @@ ENVIRONMENT = {
 
 
 class Unreachable(ConnectionError):
-    """The tracking server does not answer; nothing is lost, the record is on disk."""
+    """The tracking server does not answer. Nothing is lost: the record is on disk."""
 
 
 def resolve_tracking_uri(explicit: str | None, run_dir: Path | str) -> str:
-    """Return where to ship to: the explicit setting, else MLFLOW_TRACKING_URI, else the store beside the runs.
+    """Return the URI to ship to: the explicit setting, else `MLFLOW_TRACKING_URI`, else the store beside the runs.
 
-    The children of a sweep share the store that lies beside the sweep.
+    The children of a sweep share the store beside the sweep's folder.
+
+    Args:
+        explicit: The setting `tracking_uri`, if given.
+        run_dir: The run's folder.
 
     Raises:
-        RequestError: The URI is of a kind that MLflow no longer writes to (a plain folder).
+        RequestError: The URI is a plain folder, to which MLflow no longer writes.
     """
     uri = explicit or os.environ.get("MLFLOW_TRACKING_URI") or embedded_uri(folder_above(run_dir))
     if uri.startswith(_SQLITE):
         return _embeddable(_SQLITE + str(database_of(uri)))
     if uri != "databricks" and ("://" not in uri or uri.startswith("file:")):
         raise RequestError(
-            "MLflow no longer keeps runs in plain folders.",
+            "MLflow no longer stores runs in plain folders.",
             key="tracking_uri",
             found=uri,
             allowed="http://HOST:PORT, https://HOST, sqlite:////ABSOLUTE/PATH/mlflow.db",
@@ -64,7 +68,7 @@ def resolve_tracking_uri(explicit: str | None, run_dir: Path | str) -> str:
 def _embeddable(uri: str) -> str:
     if "?" in uri or "%" in uri:
         raise RequestError(
-            "A sqlite store cannot lie below a folder with a question mark or a percent sign in its name.",
+            "The path of a SQLite store cannot contain a question mark or a percent sign.",
             key="tracking_uri",
             found=uri,
             allowed="a path without ? and %, or logger=tensorboard",
@@ -74,22 +78,22 @@ def _embeddable(uri: str) -> str:
 
 
 def embedded_uri(folder: Path | str) -> str:
-    """Return the URI of the store that lies in `folder`, the folder above the runs."""
+    """Return the URI of the store in `folder`, the folder that contains the runs."""
     return f"{_SQLITE}{Path(folder).absolute() / DATABASE}"
 
 
 def database_of(uri: str) -> Path:
-    """Return the database file of a sqlite URI, absolute."""
+    """Return the absolute path of the database file of a SQLite URI."""
     return Path(uri.removeprefix(_SQLITE)).absolute()
 
 
 def artifact_root(uri: str) -> Path | None:
-    """Return the folder of a sqlite store's artifacts; None for a server, which has its own."""
+    """Return the artifact folder of a SQLite store; None for a server, which has its own."""
     return database_of(uri).parent / ARTIFACTS if uri.startswith(_SQLITE) else None
 
 
 def is_reachable(uri: str, timeout_s: float = 1.0) -> str | None:
-    """Return None if a TCP connection to the server is accepted (or the store needs none), else why not."""
+    """Return None if the server accepts a TCP connection, or the store needs none; else the reason why not."""
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return None
@@ -102,9 +106,9 @@ def is_reachable(uri: str, timeout_s: float = 1.0) -> str | None:
 
 
 def open_client(uri: str) -> MlflowClient:
-    """Return a client whose requests end within seconds; a sqlite store is set up first if it is new.
+    """Return a client whose requests end within seconds; a new SQLite store is set up first.
 
-    Of several processes that set up one new database at once only the first survives, so they take turns.
+    If several processes set up one database at the same time, all but the first fail; hence the lock.
 
     Raises:
         Unreachable: The server does not answer.
@@ -129,7 +133,7 @@ def open_client(uri: str) -> MlflowClient:
 
 
 def _set_up(database: Path) -> None:
-    """Make a store beside its place and move it there: one whose making was cut short would be of no use to any run."""
+    """Create a database under a temporary name, then rename it: one that is created only in part would be unusable."""
     from mlflow import MlflowClient
 
     unfinished = database.with_name(f".{database.name}.{os.getpid()}")
@@ -143,7 +147,7 @@ def _set_up(database: Path) -> None:
 
 @contextmanager
 def _default_artifacts(root: Path) -> Iterator[None]:
-    """Keep the store from taking `./mlruns` for the experiment `Default`, which it makes by itself."""
+    """Keep the store from placing the artifacts of the experiment `Default`, which it creates, in `./mlruns`."""
     name = "_MLFLOW_SERVER_ARTIFACT_ROOT"
     before = os.environ.get(name)
     os.environ[name] = root.as_uri()
@@ -157,10 +161,10 @@ def _default_artifacts(root: Path) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the chatter of MLflow and of its libraries off the screen; errors still raise."""
+    """Silence the log messages and warnings of MLflow and its libraries; errors are still raised."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import mlflow  # noqa: F401 (sets its own levels when it is imported)
+        import mlflow  # noqa: F401 (it sets logging levels when it is imported)
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "sqlalchemy", "urllib3", "huggingface_hub")]
     before = [logger.level for logger in loggers]
     for logger in loggers:
@@ -175,7 +179,7 @@ def quiet() -> Iterator[None]:
 
 
 def public_uri(uri: str) -> str:
-    """Return the URI without a user name and password, fit to be printed and stored."""
+    """Return the URI without user name and password, which may be printed and stored."""
     parts = urlsplit(uri)
     if "@" not in parts.netloc:
         return uri
@@ -183,12 +187,12 @@ def public_uri(uri: str) -> str:
 
 
 def page_url(uri: str) -> str:
-    """Return the address of the pages: the server's own, or where `stabletrain ui` serves the embedded store."""
+    """Return the base URL of the pages: of the server, or of `stabletrain ui` for the embedded store."""
     return public_uri(uri).rstrip("/") if urlsplit(uri).scheme in ("http", "https") else EMBEDDED_URL
 
 
 def run_url(uri: str, experiment_id: str, run_id: str) -> str:
-    """Return the link to a run's page, in the mode that shows training runs."""
+    """Return the link to a run's page, in MLflow's mode for training runs."""
     return f"{page_url(uri)}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
 

@@ -1,4 +1,4 @@
-"""The MLflow run of a sweep: made once, by whichever child is carried over first; the others find it and link to it."""
+"""The MLflow run of a sweep: the first child that is shipped creates it, the others find it and link to it."""
 
 from __future__ import annotations
 
@@ -9,46 +9,46 @@ from filelock import FileLock
 
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.record.sweep_folder import SweepFolder, sweep_of
+from stabletrain.tracking import tags
 from stabletrain.tracking.store import open_client, quiet
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-UID_TAG = "stabletrain.uid"
-PARENT_TAG = "mlflow.parentRunId"
-_ALL_RUNS = 3  # mlflow.entities.ViewType.ALL
 _MAX_NOTE = 7500  # a tag holds 8,000 characters
 
 
 def parent_tag(client: MlflowClient, experiment_id: str, folder: RunFolder) -> dict[str, str]:
-    """Return the tag that makes a run a sweep's child; nothing for a run on its own."""
+    """Return the tag that links a run to its sweep; empty for a run that is not part of one."""
     sweep = sweep_of(folder.path)
-    return {PARENT_TAG: _find_parent(client, experiment_id, sweep)} if sweep else {}
+    return {tags.PARENT: _find_parent(client, experiment_id, sweep)} if sweep else {}
 
 
 def _find_parent(client: MlflowClient, experiment_id: str, sweep: SweepFolder) -> str:
-    """Return the id of the sweep's run; children that come together take turns, so that it is made once."""
+    """Return the id of the sweep's run; a lock ensures that concurrent children create it only once."""
     about = sweep.read()
     with FileLock(sweep.lock):
-        found = client.search_runs([experiment_id], f"tags.`{UID_TAG}` = '{about['uid']}'", run_view_type=_ALL_RUNS)
-        if found:
-            run = min(found, key=lambda r: (r.info.start_time, r.info.run_id))
+        run = tags.find_by_uid(client, experiment_id, about["uid"])
+        if run is not None:
             if run.info.lifecycle_stage == "deleted":
                 client.restore_run(run.info.run_id)
-            return run.info.run_id
-        tags = {UID_TAG: about["uid"], "stabletrain.command": about["command"], "mlflow.source.type": "LOCAL"}
-        run = client.create_run(experiment_id, about["started_ms"], tags=tags, run_name=sweep.path.name[:250])
+            return tags.upgrade(client, run).info.run_id
+        own = {tags.UID: about["uid"], tags.COMMAND: about["command"], tags.SOURCE_TYPE: "LOCAL"}
+        run = client.create_run(experiment_id, about["started_ms"], tags=own, run_name=sweep.path.name[:250])
         return run.info.run_id
 
 
 def conclude_parent(sweep: SweepFolder, tracking_uri: str, note: str, *, is_done: bool) -> str | None:
-    """End the sweep's run: its table, its files and its status; return its id, or None if no child was carried over.
+    """End the sweep's run: upload its table and files, and set its status.
 
     Args:
         sweep: The sweep, all of whose children have ended.
-        tracking_uri: Where its children were carried to.
-        note: The table of its children, as Markdown.
-        is_done: Whether every child came to its end.
+        tracking_uri: The store that its children were shipped to.
+        note: Table of its children, as Markdown.
+        is_done: Whether every child finished.
+
+    Returns:
+        The id of the run, or None if no child was shipped.
 
     Raises:
         Unreachable: The server does not answer.
@@ -57,12 +57,11 @@ def conclude_parent(sweep: SweepFolder, tracking_uri: str, note: str, *, is_done
     with quiet():
         client = open_client(tracking_uri)
         experiment = client.get_experiment_by_name(str(about["experiment_name"])[:500])
-        ids = [experiment.experiment_id] if experiment else []
-        runs = client.search_runs(ids, f"tags.`{UID_TAG}` = '{about['uid']}'") if ids else []
-        if not runs:
+        run = tags.find_by_uid(client, experiment.experiment_id, about["uid"]) if experiment else None
+        if run is None or run.info.lifecycle_stage == "deleted":
             return None
-        run_id = runs[0].info.run_id
-        client.set_tag(run_id, "mlflow.note.content", note[:_MAX_NOTE])
+        run_id = run.info.run_id
+        client.set_tag(run_id, tags.NOTE, note[:_MAX_NOTE])
         for path in (sweep.file, sweep.path / "search.json", sweep.report):
             if path.is_file():
                 client.log_artifact(run_id, str(path))

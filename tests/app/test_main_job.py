@@ -228,5 +228,5 @@ def test_a_server_that_is_down_costs_nothing_and_gets_everything_later(tmp_path,
     points = recorded_in(tmp_path / "mine")
     summary = json.loads((tmp_path / "mine/summary.json").read_text())
     assert f"{len(points):,} points" in first
-    assert "mine: 0 points, 0 images, 0 artifacts carried" in second
+    assert "mine: 0 points, 0 images, 0 artifacts shipped" in second
     assert shipped(down["MLFLOW_TRACKING_URI"], summary["mlflow_run_id"]) == points

@@ -13,7 +13,7 @@ from stabletrain.signal.snapshot import LayerStatistics, Snapshot
 from stabletrain.tracking.store import open_client, quiet
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import Finding
-from stabletrain.vocabulary.signals import UPDATE, WEIGHT
+from stabletrain.vocabulary.signals import GRADIENT, UPDATE, WEIGHT
 from stabletrain.vocabulary.statuses import FINISHED, RUNNING
 
 INFO = {
@@ -35,7 +35,10 @@ INFO = {
     "versions": {"torch": "2.13.0"},
     "experiment_name": "demo",
 }
-NOT_SHIPPED = ("gradient/p05/", "gradient/p50/", "gradient/p95/", "weight/rms/", "update/rms/")
+NOT_SHIPPED = (
+    *(f"{names.of_signal(GRADIENT, quantile)}/" for quantile in names.QUANTILES),
+    *(f"{names.of_signal(signal, names.RMS)}/" for signal in (WEIGHT, UPDATE)),
+)
 FINDING = Finding(
     "vanishing", "critical", "L00.rnn", 10, 20, {"ratio": 1e-5}, "It | fades.", ["init=orthogonal", "norm=layer"]
 )
@@ -67,7 +70,7 @@ def snapshot(step, num_layers, with_histogram=True, with_update=False):
 
 def write_steps(writer, steps, num_layers=3, every=10):
     for step in steps:
-        writer.write_scalars(step, {"train/loss": 2.3 * math.exp(-step / 50), names.NORM_TOTAL: 5 + math.sin(step)})
+        writer.write_scalars(step, {names.TRAIN_LOSS: 2.3 * math.exp(-step / 50), names.NORM_TOTAL: 5 + math.sin(step)})
         if step % every == 0:
             writer.write_snapshot(snapshot(step, num_layers))
 

@@ -1,4 +1,7 @@
-"""Records as real runs leave them, made up from a rule per layer instead of a training."""
+"""Synthetic records whose gradients follow a given function of layer and step, under the names that real runs use.
+
+`tests/report/test_fakes.py` compares their names with those of a real run.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,12 @@ import numpy as np
 
 from stabletrain.record.reader import Record, Series
 from stabletrain.signal.histogram import NONFINITE_BIN, NUM_BINS, Histogram
+from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.signals import ACTIVATION, CLIP, DELTA, MOMENT, UPDATE, WEIGHT
 
 
 def histogram_of(values: np.ndarray) -> Histogram:
-    """Count as the package does, the slow way."""
+    """Count the binary exponents of |values|, one element at a time."""
     counts = np.zeros(NUM_BINS, dtype=np.int64)
     for value in np.abs(values.ravel()):
         if not math.isfinite(value):
@@ -24,11 +29,19 @@ def histogram_of(values: np.ndarray) -> Histogram:
     return Histogram(counts)
 
 
+def rms_of(layer: str) -> str:
+    return names.of_layer(names.GRADIENT_RMS, layer)
+
+
+def nonfinite_of(layer: str) -> str:
+    return names.of_layer(names.GRADIENT_NONFINITE, layer)
+
+
 SPARSE = {  # records in which nearly everything is missing
     "empty": Record(),
-    "one step": Record(scalars={"gradient/rms/L0.w": Series([5], [1e-3])}),
-    "zeros": Record(scalars={"gradient/rms/L0.w": Series([0, 1], [0.0, 0.0])}),
-    "only NaN": Record(scalars={"gradient/nonfinite/L0.w": Series([0, 1], [3.0, 3.0])}),
+    "one step": Record(scalars={rms_of("L0.w"): Series([5], [1e-3])}),
+    "zeros": Record(scalars={rms_of("L0.w"): Series([0, 1], [0.0, 0.0])}),
+    "only NaN": Record(scalars={nonfinite_of("L0.w"): Series([0, 1], [3.0, 3.0])}),
     "only histograms": Record(histograms={"L0.w": {4: histogram_of(np.full(3, math.nan))}}),
 }
 
@@ -55,29 +68,28 @@ def make_record(
     num_histograms: int = 9,
     loss: Callable[[int], float] = lambda step: 2.3 * math.exp(-step / 60) + 0.1,
 ) -> Record:
-    """Make a run's record; `log10_rms(layer, step)` rules the gradient of each layer."""
+    """Make the record of a run whose gradient's rms has the base-10 logarithm `log10_rms(layer, step)`."""
     random = np.random.default_rng(1)
     layers = [layer_name(k, num_layers) for k in range(num_layers)]
     record = Record(info=dict(INFO))
     last = num_steps if nan_from is None else nan_from
     steps = list(range(num_steps))
-    record.scalars["train/loss"] = Series(
+    record.scalars[names.TRAIN_LOSS] = Series(
         steps[:last], [loss(s) * math.exp(random.normal() * 0.1) for s in steps[:last]]
     )
     for k, layer in enumerate(layers):
         values = [10.0 ** (log10_rms(k, s) + 0.1 * random.normal()) for s in steps[:last]]
-        record.scalars[f"gradient/rms/{layer}"] = Series(steps[:last], values)
+        record.scalars[rms_of(layer)] = Series(steps[:last], values)
         bad = [float(300 * (nan_from is not None and s >= nan_from)) for s in steps]
-        record.scalars[f"gradient/nonfinite/{layer}"] = Series(steps, bad)
-    total = [
-        sum(record.scalars[f"gradient/rms/{layer}"].values[s] ** 2 for layer in layers) ** 0.5 for s in steps[:last]
-    ]
-    record.scalars["gradient/norm/total"] = Series(steps[:last], total)
-    record.scalars["clip/norm_after"] = Series(steps[:last], [min(t, 1.0) for t in total])
-    record.scalars["train/lr"] = Series(steps[:last], [0.1 * min(1, (s + 1) / 20) for s in steps[:last]])
+        record.scalars[nonfinite_of(layer)] = Series(steps, bad)
+    total = [sum(record.scalars[rms_of(layer)].values[s] ** 2 for layer in layers) ** 0.5 for s in steps[:last]]
+    record.scalars[names.NORM_TOTAL] = Series(steps[:last], total)
+    record.scalars[names.NORM_AFTER] = Series(steps[:last], [min(t, 1.0) for t in total])
+    record.scalars[names.LR] = Series(steps[:last], [0.1 * min(1, (s + 1) / 20) for s in steps[:last]])
     epochs = list(range(19, last, 20))
-    record.scalars["val/loss"] = Series(epochs, [loss(s) * 1.1 for s in epochs])
-    record.scalars["val/accuracy"] = Series(epochs, [max(0.1, 1 - 0.39 * loss(s)) for s in epochs])
+    record.scalars[names.VAL_LOSS] = Series(epochs, [loss(s) * 1.1 for s in epochs])
+    accuracy = [max(0.1, 1 - 0.39 * loss(s)) for s in epochs]
+    record.scalars[names.VAL_ACCURACY] = Series(epochs, accuracy)
     for s in sorted({round(f * (num_steps - 1)) for f in np.linspace(0, 1, num_histograms)} if num_histograms else ()):
         for k, layer in enumerate(layers):
             if nan_from is not None and s >= nan_from:
@@ -129,26 +141,27 @@ def nan_run(num_layers: int = 20, num_steps: int = 300) -> Record:
 
 
 def with_all_signals(record: Record, num_times: int = 100) -> Record:
-    """Add to a record what else can be watched: modules for delta and activation, clipping, ratios, time."""
+    """Add the other signals to a record: delta and activation by module, clipping, update ratios, time."""
     random = np.random.default_rng(2)
     layers = record.layers
     modules = [f"L{k:03d}.layers.{k // 2}.part" for k in range(2 * len(layers))]
-    steps = record.scalars[f"gradient/rms/{layers[0]}"].steps
-    for signal in ("delta", "activation", "weight", "update", "moment", "clip"):
-        names = modules if signal in ("delta", "activation") else layers
-        for k, layer in enumerate(names):
-            source = record.scalars[f"gradient/rms/{layers[k * len(layers) // len(names)]}"]
-            record.scalars[f"{signal}/rms/{layer}"] = Series(source.steps, [v * 0.5 for v in source.values])
-        kept = {layer: record.histograms[layers[k * len(layers) // len(names)]] for k, layer in enumerate(names)}
+    steps = record.scalars[rms_of(layers[0])].steps
+    for signal in (DELTA, ACTIVATION, WEIGHT, UPDATE, MOMENT, CLIP):
+        rows = modules if signal in (DELTA, ACTIVATION) else layers
+        for k, row in enumerate(rows):
+            source = record.scalars[rms_of(layers[k * len(layers) // len(rows)])]
+            name = names.of_layer(names.of_signal(signal, names.RMS), row)
+            record.scalars[name] = Series(source.steps, [v * 0.5 for v in source.values])
+        kept = {row: record.histograms[layers[k * len(layers) // len(rows)]] for k, row in enumerate(rows)}
         record.other_histograms[signal] = kept
     for layer in layers:
         ratios = 10.0 ** (-3.2 + 0.3 * random.normal() + 0.1 * random.normal(size=len(steps)))
-        record.scalars[f"update/ratio/{layer}"] = Series(steps, ratios.tolist())
-    total = record.scalars["gradient/norm/total"]
-    record.scalars["clip/norm_after"] = Series(total.steps, [0.8 * v for v in total.values])
-    record.scalars["clip/fraction"] = Series(steps[9::10], [min(1.0, s / 200) for s in steps[9::10]])
+        record.scalars[names.of_layer(names.UPDATE_RATIO, layer)] = Series(steps, ratios.tolist())
+    total = record.scalars[names.NORM_TOTAL]
+    record.scalars[names.NORM_AFTER] = Series(total.steps, [0.8 * v for v in total.values])
+    record.scalars[names.CLIP_FRACTION] = Series(steps[9::10], [min(1.0, s / 200) for s in steps[9::10]])
     for k in range(2):
         norms = -(0.1 + 0.05 * k) * np.arange(num_times)[::-1] - 1
         by_step = {s: (10.0 ** (norms + 0.1 * random.normal(size=num_times))).astype("<f4") for s in steps[::5]}
-        record.vectors[f"time/norm/rnn.l{k}"] = by_step
+        record.vectors[names.of_layer(names.TIME_NORM, f"rnn.l{k}")] = by_step
     return record

@@ -14,7 +14,7 @@ from stabletrain.record.reader import Record, Series
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.record.sweep_folder import SweepFolder
 from stabletrain.report.compare import differing_keys, render_comparison
-from stabletrain.report.compare_plots import Axes, Profile, course_of, draw_losses, draw_profile, profile_of
+from stabletrain.report.compare_plots import Axes, Profile, draw_losses, draw_profile, losses_of, profile_of
 from stabletrain.report.scaling import Speed, efficiencies, speed_of
 from stabletrain.vocabulary.statuses import FAILED
 
@@ -69,7 +69,7 @@ def test_axes_hold_every_run_and_turn_logarithmic_where_the_losses_ask_for_it():
 
 def test_courses_are_thinned_and_finite():
     record = record_of(train__loss=(range(5000), [math.nan if i == 7 else float(i) for i in range(5000)]))
-    line = course_of(record)["train/loss"]
+    line = losses_of(record)["train/loss"]
     assert len(line) <= 90
     assert all(math.isfinite(y) for _, y in line)
     assert line[-1] == (4999.0, 4999.0)
@@ -120,7 +120,7 @@ def test_a_run_without_anything_recorded_has_its_place(tmp_path):
     folder = RunFolder(tmp_path / "empty")
     folder.events.mkdir(parents=True)
     page = render_comparison([folder, finished_run(tmp_path / "one")], tmp_path)
-    assert "no gradient was measured" in page
+    assert "no gradient was recorded" in page
     assert "No verdict yet" in page
 
 

@@ -12,6 +12,7 @@ from stabletrain.record.reader import Record, Series
 from stabletrain.report.pictures import draw_curves
 from stabletrain.report.pictures.curves import nonfinite_steps, panels_of, smooth, thin
 from stabletrain.report.pictures.drawing import labelled_rows, power_of_ten, printable, shorten, whole_decades
+from stabletrain.vocabulary import metric_names as names
 
 
 def test_panels_name_what_is_there():
@@ -60,7 +61,7 @@ def test_nonfinite_steps():
         {"train/loss": Series([0, 1], [0.0, 0.0]), "gradient/norm/total": Series([0, 1], [0.0, 0.0])},
         {"train/loss": Series([0, 1], [-1.0, 1e30]), "clip/norm_after": Series([5], [1e-40])},
         {"train/loss": Series(list(range(200)), [0.0] * 200), "gradient/norm/total": Series([7], [1.0])},
-        {"gradient/nonfinite/L0.w": Series([4], [1.0]), "train/lr": Series([0], [0.1])},
+        {"gradient/nonfinite/L0.w": Series([4], [1.0]), names.LR: Series([0], [0.1])},
     ],
 )
 def test_corners_are_drawn(scalars: dict[str, Series]):

@@ -190,7 +190,7 @@ def test_nonfinite_cells_are_red_and_hatched(open_report: Callable[..., Opened])
     red = (right[..., 0] > 150) & (right[..., 1] < 120)
     assert 0.6 < red.mean() < 0.98
     report.hover(0.5, 0.95)
-    assert "nothing finite recorded · ✖ Inf/NaN" in report.readout()
+    assert "no finite value recorded · ✖ Inf/NaN" in report.readout()
 
 
 def test_a_finding_is_a_button_that_goes_there(open_report: Callable[..., Opened]):

@@ -34,12 +34,6 @@ def test_cells_hold_log10_and_gaps():
     assert data.nonfinite.tolist() == [[False, False, True], [False, True, False]]
 
 
-def test_until_step_leaves_out_what_came_later():
-    data = signal_grid(record_of({"L0.a": {0: 1.0, 5: 10.0, 10: 100.0}}), until_step=7)
-    assert data.log10.tolist() == [[0, 1]]
-    assert signal_grid(record_of({"L0.a": {5: 1.0}}), until_step=3).log10.size == 0
-
-
 def test_columns_agree_with_a_slow_reference():
     random = np.random.default_rng(3)
     steps = sorted(random.choice(5000, size=1000, replace=False).tolist())

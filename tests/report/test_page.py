@@ -127,7 +127,7 @@ def test_healthy_is_green_and_says_so(tmp_path: Path):
     page = Page(render_report(folder))
     assert ("header", {"class": "good"}) in page.tags
     assert "✔ Healthy" in page.text
-    assert "The doctor found nothing." in page.text
+    assert "No problem found." in page.text
 
 
 def test_empty_folder(tmp_path: Path):
@@ -162,7 +162,7 @@ def test_nan_run_shows_the_step_at_which_it_broke(tmp_path: Path):
     folder = write_record(tmp_path, nan_run(3, 200))
     folder.update_summary(status=states.STOPPED, verdict="nonfinite", metrics={"val/loss": None})
     text = Page(render_report(folder)).text
-    assert "Numbers broke down" in text
+    assert "Non-finite values" in text
     assert "Stopped by the stability policy" in text
     assert words.NO_NUMBER in text
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stabletrain.tracking.description import MAX_LENGTH, describe
+from stabletrain.tracking.contents.description import MAX_LENGTH, describe
 from stabletrain.vocabulary.finding import BECAUSE, Finding
 
 SUMMARY = {"verdict": "vanishing", "metrics": {"val/loss": 2.3025851, "val/accuracy": 0.1}}

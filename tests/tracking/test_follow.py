@@ -155,7 +155,7 @@ def test_a_parent_killed_outright_leaves_a_killed_run_with_all_its_points(runs, 
     run = get_run(uri, events[0]["run_id"])
     assert shipped(uri, run.info.run_id) == recorded(folder)
     assert run.info.status == "KILLED"
-    assert "ended without a word" in run.data.tags["mlflow.note.content"]
+    assert "was killed or ran out of memory" in run.data.tags["mlflow.note.content"]
 
 
 def test_a_server_down_then_up_then_killed_then_up_again_holds_every_point_once(runs, server, free_port):

@@ -6,6 +6,7 @@ import pytest
 from mlflow_fakes import INFO, finished_run, layer_name
 from servers import find_free_port, servers
 
+from stabletrain.tracking import tags
 from stabletrain.tracking.shipper import Shipper
 
 NUM_LAYERS = 20
@@ -31,6 +32,10 @@ def test_the_run_page_begins_with_the_verdict(shipped_run, page):
     page.get_by_text("Verdict: ⚠️ vanishing").wait_for()
     page.get_by_text("init=orthogonal").first.wait_for(state="attached")
     page.get_by_text("model.depth").first.wait_for()
+    for name in (tags.VERDICT, tags.COMMAND, tags.GIT_DIRTY):
+        page.get_by_text(name).first.wait_for(state="attached")
+    assert page.get_by_text("stabletrain.shipped").count() == 0
+    assert page.get_by_text("stabletrain.uid").count() == 0
 
 
 def test_the_saved_view_shows_every_layer_and_all_pictures(shipped_run, page):

@@ -12,9 +12,10 @@ from mlflow_fakes import INFO, write_steps
 
 from stabletrain.record.sweep_folder import SweepFolder
 from stabletrain.record.writer import RecordWriter
+from stabletrain.tracking import tags
 from stabletrain.tracking.runs import find_run
 from stabletrain.tracking.store import embedded_uri, open_client
-from stabletrain.tracking.sweep_parent import PARENT_TAG, UID_TAG, conclude_parent
+from stabletrain.tracking.sweep_parent import conclude_parent
 from stabletrain.vocabulary.statuses import FINISHED
 
 ROOT = str(Path(__file__).parents[2])
@@ -65,12 +66,12 @@ def test_four_children_that_come_together_make_one_store_one_experiment_one_pare
     assert not list(sweep.path.glob("mlflow.db"))
     experiment = client.get_experiment_by_name("demo")
     runs = client.search_runs([experiment.experiment_id])
-    (parent,) = [r for r in runs if r.data.tags[UID_TAG] == "uid-of-sweep"]
-    children = {r.data.tags[UID_TAG]: r.data.tags[PARENT_TAG] for r in runs if r is not parent}
+    (parent,) = [r for r in runs if r.data.tags[tags.UID] == "uid-of-sweep"]
+    children = {r.data.tags[tags.UID]: r.data.tags[tags.PARENT] for r in runs if r is not parent}
     assert children == {f"uid-{i}": parent.info.run_id for i in range(4)}
     assert parent.info.run_name == "sweep"
     assert parent.info.status == "RUNNING"
-    assert PARENT_TAG not in parent.data.tags
+    assert tags.PARENT not in parent.data.tags
 
 
 def test_the_parent_ends_with_the_table_and_the_files(shipped):
@@ -99,4 +100,4 @@ def test_a_run_on_its_own_has_no_parent(shipped, tmp_path):
         client, embedded_uri(sweep.path.parent), folder, {"run_uid": "alone", "experiment_name": "demo"},
         experiment_name=None, run_name=None, known_id=None, notes=[],
     )  # fmt: skip
-    assert PARENT_TAG not in run.data.tags
+    assert tags.PARENT not in run.data.tags

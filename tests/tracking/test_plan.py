@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stabletrain.record.reader import Scalar, Vector
-from stabletrain.tracking.downsample import ThinnedRecord
-from stabletrain.tracking.picture_plan import AT_END, PicturePlan, Schedule
+from stabletrain.tracking.contents.downsample import ThinnedRecord
+from stabletrain.tracking.contents.picture_plan import AT_END, PicturePlan, Schedule
 from stabletrain.vocabulary import metric_names as names
 
 

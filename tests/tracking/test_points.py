@@ -97,7 +97,6 @@ def test_a_repeated_step_and_a_non_finite_value_are_left_out():
     values = [(0, 1.0), (1, 2.0), (1, 3.0), (0, 4.0), (2, math.nan), (3, math.inf), (4, 5.0)]
     points = progress.take([Scalar("x", step, 1.5, value) for step, value in values])
     assert [(p.step, p.value, p.time_ms) for p in points] == [(0, 1.0, 1500), (1, 2.0, 1500), (4, 5.0, 1500)]
-    assert progress.num_repeated == 2
 
 
 def test_events_are_whole_and_a_position_covers_what_lies_before_it(tmp_path):

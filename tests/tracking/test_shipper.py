@@ -21,9 +21,10 @@ from mlflow_fakes import (
 
 from stabletrain.record.writer import RecordWriter
 from stabletrain.tracking import shipper as shipper_module
-from stabletrain.tracking.images import pictures_there
+from stabletrain.tracking import tags
+from stabletrain.tracking.contents.images import pictures_there
+from stabletrain.tracking.contents.picture_plan import AT_END
 from stabletrain.tracking.mlflow_view import BY_LAYER, PICTURES, VIEW_ID, decode_view, encode_view, shown_keys
-from stabletrain.tracking.picture_plan import AT_END
 from stabletrain.tracking.shipper import Shipper
 from stabletrain.tracking.store import database_of, open_client, quiet
 from stabletrain.vocabulary import metric_names as names
@@ -58,7 +59,10 @@ def test_every_point_arrives_once_however_often_it_is_shipped(runs, uri):
     assert (second.points, second.points_already) == (0, first.points)
     assert (second.run_id, second.images, second.artifacts) == (first.run_id, 0, 0)
     assert (second.images_already, second.artifacts_already) == (first.images, 6)
-    assert str(second) == f"0 points, 0 images, 0 artifacts carried; {first.points + first.images + 6} already there"
+    assert (
+        str(second)
+        == f"0 points, 0 images, 0 artifacts shipped; {first.points + first.images + 6} already on the server"
+    )
 
 
 def test_a_run_that_still_trains_is_shipped_as_it_grows(runs, uri):
@@ -257,7 +261,7 @@ def test_what_the_run_is(runs, uri):
     }
     assert run.data.tags["mlflow.source.git.commit"] == "1f" * 20
     assert run.data.tags["stabletrain.command"] == INFO["command"]
-    assert run.data.tags["stabletrain.uid"] == "uid-1"
+    assert run.data.tags[tags.UID] == "uid-1"
     inputs = {i.dataset.name: i for i in run.inputs.dataset_inputs}
     assert {name: i.tags[0].value for name, i in inputs.items()} == {
         "digits": "train",
@@ -284,9 +288,9 @@ def test_the_end_of_a_run(runs, uri):
     expected += ["worst_layers.json"]
     assert artifact_names(uri, result.run_id) == expected
     assert artifact_names(uri, result.run_id, "tensorboard") == [p.name for p in folder.events.iterdir()]
-    tags = get_run(uri, result.run_id).data.tags
-    assert tags["stabletrain.verdict"] == "vanishing"
-    lines = tags["mlflow.note.content"].splitlines()
+    found = get_run(uri, result.run_id).data.tags
+    assert found["stabletrain.verdict"] == "vanishing"
+    lines = found["mlflow.note.content"].splitlines()
     assert lines[0] == "### Verdict: ⚠️ vanishing"
     assert "| val/accuracy | 0.93125 |" in lines
     assert (
@@ -317,7 +321,7 @@ def test_a_run_whose_process_died_is_killed_and_says_so(runs, uri):
     result = Shipper(folder, uri).ship(ended=True)
     run = get_run(uri, result.run_id)
     assert run.info.status == "KILLED"
-    assert "ended without a word" in run.data.tags["mlflow.note.content"]
+    assert "was killed or ran out of memory" in run.data.tags["mlflow.note.content"]
     event_file = next(folder.events.iterdir())
     event_file.rename(event_file.with_name(event_file.name.removesuffix(str(os.getpid())) + "4194303"))
     assert Shipper(folder, uri).ship().status == "KILLED"  # found out by itself: no such process

@@ -7,7 +7,7 @@ import pytest
 
 from stabletrain.record.reader import LayerHistogram, Scalar
 from stabletrain.signal.histogram import Histogram
-from stabletrain.tracking.layer_table import COLUMNS, WorstLayers
+from stabletrain.tracking.contents.layer_table import COLUMNS, WorstLayers
 from stabletrain.vocabulary.signals import DELTA, GRADIENT
 
 LAYERS = [f"L{i:02d}.w" for i in range(20)]

@@ -1,4 +1,4 @@
-// What all drawings share: sharp canvases, the page's colours, tick marks, numbers in words.
+// Shared by all drawings: high-resolution canvases, the colors of the page, tick marks, formatted numbers.
 const SUPERSCRIPTS = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
 const FONT = 'system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif';
 
@@ -10,7 +10,7 @@ function theme() {
   };
 }
 
-function prepare(canvas, height) { // returns a context in CSS pixels, cleared
+function prepare(canvas, height) { // return a cleared context in CSS pixels
   const width = Math.max(canvas.parentElement.clientWidth, 120), ratio = window.devicePixelRatio || 1;
   canvas.style.height = height + "px";
   canvas.width = Math.round(width * ratio);
@@ -29,7 +29,7 @@ function write(context, text, x, y, color, { size = 12, align = "left", weight =
   context.fillText(text, x, y);
 }
 
-function fit(context, text, width) { // the middle is left out; the index and the end stay
+function fit(context, text, width) { // replace the middle by an ellipsis; keep the index and the end
   if (context.measureText(text).width <= width) return text;
   let kept = text.length - 1;
   const cut = () => text.slice(0, Math.ceil(kept / 2)) + "…" + text.slice(text.length - Math.floor(kept / 2));
@@ -58,13 +58,13 @@ function niceTicks(low, high, most, whole) {
 
 function count(value) { return (Math.round(value) || 0).toLocaleString("en-US"); }
 
-function plain(value) { // a number as a person reads it
+function plain(value) { // format a number for people
   if (value === 0) return "0";
   const size = Math.abs(value);
   return size >= 1e-3 && size < 1e5 ? String(Number(value.toPrecision(4))) : value.toExponential(2);
 }
 
-function fromLog(log10) { // of numbers that may lie beyond a double
+function fromLog(log10) { // format 10^log10, which may exceed the range of a double
   if (log10 === -Infinity) return "0";
   const exponent = Math.floor(log10), mantissa = 10 ** (log10 - exponent);
   return log10 >= -3 && log10 < 5 ? plain(10 ** log10) : mantissa.toFixed(2) + "·" + powerOfTen(exponent);
@@ -72,7 +72,7 @@ function fromLog(log10) { // of numbers that may lie beyond a double
 
 function percent(share) { return share > 0 && share < 0.01 ? "<1%" : Math.min(Math.round(100 * share), share < 1 ? 99 : 100) + "%"; }
 
-// The horizontal axis of steps. Where looks are spaced unevenly (log-spaced) each gets the same width.
+// The horizontal axis of steps. If measurements are spaced unevenly (log-spaced), all columns get the same width.
 class StepAxis {
   constructor(edges, left, width) {
     const gaps = edges.slice(1).map((e, k) => e - edges[k]).sort((a, b) => a - b);
@@ -105,10 +105,10 @@ class StepAxis {
     for (const tick of ticks) {
       const x = Math.round(this.x(tick)) + 0.5;
       context.beginPath(); context.moveTo(x, y); context.lineTo(x, y + 5); context.stroke();
-      const align = x > this.left + this.width - 12 ? "right" : "center"; // never cut off
+      const align = x > this.left + this.width - 12 ? "right" : "center"; // not cut off at the edge
       write(context, count(tick), align === "right" ? x + 8 : x, y + 14, colors.ink, { align });
     }
-    const words = this.even ? "step (each look as wide)" : "step";
+    const words = this.even ? "step (one column per measurement)" : "step";
     write(context, words, this.left + this.width / 2, y + 30, colors.faint, { align: "center" });
   }
 }

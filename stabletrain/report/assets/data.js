@@ -1,4 +1,4 @@
-// Reading what `quantize.py` wrote: grids of 16 bits a cell, histograms of one byte a bin.
+// Decode what `quantize.py` encodes: grids with 16 bits per cell, histograms with one byte per bin.
 const NONE = 0, ZERO = 1, FIRST = 2, FLAG = 0x8000;
 const LOG10_2 = Math.log10(2);
 
@@ -17,7 +17,7 @@ class Grid {
   }
   code(row, column) { return this.codes[row * this.numColumns + column]; }
   isBad(row, column) { return (this.code(row, column) & FLAG) !== 0; }
-  log10(row, column) { // NaN: nothing finite; -Infinity: zero
+  log10(row, column) { // NaN: no finite value; -Infinity: zero
     const code = this.code(row, column) & ~FLAG;
     if (code === NONE) return NaN;
     return code === ZERO ? -Infinity : this.base + (code - FIRST) * this.quantum;
@@ -52,7 +52,7 @@ class Frames {
     this.steps.forEach((s, k) => { if (Math.abs(s - step) < Math.abs(this.steps[best] - step)) best = k; });
     return best;
   }
-  at(frame, row) { // bins as [log10 of the lower edge, share]; null if nothing was recorded
+  at(frame, row) { // fractions by bin and the log10 of their lower edge; null if nothing was recorded
     const offset = this.offsets[frame * this.numRows + row], b = this.bytes;
     const zero = b[offset] / 255, bad = b[offset + 1] / 255, first = b[offset + 2], number = b[offset + 3];
     if (!zero && !bad && !number) return null;
@@ -66,7 +66,7 @@ class Frames {
   }
 }
 
-function medianOf(histogram) { // log10, even inside a bin
+function medianOf(histogram) { // log10, interpolated within the bin
   let below = 0;
   for (let k = 0; k < histogram.shares.length; k++) {
     const share = histogram.shares[k];

@@ -1,6 +1,6 @@
-const ALARM = [200, 0, 30]; // the same in light and dark: it lies among the colours of the scale
+const ALARM = [200, 0, 30]; // the same in light and dark mode: it is shown among the colors of the scale
 
-// A grid as coloured cells, with signs for Inf and NaN, outlines of findings, the clipped share, and a cursor.
+// A grid as colored cells, with marks for Inf and NaN, outlines of findings, the fraction of clipped steps, a cursor.
 class Heatmap {
   constructor(canvas, palette) {
     this.canvas = canvas; this.palette = palette;
@@ -38,7 +38,7 @@ class Heatmap {
     context.strokeRect(left - 0.5, top - 0.5, this.box.right - left + 1, bottom - top + 1);
   }
 
-  fill(missing) { // one pixel a cell
+  fill(missing) { // one pixel per cell
     const { grid, image, palette } = this, flat = hexToRgb(missing);
     this.painted = grid; this.flat = missing;
     image.width = grid.numColumns; image.height = grid.rows.length;
@@ -60,7 +60,7 @@ class Heatmap {
     inner.putImageData(pixels, 0, 0);
   }
 
-  hatch(context) { // white strokes over red: Inf and NaN are told without colour too
+  hatch(context) { // white strokes over red: Inf and NaN are recognizable without color too
     const { grid } = this, { top } = this.box;
     context.save();
     context.beginPath();
@@ -86,7 +86,7 @@ class Heatmap {
     const stride = Math.ceil(number / room), shown = [...grid.rows.keys()].filter(row => row % stride === 0);
     context.font = `11px ${FONT}`;
     for (const row of shown) {
-      if (chosen >= 0 && Math.abs(at(row) - at(chosen)) < 12) continue; // the chosen one is written in its place
+      if (chosen >= 0 && Math.abs(at(row) - at(chosen)) < 12) continue; // the selected layer is written there
       write(context, fit(context, grid.rows[row], left - 12), left - 7, at(row), colors.ink, { size: 11, align: "right" });
     }
     if (chosen < 0 || chosen >= number) return;
@@ -95,7 +95,7 @@ class Heatmap {
     write(context, name, left - 7, at(chosen), colors.ink, { size: 11, align: "right", weight: "bold" });
   }
 
-  above(context, colors, clipped) { // share of clipped steps as bars, crosses where there was Inf or NaN
+  above(context, colors, clipped) { // fraction of clipped steps as bars, crosses above columns with Inf or NaN
     const { grid } = this, { left, right, top } = this.box;
     if (clipped) {
       context.strokeStyle = colors.line;
@@ -129,7 +129,7 @@ class Heatmap {
       write(context, powerOfTen(tick), place, y + 20, colors.ink, { size: 11, align: "center" });
     }
     write(context, grid.unit, x - 12, y + 5, colors.faint, { size: 11, align: "right" });
-    const signs = [["✖ Inf/NaN", colors.bad, this.anyBad], ["■ zero", "#000000", this.anyZero], ["■ none", colors.missing, this.anyMissing]];
+    const signs = [["✖ Inf/NaN", colors.bad, this.anyBad], ["■ zero", "#000000", this.anyZero], ["■ no data", colors.missing, this.anyMissing]];
     let place = x + wide + 24;
     for (const [text, color] of signs.filter(s => s[2])) {
       if (place > right - 60) { place = x + wide + 24; y += 14; }

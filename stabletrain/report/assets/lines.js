@@ -1,4 +1,4 @@
-// Lines over the steps: curves of the training, and the band of update ratios.
+// Line plots by step: training curves, and the band of update ratios.
 class Lines {
   constructor(canvas) { this.canvas = canvas; }
 

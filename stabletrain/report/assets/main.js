@@ -1,4 +1,4 @@
-// The page: one cursor (layer and step) that all drawings share. Hovering moves it for the moment, a click for good.
+// The page: all drawings share one cursor (layer and step). Hovering moves it temporarily, a click permanently.
 const byId = id => document.getElementById(id);
 const data = JSON.parse(byId("data").textContent);
 const palette = toBytes(data.colors);
@@ -7,7 +7,7 @@ const state = { signal: 0, row: 0, step: 0, hover: null, timer: 0 };
 const extent = extentOf();
 const drawings = [];
 
-function extentOf() { // steps that any drawing shows
+function extentOf() { // range of the steps in all drawings
   const ends = signals.filter(g => g.numColumns).flatMap(g => [g.edges[0], g.edges[g.numColumns] - 1]);
   for (const chart of data.charts) for (const line of chart.lines) ends.push(line.steps[0], line.steps[line.steps.length - 1]);
   const first = Math.min(...ends), last = Math.max(...ends);
@@ -34,7 +34,7 @@ function element(tag, text, parent, className = "") {
   return made;
 }
 
-// Pointer and keys over a heatmap: `move(cell or null, for good)`.
+// Pointer and keys over a heatmap: calls `move(cell or null, whether permanently)`.
 function listen(canvas, view, current, move) {
   const cell = event => {
     const box = canvas.getBoundingClientRect();
@@ -63,7 +63,7 @@ function explore() {
     const step = stepIn(cell.column);
     if (good) choose(cell.row, step); else { state.hover = { row: cell.row, step }; redraw(); }
   };
-  function stepIn(column) { // the step of a histogram in the column if there is one
+  function stepIn(column) { // the step of a histogram in the column, if there is one
     const { edges, frames } = grid();
     const kept = frames ? frames.steps[frames.nearest(edges[column])] : edges[column];
     return kept >= edges[column] && kept < edges[column + 1] ? kept : edges[column];
@@ -108,8 +108,7 @@ function explore() {
   byId("ridges").addEventListener("pointerdown", event => pick(event, true));
   byId("ridges").addEventListener("pointerleave", () => { state.hover = null; redraw(); });
   for (const mark of data.findings) {
-    const where = mark.layer === null ? "whole model" : mark.layer;
-    const button = element("button", `${mark.sign} ${mark.name} · ${where}`, byId("marks"), mark.severity);
+    const button = element("button", `${mark.sign} ${mark.name} · ${mark.where}`, byId("marks"), mark.severity);
     button.type = "button";
     button.addEventListener("click", () => {
       const known = signals.findIndex(g => g.rows.includes(mark.layer));
@@ -128,7 +127,7 @@ function explore() {
     byId("ridges-heading").textContent = `All layers · ${when}`;
     byId("distribution-heading").textContent = `${g.rows[at.row]} · ${when}`;
     byId("readout").textContent = readout(g, at, frame);
-    byId("heatmap").setAttribute("aria-label", `Heatmap of the ${g.label}, ${g.rows.length} layers by step. Arrow keys move. ${readout(g, at, frame)}`);
+    byId("heatmap").setAttribute("aria-label", `Heatmap of the ${g.label}, ${g.rows.length} layers by step. Arrow keys move the cursor. ${readout(g, at, frame)}`);
   });
   state.step = stops()[stops().length - 1] ?? 0;
   fill();
@@ -138,7 +137,7 @@ function readout(g, at, frame) {
   if (!g.numColumns) return g.rows[at.row];
   const column = g.columnOf(at.step), value = g.log10(at.row, column);
   const words = [g.rows[at.row], g.stepsOf(column)];
-  words.push(Number.isNaN(value) ? "nothing finite recorded" : `${g.unit} ${fromLog(value)}`);
+  words.push(Number.isNaN(value) ? "no finite value recorded" : `${g.unit} ${fromLog(value)}`);
   if (g.isBad(at.row, column)) words.push("✖ Inf/NaN");
   const histogram = g.frames ? g.frames.at(frame, at.row) : null;
   if (histogram && histogram.shares.length) words.push(`median ${g.element} ${fromLog(histogram.median)}`);
@@ -178,20 +177,18 @@ function lineOf(g, row, label) { // one row of a grid as a line
 }
 
 function charts() {
-  const isNorm = chart => chart.heading === "Gradient norm";
   for (const chart of data.charts) {
-    const parent = byId(isNorm(chart) && data.clipping ? "clip-charts" : "charts");
+    const parent = byId(chart.isNorm && data.clipping ? "clip-charts" : "charts");
     if (parent) addChart(parent, chart.heading, () => chart);
   }
-  const before = signals.find(g => g.key === "gradient"), after = signals.find(g => g.key === "clip");
+  const [before, after, ratios] = [data.keys.before, data.keys.after, data.keys.ratio].map(key => signals.find(g => g.key === key));
   if (data.clipping && before && after) addChart(byId("clip-charts"), "One layer", () => {
     const name = layer(), lines = [[before, "before clipping"], [after, "after clipping"]].filter(([g]) => g.rows.includes(name));
     return { heading: `rms of ${name}`, log: true, lines: lines.map(([g, label]) => lineOf(g, g.rows.indexOf(name), label)) };
   });
-  const ratios = signals.find(g => g.key === "update/ratio");
   if (!data.bands || !ratios) return;
   const { steps, log10, low, high } = data.bands, median = { label: "median of the layers", steps, values: log10[1].map(v => v === null ? NaN : 10 ** v) };
-  addChart(byId("ratio-charts"), "‖ΔW‖/‖W‖: median and 10–90% of the layers, and the chosen layer", () => {
+  addChart(byId("ratio-charts"), "‖ΔW‖/‖W‖: median and 10–90% of the layers, and the selected layer", () => {
     const row = ratios.rows.indexOf(layer()), own = row < 0 ? [] : [lineOf(ratios, row, layer())];
     return { log: true, lines: [median, ...own], band: { steps, low: log10[0], high: log10[2] }, level: -3, levelLabel: "– – 10⁻³, usual", limits10: [low, high] };
   }, 300);
@@ -213,9 +210,9 @@ function times() {
     drawings.push(() => {
       const { step } = cursor(), column = g.columnOf(step), value = g.log10(own, column);
       view.show(g, { cursor: { row: own, step }, height: 340 });
-      const number = Number.isNaN(value) ? "nothing finite recorded" : `${g.unit} ${fromLog(value)}`;
+      const number = Number.isNaN(value) ? "no finite value recorded" : `${g.unit} ${fromLog(value)}`;
       said.textContent = `${g.rows[own]} · ${g.stepsOf(column)} · ${number}${g.isBad(own, column) ? " · ✖ Inf/NaN" : ""}`;
-      canvas.setAttribute("aria-label", `Gradient through time of ${g.label}. Arrow keys move. ${said.textContent}`);
+      canvas.setAttribute("aria-label", `Gradient through time of ${g.label}. Arrow keys move the cursor. ${said.textContent}`);
     });
   }
 }

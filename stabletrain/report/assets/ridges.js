@@ -1,4 +1,4 @@
-// One hill per layer at one step, in the rows of the heatmap beside it; and one layer's distribution by itself.
+// One ridge per layer at one step, aligned with the rows of the heatmap; and the distribution of a single layer.
 class Ridges {
   constructor(canvas, palette) { this.canvas = canvas; this.palette = palette; }
 
@@ -14,7 +14,7 @@ class Ridges {
       const histogram = frames.at(frame, k), base = box.top + (k + 1) * tall;
       if (!histogram) continue;
       if (k === row) { context.fillStyle = colors.line; context.fillRect(box.left, base - tall, box.right - box.left, Math.max(tall, 2)); }
-      this.hill(context, colors, grid, histogram, { base, lift: Math.max(1.6 * tall, 7), x, chosen: k === row, crowd, box });
+      this.ridge(context, colors, grid, histogram, { base, lift: Math.max(1.6 * tall, 7), x, chosen: k === row, crowd, box });
       if (histogram.shares.length) points.push([x(histogram.median), base - tall / 2]);
       this.note(context, colors, histogram, box.right, base - tall / 2, tall);
     }
@@ -23,7 +23,7 @@ class Ridges {
     context.stroke(); context.lineWidth = 1;
   }
 
-  hill(context, colors, grid, histogram, { base, lift, x, chosen, crowd, box }) {
+  ridge(context, colors, grid, histogram, { base, lift, x, chosen, crowd, box }) {
     if (!histogram.shares.length) return;
     const most = Math.max(...histogram.shares), at = k => x(histogram.low + (k + 0.5) * LOG10_2);
     context.save();
@@ -41,7 +41,7 @@ class Ridges {
     context.restore();
   }
 
-  note(context, colors, histogram, right, y, tall) { // what a hill cannot show
+  note(context, colors, histogram, right, y, tall) { // zeros, Inf and NaN, which a ridge does not show
     if (histogram.bad > 0 && (tall >= 9 || Math.floor(y / 12) !== this.lastNote)) {
       write(context, `✖ ${percent(histogram.bad)}`, right + 4, y, colors.bad, { size: 11, weight: "bold" });
       this.lastNote = Math.floor(y / 12);
@@ -79,9 +79,9 @@ class Distribution {
     if (!frames) return write(context, "no histograms of this signal were recorded", ...centre, colors.faint, style);
     const histogram = frames.at(frame, row), x = logAxis(frames, box);
     axisOfPowers(context, colors, frames, box, x);
-    const label = `${grid.element} of one element` + (width < 520 ? "" : ": share of the elements by power of ten");
+    const label = `${grid.element} of one element` + (width < 520 ? "" : ": fraction of elements by magnitude");
     write(context, label, (box.left + box.right) / 2, height - 8, colors.faint, { size: 11, align: "center" });
-    if (!histogram) return write(context, "no histogram on this step", ...centre, colors.faint, style);
+    if (!histogram) return write(context, "no histogram at this step", ...centre, colors.faint, style);
     const most = this.highest(frames, row);
     for (const share of niceTicks(0, most, 3, false)) {
       const y = box.bottom - (box.bottom - box.top) * share / most;
@@ -104,13 +104,13 @@ class Distribution {
     this.notes(context, colors, histogram, box);
   }
 
-  highest(frames, row) { // one height for all steps, so that they can be compared
+  highest(frames, row) { // one scale for all steps, so that they can be compared
     let most = 0;
     for (let k = 0; k < frames.steps.length; k++) for (const share of (frames.at(k, row) || { shares: [] }).shares) most = Math.max(most, share);
     return most || 1;
   }
 
-  trace(context, colors, histogram, x, box, most, dash) { // outline of the first (dots) and last (dashes) step
+  trace(context, colors, histogram, x, box, most, dash) { // outline of the first (dotted) or the last (dashed) step
     if (!histogram || !histogram.shares.length) return;
     const at = k => x(histogram.low + k * LOG10_2), up = share => box.bottom - (box.bottom - box.top) * share / most;
     context.save(); context.setLineDash(dash); context.strokeStyle = colors.faint; context.lineWidth = 1.3;

@@ -1,4 +1,4 @@
-"""The pictures of a run, each a PNG file in memory."""
+"""Pictures of a run; each function returns the bytes of a PNG file."""
 
 from stabletrain.report.pictures.clip_norms import draw_clipping as draw_clipping
 from stabletrain.report.pictures.curves import draw_curves as draw_curves

@@ -1,4 +1,4 @@
-"""Cells: a grid as coloured cells with its scale, and signs for what the colours cannot say."""
+"""Draw a grid as colored cells with a color bar, and mark zeros, Inf, NaN and missing values."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_MARKS = 12
-MIN_DECADES = 6  # a narrower scale would make a healthy spread look dramatic
-# Adam's epsilon is 1e-8 (Kingma and Ba 2015): an rms below it hardly moves a weight; one above 100 is never healthy.
+MIN_DECADES = 6  # on a narrower scale, a healthy spread would look dramatic
+# log10. Adam's epsilon is 1e-8 (Kingma and Ba 2015): an rms below it hardly moves a weight; above 100 is never healthy.
 OF_GRADIENTS = (-8, 2)
 ZERO_COLOR = "#000000"
 MISSING_COLOR = "#e4e7eb"
 
 
 def color_limits(log10: np.ndarray, reference: tuple[int, int] | None = None) -> tuple[int, int]:
-    """Return the ends of the colour scale in whole decades.
+    """Return the ends of the color scale in whole powers of ten.
 
     Args:
-        log10: What is shown.
-        reference: Decades that are on the scale whatever is shown, so that two runs look as different as they are.
+        log10: The values that are shown.
+        reference: Range of log10 that is always on the scale, so that the colors of different runs can be compared.
     """
     finite = log10[np.isfinite(log10)]
     if not finite.size:
@@ -46,7 +46,7 @@ def color_limits(log10: np.ndarray, reference: tuple[int, int] | None = None) ->
 
 
 def draw_cells(axes: Axes, grid: Grid, low: float, high: float) -> None:
-    """Draw rows downwards and steps to the right; columns with Inf or NaN get a cross above them."""
+    """Draw the rows from top to bottom and the steps from left to right; crosses above mark columns with Inf or NaN."""
     from matplotlib import colormaps
     from matplotlib.colors import to_rgba
 
@@ -72,7 +72,7 @@ def draw_cells(axes: Axes, grid: Grid, low: float, high: float) -> None:
 
 
 def label_steps(axes: Axes) -> None:
-    """Write the steps below the axes."""
+    """Label the horizontal axis with the steps."""
     axes.tick_params(axis="x", labelsize=14, labelcolor=INK, labelfontfamily=FONT)
     axes.locator_params(axis="x", nbins=6, integer=True)
     axes.ticklabel_format(axis="x", style="plain", useOffset=False)
@@ -80,7 +80,7 @@ def label_steps(axes: Axes) -> None:
 
 
 def draw_scale(axes: Axes, low: int, high: int, label: str) -> None:
-    """Draw what the colours mean."""
+    """Draw the color bar."""
     axes.imshow(
         np.linspace(1, 0, 128)[:, None],
         aspect="auto",
@@ -93,16 +93,16 @@ def draw_scale(axes: Axes, low: int, high: int, label: str) -> None:
     axes.yaxis.tick_right()
     ticks = whole_decades(low, high)
     axes.set_yticks(ticks, [power_of_ten(k) for k in ticks], fontsize=14, family=FONT, color=INK)
-    above = 1 + 11 / axes.get_window_extent().height  # px, clear of the uppermost tick's label
+    above = 1 + 11 / axes.get_window_extent().height  # 11 px, clear of the uppermost tick label
     write_text(axes, 0.0, above, label, transform=axes.transAxes, fontsize=13, va="bottom")
 
 
 def write_legend(axes: Axes, grid: Grid) -> None:
-    """Name below the scale the colours outside of it that occur."""
+    """List below the color bar the special colors that occur."""
     entries = [
         ("■ zero", ZERO_COLOR, np.isneginf(grid.log10).any()),
         ("✖ Inf/NaN", ALARM, grid.nonfinite.any()),
-        ("■ none", "#b4bac2", (np.isnan(grid.log10) & ~grid.nonfinite).any()),
+        ("■ no data", "#b4bac2", (np.isnan(grid.log10) & ~grid.nonfinite).any()),
     ]
     shown = [(text, color) for text, color, occurs in entries if occurs]
     for row, (text, color) in enumerate(shown):

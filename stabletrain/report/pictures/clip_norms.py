@@ -1,4 +1,4 @@
-"""Clipping: the gradient's norm before and after it, and how often it acted."""
+"""Plot of the gradient norm before and after clipping, with the fraction of clipped steps."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def has_clipping(record: Record) -> bool:
 
 
 def draw_clipping(record: Record) -> bytes:
-    """Draw the norm of all gradients before and after clipping, and above it the share of clipped steps.
+    """Draw the total gradient norm before and after clipping, and above it the fraction of clipped steps.
 
     Args:
-        record: The run.
+        record: The record of the run.
 
     Returns:
         A PNG file.
@@ -70,7 +70,7 @@ def draw_clipping(record: Record) -> bytes:
 
 
 def _draw_norms(axes: Axes, record: Record) -> list[int]:
-    """Draw both lines, and return their steps."""
+    """Draw both lines and return their steps."""
     names_of = {"before clipping": names.NORM_TOTAL, "after clipping": names.NORM_AFTER}
     lines = {label: finite(record.scalars[name]) for label, name in names_of.items() if name in record.scalars}
     for (label, series), color, width in zip(lines.items(), (BLUE, ORANGE), (3.2, 1.8), strict=False):

@@ -1,4 +1,4 @@
-"""Curves: loss, metric, gradient norm and learning rate over the steps."""
+"""Curves of loss, metrics, gradient norm and learning rate by step."""
 
 from __future__ import annotations
 
@@ -32,16 +32,15 @@ if TYPE_CHECKING:
 WIDTH_PX = 900
 PANEL_PX = 250
 MAX_POINTS = 600
-MANY = 100  # from this many points on a smooth line is drawn over a pale one
-LOG_RATIO = 100  # a loss that spans more than this is drawn on a logarithmic axis
-LEARNING_RATE = "train/lr"
-LEARNING_RATE_HEADING = "Learning rate"
+MANY = 100  # with more points, a smoothed line is drawn over a pale one
+LOG_RATIO = 100  # a loss with a larger ratio of maximum to minimum is drawn on a logarithmic axis
+LEARNING_RATE_HEADING, NORM_HEADING = "Learning rate", "Gradient norm"
 NUM_COLORS = 256
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One set of axes: a heading, and lines by their label."""
+    """One plot: a heading and labelled lines."""
 
     heading: str
     lines: dict[str, Series]
@@ -50,31 +49,32 @@ class Panel:
 
 
 def panels_of(record: Record) -> list[Panel]:
-    """Return what there is to draw, in reading order."""
+    """Return the plots that the record has data for, from top to bottom."""
     panels = []
-    losses = _present(record, {"training": names.TRAIN_LOSS, "validation": "val/loss"})
+    losses = _present(record, {"training": names.TRAIN_LOSS, "validation": names.VAL_LOSS})
     if losses:
         values = [value for line in losses.values() for value in line.values]
         log = min(values) > 0 and max(values) > LOG_RATIO * min(values)
         limits = (0.0, 1.05 * max(values)) if min(values) > 0 else None
         panels.append(Panel("Loss", losses, log=log, limits=limits))
     for metric in task_metrics(record)[:2]:
-        lines = _present(record, {"training": f"train/{metric}", "validation": f"val/{metric}"})
-        limits = (0.0, 1.03) if "accuracy" in metric else None
+        training, validation = (names.of_stage(stage, metric) for stage in (names.TRAIN, names.VAL))
+        lines = _present(record, {"training": training, "validation": validation})
+        limits = (0.0, 1.03) if names.ACCURACY in metric else None
         panels.append(Panel(metric.replace("_", " ").capitalize(), lines, limits=limits))
     norms = _present(record, {"before clipping": names.NORM_TOTAL, "after clipping": names.NORM_AFTER})
     if norms:
-        panels.append(Panel("Gradient norm", norms, log=True))
-    rates = _present(record, {"learning rate": LEARNING_RATE})
+        panels.append(Panel(NORM_HEADING, norms, log=True))
+    rates = _present(record, {"learning rate": names.LR})
     if rates:
         panels.append(Panel(LEARNING_RATE_HEADING, rates))
     return panels
 
 
 def task_metrics(record: Record) -> list[str]:
-    """Return the names of the metrics other than the loss that validation recorded."""
-    found = [name.removeprefix("val/") for name in record.scalars if name.startswith("val/")]
-    return [name for name in found if name != "loss" and finite(record.scalars[f"val/{name}"]).steps]
+    """Return the names of the validation metrics other than the loss."""
+    found = {names.metric_of(name, names.VAL): series for name, series in record.scalars.items()}
+    return [metric for metric, series in found.items() if metric not in (None, names.LOSS) and finite(series).steps]
 
 
 def _present(record: Record, wanted: dict[str, str]) -> dict[str, Series]:
@@ -89,13 +89,13 @@ def finite(series: Series) -> Series:
 
 
 def nonfinite_steps(record: Record) -> list[int]:
-    """Return the steps on which any layer's gradient held Inf or NaN, rising."""
+    """Return the steps at which the gradient of any layer contained Inf or NaN, in ascending order."""
     series = record.of_layers(names.GRADIENT_NONFINITE).values()
     return sorted({step for s in series for step, value in zip(s.steps, s.values, strict=True) if value > 0})
 
 
 def thin(series: Series, max_points: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """Return steps and values, at most about `max_points`: of each stretch its lowest and highest, in their order."""
+    """Downsample to about `max_points`: keep the minimum and the maximum of each interval, in their order."""
     steps, values = np.asarray(series.steps), np.asarray(series.values, dtype=float)
     if len(steps) <= max_points:
         return steps, values
@@ -107,13 +107,13 @@ def thin(series: Series, max_points: int = MAX_POINTS) -> tuple[np.ndarray, np.n
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Return the mean over `window` neighbours, fewer at the ends."""
+    """Return the moving average over `window` values, fewer at the ends."""
     kernel = np.ones(window)
     return np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")
 
 
 def draw_curves(record: Record) -> bytes:
-    """Draw loss, metric, gradient norm and learning rate one below the other over a common axis of steps.
+    """Draw loss, metrics, gradient norm and learning rate, one below the other, over a common axis of steps.
 
     Returns:
         A PNG file.
@@ -143,7 +143,7 @@ def draw_curves(record: Record) -> bytes:
 
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:
-    # The second line is thinner, so that the first shows where both are the same.
+    # The second line is thinner, so that the first remains visible where they coincide.
     for (label, series), color, width in zip(panel.lines.items(), (BLUE, ORANGE), (3.6, 1.8), strict=False):
         steps, values = thin(series)
         label = label if len(panel.lines) > 1 else ""
@@ -168,7 +168,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
 
 
 def scale_by_decades(axes: Axes, values: Sequence[float]) -> None:
-    """Make the vertical axis logarithmic, from one whole power of ten to another."""
+    """Make the vertical axis logarithmic, between whole powers of ten."""
     if not values:
         return
     low, high = math.floor(math.log10(min(values)) - 0.05), math.ceil(math.log10(max(values)) + 0.05)

@@ -1,4 +1,4 @@
-"""Heatmap: the gradient of each layer over the whole run, the share of clipped steps above, findings outlined."""
+"""Heatmap of the gradient by layer and step, with the fraction of clipped steps above it and findings outlined."""
 
 from __future__ import annotations
 
@@ -32,18 +32,17 @@ MAX_LABELS = 24
 MAX_OUTLINES = 6
 
 
-def draw_heatmap(record: Record, *, until_step: int | None = None, findings: Sequence[Finding] = ()) -> bytes:
-    """Draw the gradient's rms, layer (input at the top) by step, in powers of ten.
+def draw_heatmap(record: Record, *, findings: Sequence[Finding] = ()) -> bytes:
+    """Draw the rms of the gradient by layer (input at the top) and step, on a logarithmic color scale.
 
     Args:
-        record: The run.
-        until_step: Leave out what came after this step.
-        findings: Outlined by layer and steps, the worst ones only.
+        record: The record of the run.
+        findings: Findings, of which the `MAX_OUTLINES` worst are outlined at their layer and steps.
 
     Returns:
         A PNG file.
     """
-    grid = signal_grid(record, until_step=until_step)
+    grid = signal_grid(record)
     if not grid.log10.size:
         return picture_of_words(SIZE_PX, SIZE_PX, "no gradient recorded yet")
     figure = new_figure(SIZE_PX, SIZE_PX)
@@ -64,7 +63,7 @@ def draw_heatmap(record: Record, *, until_step: int | None = None, findings: Seq
 
 
 def draw_clipped(axes: Axes, edges: np.ndarray, shares: np.ndarray) -> None:
-    """Draw the share of clipped steps as a strip of bars, full height for all."""
+    """Draw the fraction of clipped steps as a strip of bars; full height means all steps."""
     axes.stairs(np.nan_to_num(shares), edges, fill=True, color=BLUE)
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(0, 1)
@@ -80,11 +79,11 @@ def draw_clipped(axes: Axes, edges: np.ndarray, shares: np.ndarray) -> None:
 
 
 def _outline(axes: Axes, grid: Grid, findings: Sequence[Finding]) -> None:
-    """Outline layer and steps of the worst findings, with their names; those of other rows are left out."""
+    """Outline layer and steps of the worst findings, with their names; skip those of layers that are not drawn."""
     from matplotlib.patches import Rectangle
 
     left, right = grid.edges[0], grid.edges[-1]
-    height = 0.035 * len(grid.rows)  # of a name, in rows
+    height = 0.035 * len(grid.rows)  # of a label, in rows
     free = -0.5 + 0.6 * height
     for finding in worst_first([f for f in findings if f.layer is None or f.layer in grid.rows])[:MAX_OUTLINES]:
         first, last = max(finding.first_step, left), min(finding.last_step + 1, right)

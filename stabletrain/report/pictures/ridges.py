@@ -1,4 +1,4 @@
-"""Ridges: for one step, how the gradient of each layer is spread over the powers of ten."""
+"""Ridgeline plot: the distribution of log10|g| in each layer at one step."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ if TYPE_CHECKING:
 SIZE_PX = 900
 NUM_COLORS = 256
 MAX_LABELS = 24
-CROWD = 40  # from this many layers on lines are thin and medians have no marker
-MIN_DECADES = 8  # a narrower axis would make a healthy spread look dramatic
-LOW_SHARE = 0.02  # the axis leaves out this share of the smallest gradients of a layer
+CROWD = 40  # with more layers, lines are thin and medians have no marker
+MIN_DECADES = 8  # on a narrower axis, a healthy spread would look dramatic
+LOW_SHARE = 0.02  # fraction of the smallest gradients of a layer that the axis may cut off
 NOTABLE_ZEROS = 0.01
 ALL_ZERO = "all zero"
 CENTRES = np.array([log10_edge(k) + LOG10_2 / 2 for k in range(NUM_BINS)])
 
 
 def density(histogram: Histogram) -> tuple[np.ndarray, np.ndarray]:
-    """Return the density of log10|g| over the finite elements other than zero, as a polygon through the bin centres.
+    """Return the density of log10|g| over the finite nonzero elements, as a polygon through the bin centers.
 
     Args:
-        histogram: One layer's counts.
+        histogram: Counts of one layer.
 
     Returns:
-        Points (n,) in log10|g| and the density there (n,); the polygon begins and ends at 0 and holds an area of 1.
-        Empty arrays if no element is finite and other than zero.
+        Points (n,) in log10|g| and the density (n,) at these points. The polygon begins and ends at 0 and has area 1.
+        Both arrays are empty if no element is finite and nonzero.
     """
     counts = histogram.counts[:NONFINITE_BIN].astype(float)
     counts[ZERO_BIN] = 0
@@ -61,7 +61,7 @@ def density(histogram: Histogram) -> tuple[np.ndarray, np.ndarray]:
 
 
 def log10_median(histogram: Histogram) -> float | None:
-    """Return log10 of the median |g| over the finite elements other than zero, or None if there are none."""
+    """Return log10 of the median |g| over the finite nonzero elements, or None if there are none."""
     counts = histogram.counts.copy()
     counts[ZERO_BIN] = 0
     median = Histogram(counts).quantile(0.5)
@@ -69,9 +69,9 @@ def log10_median(histogram: Histogram) -> float | None:
 
 
 def ridge_limits(source: Record | Mapping[str, Histogram]) -> tuple[float, float]:
-    """Return the range of log10|g| that shows all ridges of a record, or of one step, in whole even decades.
+    """Return the range of log10|g| that contains all ridges of a record, or of one step, as even integers.
 
-    Pass it to `draw_ridges` as `limits`, so that the frames of a slider can be compared.
+    Pass it to `draw_ridges` as `limits` so that the pictures of several steps share one axis.
     """
     if isinstance(source, Record):
         groups: Iterable[Iterable[Histogram]] = (by_step.values() for by_step in source.histograms.values())
@@ -81,7 +81,7 @@ def ridge_limits(source: Record | Mapping[str, Histogram]) -> tuple[float, float
 
 
 def limits_of_histograms(groups: Iterable[Iterable[Histogram]]) -> tuple[float, float]:
-    """Return the range of log10|x| that shows all histograms, in whole even decades."""
+    """Return the range of log10|x| that contains all histograms, as even integers."""
     lows, highs = [], []
     for group in groups:
         counts = np.array([h.counts[1:NONFINITE_BIN] for h in group], dtype=np.int64)
@@ -108,14 +108,14 @@ def draw_ridges(
 ) -> bytes:
     """Draw one ridge per layer, from the input (top) to the output (bottom), over a common axis of log10|g|.
 
-    A healthy network has its ridges one below the other; where gradients vanish they lean to the left towards the
-    input, where they explode they stand far to the right.
+    In a healthy network the ridges are below one another. If gradients vanish, they shift to the left towards the
+    input; if gradients explode, they are far to the right.
 
     Args:
-        histograms: One step's histogram by layer.
+        histograms: Histogram of each layer at one step.
         step: The step, for the heading.
-        title: Words before the step.
-        limits: Range of the axis in log10|g|; what fits these histograms if None.
+        title: Text before the step in the heading.
+        limits: Range of the axis in log10|g|; chosen from these histograms if None.
 
     Returns:
         A PNG file.
@@ -149,11 +149,11 @@ def _prepare_axes(axes: Axes, num_layers: int, low: float, high: float) -> None:
     axes.tick_params(length=0)
     for side in ("top", "left", "right"):
         axes.spines[side].set_visible(False)
-    axes.set_xlabel("size of the gradient |g|, per element", fontsize=15, family=FONT, color=INK)
+    axes.set_xlabel("magnitude of the gradient |g|, per element", fontsize=15, family=FONT, color=INK)
 
 
 def _height(num_layers: int) -> float:
-    """Return the height of a ridge in rows: neighbours overlap where there are many."""
+    """Return the height of a ridge in rows; neighbors overlap if there are many."""
     return 1.7 if num_layers > 3 else 0.9
 
 
@@ -172,9 +172,11 @@ def _draw_polygons(
         polygons.append(np.column_stack([x, row - height * heights / heights.max()]))
         shades.append((median - low) / (high - low))
     if not polygons:
-        sign, what = ("⚠ ", "finite") if any(h.num_nonfinite for h in histograms) else ("", "above zero")
+        sign, text = (
+            ("⚠ ", "no finite gradient") if any(h.num_nonfinite for h in histograms) else ("", "all gradients are zero")
+        )
         style = {"transform": axes.transAxes, "fontsize": 20, "ha": "center", "va": "center", "zorder": 4}
-        write_text(axes, 0.5, 0.5, f"{sign}no gradient is {what}", **style)
+        write_text(axes, 0.5, 0.5, f"{sign}{text}", **style)
     crowded = len(histograms) > CROWD
     if not crowded:
         axes.hlines(range(len(histograms)), low, high, colors=GRID, linewidth=0.8, zorder=1)
@@ -199,7 +201,7 @@ def _draw_medians(axes: Axes, medians: Sequence[float | None], low: float, high:
 
 
 def _write_notes(axes: Axes, histograms: Sequence[Histogram], fontsize: float) -> None:
-    """Write at the right of a row what its ridge cannot show: zeros, Inf and NaN. In a crowd the worst speaks."""
+    """Write zeros, Inf and NaN to the right of each row; where rows share a note, the worst of them."""
     group = math.ceil(len(histograms) / MAX_LABELS)
     side = axes.get_yaxis_transform()
     for first in range(0, len(histograms), group):
@@ -212,7 +214,7 @@ def _write_notes(axes: Axes, histograms: Sequence[Histogram], fontsize: float) -
 
 
 def note_of(histogram: Histogram) -> tuple[str, bool]:
-    """Return what must be said of zeros, Inf and NaN (empty if nothing), and whether it is alarming."""
+    """Return a note on zeros, Inf and NaN (empty if there is nothing to report), and whether it is alarming."""
     if histogram.num_nonfinite:
         whole = histogram.num_nonfinite == histogram.size
         return f"⚠ {'all' if whole else brief_count(histogram.num_nonfinite)} Inf/NaN", True
@@ -223,7 +225,7 @@ def note_of(histogram: Histogram) -> tuple[str, bool]:
 
 
 def brief_count(count: int) -> str:
-    """Return `count` in at most four characters where it is below 10⁹: 950, 12k, 3M."""
+    """Format `count` in at most four characters if it is below 10⁹: 950, 12k, 3M."""
     for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if count >= size:
             return f"{count // size}{letter}"

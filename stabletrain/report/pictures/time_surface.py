@@ -1,4 +1,4 @@
-"""Gradient through time: ‖∂L/∂h_t‖ by time step and training step, one surface per recurrent layer."""
+"""Heatmap of the gradient through time: ‖∂L/∂h_t‖ by time step and training step, one per recurrent layer."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 WIDTH_PX = 900
 PANEL_PX = 420
-MAX_LAYERS = 4  # the first and the last ones
+MAX_LAYERS = 4  # half of them the first layers, half the last
 MAX_LABELS = 9
 NUM_COLORS = 256
 
 
 def draw_time_surface(record: Record) -> bytes:
-    """Draw the norm of the gradient by the state at each time step, over the training, in powers of ten.
+    """Draw the norm of the gradient with respect to the state at each time step, on a logarithmic color scale.
 
     The beginning of the sequence is at the top: dark rows there mean that the gradient vanishes through time. All
-    layers share one scale; of more than four the first two and the last two are drawn.
+    layers share one color scale; if there are more than four, the first two and the last two are drawn.
 
     Args:
-        record: The run.
+        record: The record of the run.
 
     Returns:
         A PNG file.
@@ -63,11 +63,11 @@ def draw_time_surface(record: Record) -> bytes:
 
 
 def _label_time(axes: Axes, grid: Grid) -> None:
-    """Write some time steps at the left, and which end is which."""
+    """Write time steps to the left of their rows, as many as fit, and mark both ends of the sequence."""
     side = axes.get_yaxis_transform()
     for row in labelled_rows(len(grid.rows), MAX_LABELS):
         label = grid.rows[row].partition("–")[0]
         write_text(axes, -0.012, row, label, transform=side, fontsize=12, ha="right", va="center")
     style = {"fontsize": 11, "color": FAINT, "transform": axes.transAxes}
-    write_text(axes, -0.012, 1.03, "begin ↓", va="bottom", ha="right", **style)
+    write_text(axes, -0.012, 1.03, "start ↓", va="bottom", ha="right", **style)
     write_text(axes, -0.012, -0.05, "↑ end", va="top", ha="right", **style)

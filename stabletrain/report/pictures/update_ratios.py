@@ -1,4 +1,4 @@
-"""Update ratios: how far each step moves the weights, ‖ΔW‖/‖W‖, as a band over the layers."""
+"""Plot of the update ratio ‖ΔW‖/‖W‖ by step, as a band over the layers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 WIDTH_PX, HEIGHT_PX = 900, 480
 NUM_COLORS = 256
-# A rule of thumb for SGD: A. Karpathy, "makemore part 3" (2022), updates should be about a thousandth of the weights.
+# A rule of thumb for SGD: updates are about a thousandth of the weights (A. Karpathy, "makemore part 3", 2022).
 USUAL_LOG10 = -3.0
 QUANTILES = (0.1, 0.5, 0.9)
 MIN_DECADES = 3
@@ -38,11 +38,11 @@ MIN_DECADES = 3
 
 @dataclass(frozen=True)
 class Bands:
-    """The band of log10 ‖ΔW‖/‖W‖ over the layers.
+    """Quantiles of log10 ‖ΔW‖/‖W‖ over the layers.
 
     Attributes:
         steps: (columns,) middle of each column.
-        log10: (3, columns) the 10%, 50% and 90% quantile over the layers whose weights moved; NaN where none did.
+        log10: (3, columns) the 0.1, 0.5 and 0.9 quantiles over the layers whose weights changed; NaN where none did.
     """
 
     steps: np.ndarray
@@ -50,7 +50,7 @@ class Bands:
 
 
 def bands_of(grid: Grid) -> Bands:
-    """Return the quantiles over the layers, column by column. A weight that did not move at all is left out."""
+    """Return the quantiles over the layers in each column, without the layers whose weights did not change."""
     columns = grid.log10.shape[1]
     log10 = np.full((len(QUANTILES), columns), np.nan)
     for column in range(columns):
@@ -62,7 +62,7 @@ def bands_of(grid: Grid) -> Bands:
 
 
 def band_limits(grid: Grid) -> tuple[int, int]:
-    """Return the ends of the vertical axis in whole decades; the usual 1e-3 is inside."""
+    """Return the ends of the vertical axis as integers in log10; the usual 1e-3 is always on it."""
     finite = grid.log10[np.isfinite(grid.log10)]
     low, high = (float(np.quantile(finite, q)) for q in (0.01, 0.99)) if finite.size else (USUAL_LOG10, USUAL_LOG10)
     low, high = math.floor(min(low, USUAL_LOG10) - 0.1), math.ceil(max(high, USUAL_LOG10) + 0.1)
@@ -70,12 +70,12 @@ def band_limits(grid: Grid) -> tuple[int, int]:
 
 
 def draw_update_ratios(record: Record) -> bytes:
-    """Draw median and 10% to 90% band over the layers of ‖ΔW‖/‖W‖, and each layer as a thin line.
+    """Draw the median and the 10–90% band of ‖ΔW‖/‖W‖ over the layers, and each layer as a thin line.
 
-    About 1e-3 is usual: far above it the weights are thrown about, far below it they hardly learn.
+    About 1e-3 is usual: far above it training is unstable, far below it the weights hardly change.
 
     Args:
-        record: The run.
+        record: The record of the run.
 
     Returns:
         A PNG file.
@@ -91,7 +91,7 @@ def draw_update_ratios(record: Record) -> bytes:
         axes.plot(bands.steps, values, color=BLUE, linewidth=0.6, alpha=0.12)
     axes.fill_between(bands.steps, bands.log10[0], bands.log10[2], color=BLUE, alpha=0.25, linewidth=0)
     axes.plot(bands.steps, bands.log10[1], color=BLUE, linewidth=2.6, label="median, 10–90% of the layers", **few)
-    axes.axhline(USUAL_LOG10, color=ORANGE, linewidth=2, linestyle="--", label="10⁻³, the usual size")
+    axes.axhline(USUAL_LOG10, color=ORANGE, linewidth=2, linestyle="--", label="10⁻³, the usual ratio")
     _prepare(axes, grid)
     heading = {"fontsize": 18, "weight": "bold", "va": "center"}
     write_text(axes, 0.02, 0.945, "Update ratio ‖ΔW‖/‖W‖ over the run", transform=figure.transFigure, **heading)

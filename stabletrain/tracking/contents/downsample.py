@@ -1,4 +1,4 @@
-"""A part of the record, thinned while it is read to what a picture can show."""
+"""Downsample part of a record, while it is read, to the resolution of a picture."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ import numpy as np
 from stabletrain.record.reader import Entry, Record, Scalar, Series, Vector
 from stabletrain.vocabulary import metric_names as names
 
-MAX_COLUMNS = 2048  # a picture has fewer pixels
+MAX_COLUMNS = 2048  # more than a picture has pixels
 
 
 @dataclass
 class ThinnedRecord:
-    """Keeps what is recorded under some names, at most so many steps of it; a count of Inf and NaN is never hidden.
+    """Keeps the scalars and vectors with certain names at a bounded number of evenly spaced steps.
+
+    Of counts of Inf and NaN it keeps the largest of the steps that it merges, so that none is lost.
 
     Attributes:
-        prefixes: How the names begin.
-        max_columns: Steps to keep.
-        record: What is kept so far.
+        prefixes: Prefixes of the names to keep.
+        max_columns: Largest number of steps to keep.
+        record: The downsampled record so far.
     """
 
     prefixes: tuple[str, ...]
@@ -31,15 +33,15 @@ class ThinnedRecord:
     _last_column: int = -1
 
     def take(self, entries: Iterable[Entry]) -> list[Scalar | Vector]:
-        """Take in the entries of one event; return those that are ours, thinned out or not."""
-        ours = [e for e in entries if isinstance(e, Scalar | Vector) and e.name.startswith(self.prefixes)]
-        for entry in ours:
+        """Add the entries of one event; return those with matching names, kept or not."""
+        matching = [e for e in entries if isinstance(e, Scalar | Vector) and e.name.startswith(self.prefixes)]
+        for entry in matching:
             self._begin_column(entry.step)
             self._take_scalar(entry) if isinstance(entry, Scalar) else self._take_vector(entry)
-        return ours
+        return matching
 
     def copy(self) -> Record:
-        """Return what is kept so far, as a record of its own."""
+        """Return a copy of the record so far; later entries do not change it."""
         scalars = {k: Series(list(s.steps), list(s.values)) for k, s in self.record.scalars.items()}
         return Record(scalars=scalars, vectors={name: dict(found) for name, found in self.record.vectors.items()})
 

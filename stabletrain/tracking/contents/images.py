@@ -1,4 +1,4 @@
-"""The pictures of a run in MLflow, named so that its charts page shows them with a slider."""
+"""Pictures of a run in MLflow, under the file names for which its charts page offers a slider over the steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stabletrain.tracking.picture_plan import Identity, Picture
+from stabletrain.tracking import tags
+from stabletrain.tracking.contents.picture_plan import Identity, Picture
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,7 +22,7 @@ _FILE_NAME = re.compile(
 
 
 def pictures_there(client: MlflowClient, run_id: str) -> set[Identity]:
-    """Return the pictures that the run has on the server with the small one beside it."""
+    """Return the pictures of which the server has both the full-size and the reduced version."""
     found: dict[str, set[Identity]] = {".png": set(), "+compressed.webp": set()}
     for file in client.list_artifacts(run_id, FOLDER):
         if match := _FILE_NAME.match(Path(file.path).name):
@@ -31,10 +32,10 @@ def pictures_there(client: MlflowClient, run_id: str) -> set[Identity]:
 
 
 def upload_picture(client: MlflowClient, run_id: str, picture: Picture, png: bytes) -> None:
-    """Log a PNG as `MlflowClient.log_image` does, under names that follow from key, step and time.
+    """Log a PNG as `MlflowClient.log_image` does, under file names that are a function of key, step and time.
 
-    `log_image` names its two files at random: after a crash between them the same picture would be there twice.
-    The charts page shows the small one, which `log_image` reduces to 256 pixels: too few to read the layers' names.
+    `log_image` gives its two files random names, so that a picture repeated after a crash would appear twice. And it
+    reduces the version on the charts page to 256 pixels, too few to read the layers' names; here it keeps its size.
     """
     from PIL import Image
 
@@ -45,4 +46,4 @@ def upload_picture(client: MlflowClient, run_id: str, picture: Picture, png: byt
         with Image.open(io.BytesIO(png)) as image:
             image.convert("RGB").save(Path(folder, f"{stem}+compressed.webp"), quality=85)
         client.log_artifacts(run_id, folder, FOLDER)
-    client.set_tag(run_id, "mlflow.loggedImages", "True")
+    client.set_tag(run_id, tags.LOGGED_IMAGES, "True")

@@ -1,4 +1,4 @@
-"""Which pictures of a run MLflow gets: few, and decided from the record alone."""
+"""The pictures of a run in MLflow: which steps are drawn, as a function of the record alone."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 
 from stabletrain.record.reader import Entry, LayerHistogram, Record, Scalar, Vector
 from stabletrain.signal.histogram import Histogram
-from stabletrain.tracking.downsample import MAX_COLUMNS, ThinnedRecord
+from stabletrain.tracking.contents.downsample import MAX_COLUMNS, ThinnedRecord
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import Finding
 from stabletrain.vocabulary.signals import GRADIENT
 
-AT_END = "_at_end"  # a second key of the last picture of each kind, on step 0: runs of any length stand side by side
-Identity = tuple[str, int, int]  # key, step, time of the event in ms
+AT_END = "_at_end"  # suffix: the last picture of each kind again, at step 0, so that runs of any length line up
+Identity = tuple[str, int, int]  # key, step, wall time of the event in ms
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture to be drawn."""
+    """A picture to draw."""
 
     key: str
     step: int
@@ -27,19 +27,19 @@ class Picture:
 
     @property
     def identity(self) -> Identity:
-        """What tells it from all others of the run."""
+        """Unique within the run."""
         return self.key, self.step, self.time_ms
 
 
 @dataclass
 class Schedule:
-    """Few pictures however long the run.
+    """Chooses steps whose number grows with the logarithm of the run's length.
 
     Attributes:
-        num_first: So many of the first looks are drawn, all of them.
-        growth: After those, the step grows at least by this factor from picture to picture.
-        start: The first step after those.
-        max_num: Pictures at most, but for the last one.
+        num_first: Number of measurements at the beginning that are all drawn.
+        growth: Factor by which the step grows at least from one picture to the next, after those.
+        start: Smallest step after those.
+        max_num: Largest number of pictures; no limit if None. The last state of the run is drawn in addition.
     """
 
     num_first: int
@@ -50,7 +50,7 @@ class Schedule:
     _last: int = -1
 
     def is_due(self, step: int) -> bool:
-        """Whether this step is drawn; asked once for each step."""
+        """Return whether to draw this step. Call it once for each step, in order."""
         is_due = self._num < self.num_first or step >= max(self.start, self.growth * self._last)
         is_due = is_due and (self.max_num is None or self._num < self.max_num)
         if is_due:
@@ -59,23 +59,25 @@ class Schedule:
 
 
 def _ridges_schedule() -> Schedule:
-    return Schedule(num_first=10, growth=1.25)  # 30 pictures for 100 times the steps
+    return Schedule(num_first=10, growth=1.25)  # ten more for every tenfold of the steps
 
 
 def _course_schedule() -> Schedule:
-    return Schedule(num_first=1, growth=3.0, start=50, max_num=8)  # each shows all that came before
+    return Schedule(num_first=1, growth=3.0, start=50, max_num=8)  # each shows everything before it
 
 
 @dataclass
 class Course:
-    """A kind of picture that shows the run from its first step on.
+    """A kind of picture with the step on its horizontal axis, from the first step on.
 
     Attributes:
-        key: Its name.
-        draw: Draws it of the record and the findings.
-        kept: What it shows.
-        beside: What it shows beside that, at other steps perhaps.
-        begins: Whether an entry makes it worth showing; until one does, there is none.
+        key: Name of the image in MLflow.
+        draw: Draws the picture from a record and the findings.
+        kept: The data that it shows.
+        beside: Further data, which may be recorded at other steps.
+        begins: Whether an entry is worth a picture; nothing is drawn before the first such entry.
+        schedule: The steps at which it is drawn.
+        last: Step and time in ms of the latest entry.
     """
 
     key: str
@@ -84,22 +86,22 @@ class Course:
     beside: ThinnedRecord | None = None
     begins: Callable[[Scalar | Vector], bool] = lambda entry: True
     schedule: Schedule = field(default_factory=_course_schedule)
-    last: tuple[int, int] | None = None  # step, time
+    last: tuple[int, int] | None = None
     _has_begun: bool = False
 
     def take(self, entries: Sequence[Entry]) -> bool:
-        """Take in the entries of one event; return whether it is drawn."""
-        ours = self.kept.take(entries)
+        """Add the entries of one event; return whether to draw a picture now."""
+        matching = self.kept.take(entries)
         if self.beside is not None:
             self.beside.take(entries)
-        self._has_begun = self._has_begun or any(map(self.begins, ours))
-        if not ours or not self._has_begun or ours[-1].step <= (self.last[0] if self.last else -1):
+        self._has_begun = self._has_begun or any(map(self.begins, matching))
+        if not matching or not self._has_begun or matching[-1].step <= (self.last[0] if self.last else -1):
             return False
-        self.last = ours[-1].step, round(ours[-1].time_s * 1000)
-        return self.schedule.is_due(ours[-1].step)
+        self.last = matching[-1].step, round(matching[-1].time_s * 1000)
+        return self.schedule.is_due(matching[-1].step)
 
     def picture(self, findings: Sequence[Finding] = ()) -> Picture:
-        """Return the picture of the state as it is now."""
+        """Return the picture of the present state."""
         assert self.last is not None
         record = self.kept.copy()
         if self.beside is not None:
@@ -109,11 +111,11 @@ class Course:
 
 @dataclass
 class PicturePlan:
-    """Decides what is drawn from the record alone, so that reading it again decides the same.
+    """Plans the pictures of a run from its record alone: reading the record again gives the same plan.
 
     Attributes:
-        there: The pictures that the server has already.
-        courses: The kinds of pictures that show the course of the run.
+        there: Pictures that the server has already.
+        courses: The kinds of pictures over the whole run.
     """
 
     there: set[Identity]
@@ -124,7 +126,7 @@ class PicturePlan:
     _ridges: Schedule = field(default_factory=_ridges_schedule)
 
     def take(self, entries: Sequence[Entry]) -> None:
-        """Take in the entries of one event."""
+        """Add the entries of one event."""
         found = [e for e in entries if isinstance(e, LayerHistogram) and e.signal == GRADIENT]
         if found and found[-1].step > (self._last[0] if self._last else -1):
             histograms = {entry.layer: entry.histogram for entry in found}
@@ -136,7 +138,7 @@ class PicturePlan:
                 self._add(course.picture())
 
     def plan_last(self, findings: Sequence[Finding] = ()) -> None:
-        """Have the last state drawn too; called when the run has ended."""
+        """Add pictures of the last state; called when the run has ended."""
         pictures = [course.picture(findings) for course in self.courses if course.last is not None]
         if self._last is not None:
             pictures.insert(0, self._ridges_picture())
@@ -145,11 +147,11 @@ class PicturePlan:
             self._add(Picture(picture.key + AT_END, 0, picture.time_ms, picture.draw))
 
     def pending(self) -> list[Picture]:
-        """Return what is still to be drawn."""
+        """Return the pictures that are still to be drawn."""
         return list(self._pending.values())
 
     def done(self, picture: Picture) -> None:
-        """Note that a picture is on the server, or cannot be drawn."""
+        """Mark a picture as uploaded, or as impossible to draw."""
         self.there.add(picture.identity)
         self._pending.pop(picture.identity, None)
 
@@ -161,12 +163,14 @@ class PicturePlan:
         assert self._last is not None
         step, time_ms, histograms = self._last
         if self._limits is None:
-            self._limits = _limits_of(histograms)  # of the first picture: the slider's frames share one axis
+            self._limits = _limits_of(
+                histograms
+            )  # of the first picture, so that all frames of the slider share one axis
         return Picture(names.RIDGES, step, time_ms, _ridges_drawing(histograms, step, self._limits))
 
 
 def new_courses() -> list[Course]:
-    """Return the kinds of pictures that show the course of a run."""
+    """Return the kinds of pictures over the whole run."""
     return [
         Course(names.HEATMAP, _draw_heatmap, _kept(names.GRADIENT_RMS, names.GRADIENT_NONFINITE), _clipping()),
         Course(names.UPDATE_RATIOS, _draw_update_ratios, _kept(names.UPDATE_RATIO)),

@@ -1,4 +1,4 @@
-"""The Markdown at the top of a run's page: the verdict first, then why, as only the first lines are seen at once."""
+"""The description of an MLflow run in Markdown. MLflow folds it after a few lines, so the verdict comes first."""
 
 from __future__ import annotations
 
@@ -6,18 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stabletrain.vocabulary.finding import HEALTHY, Finding, by_cause, verdict_of
+from stabletrain.diagnosis.findings_text import steps
+from stabletrain.report.run_verdict import verdict_so_far
+from stabletrain.vocabulary.finding import HEALTHY, Finding, by_cause
 
 MAX_LENGTH = 7500  # a tag holds 8,000 characters
 MAX_FINDINGS = 12
-
-
-def verdict_from(summary: Mapping[str, Any], findings: Sequence[Finding]) -> str | None:
-    """Return the run's verdict; None while there is none."""
-    verdict = summary.get("verdict")
-    if isinstance(verdict, str) and verdict:
-        return verdict
-    return verdict_of(findings) if findings else None
 
 
 def describe(
@@ -26,12 +20,12 @@ def describe(
     """Return the description of a run.
 
     Args:
-        summary: What `summary.json` holds.
-        findings: What the doctor found.
-        info: What the run is.
-        note: A sentence about how it ended, if there is one to say.
+        summary: Content of `summary.json`.
+        findings: Findings of the run.
+        info: What the record says about the run.
+        note: A sentence about how it ended, if any.
     """
-    verdict = verdict_from(summary, findings)
+    verdict = verdict_so_far(summary, findings)
     parts = [f"### Verdict: {_headline(verdict)}"]
     parts += [_text(note)] if note else []
     parts += [text for text in (_findings(findings), _metrics(summary.get("metrics"))) if text]
@@ -64,17 +58,17 @@ def _findings(findings: Sequence[Finding]) -> str:
 
 
 def _line(finding: Finding) -> str:
-    where = f" in `{_code(finding.layer)}`" if finding.layer else ""
-    steps = f"step {finding.first_step}"
-    steps += f" to {finding.last_step}" if finding.last_step != finding.first_step else ""
-    line = f"- **{finding.severity}: {finding.kind}**{where}, {steps}. {_text(finding.advice)}"
+    line = f"- **{finding.severity}: {finding.kind}**{_where(finding)}, {steps(finding)}. {_text(finding.advice)}"
     overrides = ", ".join(f"`{_code(o)}`" for o in finding.overrides)
     return line + (f" Try {overrides}." if overrides else "")
 
 
 def _symptom(finding: Finding) -> str:
-    where = f" in `{_code(finding.layer)}`" if finding.layer else ""
-    return f"    - it explains {finding.kind}{where}"
+    return f"    - explains {finding.kind}{_where(finding)}"
+
+
+def _where(finding: Finding) -> str:
+    return f" in `{_code(finding.layer)}`" if finding.layer else ""
 
 
 def _number(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The layers that stand out, as a table on the run's page."""
+"""Table of the layers with the most extreme gradients and updates, shown on the run's page in MLflow."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stabletrain.record.reader import Entry, LayerHistogram, Scalar
+from stabletrain.tracking import tags
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.signals import GRADIENT
 
@@ -18,20 +19,19 @@ if TYPE_CHECKING:
 FILE_NAME = "worst_layers.json"
 COLUMNS = ("layer", "why", "rms", "rms / last layer's", "Inf and NaN", "update / weight", "zeros", "step")
 NUM_EACH = 5  # layers for each reason
-MLFLOW_TAG = "mlflow.loggedArtifacts"  # its page shows as a table what this tag says is one
 
 
 @dataclass
 class Layer:
-    """What was last seen of a layer.
+    """Latest measurements of a layer.
 
     Attributes:
-        name: Its name.
-        rms: Root mean square of its gradient, on the last step on which that was finite.
-        num_nonfinite: Inf and NaN of its gradient over the run, counted on the measured steps.
+        name: Name of the layer.
+        rms: Root mean square of its gradient, at the last step at which that was finite.
+        num_nonfinite: Number of Inf and NaN in its gradient, summed over the measured steps.
         update_ratio: ‖ΔW‖/‖W‖.
-        zeros: Share of zeros in its gradient.
-        step: The last step on which it was measured.
+        zeros: Fraction of zeros in its gradient.
+        step: Last step at which it was measured.
     """
 
     name: str
@@ -44,20 +44,22 @@ class Layer:
 
 @dataclass
 class WorstLayers:
-    """Takes in a record, event by event, and says which layers stand out at its end.
+    """Reads a record event by event and picks up to `NUM_EACH` layers for each reason.
 
-    | why | layers |
+    | reason | layers |
     |---|---|
-    | low gradient, high gradient | by the rms over that of the last layer, which is nearest to the loss |
-    | Inf or NaN | those with the most |
-    | low update, high update | by ‖ΔW‖/‖W‖ |
-    | zeros | those with the largest share |
+    | low gradient, high gradient | with the smallest and the largest rms |
+    | Inf or NaN | with the most of them |
+    | low update, high update | with the smallest and the largest ‖ΔW‖/‖W‖ |
+    | zeros | with the largest fraction of zeros |
+
+    The rms is also given relative to that of the last layer, which is nearest to the loss.
     """
 
     layers: dict[str, Layer] = field(default_factory=dict)
 
     def take(self, entries: Iterable[Entry]) -> None:
-        """Take in the entries of one event; steps that a resumed run repeats count once."""
+        """Add the entries of one event; steps that a resumed run repeats are counted once."""
         before: dict[str, int] = {}
         for entry in entries:
             if isinstance(entry, LayerHistogram) and entry.signal == GRADIENT:
@@ -75,7 +77,7 @@ class WorstLayers:
                         layer.step = entry.step
 
     def table(self) -> str:
-        """Return the layers that stand out, in forward order, as the JSON of a table; empty if there are none."""
+        """Return the picked layers in forward order, as the JSON of a table; empty if there are none."""
         reasons = self._reasons()
         last = next((x.rms for _, x in sorted(self.layers.items(), reverse=True) if x.rms), None)
         rows = []
@@ -101,24 +103,26 @@ class WorstLayers:
             ("zeros", lambda x: x.zeros or None, True, False),
         ):
             found = [(value, name) for name, x in self.layers.items() if (value := key(x)) is not None]
-            most = max(1, len(found) // 2) if is_one_of_two else NUM_EACH  # no layer is the smallest and the largest
+            most = (
+                max(1, len(found) // 2) if is_one_of_two else NUM_EACH
+            )  # no layer is both among the smallest and the largest
             for _, name in sorted(found, reverse=largest)[: min(NUM_EACH, most)]:
                 reasons.setdefault(name, []).append(why)
         return reasons
 
 
 def _short(number: float | None) -> float | None:
-    """Return a number with three digits: the page cuts off what is longer, and with it the power of ten."""
+    """Round to three digits: the page cuts off longer numbers, and with them the power of ten."""
     return number if number is None or isinstance(number, int) else float(f"{number:.3g}")
 
 
 def mark_as_table(client: MlflowClient, run: Run) -> None:
-    """Have MLflow's page show the file as a table.
+    """Make MLflow's page show the file as a table.
 
-    `MlflowClient.log_table` appends to a table that is there: carried over a second time, each layer would be in it
-    twice. So the file goes the way of all others, in the form that `log_table` gives it.
+    `MlflowClient.log_table` appends to an existing table, so that layers shipped a second time would be in it twice.
+    Hence the file is uploaded like any other, in the format of `log_table`.
     """
-    marks = json.loads(run.data.tags.get(MLFLOW_TAG, "[]"))
+    marks = json.loads(run.data.tags.get(tags.LOGGED_ARTIFACTS, "[]"))
     mark = {"path": FILE_NAME, "type": "table"}
     if mark not in marks:
-        client.set_tag(run.info.run_id, MLFLOW_TAG, json.dumps([*marks, mark]))
+        client.set_tag(run.info.run_id, tags.LOGGED_ARTIFACTS, json.dumps([*marks, mark]))

@@ -1,4 +1,4 @@
-"""The files of a run that has ended, each carried over once and again only when it changed."""
+"""Files of a run that has ended, as MLflow artifacts: each is uploaded once, and again only if it changed."""
 
 from __future__ import annotations
 
@@ -11,31 +11,33 @@ from typing import TYPE_CHECKING, Any
 import google_crc32c
 
 from stabletrain.record.run_folder import RunFolder
-from stabletrain.tracking.layer_table import FILE_NAME, mark_as_table
+from stabletrain.tracking import tags
+from stabletrain.tracking.contents.layer_table import FILE_NAME, mark_as_table
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-ARTIFACTS_TAG = "stabletrain.artifacts"
-MODEL_TAG = "stabletrain.model"
 LogModel = Callable[[str, str], None]  # run_id, tracking_uri
 
 
 def ship_artifacts(
     client: MlflowClient, run: Run, folder: RunFolder, summary: Mapping[str, Any], worst_layers: str = ""
 ) -> tuple[list[str], list[str]]:
-    """Carry over the run's files; return the names of those carried and of those that were there already.
+    """Upload the run's files.
 
     Args:
         client: A client of the tracking server.
         run: The MLflow run.
-        folder: The run.
-        summary: What `summary.json` shall hold on the server.
-        worst_layers: The table of the layers that stand out, if there are any.
+        folder: The run's folder.
+        summary: Content of `summary.json` on the server.
+        worst_layers: Table of the most conspicuous layers as JSON; empty if there are none.
+
+    Returns:
+        The names of the uploaded files, and of those that the server had already.
     """
     run_id = run.info.run_id
-    there: dict[str, str] = json.loads(run.data.tags.get(ARTIFACTS_TAG, "{}"))
+    there: dict[str, str] = json.loads(run.data.tags.get(tags.ARTIFACTS, "{}"))
     carried, already = [], []
     with tempfile.TemporaryDirectory(prefix="stabletrain-") as temporary:
         summary_file = Path(temporary, folder.summary.name)
@@ -58,29 +60,29 @@ def ship_artifacts(
             there[path.name] = digest
             carried.append(path.name)
     if carried:
-        client.set_tag(run_id, ARTIFACTS_TAG, json.dumps(there))
+        client.set_tag(run_id, tags.ARTIFACTS, json.dumps(there))
     return carried, already
 
 
 def ship_model(
     client: MlflowClient, run: Run, folder: RunFolder, log_model: LogModel, tracking_uri: str, notes: list[str]
 ) -> bool:
-    """Have the caller log the best checkpoint's model, once for each best checkpoint; return whether it did.
+    """Log the model of the best checkpoint through `log_model`, once per checkpoint; return whether it was logged.
 
-    A failure is told in `notes`: it costs the model on the server and nothing else.
+    A failure is not raised but reported in `notes`: only the model is then missing on the server.
     """
     best = folder.checkpoints / "best.ckpt"
     if not best.is_file():
         return False
     digest = _digest(best)
-    if run.data.tags.get(MODEL_TAG) == digest:
+    if run.data.tags.get(tags.MODEL) == digest:
         return False
     try:
         log_model(run.info.run_id, tracking_uri)
     except Exception as error:
         notes.append(f"The best model could not be logged to MLflow: {error}")
         return False
-    client.set_tag(run.info.run_id, MODEL_TAG, digest)
+    client.set_tag(run.info.run_id, tags.MODEL, digest)
     return True
 
 
