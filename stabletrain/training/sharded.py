@@ -13,6 +13,8 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stabletrain.torch_tools.local_shards import any_sharded, is_sharded, shard_like
+
 STEPS = ("training_step", "validation_step", "test_step")  # what Lightning calls instead of `forward`
 
 
@@ -54,7 +56,7 @@ class ShardedStrategy(ModelParallelStrategy):
         accelerator.setup(trainer)
         self.model = self.precision_plugin.convert_module(module)
         self.model_to_device()
-        if not any(is_sharded(p) for p in module.parameters()):
+        if not any_sharded(module.parameters()):
             shard_(module, self.device_mesh["data_parallel"], blocks=self._blocks)
         self.barrier()
         if trainer.state.fn == TrainerFn.FITTING:
@@ -95,11 +97,6 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def _keep_in_first(self, state: dict[str, Any]) -> dict[str, Any]:
         return state if self.is_global_zero else {}
-
-
-def is_sharded(tensor: Any) -> bool:
-    """Whether a tensor is a DTensor."""
-    return hasattr(tensor, "device_mesh")
 
 
 def shard_(module: nn.Module, mesh: Any, *, blocks: bool = True) -> None:
@@ -181,9 +178,7 @@ def part_like(value: Any, like: Any) -> Any:
     """Return a whole tensor laid out as another is; every process has it, so nothing is sent."""
     if not is_sharded(like) or is_sharded(value):
         return value
-    from torch.distributed.tensor import distribute_tensor
-
-    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    return shard_like(value.to(like.device), like)
 
 
 def _has_shape(value: Any, parameter: Tensor) -> bool:

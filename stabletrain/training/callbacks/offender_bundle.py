@@ -20,6 +20,7 @@ from torch.utils.data import DistributedSampler, SequentialSampler
 
 from stabletrain.record.run_folder import write_json
 from stabletrain.signal.offender import Offender, find_offender
+from stabletrain.torch_tools.local_shards import any_sharded
 from stabletrain.training.optimization.stability import NonFiniteGradient
 
 FOLDER, BUNDLE, OFFENDER = "offender", "bundle.pt", "offender.json"
@@ -75,7 +76,7 @@ class OffenderBundle(Callback):
         """Look for the offender, and write."""
         if not isinstance(exception, NonFiniteGradient) or not self._batches:
             return
-        if any(hasattr(p, "device_mesh") for p in pl_module.parameters()):
+        if any_sharded(pl_module.parameters()):
             return  # whose forward pass all processes would have to do together
         found, kept = None, self._batches[-1]
         try:
