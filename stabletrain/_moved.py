@@ -95,7 +95,7 @@ MOVED = {
     "report.update_ratios": "report.pictures.update_ratios",
     "report.words": "report.explanations",
     "signal.aside": "torch_tools.isolation",
-    "signal.counting": "signal.kernels.counting",
+    "signal.counting": "signal.kernels.numba_kernel",
     "signal.device": "signal.kernels.device",
     "signal.exponents": "signal.kernels.exponents",
     "signal.layers": "signal.layer_names",

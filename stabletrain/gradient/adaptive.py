@@ -13,7 +13,16 @@ from stabletrain.errors import RequestError, require_choice, require_range
 from stabletrain.gradient.clip import Clip
 from stabletrain.gradient.norms import total_norm
 from stabletrain.gradient.scale import choose_scale, limit_, shaped
-from stabletrain.torch_tools.local_shards import gradients_of, is_sharded, part_of, select, tensor_norms, widen
+from stabletrain.torch_tools.local_shards import (
+    gradients_of,
+    holds_whole_rows,
+    is_sharded,
+    part_of,
+    select,
+    shard_like,
+    tensor_norms,
+    widen,
+)
 
 EXCLUDES = ("last_linear", "none")
 
@@ -123,9 +132,9 @@ def _vectors(parameters: list[nn.Parameter], scale: float | None) -> list[_Units
 def _rows(parameter: Any, scale: float | None, groups: int | None) -> _Units:
     gradient, weight = parameter.grad, parameter.detach()
     part = part_of(gradient)
-    if is_sharded(gradient) and not _holds_whole_rows(gradient, groups):
+    if is_sharded(gradient) and not (groups is None and holds_whole_rows(gradient)):
         norms = (_unit_norm(gradient.full_tensor(), groups, scale), _unit_norm(weight.full_tensor(), groups))
-        return _Units(part, *(_own_part(n.expand(gradient.shape), gradient) for n in norms))
+        return _Units(part, *(_local_part(n.expand(gradient.shape), gradient) for n in norms))
     if gradient.layout == torch.sparse_coo:
         weight = weight[_row_indices(gradient)]
     return _Units(part, _unit_norm(part, groups, scale), _unit_norm(part_of(weight), groups))
@@ -141,16 +150,9 @@ def _unit_norm(tensor: Tensor, groups: int | None, scale: float | None = None) -
     return norm.expand(-1, by_group.size(1), *norm.shape[2:]).flatten(0, 1)  # (in, out / groups, 1, …)
 
 
-def _holds_whole_rows(gradient: Any, groups: int | None) -> bool:
-    return groups is None and all(p.is_replicate() or p.is_shard(0) for p in gradient.placements)
-
-
-def _own_part(whole: Tensor, like: Any) -> Tensor:
+def _local_part(whole: Tensor, like: Any) -> Tensor:
     """Return this process' shard of a tensor that every process has whole."""
-    from torch.distributed.tensor import distribute_tensor
-
-    sharded: Any = distribute_tensor(whole.contiguous(), like.device_mesh, like.placements, src_data_rank=None)
-    return sharded.to_local()
+    return part_of(shard_like(whole.contiguous(), like))
 
 
 def _row_indices(gradient: Tensor) -> Tensor:

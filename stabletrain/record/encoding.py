@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from stabletrain.record.protos import Event, Summary
-from stabletrain.signal.histogram import LOG10_2, NUM_BINS, log10_edge
-from stabletrain.signal.kernels.exponents import compile_
+from stabletrain.signal.histogram import LOG10_2, NONFINITE_BIN, NUM_BINS, log10_edge
+from stabletrain.signal.kernels.jit import HAS_NUMBA, compile_
 
 Bytes = bytes | np.ndarray  # arrays are uint8, and are not copied
 FLOAT32_MAX = float(np.finfo(np.float32).max)  # an event stores scalars in float32
@@ -49,7 +48,7 @@ class Scalars:
         self._parts = [_around_value(tag) for tag in tags]
         ends = np.cumsum([len(part) for part in self._parts], dtype=np.int64)
         self._whole = np.frombuffer(b"".join(self._parts), np.uint8)
-        self._places = ends - 4
+        self._places = ((ends - 4)[:, None] + np.arange(4)).reshape(-1)  # of every value's four bytes
 
     def encode(self, values: np.ndarray) -> Bytes:
         """Return the summary of values (len(tags),); values that are not finite in float32 are left out."""
@@ -58,7 +57,7 @@ class Scalars:
             data = np.ascontiguousarray(values, dtype="<f4").view(np.uint8)
         if storable.all():
             whole = self._whole.copy()
-            put_(whole, self._places, data)
+            whole[self._places] = data
             return whole
         kept = np.flatnonzero(storable)
         return b"".join(self._parts[i][:-4] + data[4 * i : 4 * i + 4].tobytes() for i in kept)
@@ -94,13 +93,6 @@ class Histograms:
         return self._out[:length]
 
 
-def _put(out, places, data):
-    """Write the i-th four bytes of `data` at the i-th place of `out`."""
-    for i in range(len(places)):
-        for k in range(4):
-            out[places[i] + k] = data[4 * i + k]
-
-
 def _write_varint(out: Any, at: int, value: int) -> int:
     while value > 127:
         out[at] = value & 127 | 128
@@ -118,8 +110,52 @@ def _length_of_varint(value: int) -> int:
     return length
 
 
-_put_varint = njit(_write_varint)
-_varint_length = njit(_length_of_varint)
+_put_varint = compile_(_write_varint)
+_varint_length = compile_(_length_of_varint)
+
+
+def _fill_by_loops(row, edges, half_bin, numbers):
+    """Write five sums, then limits, then buckets of one layer's (512,) counts; return the number of buckets."""
+    high, low = 254, 1
+    while high > 0 and row[high] + row[high + 256] == 0:
+        high -= 1
+    while low < high and row[low] + row[low + 256] == 0:
+        low += 1
+    num = high - low + 3
+    total, first, second = 0.0, 0.0, 0.0
+    for k in range(num):
+        numbers[5 + k] = edges[low + k]
+        if k == 0:
+            count = row[0] + row[256]
+        elif k == num - 1:
+            count = row[255] + row[511]
+        else:
+            count = row[low + k - 1] + row[low + k + 255]
+            centre = edges[low + k - 1] + half_bin
+            first += centre * count
+            second += centre * centre * count
+        numbers[5 + num + k] = count
+        total += count
+    numbers[0], numbers[1] = edges[low - 1], edges[low + num - 1]
+    numbers[2], numbers[3], numbers[4] = total, first, second
+    return num
+
+
+def _fill_by_numpy(row, edges, half_bin, numbers):
+    """The same bit by bit, since `cumsum` adds in order. Compiled with numba, it would take twice as long."""
+    bins = row[:NUM_BINS] + row[NUM_BINS:]
+    filled = 1 + np.flatnonzero(bins[1:NONFINITE_BIN])
+    low, high = (filled[0], filled[-1]) if len(filled) else (1, 0)
+    num = high - low + 3
+    inner, centres = bins[low : high + 1], edges[low : high + 1] + half_bin
+    numbers[0], numbers[1], numbers[2] = edges[low - 1], edges[low + num - 1], bins.sum()
+    numbers[3], numbers[4] = (np.cumsum(x * inner)[-1] if len(filled) else 0.0 for x in (centres, centres * centres))
+    numbers[5 : 5 + num] = edges[low : low + num]
+    numbers[5 + num : 5 + 2 * num] = np.concatenate([bins[:1], inner, bins[NONFINITE_BIN:]])
+    return num
+
+
+_fill = compile_(_fill_by_loops) if HAS_NUMBA else _fill_by_numpy
 
 
 def _encode(counts, names, ends, edges, half_bin, out):
@@ -128,28 +164,7 @@ def _encode(counts, names, ends, edges, half_bin, out):
     data = numbers.view(np.uint8)
     at, begin = 0, 0
     for i in range(len(counts)):
-        high, low = 254, 1
-        while high > 0 and counts[i, high] + counts[i, high + 256] == 0:
-            high -= 1
-        while low < high and counts[i, low] + counts[i, low + 256] == 0:
-            low += 1
-        num = high - low + 3
-        total, first, second = 0.0, 0.0, 0.0
-        for k in range(num):
-            numbers[5 + k] = edges[low + k]
-            if k == 0:
-                count = counts[i, 0] + counts[i, 256]
-            elif k == num - 1:
-                count = counts[i, 255] + counts[i, 511]
-            else:
-                count = counts[i, low + k - 1] + counts[i, low + k + 255]
-                centre = edges[low + k - 1] + half_bin
-                first += centre * count
-                second += centre * centre * count
-            numbers[5 + num + k] = count
-            total += count
-        numbers[0], numbers[1] = edges[low - 1], edges[low + num - 1]
-        numbers[2], numbers[3], numbers[4] = total, first, second
+        num = _fill(counts[i], edges, half_bin, numbers)
         packed = 1 + _varint_length(8 * num) + 8 * num
         histogram = 5 * 9 + 2 * packed
         name = ends[i] - begin
@@ -173,10 +188,9 @@ def _encode(counts, names, ends, edges, half_bin, out):
     return at
 
 
-encode_, put_ = compile_(_encode), compile_(_put)
+encode_ = compile_(_encode)
 
 
 def prepare() -> None:
-    """Compile both, or load what an earlier process compiled: seconds, the first time."""
-    Scalars(["x"]).encode(np.zeros(1))
+    """Compile what histograms need, or load what an earlier process compiled: seconds, the first time."""
     Histograms(["x"]).encode(np.zeros((1, 2 * NUM_BINS), np.int32))

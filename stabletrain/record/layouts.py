@@ -23,7 +23,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from stabletrain.record.encoding import varint
 from stabletrain.record.protos import DT_FLOAT, DT_STRING, Summary, SummaryMetadata, TensorProto, TensorShapeProto
 from stabletrain.signal.histogram import NUM_BINS, ZERO_BIN
-from stabletrain.signal.kernels.exponents import find_quantiles_
+from stabletrain.signal.kernels.quantiles import find_quantiles_
 from stabletrain.signal.layer_statistics import Arrays, LayerStatistics, Measures
 from stabletrain.signal.snapshot import Snapshot
 from stabletrain.vocabulary import metric_names as names

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 NUM_BINS = 256
+NUM_SIGNED_BINS = 512  # sign·256 + exponent
 ZERO_BIN = 0  # zeros and subnormals, |x| < 2**-126
 NONFINITE_BIN = 255  # Inf and NaN
 LOG10_2 = math.log10(2.0)

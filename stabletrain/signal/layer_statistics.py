@@ -127,7 +127,7 @@ class Measures(Sequence[LayerStatistics]):
 
     def quantiles(self, shares: Sequence[float]) -> np.ndarray:
         """Return quantiles of |x|, exact to their bin (a factor of 2): (L, len(shares)), NaN where none is finite."""
-        from stabletrain.signal.kernels.exponents import find_quantiles_
+        from stabletrain.signal.kernels.quantiles import find_quantiles_
 
         assert self.arrays.counts is not None
         found = np.empty((len(self), len(shares)))

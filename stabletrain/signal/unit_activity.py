@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from stabletrain.signal.hooks import first_tensor, tapped_modules
 from stabletrain.signal.layer_names import layer_name
+from stabletrain.torch_tools.local_shards import is_sharded
 
 DEAD, SATURATED, EQUAL = "dead", "saturated", "equal"
 MIN_SAMPLES = 512  # of a unit at 1% five are expected, and none in 0.6% of all looks
@@ -52,7 +53,7 @@ def find_equal_units(layers: Sequence[str], parameters: Sequence[Tensor]) -> dic
     """
     shares = {}
     for layer, parameter in zip(layers, parameters, strict=True):
-        if parameter.dim() > 1 and len(parameter) > 1 and parameter.numel() and not hasattr(parameter, "device_mesh"):
+        if parameter.dim() > 1 and len(parameter) > 1 and parameter.numel() and not is_sharded(parameter):
             rows = parameter.detach().flatten(1)
             if bool((rows[0] == rows[-1]).all()):  # nearly never, and cheap
                 shares[layer] = float((rows == rows[:1]).all(1).float().mean())

@@ -18,6 +18,7 @@ from stabletrain.signal.layer_names import ForwardOrder
 from stabletrain.signal.layer_statistics import Measures
 from stabletrain.signal.snapshot import Snapshot
 from stabletrain.signal.unit_activity import UnitTaps, find_equal_units
+from stabletrain.torch_tools.local_shards import any_sharded
 from stabletrain.vocabulary.signals import CLIP, DELTA, GRADIENT, MOMENT, SIGNALS, UNITS, UPDATE, WEIGHT
 
 OF_STEP = (UPDATE, MOMENT, CLIP)  # what only the optimizer's step brings about
@@ -157,7 +158,7 @@ class Watch:
     @property
     def is_sharded(self) -> bool:
         """Whether parameters lie in shards on several processes: then all of them must call `step`."""
-        return any(hasattr(p, "device_mesh") for p in self._order.model.parameters())
+        return any_sharded(self._order.model.parameters())
 
     def detach(self) -> None:
         """Remove what is left of the hooks."""
@@ -250,5 +251,4 @@ def _measure(names: Sequence[str], tensors: Sequence[Tensor], histograms: bool) 
     found = measure_plain(names, tensors, histograms=histograms)
     if found is not None:
         return found
-    in_shards = any(hasattr(x, "device_mesh") for x in tensors)
-    return (measure_shards if in_shards else measure_others)(names, tensors, histograms=histograms)
+    return (measure_shards if any_sharded(tensors) else measure_others)(names, tensors, histograms=histograms)

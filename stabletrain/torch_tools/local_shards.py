@@ -1,7 +1,8 @@
-"""Tensors that are not simply there: sharded over processes (DTensor), or sparse.
+"""Distributed (`DTensor`) and sparse tensors: the local part of one, and norms over all its shards.
 
-All in this room is computed on what the own process holds, and results are combined over the processes where a
-tensor is sharded. Every process must make the same calls in the same order; its own shard may be empty.
+Everything else in the package that must tell a `DTensor` from a plain tensor asks here. Each process computes on its
+local part; results are then reduced over the processes of the tensor's mesh. All processes must therefore make the same
+calls in the same order, even those whose shard is empty.
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ import torch
 from torch import Tensor, nn
 
 
-def is_sharded(tensor: Tensor) -> bool:
-    """Return whether a tensor is a DTensor; found out without importing torch.distributed."""
-    return hasattr(tensor, "full_tensor")
+def is_sharded(tensor: Any) -> bool:
+    """Return whether a tensor is a `DTensor`, without importing `torch.distributed`."""
+    return hasattr(tensor, "device_mesh")
+
+
+def any_sharded(tensors: Iterable[Tensor]) -> bool:
+    """Return whether any of the tensors is a `DTensor`."""
+    return any(map(is_sharded, tensors))
 
 
 def part_of(tensor: Any) -> Tensor:
-    """Return the elements that this process holds, in the same memory: a shard, or a sparse tensor's values.
+    """Return the elements that this process holds, as a view: its shard, or the values of a sparse tensor.
 
-    A sparse tensor must be coalesced for its memory to be shared; see `select`.
+    The values are a view only if the sparse tensor is coalesced; `select` makes sure of that.
     """
     if is_sharded(tensor):
         return tensor.to_local()
@@ -30,8 +36,42 @@ def part_of(tensor: Any) -> Tensor:
     return tensor if tensor.layout == torch.strided else tensor.values()
 
 
+def counted_part(tensor: Any, rank: int) -> Tensor:
+    """Return the elements that this process counts, so that over all processes each element is counted once.
+
+    Args:
+        tensor: A `DTensor`, or a plain tensor that every process holds whole.
+        rank: Rank of this process in the default group; rank 0 counts what is not sharded.
+    """
+    if is_sharded(tensor) and not any(p.is_partial() for p in tensor.placements):
+        coordinate = tensor.device_mesh.get_coordinate()  # None: this process is not part of the mesh
+        is_counted = coordinate is not None and all(
+            p.is_shard() or i == 0 for p, i in zip(tensor.placements, coordinate, strict=True)
+        )
+        local = tensor.to_local()
+        return local if is_counted else local.new_empty(0)
+    if is_sharded(tensor):  # pending sums: no process holds the value yet
+        tensor = tensor.full_tensor()
+    return tensor if rank == 0 else tensor.new_empty(0)
+
+
+def holds_whole_rows(tensor: Any) -> bool:
+    """Return whether every row (index of the first axis) of a `DTensor` lies in one process as a whole."""
+    return all(p.is_replicate() or p.is_shard(0) for p in tensor.placements)
+
+
+def shard_like(whole: Tensor, like: Any) -> Any:
+    """Return a tensor that every process holds whole as a `DTensor` with the mesh and placements of `like`.
+
+    Nothing is communicated: each process keeps its own part.
+    """
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
+
+
 def select(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """Return the parameters that have a gradient, each once; rows that a sparse gradient lists twice are added up."""
+    """Return the parameters that have a gradient, each once; sparse COO gradients are coalesced in place."""
     chosen = list({id(p): p for p in parameters if p.grad is not None}.values())
     for parameter in chosen:
         gradient = parameter.grad
@@ -41,7 +81,7 @@ def select(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
 
 
 def gradients_of(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
-    """Return the gradients that there are."""
+    """Return the gradients that are not None."""
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
@@ -50,12 +90,13 @@ def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0, scale: float
     """‖t‖_p of each tensor, over all its shards.
 
     Args:
-        tensors: Dense, sparse or sharded.
-        norm_type: p, above 0; inf for the largest magnitude.
-        scale: Elements are divided by it, in float64, before powers are taken; the norm stays divided.
+        tensors: Dense, sparse or distributed.
+        norm_type: p > 0; `inf` for the largest magnitude.
+        scale: If given, elements are divided by it in float64 before raising to the power, and the result is
+            ‖t‖_p / scale.
 
     Returns:
-        Scalars, the same in every process; float32 for half precision, float64 if scaled.
+        Scalar tensors, equal on every process; float32 for half precision inputs, float64 if scaled.
     """
     norms = [_part_norm(part_of(t.detach()), norm_type, scale) for t in tensors]
     for indices in _group_by_placement(tensors):
@@ -66,7 +107,7 @@ def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0, scale: float
 
 
 def widen(tensor: Tensor, scale: float | None = None) -> Tensor:
-    """Return a tensor in at least float32; divided by `scale` in float64 if that is given."""
+    """Return a tensor in at least float32; with a `scale`, divided by it in float64."""
     if scale is not None:
         return tensor.double() / scale
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
@@ -82,7 +123,7 @@ def _part_norm(part: Tensor, norm_type: float, scale: float | None) -> Tensor:
 
 
 def _group_by_placement(tensors: Sequence[Tensor]) -> list[list[int]]:
-    """Return the places of sharded tensors, those together that one message between the processes can serve."""
+    """Return the indices of distributed tensors, grouped so that one collective can reduce each group."""
     groups: dict[Any, list[int]] = {}
     for i, tensor in enumerate(tensors):
         if is_sharded(tensor):
@@ -93,7 +134,7 @@ def _group_by_placement(tensors: Sequence[Tensor]) -> list[list[int]]:
 
 
 def _over_shards(norms: Tensor, like: Any, norm_type: float) -> Tensor:
-    """Combine the norms of shards; a NaN anywhere becomes a NaN everywhere, also in a maximum."""
+    """Reduce the norms of shards; a NaN in any of them gives NaN on every process, for the maximum too."""
     from torch.distributed.tensor import DTensor, Partial, Replicate
 
     def reduce(values: Tensor, operation: str) -> Tensor:

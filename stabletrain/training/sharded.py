@@ -14,7 +14,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stabletrain.torch_tools.local_shards import is_sharded
+from stabletrain.torch_tools.local_shards import any_sharded, is_sharded, shard_like
 
 STEPS = ("training_step", "validation_step", "test_step")  # which Lightning calls instead of `forward`
 
@@ -58,7 +58,7 @@ class ShardedStrategy(ModelParallelStrategy):
         accelerator.setup(trainer)
         self.model = self.precision_plugin.convert_module(module)
         self.model_to_device()
-        if not any(is_sharded(p) for p in module.parameters()):
+        if not any_sharded(module.parameters()):
             shard_(module, self.device_mesh["data_parallel"], blocks=self._blocks)
         self.barrier()
         if trainer.state.fn == TrainerFn.FITTING:
@@ -89,7 +89,7 @@ class ShardedStrategy(ModelParallelStrategy):
         module = self.lightning_module
         assert module is not None
         own = module.state_dict()
-        parts = {name: shard_like(value, own.get(name)) for name, value in checkpoint["state_dict"].items()}
+        parts = {name: match_layout(value, own.get(name)) for name, value in checkpoint["state_dict"].items()}
         module.load_state_dict(parts, strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
@@ -168,7 +168,7 @@ def split_state(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
     by_index = dict(zip(saved, own, strict=True))
     parts = {
         index: {
-            key: shard_like(value, by_index[index]) if _has_shape(value, by_index[index]) else value
+            key: match_layout(value, by_index[index]) if _has_shape(value, by_index[index]) else value
             for key, value in entries.items()
         }
         for index, entries in state["state"].items()
@@ -176,13 +176,11 @@ def split_state(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
     return {**state, "state": parts}
 
 
-def shard_like(value: Any, like: Any) -> Any:
+def match_layout(value: Any, like: Any) -> Any:
     """Shard a tensor like another one; every process holds all of `value`, so nothing is communicated."""
     if not is_sharded(like) or is_sharded(value):
         return value
-    from torch.distributed.tensor import distribute_tensor
-
-    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    return shard_like(value.to(like.device), like)
 
 
 def _has_shape(value: Any, parameter: Tensor) -> bool:

@@ -216,18 +216,18 @@ def test_nothing_is_compiled_once_it_was_prepared(tmp_path):
     script = """
 import sys
 import torch, stabletrain as st
-from stabletrain.record.encoding import encode_, put_
+from stabletrain.record.encoding import encode_
 from stabletrain.record.writer import RecordWriter
-from stabletrain.signal.kernels.exponents import find_quantiles_
+from stabletrain.signal.kernels.quantiles import find_quantiles_
 model, writer = torch.nn.Linear(2, 2), RecordWriter(sys.argv[1])
 watch = st.Watch(model)
 if sys.argv[2] == "prepared":
     writer.prepare()
-before = [f.signatures[:] for f in (encode_, put_, find_quantiles_)]
+before = [f.signatures[:] for f in (encode_, find_quantiles_)]
 model(torch.ones(1, 2)).sum().backward()
 writer.write_snapshot(watch.step())
 writer.close()
-print(before == [f.signatures for f in (encode_, put_, find_quantiles_)])
+print(before == [f.signatures for f in (encode_, find_quantiles_)])
 """
     for how, expected in (("prepared", "True"), ("at once", "False")):
         command = [sys.executable, "-c", script, str(tmp_path), how]

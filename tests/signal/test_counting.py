@@ -1,4 +1,4 @@
-"""The one-pass histogram and the root mean square against slow references, over all dtypes and corners."""
+"""The one-pass histogram and the root mean square of both CPU backends against slow references, in every dtype."""
 
 from __future__ import annotations
 
@@ -12,13 +12,37 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from stabletrain.signal.histogram import LOG10_2, Histogram, log10_edge
-from stabletrain.signal.kernels.reduce import count_exponents, count_nonfinite, prepare, root_mean_square
+from stabletrain.signal.kernels import numba_kernel, numpy_kernel, reduce
+from stabletrain.signal.kernels.reduce import measure_tensors, prepare
 
 SPECIAL = [0.0, -0.0, 1e-45, 1.1754942e-38, 1.1754944e-38, 1.0, -1.0, 1.9999999, 2.0, 3.4028235e38]
 SPECIAL += [math.inf, -math.inf, math.nan, 1e-30, 1e30]
-prepare()  # compiling is not part of an example, nor what torch does at its first call
-count_exponents(torch.zeros(1))
 FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True, allow_subnormal=True)
+
+
+def measure(x):
+    return measure_tensors([""], [x], histograms=True)[0]
+
+
+def count_exponents(x) -> Histogram:
+    return measure(x).histogram
+
+
+def root_mean_square(x):
+    rms = measure_tensors([""], [x], histograms=False)[0].rms
+    assert measure(x).rms == (None if rms is None else pytest.approx(rms, rel=1e-9, abs=0.0))
+    return rms
+
+
+prepare()  # neither compilation nor torch's own first call is part of a timed example
+count_exponents(torch.zeros(1))
+
+
+@pytest.fixture(scope="module", params=[numba_kernel, numpy_kernel], ids=["numba", "numpy"], autouse=True)
+def backend(request):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reduce, "choose_backend", lambda: request.param)
+        yield request.param
 
 
 def reference(values) -> np.ndarray:
@@ -165,7 +189,7 @@ def test_rms_at_every_scale(values, exponent):
 def test_rms_leaves_out_what_is_not_finite():
     x = torch.tensor([3.0, math.nan, -4.0, math.inf])
     assert root_mean_square(x) == pytest.approx(math.sqrt(12.5))
-    assert count_nonfinite(x) == 2
+    assert measure(x).num_nonfinite == 2
     assert root_mean_square(torch.tensor([math.nan])) is None
     assert root_mean_square(torch.empty(0)) is None
     assert root_mean_square(torch.zeros(3)) == 0.0
@@ -189,10 +213,36 @@ def test_rms_of_very_many_elements_does_not_stand_still():
     assert root_mean_square(x) == pytest.approx(1.0)
 
 
+@given(st.lists(hnp.arrays(np.float32, st.integers(0, 50), elements=FLOATS), max_size=4))
+def test_both_backends_read_the_same(arrays):
+    tensors, sizes = [torch.from_numpy(x) for x in arrays], np.array([x.size for x in arrays], np.int64)
+    one, other = (kernel.count_exponents(tensors, sizes) for kernel in (numba_kernel, numpy_kernel))
+    for name in ("num_nonfinite", "counts", "special"):
+        a, b = getattr(one, name), getattr(other, name)
+        assert (a is None) == (b is None), name
+        if a is not None:
+            assert a.dtype == b.dtype
+            assert np.array_equal(a, b), name
+    np.testing.assert_allclose(one.squares, other.squares, rtol=1e-12)
+    for kernel in (numba_kernel, numpy_kernel):
+        alone = kernel.sum_squares(tensors, sizes)
+        np.testing.assert_allclose(alone.squares, one.squares, rtol=1e-12)
+        assert (alone.num_nonfinite is None) == (one.num_nonfinite is None)
+        assert alone.counts is None
+        assert alone.special is None
+
+
+def test_the_control_tells_backends_that_differ_apart(backend):
+    x = [torch.tensor([1.0, 2.0])]
+    found = backend.count_exponents(x, np.array([2]))
+    x[0][1] = 4.0
+    assert not np.array_equal(found.counts, backend.count_exponents(x, np.array([2])).counts)
+
+
 def test_measuring_leaves_the_tensor_and_the_random_state_alone():
     x = torch.randn(50, requires_grad=True)
     before, state = x.detach().clone(), torch.get_rng_state()
-    count_exponents(x), root_mean_square(x), count_nonfinite(x)
+    count_exponents(x), root_mean_square(x)
     assert torch.equal(x, before)
     assert torch.equal(torch.get_rng_state(), state)
     assert x.grad is None

@@ -1,4 +1,4 @@
-"""Measuring on a GPU: by PyTorch's operations and by the kernel, beside the CPU's path, bit by bit."""
+"""Measuring on a GPU, with PyTorch operations and with the Triton kernel, compared with the CPU bit by bit."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import nn
 
-from stabletrain.signal.kernels import device
-from stabletrain.signal.kernels import reduce as measure
+from stabletrain.signal.kernels import device, reduce
 from stabletrain.signal.kernels.reduce import measure_doubles, measure_tensors
 from stabletrain.signal.watch import Watch
 
@@ -185,7 +184,7 @@ def test_a_watch_measures_the_same_through_it(way, monkeypatch):
         optimizer = torch.optim.Adam(model.parameters())
         if through_device:
             monkeypatch.setattr(
-                measure, "_measure_floats", lambda xs, _, counts: way([x.to(DEVICE) for x in xs], counts)()
+                reduce, "_measure_floats", lambda xs, _, counts: way([x.to(DEVICE) for x in xs], counts)()
             )
         watch = Watch(model, optimizer=optimizer, signals=("gradient", "weight", "update", "moment", "delta"))
         snapshots = []

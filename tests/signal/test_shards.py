@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import traceback
 import warnings
 from datetime import timedelta
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+import stabletrain
 from stabletrain.signal.kernels.reduce import measure_tensors
 from stabletrain.signal.watch import Watch
 from stabletrain.vocabulary.signals import SIGNALS
@@ -155,3 +157,12 @@ def outcomes(tmp_path_factory):
 def test_two_processes(outcomes, name, rank):
     outcome = (outcomes / f"{name}.{rank}").read_text()
     assert not outcome, outcome
+
+
+def test_one_module_knows_what_a_dtensor_is_made_of():
+    internals = re.compile(
+        r"\.placements|\.to_local\(|_local_tensor|[\"']device_mesh|[\"']full_tensor|distribute_tensor"
+    )
+    root = Path(stabletrain.__file__).parent
+    found = {path.name for path in root.rglob("*.py") if internals.search(path.read_text())}
+    assert found == {"local_shards.py"}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from stabletrain.signal.kernels import counting
+from stabletrain.signal.kernels import numba_kernel, numpy_kernel, openmp, reduce
 from stabletrain.signal.kernels.openmp import find_team
 from stabletrain.signal.kernels.reduce import measure_tensors
 
@@ -48,24 +48,26 @@ def test_threads_change_no_bit(tensors, threads, histograms):
 
 def test_a_team_is_asked_only_where_there_is_work_for_it(tensors, threads, monkeypatch):
     """An address that is no function would end the process: it is not called for little work, nor by one thread."""
-    monkeypatch.setattr(counting, "find_team", lambda: 1)
+    monkeypatch.setattr(numba_kernel, "find_team", lambda: 1)
     threads(1)
     measured(tensors, True)
     threads(8)
     measured(tensors[4:6], True)
     measured([], True)
-    monkeypatch.setattr(counting, "find_team", lambda: 0)
+    monkeypatch.setattr(numba_kernel, "find_team", lambda: 0)
     threads(8)
     expected = measured(tensors, True)
     monkeypatch.undo()
     assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(measured(tensors, True), expected, strict=True))
 
 
+@pytest.mark.parametrize("backend", [numba_kernel, numpy_kernel], ids=["numba", "numpy"])
 @pytest.mark.parametrize("histograms", [True, False])
 @pytest.mark.parametrize("largest", [100_000, 65_536, 4096])
-def test_tensors_too_large_for_counts_of_32_bits_are_cut(tensors, monkeypatch, histograms, largest):
+def test_tensors_too_large_for_counts_of_32_bits_are_cut(tensors, monkeypatch, histograms, largest, backend):
+    monkeypatch.setattr(reduce, "choose_backend", lambda: backend)
     rms, *numbers = measured(tensors, histograms)
-    monkeypatch.setattr(counting, "LARGEST", largest)
+    monkeypatch.setattr(reduce, "LARGEST", largest)
     found, *others = measured(tensors, histograms)
     assert found == pytest.approx(rms, rel=1e-12, nan_ok=True)
     assert all(np.array_equal(a, b) for a, b in zip(others, numbers, strict=True))
@@ -75,6 +77,19 @@ def test_torch_on_linux_has_a_team():
     if sys.platform != "linux" or "backend: OpenMP" not in torch.__config__.parallel_info():
         pytest.skip("torch was built without OpenMP, or this is not Linux")
     assert find_team() > 0
+
+
+def test_without_the_symbol_one_thread_does_it_all(tensors, threads, monkeypatch):
+    threads(8)
+    expected = measured(tensors, True)
+    openmp.find_team.cache_clear()
+    monkeypatch.setattr(openmp.ctypes, "CDLL", lambda _: object())  # a library without GOMP_parallel
+    try:
+        assert find_team() == 0
+        found = measured(tensors, True)
+    finally:
+        openmp.find_team.cache_clear()
+    assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(found, expected, strict=True))
 
 
 def test_from_several_threads_of_the_program_at_once(tensors, threads):

@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stabletrain.signal.histogram import NONFINITE_BIN, NUM_BINS
-from stabletrain.signal.kernels.exponents import NUM_SIGNED_BINS
+from stabletrain.signal.histogram import NONFINITE_BIN, NUM_BINS, NUM_SIGNED_BINS
 from stabletrain.signal.layer_statistics import Arrays
 
 WIDTHS = {torch.float32: 4, torch.float16: 2, torch.bfloat16: 1}  # what the kernel reads, and its names for them

@@ -6,19 +6,19 @@ count of the one before it, runs at about one element per clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import (
     carray,  # pyright: ignore[reportPrivateImportUsage]
-    njit,
     types,
 )
 from numba.extending import intrinsic
 
-NUM_SIGNED_BINS = 512  # sign and exponent
+from stabletrain.signal.histogram import NUM_SIGNED_BINS
+from stabletrain.signal.kernels.jit import compile_
+
 SHIFT, ONE = np.uint32(23), np.uint32(1)
 MAGNITUDE, INF = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
 LINE = 16  # elements of a cache line
@@ -26,14 +26,6 @@ BLOCK = 2048  # elements, 8 kB: stay in the first cache between the two passes o
 AHEAD = 2 * 4 * BLOCK  # bytes: counting one block takes as long as fetching the one after the next
 SUMMED = 64  # elements between two calls for memory: with 32 the compiler writes no vector instructions
 SUM_AHEAD = 40 * 64  # bytes, where only squares are summed
-
-
-def compile_(function: Callable[..., Any], **options: Any) -> Any:
-    """Compile, and keep the result beside the source; without that where nothing can be written."""
-    try:
-        return njit(function, cache=True, nogil=True, **options)
-    except RuntimeError:  # a read-only file system: compiled anew in each process, about a second
-        return njit(function, nogil=True, **options)
 
 
 def pointer_to(element: Any) -> Any:
@@ -145,32 +137,3 @@ def _count_one(address, size, table, counts, special):
 
 
 count_tensor, sum_tensor = compile_(_count_one), compile_(_sum_one, fastmath=FREE_ORDER)
-
-
-def _find_quantiles(counts, shares, found):
-    """Find quantiles of |x| over the finite elements, as `Histogram.quantile` does.
-
-    Args:
-        counts: (L, 512) int32 or int64.
-        shares: (Q,) float64, 0 to 1.
-        found: (L, Q) float64, filled; NaN where no element is finite.
-    """
-    sizes = np.empty(255, np.int64)
-    for i in range(len(counts)):
-        total = 0
-        for k in range(255):
-            sizes[k] = counts[i, k] + counts[i, k + 256]
-            total += sizes[k]
-        below, k = 0, 0
-        for q in range(len(shares)):
-            if q > 0 and shares[q] < shares[q - 1]:
-                below, k = 0, 0  # else the search goes on where the last one ended
-            target = shares[q] * total
-            while k < 254 and (sizes[k] == 0 or below + sizes[k] < target):
-                below += sizes[k]
-                k += 1
-            share = min(max((target - below) / max(sizes[k], 1), 0.0), 1.0)
-            found[i, q] = np.nan if total == 0 else 0.0 if k == 0 else 2.0 ** (k - 127 + share)
-
-
-find_quantiles_ = compile_(_find_quantiles)

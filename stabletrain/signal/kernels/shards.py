@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stabletrain.signal.kernels.reduce import measure_tensors
 from stabletrain.signal.layer_statistics import Arrays, Measures
+from stabletrain.torch_tools.local_shards import counted_part
 
 
 def measure_shards(layers: Sequence[str], tensors: Sequence[Tensor], *, histograms: bool) -> Measures:
@@ -24,7 +25,8 @@ def measure_shards(layers: Sequence[str], tensors: Sequence[Tensor], *, histogra
         tensors: Plain tensors, held alike by all processes, or DTensors.
         histograms: Whether to count exponents too.
     """
-    own = measure_tensors(layers, [_own_part(x) for x in tensors], histograms=histograms)
+    rank = dist.get_rank()
+    own = measure_tensors(layers, [counted_part(x, rank) for x in tensors], histograms=histograms)
     return _add_up(own, _device_for(tensors[0].device))
 
 
@@ -89,21 +91,6 @@ def _cut(whole: Measures, begin: int, end: int) -> Measures:
     counts, special = (None if x is None else x[rows] for x in (a.counts, a.special))
     arrays = Arrays(a.rms[rows], a.num_nonfinite[rows], counts, special)
     return Measures(whole.layers[rows], whole.sizes[rows], arrays, with_counts=whole.with_counts)
-
-
-def _own_part(x: Any) -> Tensor:
-    """Return what this process counts of a tensor: its shard, and nothing of what another one counts already."""
-    if not hasattr(x, "device_mesh"):
-        return x if dist.get_rank() == 0 else x.new_empty(0)
-    if any(placement.is_partial() for placement in x.placements):  # not summed up yet: no process holds a value
-        x = x.full_tensor()
-        return x if dist.get_rank() == 0 else x.new_empty(0)
-    coordinate = x.device_mesh.get_coordinate()
-    counts = coordinate is not None and all(
-        placement.is_shard() or place == 0 for placement, place in zip(x.placements, coordinate, strict=True)
-    )
-    local = x.to_local()
-    return local if counts else local.new_empty(0)
 
 
 def _device_for(device: torch.device) -> torch.device:

@@ -9,7 +9,7 @@ import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-from stabletrain.signal.kernels.exponents import NUM_SIGNED_BINS
+from stabletrain.signal.histogram import NUM_SIGNED_BINS
 
 NUM_ODD = 3  # columns after the bins: Inf and NaN, subnormals, NaN
 BLOCK = 1024  # elements at a time: 8 a thread, for which 128 registers do, also with Triton 3.7

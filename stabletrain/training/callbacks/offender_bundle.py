@@ -20,7 +20,7 @@ from torch.utils.data import DistributedSampler, SequentialSampler
 from stabletrain.record.run_folder import write_json
 from stabletrain.signal.offender import Offender, find_offender
 from stabletrain.torch_tools.isolation import preserve_rng
-from stabletrain.torch_tools.local_shards import is_sharded
+from stabletrain.torch_tools.local_shards import any_sharded
 from stabletrain.training.lightning_internals import muted
 from stabletrain.training.optimization.stability import NonFiniteGradient
 
@@ -80,7 +80,7 @@ class OffenderBundle(Callback):
         """Find the offender and write both files."""
         if not isinstance(exception, NonFiniteGradient) or not self._batches:
             return
-        if any(is_sharded(p) for p in pl_module.parameters()):
+        if any_sharded(pl_module.parameters()):
             return  # a forward pass with sharded parameters needs all processes
         found, kept = None, self._batches[-1]
         try:

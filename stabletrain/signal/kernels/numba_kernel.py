@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,20 +12,16 @@ from numba import (
     cfunc,
     types,
 )
+from torch import Tensor
 
-from stabletrain.signal.kernels.exponents import (
-    NUM_SIGNED_BINS,
-    as_floats,
-    compile_,
-    count_tensor,
-    find_quantiles_,
-    pointer_to,
-    sum_tensor,
-)
+from stabletrain.signal.histogram import NUM_SIGNED_BINS
+from stabletrain.signal.kernels.backend import Reading
+from stabletrain.signal.kernels.exponents import as_floats, count_tensor, pointer_to, sum_tensor
+from stabletrain.signal.kernels.jit import compile_
 from stabletrain.signal.kernels.openmp import claim, find_team, run_together
+from stabletrain.signal.kernels.quantiles import find_quantiles_
 
 ELEMENTS_EACH = 100_000  # per thread: fewer are read in less time than it takes to hand them over
-LARGEST = 2**31 - 1  # elements of a tensor whose counts surely fit in 32 bits
 
 _as_integers, _as_doubles, _as_counts = pointer_to(types.int64), pointer_to(types.float64), pointer_to(types.int32)
 
@@ -121,45 +117,44 @@ def _sum_finite_squares(addresses, sizes, sums, nonfinite):
 _count_for_team_, _sum_for_team_ = _compile_for_team(_count_claimed), _compile_for_team(_sum_claimed)
 COUNT_ADDRESS, SUM_ADDRESS = _count_for_team_.address, _sum_for_team_.address
 _count_, _sum_squares_ = compile_(_count), compile_(_sum_squares)
-sum_finite_squares_ = compile_(_sum_finite_squares)
+_sum_finite_squares_ = compile_(_sum_finite_squares)
 
 
-def count_exponents_(
-    addresses: np.ndarray, sizes: np.ndarray, sums: np.ndarray, counts: np.ndarray, special: np.ndarray
-) -> bool:
-    """Count sign and exponent of each tensor's elements, and sum up their squares, block by block in the cache.
+def sum_squares(tensors: Sequence[Tensor], sizes: np.ndarray) -> Reading:
+    """See `Backend.sum_squares`."""
+    addresses, squares = _addresses_of(tensors), np.empty(len(sizes))
+    team = find_team()
+    if _sum_squares_(team, SUM_ADDRESS, torch.get_num_threads() if team else 1, addresses, sizes, squares):
+        return Reading(squares, None)
+    return Reading(squares, _sum_finite(addresses, sizes, squares))
 
-    Args:
-        addresses: (L,) int64, where each tensor's float32 elements begin, one after the other.
-        sizes: (L,) int64, number of elements, each at most `LARGEST`.
-        sums: (L,) float64, filled: sums of squares, not finite where an element is not.
-        counts: (L, 512) int32, filled: bin sign·256 + exponent. Half of the memory is half of the time to write it.
-        special: (L, 2) int64, filled: subnormals, NaN.
 
-    Returns:
-        Whether all elements are finite.
-    """
+def count_exponents(tensors: Sequence[Tensor], sizes: np.ndarray) -> Reading:
+    """See `Backend.count_exponents`. 32-bit counts take half the time to write that 64-bit ones would."""
+    addresses, num = _addresses_of(tensors), len(sizes)
+    squares, counts, special = np.empty(num), np.empty((num, NUM_SIGNED_BINS), np.int32), np.empty((num, 2), np.int64)
     team = find_team()
     max_threads = torch.get_num_threads() if team else 1
-    return _count_(team, COUNT_ADDRESS, max_threads, addresses, sizes, sums, counts, special)
-
-
-def sum_squares_(addresses: np.ndarray, sizes: np.ndarray, sums: np.ndarray) -> bool:
-    """Sum up the squares of each tensor's elements in float64, in which no float32's square over- or underflows.
-
-    Returns:
-        Whether all elements are finite.
-    """
-    team = find_team()
-    return _sum_squares_(team, SUM_ADDRESS, torch.get_num_threads() if team else 1, addresses, sizes, sums)
+    if _count_(team, COUNT_ADDRESS, max_threads, addresses, sizes, squares, counts, special):
+        return Reading(squares, None, counts, special)
+    return Reading(squares, _sum_finite(addresses, sizes, squares), counts, special)
 
 
 def prepare() -> None:
-    """Compile all of them now, or load what an earlier process compiled, rather than in the first step."""
-    x = np.array([1.0, np.inf], np.float32)
-    addresses, sizes = np.array([x.ctypes.data]), np.array([2])
-    counts, sums = np.empty((1, NUM_SIGNED_BINS), np.int32), np.empty(1)
-    sum_squares_(addresses, sizes, sums)
-    sum_finite_squares_(addresses, sizes, sums, np.empty(1, np.int64))
-    count_exponents_(addresses, sizes, sums, counts, np.empty((1, 2), np.int64))
-    find_quantiles_(counts, np.array([0.5]), np.empty((1, 1)))
+    """See `Backend.prepare`."""
+    x, size = [torch.tensor([1.0, np.inf])], np.array([2])
+    sum_squares(x, size)
+    reading = count_exponents(x, size)
+    assert reading.counts is not None
+    find_quantiles_(reading.counts, np.array([0.5]), np.empty((1, 1)))
+
+
+def _addresses_of(tensors: Sequence[Tensor]) -> np.ndarray:
+    return np.array([x.data_ptr() for x in tensors], np.int64)
+
+
+def _sum_finite(addresses: np.ndarray, sizes: np.ndarray, squares: np.ndarray) -> np.ndarray:
+    """Replace sums that are not finite by those over the finite elements; return the numbers of the others."""
+    num_nonfinite = np.zeros(len(sizes), np.int64)
+    _sum_finite_squares_(addresses, sizes, squares, num_nonfinite)
+    return num_nonfinite
