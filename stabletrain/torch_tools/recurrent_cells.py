@@ -12,14 +12,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-Activation = Callable[[Tensor], Tensor]
-
 
 def step_lstm(
     gates: Tensor,
     cell: Tensor,
-    activation: Activation = torch.tanh,
-    normalize_cell: Activation | None = None,
+    activation: Callable[[Tensor], Tensor] = torch.tanh,
+    normalize_cell: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Advance an LSTM by one step.
 
@@ -51,7 +49,7 @@ def step_gru(
     from_input: Tensor,
     from_hidden: Tensor,
     hidden: Tensor,
-    activation: Activation = torch.tanh,
+    activation: Callable[[Tensor], Tensor] = torch.tanh,
 ) -> Tensor:
     """Advance a GRU by one step.
 

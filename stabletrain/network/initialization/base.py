@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from stabletrain.network.activation import Activation
 from stabletrain.network.introspection.parametrized import writable_weights
 from stabletrain.network.introspection.weights import Block, find_biases, find_blocks
 from stabletrain.network.meanfield.gaussian_signal import second_moment_gain
 from stabletrain.network.residual import find_branches
 
-Activation = Callable[[Tensor], Tensor]
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
 # Gers et al. 2000; Jozefowicz et al. 2015, section 2.2: with 1 an LSTM can remember from the first step on.
@@ -27,7 +27,12 @@ class Initialization(ABC):
 
     Last of all, the weights of every residual branch of ours are multiplied by the `branch_gain` of the residual:
     DeepNorm's β, and 1 in all others.
+
+    Attributes:
+        option: Name of the class in `initialize_` and in `conf/init/`.
     """
+
+    option: ClassVar[str]
 
     def __call__(
         self, module: nn.Module, *, activation: Activation | None = None, inputs: Inputs | None = None

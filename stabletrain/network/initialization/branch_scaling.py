@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 
 from stabletrain.errors import RequestError, require_range
+from stabletrain.network.activation import Activation
 from stabletrain.network.initialization import fill
-from stabletrain.network.initialization.base import Activation, Initialization, Inputs, reset_biases_
+from stabletrain.network.initialization.base import Initialization, Inputs, reset_biases_
 from stabletrain.network.initialization.variance_scaling import He
 from stabletrain.network.introspection.structure import find_head, require_branches
 from stabletrain.network.introspection.weights import find_blocks
@@ -30,6 +33,8 @@ class DepthScaled(Initialization):
         Radford et al. 2019, Language Models are Unsupervised Multitask Learners, section 2.3; Radford et al. 2018,
         section 4.1 (0.02).
     """
+
+    option: ClassVar[str] = "depth_scaled"
 
     def __init__(self, std: float | None = None) -> None:
         self.std = None if std is None else require_range("std", std, 0.0, open_minimum=True)
@@ -59,6 +64,8 @@ class Fixup(Initialization):
     References:
         Zhang et al. 2019, Fixup Initialization: Residual Learning Without Normalization, section 3.2, rules 1 and 2.
     """
+
+    option: ClassVar[str] = "fixup"
 
     def apply_(self, module: nn.Module, activation: Activation | None, inputs: Inputs | None) -> None:
         """Fill the weights of `module`, zero its biases, scale or zero its branches, zero its head."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from stabletrain.errors import RequestError, require_range
-from stabletrain.network.initialization.base import Activation, Initialization, Inputs, first_tensor
+from stabletrain.network.activation import Activation
+from stabletrain.network.initialization.base import Initialization, Inputs, first_tensor
 from stabletrain.network.initialization.orthogonal import Orthogonal
 
 _GATED = (nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell)
@@ -27,6 +30,8 @@ class Chrono(Initialization):
     References:
         Tallec and Ollivier 2018, Can Recurrent Neural Networks Warp Time?, eq. 16.
     """
+
+    option: ClassVar[str] = "chrono"
 
     def __init__(self, max_steps: int | None = None) -> None:
         self.max_steps = None if max_steps is None else require_range("max_steps", max_steps, 2)

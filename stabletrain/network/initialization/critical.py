@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 from torch import nn
 
 from stabletrain.errors import require_range
+from stabletrain.network.activation import Activation
 from stabletrain.network.initialization import fill
-from stabletrain.network.initialization.base import Activation, Initialization, Inputs, reset_biases_
+from stabletrain.network.initialization.base import Initialization, Inputs, reset_biases_
 from stabletrain.network.initialization.orthogonal import is_strided
 from stabletrain.network.introspection.structure import find_activation, find_head
 from stabletrain.network.introspection.weights import Block, find_biases, find_blocks
@@ -36,6 +38,8 @@ class Critical(Initialization):
         Pennington et al. 2017, Resurrecting the Sigmoid in Deep Learning (orthogonal, not Gaussian);
         Roberts et al. 2022, The Principles of Deep Learning Theory, section 5.3 (first layer at q*).
     """
+
+    option: ClassVar[str] = "critical"
 
     def __init__(self, bias_std: float | None = None) -> None:
         self.bias_std = None if bias_std is None else require_range("bias_std", bias_std, 0.0)

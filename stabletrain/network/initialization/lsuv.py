@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,9 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from stabletrain.errors import RequestError, require_range
+from stabletrain.network.activation import Activation
 from stabletrain.network.initialization import fill
-from stabletrain.network.initialization.base import Activation, Initialization, Inputs, reset_biases_
+from stabletrain.network.initialization.base import Initialization, Inputs, reset_biases_
 from stabletrain.network.introspection.weights import find_blocks, find_weights, is_transposed_linear
 
 
@@ -39,6 +40,8 @@ class LSUV(Initialization):
     References:
         Mishkin and Matas 2016, All You Need Is a Good Init, algorithm 1.
     """
+
+    option: ClassVar[str] = "lsuv"
 
     def __init__(self, tolerance: float = 0.1, max_tries: int = 10) -> None:
         self.tolerance = require_range("tolerance", tolerance, 0.0, open_minimum=True)

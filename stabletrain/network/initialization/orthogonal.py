@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch.nn.modules.conv import _ConvNd
 
 from stabletrain.errors import require_choice, require_range
+from stabletrain.network.activation import Activation
 from stabletrain.network.initialization import fill
-from stabletrain.network.initialization.base import Activation, WeightRule, find_gain
+from stabletrain.network.initialization.base import WeightRule, find_gain
 from stabletrain.network.introspection.weights import Block
 
 
@@ -18,6 +21,8 @@ class Orthogonal(WeightRule):
         kernel: `flat` or `delta`. Kernels that move by more than one position stay flat: a delta would not read
             what lies between.
     """
+
+    option: ClassVar[str] = "orthogonal"
 
     def __init__(self, gain: float | None = None, kernel: str = "flat") -> None:
         self.gain = None if gain is None else require_range("gain", gain, 0.0, open_minimum=True)
@@ -44,6 +49,8 @@ class Identity(WeightRule):
     References:
         Le et al. 2015, A Simple Way to Initialize Recurrent Networks of Rectified Linear Units (IRNN).
     """
+
+    option: ClassVar[str] = "identity"
 
     def __init__(self, gain: float = 1.0, input_std: float = 0.001) -> None:
         self.gain = require_range("gain", gain, 0.0, open_minimum=True)

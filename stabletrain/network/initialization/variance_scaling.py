@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import nn
 
 from stabletrain.errors import require_choice, require_range
+from stabletrain.network.activation import Activation
 from stabletrain.network.initialization import fill
-from stabletrain.network.initialization.base import (
-    Activation,
-    Initialization,
-    Inputs,
-    WeightRule,
-    find_gain,
-    find_rectifier_gain,
-)
+from stabletrain.network.initialization.base import Initialization, Inputs, WeightRule, find_gain, find_rectifier_gain
 from stabletrain.network.introspection.weights import Block
 
 
@@ -22,6 +18,8 @@ class Default(Initialization):
 
     Only β of DeepNorm is multiplied in, every time: call it once on a network of such residuals.
     """
+
+    option: ClassVar[str] = "default"
 
     def apply_(self, module: nn.Module, activation: Activation | None, inputs: Inputs | None) -> None:
         """Leave `module` untouched."""
@@ -36,6 +34,8 @@ class Normal(WeightRule):
     References:
         Krizhevsky et al. 2012, ImageNet Classification with Deep Convolutional Neural Networks, section 5.
     """
+
+    option: ClassVar[str] = "normal"
 
     def __init__(self, std: float = 0.01) -> None:
         self.std = require_range("std", std, 0.0)
@@ -52,6 +52,8 @@ class Xavier(WeightRule):
         distribution: `uniform` (the paper's) or `normal`.
         gain: Above 0; None for the paper's 1, whatever the activation.
     """
+
+    option: ClassVar[str] = "xavier"
 
     def __init__(self, distribution: str = "uniform", gain: float | None = None) -> None:
         self.distribution = require_choice("distribution", distribution, fill.DISTRIBUTIONS)
@@ -70,6 +72,8 @@ class He(WeightRule):
         mode: `fan_in` or `fan_out`.
     """
 
+    option: ClassVar[str] = "he"
+
     def __init__(self, distribution: str = "normal", mode: str = "fan_in") -> None:
         self.distribution = require_choice("distribution", distribution, fill.DISTRIBUTIONS)
         self.mode = require_choice("mode", mode, ("fan_in", "fan_out"))
@@ -86,6 +90,8 @@ class LeCun(WeightRule):
     Args:
         distribution: `normal` or `uniform`.
     """
+
+    option: ClassVar[str] = "lecun"
 
     def __init__(self, distribution: str = "normal") -> None:
         self.distribution = require_choice("distribution", distribution, fill.DISTRIBUTIONS)

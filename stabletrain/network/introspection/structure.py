@@ -8,35 +8,10 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from stabletrain.errors import RequestError
-from stabletrain.network.initialization.base import Activation
+from stabletrain.network.activation import TORCH_ACTIVATIONS, Activation
 from stabletrain.network.introspection.branches import FINDERS
 from stabletrain.network.introspection.weights import find_weights, is_transposed_linear
 from stabletrain.network.residual import AddResidual, Branch, find_branches, names_branches
-
-_ELEMENTWISE = (
-    nn.ELU,
-    nn.CELU,
-    nn.GELU,
-    nn.Hardshrink,
-    nn.Hardsigmoid,
-    nn.Hardswish,
-    nn.Hardtanh,  # ReLU6 too
-    nn.LeakyReLU,
-    nn.LogSigmoid,
-    nn.Mish,
-    nn.PReLU,
-    nn.ReLU,
-    nn.RReLU,
-    nn.SELU,
-    nn.SiLU,
-    nn.Sigmoid,
-    nn.Softplus,
-    nn.Softshrink,
-    nn.Softsign,
-    nn.Tanh,
-    nn.Tanhshrink,
-    nn.Threshold,
-)
 
 
 def find_all_branches(network: nn.Module) -> list[Branch]:
@@ -100,7 +75,7 @@ def find_activation(network: nn.Module) -> Activation:
     for module in network.modules():
         foreign = type(module).__module__.startswith("transformers.activations")
         named: Any = getattr(module, "activation", None) if _is_torch_layer(module) else None
-        if isinstance(module, _ELEMENTWISE) or foreign:
+        if isinstance(module, tuple(TORCH_ACTIVATIONS)) or foreign:
             found.setdefault(type(module).__name__.lower(), module)
         elif isinstance(module, (nn.RNN, nn.RNNCell)):
             found.setdefault(module.nonlinearity, nn.ReLU() if module.nonlinearity == "relu" else nn.Tanh())

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import sys
+from typing import cast
 
 from stabletrain.errors import RequestError
+from stabletrain.network.activation import Activation
 from stabletrain.network.meanfield.gaussian_signal import (
     LARGEST_VARIANCE,
     SMALL,
-    Activation,
     MeanField,
     compute_moments,
 )
 
 _NUM_SCANNED = 100  # points from 1e-6 up to the largest variance; measured: no activation in conf/ has two roots in one
-_NUM_BISECTIONS = 60  # of an interval of 17 %: to the last bit
 
 
 def find_critical(activation: Activation, bias_std: float | None = None) -> MeanField:
@@ -83,6 +83,7 @@ def _fades_gently(activation: Activation, slope: float) -> bool:
 
 def _find_variance(activation: Activation, bias_std: float | None) -> float | None:
     """Return the first q at which V' = 1, or that has the bias asked for and V' ≤ 1."""
+    from scipy.optimize import brentq  # takes 0.3 s to import, and only some activations come here
 
     def excess(q: float) -> float:
         moments = compute_moments(activation, q)
@@ -99,17 +100,10 @@ def _find_variance(activation: Activation, bias_std: float | None) -> float | No
     values = [excess(q) for q in points]
     for low, high, at_low, at_high in zip(points, points[1:], values, values[1:], strict=False):
         if at_low * at_high < 0:
-            root = _bisect(excess, low, high, at_low > 0)
+            root = cast(float, brentq(excess, low, high, xtol=sys.float_info.min))  # to 4 ε, relative
             if fits(root):
                 return root
     return None
-
-
-def _bisect(function: Callable[[float], float], low: float, high: float, falls: bool) -> float:
-    for _ in range(_NUM_BISECTIONS):
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if (function(middle) > 0) == falls else (low, middle)
-    return low
 
 
 def _no_edge(activation: Activation, bias_std: float | None) -> RequestError:
