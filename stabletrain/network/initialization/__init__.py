@@ -1,4 +1,4 @@
-"""Initializations of whole modules, one class for each option of `conf/init/`."""
+"""Initializations of whole modules: `initialize_`, and one class for each option of `conf/init/`."""
 
 from stabletrain.network.initialization.base import Initialization as Initialization
 from stabletrain.network.initialization.base import WeightRule as WeightRule

@@ -1,8 +1,8 @@
-"""Initializations of whole modules: `initialize_`, and a class for each option of `conf/init/`.
+"""`initialize_`, and the initializations by name.
 
-Every class but `Default` fills the weights of linear, convolutional, recurrent and attention layers, gate by
-gate where gates are stacked, and zeroes biases, but for the forget gate's. Norms, embeddings, parameters of
-fewer than two axes and parameters not named weight… are left alone.
+Every class but `Default` fills the weights of linear, convolutional, recurrent and attention layers, one gate at a
+time where gates are stacked, and zeroes the biases, except for the forget gate. Norms, embeddings, parameters with
+fewer than two axes and parameters whose name does not contain `weight` are left unchanged.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stabletrain.network.initialization import branch_scaling, chrono, critical,
 from stabletrain.network.initialization.base import Initialization, Inputs
 from stabletrain.signatures import require_options
 
-# The modules with the classes, in the order in which they are listed.
+# The modules that define the classes, in the order of `INITIALIZATIONS`. A class added to one of them is listed too.
 _THEMES = (variance_scaling, orthogonal, lsuv, critical, branch_scaling, chrono)
 
 INITIALIZATIONS: dict[str, type[Initialization]] = {
@@ -39,16 +39,19 @@ def initialize_(
     """Initialize any module in place and return it.
 
     Args:
-        module: Any module: linear, convolutional, recurrent, attention layers, alone or nested.
-        init: A name of `INITIALIZATIONS`, or an instance, which carries its own numbers.
-        activation: What follows the weights, elementwise on tensors (`torch.nn.ReLU()`); decides the gain.
-        inputs: A batch for `module`, for what measures (`lsuv`): a tensor, a sequence of positional arguments, or a
-            mapping of named ones.
-        **options: Of the initialization named, such as `std`.
+        module: Any module: a single layer, or a network of linear, convolutional, recurrent and attention layers.
+        init: A name in `INITIALIZATIONS`, or an instance, which has its own options.
+        activation: The elementwise activation that follows the weights, such as `torch.nn.ReLU()`; sets the gain.
+        inputs: A batch for `module`, for data-dependent initializations (`lsuv`): a tensor, a sequence of positional
+            arguments, or a mapping of keyword arguments.
+        **options: Options of the named initialization, such as `std`.
+
+    Returns:
+        `module`.
 
     Raises:
-        RequestError: The name or an option is unknown, a number is out of its range, the initialization does not
-            fit the module, or a lazy module has not seen its first batch.
+        RequestError: The name or an option is unknown, a number is out of range, the initialization does not fit the
+            module, or a lazy module has not seen its first batch.
 
     Example:
         >>> model = initialize_(nn.LSTM(8, 16), "orthogonal")

@@ -1,4 +1,4 @@
-"""Initializations that give a weight structure as a whole: orthogonal, identity."""
+"""Structured initializations, which fill a weight matrix as a whole: orthogonal and identity."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ class Orthogonal(WeightRule):
     """See `fill.orthogonal_`.
 
     Args:
-        gain: Above 0; None for that of `find_gain`.
-        kernel: `flat` or `delta`. Kernels that move by more than one position stay flat: a delta would not read
-            what lies between.
+        gain: Above 0; None for the one from `find_gain`.
+        kernel: `flat` or `delta`. Strided kernels are always flat: a delta kernel would skip the positions in between.
     """
 
     option: ClassVar[str] = "orthogonal"
@@ -35,16 +34,16 @@ class Orthogonal(WeightRule):
 
 
 def is_strided(block: Block) -> bool:
-    """Whether the block's kernel moves by more than one position at a time."""
+    """Return whether the block is the kernel of a strided convolution."""
     return isinstance(block.owner, _ConvNd) and any(stride > 1 for stride in block.owner.stride)
 
 
 class Identity(WeightRule):
-    """Identity from step to step and from layer to layer; N(0, input_std²) from inputs into recurrent layers.
+    """Identity matrices, except for the input weights of recurrent layers: those are N(0, input_std²).
 
     Args:
-        gain: Entries on the diagonal, above 0.
-        input_std: Of weights from a recurrent layer's inputs, above 0; 0.001 in the paper, section 4.
+        gain: Value on the diagonal, above 0.
+        input_std: Standard deviation of the input weights of recurrent layers, above 0; 0.001 in the paper, section 4.
 
     References:
         Le et al. 2015, A Simple Way to Initialize Recurrent Networks of Rectified Linear Units (IRNN).

@@ -1,4 +1,4 @@
-"""Initializations that draw every entry of a weight independently, and the one that draws none."""
+"""Initializations that sample every entry of a weight independently, and `default`, which samples nothing."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from stabletrain.network.introspection.weights import Block
 
 
 class Default(Initialization):
-    """Leaves every module as its constructor made it (in torch: U(±1/√fan_in) for linear layers).
+    """Keeps the weights of the modules' constructors (in torch U(±1/√fan_in) for linear layers).
 
-    Only β of DeepNorm is multiplied in, every time: call it once on a network of such residuals.
+    DeepNorm's β is still multiplied in, at every call: call it once on a network with such residuals.
     """
 
     option: ClassVar[str] = "default"
 
     def apply_(self, module: nn.Module, activation: Activation | None, inputs: Inputs | None) -> None:
-        """Leave `module` untouched."""
+        """Leave `module` unchanged."""
 
 
 class Normal(WeightRule):
-    """W ~ N(0, std²) whatever the fans.
+    """W ~ N(0, std²), whatever the fan-in and fan-out.
 
     Args:
-        std: Standard deviation, from 0. 0.01 as in AlexNet.
+        std: Standard deviation, from 0; 0.01 in AlexNet.
 
     References:
         Krizhevsky et al. 2012, ImageNet Classification with Deep Convolutional Neural Networks, section 5.
@@ -65,7 +65,7 @@ class Xavier(WeightRule):
 
 
 class He(WeightRule):
-    """See `fill.he_`; the gain is He's for rectifiers and unknown activations, else that of second moments.
+    """See `fill.he_`; the gain is the paper's for ReLU-like and unknown activations, else the second-moment gain.
 
     Args:
         distribution: `normal` (the paper's) or `uniform`.
