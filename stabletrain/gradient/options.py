@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from stabletrain.errors import RequestError, closest_name, require_choice
+from stabletrain.errors import RequestError, require_choice
 from stabletrain.gradient.adaptive import AdaptiveClip
 from stabletrain.gradient.chain import Chain
 from stabletrain.gradient.clip import Clip, LayerClip, NoClip, NormClip, ValueClip
 from stabletrain.gradient.statistical import PercentileClip, ZScoreClip
+from stabletrain.signatures import require_options
 
 CLIPS: dict[str, type[Clip]] = {
     "none": NoClip,
@@ -65,10 +65,10 @@ def clip_gradients_(
     parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     if isinstance(clip, str):
         chosen = CLIPS[require_choice("clip", clip, CLIPS)]
-        _require_options(clip, options, list(inspect.signature(chosen).parameters))
+        require_options(chosen, options, f"clip {clip!r}")
         clip = _recall(chosen, options, parameters)
     else:
-        _require_options(type(clip).__name__, options, [])
+        require_options(None, options, f"clip {type(clip).__name__!r}")
     return clip(parameters)
 
 
@@ -81,15 +81,3 @@ def _recall(chosen: type[Clip], options: dict[str, Any], parameters: list[nn.Par
     clips = _remembered.setdefault(parameters[0], {})
     key = (chosen, tuple(sorted(options.items())), tuple(map(id, parameters)))
     return clips.setdefault(key, clip)
-
-
-def _require_options(clip: str, options: dict[str, Any], allowed: list[str]) -> None:
-    for name, value in options.items():
-        if name not in allowed:
-            raise RequestError(
-                f"clip {clip!r} has no option {name!r}.",
-                key=name,
-                found=value,
-                allowed=", ".join(allowed) or "no options",
-                closest=closest_name(name, allowed),
-            )

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from stabletrain.errors import RequestError
+from stabletrain.torch_tools.recurrent_cells import step_gru, step_lstm
 
 FUSED = (nn.RNN, nn.LSTM, nn.GRU)
 Note = Callable[[str, Tensor], Tensor]
@@ -90,25 +91,15 @@ def _scan(module: Any, note: Note, key: str, x: Tensor, state: tuple[Tensor, ...
     return torch.stack(hidden), state
 
 
-def _step_lstm(from_input: Tensor, from_hidden: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """C' = σ(f) c + σ(i) tanh(g), h' = σ(o) tanh(c')."""
-    i, f, g, o = (from_input + from_hidden).chunk(4, dim=-1)
-    cell = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
-    return o.sigmoid() * cell.tanh(), cell
-
-
-def _step_gru(from_input: Tensor, from_hidden: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """H' = (1 − z) tanh(W_in x + r (W_hn h)) + z h."""
-    reset_x, update_x, new_x = from_input.chunk(3, dim=-1)
+def _step_gru(from_input: Tensor, from_hidden: Tensor, hidden: Tensor) -> Tensor:
+    reset_x, update_x, new_x = from_input.chunk(3, dim=-1)  # (batch, H) each
     reset_h, update_h, new_h = from_hidden.chunk(3, dim=-1)
-    new = (new_x + (reset_x + reset_h).sigmoid() * new_h).tanh()
-    update = (update_x + update_h).sigmoid()
-    return ((1 - update) * new + update * state[0],)
+    return step_gru((reset_x + reset_h).sigmoid(), (update_x + update_h).sigmoid(), new_x, new_h, hidden)
 
 
 CELLS: dict[str, Callable[[Tensor, Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]] = {
     "RNN_TANH": lambda x, h, _: ((x + h).tanh(),),
     "RNN_RELU": lambda x, h, _: ((x + h).relu(),),
-    "LSTM": _step_lstm,
-    "GRU": _step_gru,
+    "LSTM": lambda x, h, state: step_lstm(x + h, state[1]),
+    "GRU": lambda x, h, state: (_step_gru(x, h, state[0]),),
 }

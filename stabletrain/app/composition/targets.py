@@ -14,6 +14,7 @@ from typing import Any
 
 from stabletrain.app.composition.schema import GROUPS
 from stabletrain.errors import RequestError, closest_name
+from stabletrain.signatures import find_unknown
 
 
 def expected_types(group: str) -> tuple[type, ...]:
@@ -120,19 +121,16 @@ def _check_nested(value: Any, key: str, expected: tuple[type, ...], allow_target
 
 def bind(target: Any, settings: Mapping[str, Any], key: str) -> None:
     """Check names and plain types of `settings` against the target's signature."""
-    signature = inspect.signature(target)
-    parameters = signature.parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        unknown = [name for name in settings if name not in parameters]
-        if unknown:
-            raise RequestError(
-                f"{key} has no setting {unknown[0]!r}.",
-                key=f"{key}.{unknown[0]}",
-                found=settings[unknown[0]],
-                allowed=", ".join(parameters) or "nothing",
-                closest=closest_name(unknown[0], parameters, 0.6),
-                command=" ".join(f"~{key}.{name}" for name in unknown),  # the chosen option's own settings go
-            )
+    unknown, allowed = find_unknown(target, settings)
+    if unknown:
+        raise RequestError(
+            f"{key} has no setting {unknown[0]!r}.",
+            key=f"{key}.{unknown[0]}",
+            found=settings[unknown[0]],
+            allowed=", ".join(allowed) or "nothing",
+            closest=closest_name(unknown[0], allowed, 0.6),
+            command=" ".join(f"~{key}.{name}" for name in unknown),  # the chosen option's own settings go
+        )
     hints, is_ours = _type_hints(target), target.__module__.startswith("stabletrain.")
     for name, value in settings.items():
         if name in hints:

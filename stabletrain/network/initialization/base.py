@@ -1,33 +1,38 @@
-"""What all initializations share: their interface, the walk over the weights, gains, biases."""
+"""What all initializations share: the interface, the loop over the weights, gains and biases."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from stabletrain.network.activation import Activation
 from stabletrain.network.introspection.parametrized import writable_weights
 from stabletrain.network.introspection.weights import Block, find_biases, find_blocks
 from stabletrain.network.meanfield.gaussian_signal import second_moment_gain
 from stabletrain.network.residual import find_branches
 
-Activation = Callable[[Tensor], Tensor]
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
-# Gers et al. 2000; Jozefowicz et al. 2015, section 2.2: with 1 an LSTM can remember from the first step on.
+# Gers et al. 2000; Jozefowicz et al. 2015, section 2.2: with a bias of 1 an LSTM remembers from the first step.
 FORGET_BIAS = 1.0
 
 
 class Initialization(ABC):
-    """Initializes a module in place, reproducibly from torch's global seed.
+    """Initializes a module in place, reproducibly under torch's global seed.
 
-    Last of all, the weights of every residual branch of ours are multiplied by the `branch_gain` of the residual:
-    DeepNorm's β, and 1 in all others.
+    Finally, the weights of every residual branch of our models are multiplied by the `branch_gain` of its residual: β
+    for DeepNorm, 1 for all others.
+
+    Attributes:
+        option: Name of the class in `initialize_` and in `conf/init/`.
     """
+
+    option: ClassVar[str]
 
     def __call__(
         self, module: nn.Module, *, activation: Activation | None = None, inputs: Inputs | None = None
@@ -36,9 +41,10 @@ class Initialization(ABC):
 
         Args:
             module: Any module.
-            activation: What follows the weights; decides the gain where none was given. None for unknown.
-            inputs: A batch for `module`: one tensor, positional arguments in a sequence, or named ones in a
-                mapping. Only those initializations read it that measure.
+            activation: The activation that follows the weights; it sets the gain where none was given. None if
+                unknown.
+            inputs: A batch for `module`: a tensor, a sequence of positional arguments, or a mapping of keyword
+                arguments. Used only by data-dependent initializations.
         """
         with writable_weights(module):
             self.apply_(module, activation, inputs)
@@ -53,14 +59,14 @@ class Initialization(ABC):
 
 
 class WeightRule(Initialization):
-    """Fills every weight by one rule and zeroes the biases."""
+    """Fills every weight by the same rule and zeroes the biases."""
 
     @abstractmethod
     def fill_(self, block: Block, activation: Activation | None) -> None:
         """Fill one weight in place."""
 
     def apply_(self, module: nn.Module, activation: Activation | None, inputs: Inputs | None) -> None:
-        """Fill the weights of `module`, one after the other."""
+        """Fill the weights of `module` one by one, and zero its biases."""
         for block in find_blocks(module):
             if block.weight.numel():
                 self.fill_(block, activation)
@@ -68,7 +74,7 @@ class WeightRule(Initialization):
 
 
 def first_tensor(inputs: Inputs | None) -> Tensor | None:
-    """Return the first of the tensors in `inputs`."""
+    """Return the first tensor in `inputs`, None if it has none."""
     if isinstance(inputs, Tensor):
         return inputs
     values = inputs.values() if isinstance(inputs, Mapping) else inputs or ()
@@ -76,7 +82,7 @@ def first_tensor(inputs: Inputs | None) -> Tensor | None:
 
 
 def find_rectifier_gain(activation: Activation | None) -> float | None:
-    """Return √(2 / (1 + a²)) for ReLU (a = 0), leaky ReLU and PReLU, √2 for unknown, None for any other."""
+    """Return √(2 / (1 + a²)) for ReLU (a = 0), leaky ReLU and PReLU, √2 if unknown, None for other activations."""
     if activation is None or isinstance(activation, nn.ReLU) or activation in (torch.relu, nn.functional.relu):
         return math.sqrt(2.0)  # He et al. 2015, eq. 10
     if isinstance(activation, nn.LeakyReLU):
@@ -87,10 +93,10 @@ def find_rectifier_gain(activation: Activation | None) -> float | None:
 
 
 def find_gain(block: Block, activation: Activation | None) -> float:
-    """Return the activation's second-moment gain, and 1 where it is unknown or would compound.
+    """Return the activation's second-moment gain, or 1 where it is unknown or would compound.
 
-    Weights from step to step keep 1: the same matrix acts at every step, and a gain of 1.6 is 1.6^T after T of
-    them. So do those of gated cells, which pass through sigmoids.
+    Hidden-to-hidden weights get 1: the same matrix is applied at every step, and a gain of 1.6 becomes 1.6^T after T
+    steps. So do all weights of gated cells, whose outputs pass through sigmoids.
     """
     gated = block.recurrent and block.num_stacked > 1
     if activation is None or block.role == "hidden" or gated:
@@ -100,7 +106,7 @@ def find_gain(block: Block, activation: Activation | None) -> float:
 
 @torch.no_grad()
 def reset_biases_(module: nn.Module) -> nn.Module:
-    """Zero all biases in place; the forget gates of LSTMs get 1, in one of torch's two bias vectors."""
+    """Zero all biases in place, but set the forget gates of LSTMs to 1, in one of torch's two bias vectors."""
     for owner, name, bias in find_biases(module):
         bias.zero_()
         is_lstm = isinstance(owner, nn.LSTMCell) or (isinstance(owner, nn.RNNBase) and owner.mode == "LSTM")

@@ -1,25 +1,31 @@
-"""Initialization of gates by how long the network is to remember."""
+"""Chrono initialization: gate biases set from the range of the dependencies to learn."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from stabletrain.errors import RequestError, require_range
-from stabletrain.network.initialization.base import Activation, Initialization, Inputs, first_tensor
+from stabletrain.network.activation import Activation
+from stabletrain.network.initialization.base import Initialization, Inputs, first_tensor
 from stabletrain.network.initialization.orthogonal import Orthogonal
 
 _GATED = (nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell)
 
 
 class Chrono(Initialization):
-    """Biases for memories of up to T steps: LSTM b_f ~ ln U(1, T − 1), b_i = −b_f; GRU b_z ~ ln U(1, T − 1).
+    """Gate biases for dependencies of up to T steps.
 
-    A cell with forget gate f forgets over 1 / (1 − f) steps, and σ(ln(t − 1)) = 1 − 1 / t. torch's GRU keeps the
-    share z of its state, h = (1 − z) n + z h, so that z stands for f. torch adds two bias vectors: these biases go
-    into the one of the inputs, and the other is 0. All other biases are 0, and weights as `orthogonal` makes them.
+        LSTM: b_f ~ ln U(1, T − 1), b_i = −b_f
+        GRU:  b_z ~ ln U(1, T − 1)
+
+    A forget gate f gives a memory of 1 / (1 − f) steps, and σ(ln(t − 1)) = 1 − 1 / t. In torch's GRU,
+    h = (1 − z) n + z h, z takes the place of f. torch adds two bias vectors; the values go into the one of the inputs,
+    and the other is 0. All other biases are 0, and the weights are those of `Orthogonal`.
 
     Args:
-        max_steps: T, from 2: the longest dependence; None for the number of steps of the inputs.
+        max_steps: T, the longest dependency in steps, from 2; None for the number of time steps of the inputs.
 
     Raises:
         RequestError: The module has no gated layer, or neither `max_steps` nor inputs are given.
@@ -27,6 +33,8 @@ class Chrono(Initialization):
     References:
         Tallec and Ollivier 2018, Can Recurrent Neural Networks Warp Time?, eq. 16.
     """
+
+    option: ClassVar[str] = "chrono"
 
     def __init__(self, max_steps: int | None = None) -> None:
         self.max_steps = None if max_steps is None else require_range("max_steps", max_steps, 2)
@@ -60,7 +68,7 @@ def _is_lstm(module: nn.Module) -> bool:
 
 
 def _set_gates_(bias: Tensor, is_lstm: bool, max_steps: int) -> None:
-    """Set one bias vector: torch stacks i f g o, and r z n."""
+    """Fill one bias vector in place; torch stacks i f g o in an LSTM, and r z n in a GRU."""
     bias.zero_()
     gates = bias.chunk(4 if is_lstm else 3)
     gates[1].uniform_(1.0, max_steps - 1.0).log_()
@@ -69,14 +77,14 @@ def _set_gates_(bias: Tensor, is_lstm: bool, max_steps: int) -> None:
 
 
 def _count_steps(module: nn.Module, inputs: Inputs | None) -> int:
-    """Return the steps of (batch, time, …), or of (time, batch, …) for a layer of torch alone that wants it so."""
+    """Return the number of time steps of (batch, time, …), or of (time, batch, …) for a lone layer of torch."""
     first = first_tensor(inputs)
     if first is None or first.dim() < 2:
         raise RequestError(
-            "chrono must know how many steps the network is to remember.",
+            "chrono needs the number of steps that the network should remember.",
             key="max_steps",
             found=None,
-            allowed="an integer from 2, or inputs (batch, time, …) in which to count them",
+            allowed="an integer from 2, or inputs (batch, time, …) to take it from",
             command="init.max_steps=100",
         )
     time_first = isinstance(module, nn.RNNBase) and not module.batch_first

@@ -1,4 +1,4 @@
-"""Initializations as pure functions: each fills one weight (fan-out, fan-in, …) in place, from torch's seed."""
+"""Initializations as functions that fill one weight (fan-out, fan-in, …) in place, under torch's global seed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ KERNELS = ("flat", "delta")
 
 
 def compute_fans(weight: Tensor) -> tuple[int, int]:
-    """Return fan-in and fan-out of a weight (out, in, …): with the kernel's positions, as torch.nn.init counts.
+    """Return fan-in and fan-out of a weight (out, in, …), counted as in `torch.nn.init`: times the kernel's size.
 
-    Of a grouped convolution they are those of one group (`blocks.split_weight`), where torch counts the outputs of all.
+    For a grouped convolution they are those of one group (`weights.split_weight`); torch's fan-out counts all groups.
     """
     positions = weight[0, 0].numel()
     return weight.size(1) * positions, weight.size(0) * positions
@@ -24,7 +24,7 @@ def compute_fans(weight: Tensor) -> tuple[int, int]:
 
 @torch.no_grad()
 def normal_(weight: Tensor, std: float) -> Tensor:
-    """W ~ N(0, std²).
+    """Fill with W ~ N(0, std²).
 
     Args:
         weight: Any shape.
@@ -35,7 +35,7 @@ def normal_(weight: Tensor, std: float) -> Tensor:
 
 @torch.no_grad()
 def fill_with_std_(weight: Tensor, std: float, distribution: str) -> Tensor:
-    """W of mean 0 and standard deviation `std`: normal, or uniform in ±√3 std.
+    """Fill with mean 0 and standard deviation `std`: normal, or uniform in ±√3 std.
 
     Args:
         weight: Any shape.
@@ -43,7 +43,7 @@ def fill_with_std_(weight: Tensor, std: float, distribution: str) -> Tensor:
         distribution: `uniform` or `normal`.
 
     Raises:
-        RequestError: Another distribution is asked for.
+        RequestError: Another distribution is given.
     """
     if require_choice("distribution", distribution, DISTRIBUTIONS) == "normal":
         return weight.normal_(0.0, std)
@@ -52,7 +52,7 @@ def fill_with_std_(weight: Tensor, std: float, distribution: str) -> Tensor:
 
 
 def xavier_(weight: Tensor, gain: float = 1.0, distribution: str = "uniform") -> Tensor:
-    """W of standard deviation gain · √(2 / (fan_in + fan_out)).
+    """Fill with standard deviation gain · √(2 / (fan_in + fan_out)).
 
     Args:
         weight: (out, in, …).
@@ -67,13 +67,13 @@ def xavier_(weight: Tensor, gain: float = 1.0, distribution: str = "uniform") ->
 
 
 def he_(weight: Tensor, gain: float = math.sqrt(2.0), distribution: str = "normal", mode: str = "fan_in") -> Tensor:
-    """W of standard deviation gain / √fan.
+    """Fill with standard deviation gain / √fan.
 
     Args:
         weight: (out, in, …).
-        gain: √2 in the paper, for ReLU; √(2 / (1 + a²)) for a leaky one of slope a.
+        gain: √2 in the paper, for ReLU; √(2 / (1 + a²)) for a leaky ReLU of slope a.
         distribution: `normal` (the paper's) or `uniform`.
-        mode: `fan_in` keeps the signal's variance forward, `fan_out` the gradient's backward.
+        mode: `fan_in` preserves the variance of the signal, `fan_out` that of the gradient.
 
     References:
         He et al. 2015, Delving Deep into Rectifiers, eq. 10, 14 and 15.
@@ -84,7 +84,7 @@ def he_(weight: Tensor, gain: float = math.sqrt(2.0), distribution: str = "norma
 
 
 def lecun_(weight: Tensor, distribution: str = "normal") -> Tensor:
-    """W of standard deviation 1 / √fan_in.
+    """Fill with standard deviation 1 / √fan_in.
 
     Args:
         weight: (out, in, …).
@@ -98,16 +98,16 @@ def lecun_(weight: Tensor, distribution: str = "normal") -> Tensor:
 
 @torch.no_grad()
 def orthogonal_(weight: Tensor, gain: float = 1.0, kernel: str = "flat") -> Tensor:
-    """Gain times a random matrix with orthonormal rows or columns, whichever are fewer.
+    """Fill with gain times a random matrix with orthonormal rows or columns, whichever are fewer.
 
-    Flat kernels are taken as (out, in · positions). Delta kernels hold the matrix (out, in) at their centre and 0
-    elsewhere, so that the whole convolution is orthogonal as a map of images, if out ≥ in; the source has no
-    other case. If in > out the rows are orthonormal: the map keeps the length of what it does not drop.
-    Drawn in float32 at least: QR knows no half precision.
+    A flat kernel is the matrix (out, in · positions). A delta kernel has the matrix (out, in) at its center and 0
+    elsewhere, which makes the convolution as a whole an orthogonal map if out ≥ in, the only case in the paper. If
+    in > out the rows are orthonormal: the map preserves the norm of the part of the input that it does not discard.
+    Sampled in at least float32, since the QR decomposition has no half-precision version.
 
     Args:
         weight: (out, in, …).
-        gain: All singular values.
+        gain: The value of all singular values.
         kernel: `flat` or `delta`.
 
     References:
@@ -115,13 +115,13 @@ def orthogonal_(weight: Tensor, gain: float = 1.0, kernel: str = "flat") -> Tens
         2018, Dynamical Isometry and a Mean Field Theory of CNNs, section 2 and algorithm 1.
     """
     if require_choice("kernel", kernel, KERNELS) == "delta" and weight.dim() > 2:
-        return _fill_centre_(weight, orthogonal_(weight.new_empty(weight.shape[:2]), gain))
+        return _fill_center_(weight, orthogonal_(weight.new_empty(weight.shape[:2]), gain))
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
-    drawn = torch.empty(weight.shape, dtype=dtype, device=weight.device)
-    return weight.copy_(nn.init.orthogonal_(drawn, gain))
+    sampled = torch.empty(weight.shape, dtype=dtype, device=weight.device)
+    return weight.copy_(nn.init.orthogonal_(sampled, gain))
 
 
-def _fill_centre_(kernel: Tensor, matrix: Tensor) -> Tensor:
+def _fill_center_(kernel: Tensor, matrix: Tensor) -> Tensor:
     kernel.zero_()
     kernel[(slice(None), slice(None), *(size // 2 for size in kernel.shape[2:]))] = matrix
     return kernel
@@ -129,13 +129,13 @@ def _fill_centre_(kernel: Tensor, matrix: Tensor) -> Tensor:
 
 @torch.no_grad()
 def identity_(weight: Tensor, gain: float = 1.0) -> Tensor:
-    """Gain times the identity; a rectangle keeps as many inputs as it can, a kernel passes its centre.
+    """Fill with gain times the identity: a rectangular one where out ≠ in, and at the center of a kernel.
 
     Args:
         weight: (out, in) or a kernel (out, in, …) of up to three axes.
-        gain: Entries on the diagonal.
+        gain: Value on the diagonal.
 
     References:
         Le et al. 2015, A Simple Way to Initialize Recurrent Networks of Rectified Linear Units, section 3.
     """
-    return _fill_centre_(weight, gain * torch.eye(*weight.shape[:2], dtype=weight.dtype, device=weight.device))
+    return _fill_center_(weight, gain * torch.eye(*weight.shape[:2], dtype=weight.dtype, device=weight.device))

@@ -1,46 +1,30 @@
-"""Initializations of whole modules: `initialize_`, and a class for each option of `conf/init/`.
+"""`initialize_`, and the initializations by name.
 
-Every class but `Default` fills the weights of linear, convolutional, recurrent and attention layers, gate by
-gate where gates are stacked, and zeroes biases, but for the forget gate's. Norms, embeddings, parameters of
-fewer than two axes and parameters not named weight… are left alone.
+Every class but `Default` fills the weights of linear, convolutional, recurrent and attention layers, one gate at a
+time where gates are stacked, and zeroes the biases, except for the forget gate. Norms, embeddings, parameters with
+fewer than two axes and parameters whose name does not contain `weight` are left unchanged.
 """
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from torch import nn
 
-from stabletrain.errors import RequestError, closest_name, require_choice
-from stabletrain.network.initialization.base import Activation, Inputs
-from stabletrain.network.initialization.base import Initialization as Initialization
-from stabletrain.network.initialization.branch_scaling import DepthScaled as DepthScaled
-from stabletrain.network.initialization.branch_scaling import Fixup as Fixup
-from stabletrain.network.initialization.chrono import Chrono as Chrono
-from stabletrain.network.initialization.critical import Critical as Critical
-from stabletrain.network.initialization.lsuv import LSUV as LSUV
-from stabletrain.network.initialization.orthogonal import Identity as Identity
-from stabletrain.network.initialization.orthogonal import Orthogonal as Orthogonal
-from stabletrain.network.initialization.variance_scaling import Default as Default
-from stabletrain.network.initialization.variance_scaling import He as He
-from stabletrain.network.initialization.variance_scaling import LeCun as LeCun
-from stabletrain.network.initialization.variance_scaling import Normal as Normal
-from stabletrain.network.initialization.variance_scaling import Xavier as Xavier
+from stabletrain.errors import require_choice
+from stabletrain.network.activation import Activation
+from stabletrain.network.initialization import branch_scaling, chrono, critical, lsuv, orthogonal, variance_scaling
+from stabletrain.network.initialization.base import Initialization, Inputs
+from stabletrain.signatures import require_options
+
+# The modules that define the classes, in the order of `INITIALIZATIONS`. A class added to one of them is listed too.
+_THEMES = (variance_scaling, orthogonal, lsuv, critical, branch_scaling, chrono)
 
 INITIALIZATIONS: dict[str, type[Initialization]] = {
-    "default": Default,
-    "normal": Normal,
-    "xavier": Xavier,
-    "he": He,
-    "lecun": LeCun,
-    "orthogonal": Orthogonal,
-    "identity": Identity,
-    "lsuv": LSUV,
-    "critical": Critical,
-    "depth_scaled": DepthScaled,
-    "fixup": Fixup,
-    "chrono": Chrono,
+    rule.option: rule
+    for theme in _THEMES
+    for rule in vars(theme).values()
+    if isinstance(rule, type) and issubclass(rule, Initialization) and rule.__module__ == theme.__name__
 }
 
 
@@ -55,16 +39,19 @@ def initialize_(
     """Initialize any module in place and return it.
 
     Args:
-        module: Any module: linear, convolutional, recurrent, attention layers, alone or nested.
-        init: A name of `INITIALIZATIONS`, or an instance, which carries its own numbers.
-        activation: What follows the weights, elementwise on tensors (`torch.nn.ReLU()`); decides the gain.
-        inputs: A batch for `module`, for what measures (`lsuv`): a tensor, a sequence of positional arguments, or a
-            mapping of named ones.
-        **options: Of the initialization named, such as `std`.
+        module: Any module: a single layer, or a network of linear, convolutional, recurrent and attention layers.
+        init: A name in `INITIALIZATIONS`, or an instance, which has its own options.
+        activation: The elementwise activation that follows the weights, such as `torch.nn.ReLU()`; sets the gain.
+        inputs: A batch for `module`, for data-dependent initializations (`lsuv`): a tensor, a sequence of positional
+            arguments, or a mapping of keyword arguments.
+        **options: Options of the named initialization, such as `std`.
+
+    Returns:
+        `module`.
 
     Raises:
-        RequestError: The name or an option is unknown, a number is out of its range, the initialization does not
-            fit the module, or a lazy module has not seen its first batch.
+        RequestError: The name or an option is unknown, a number is out of range, the initialization does not fit the
+            module, or a lazy module has not seen its first batch.
 
     Example:
         >>> model = initialize_(nn.LSTM(8, 16), "orthogonal")
@@ -72,20 +59,8 @@ def initialize_(
     """
     if isinstance(init, str):
         chosen = INITIALIZATIONS[require_choice("init", init, INITIALIZATIONS)]
-        _require_options(init, options, list(inspect.signature(chosen).parameters))
+        require_options(chosen, options, f"init {init!r}")
         init = chosen(**options)
     else:
-        _require_options(type(init).__name__, options, [])
+        require_options(None, options, f"init {type(init).__name__!r}")
     return init(module, activation=activation, inputs=inputs)
-
-
-def _require_options(init: str, options: dict[str, Any], allowed: list[str]) -> None:
-    for name, value in options.items():
-        if name not in allowed:
-            raise RequestError(
-                f"init {init!r} has no option {name!r}.",
-                key=name,
-                found=value,
-                allowed=", ".join(allowed) or "no options",
-                closest=closest_name(name, allowed),
-            )

@@ -1,12 +1,15 @@
-"""Initializations that give a weight structure as a whole: orthogonal, identity."""
+"""Structured initializations, which fill a weight matrix as a whole: orthogonal and identity."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 from torch.nn.modules.conv import _ConvNd
 
 from stabletrain.errors import require_choice, require_range
+from stabletrain.network.activation import Activation
 from stabletrain.network.initialization import fill
-from stabletrain.network.initialization.base import Activation, WeightRule, find_gain
+from stabletrain.network.initialization.base import WeightRule, find_gain
 from stabletrain.network.introspection.weights import Block
 
 
@@ -14,10 +17,11 @@ class Orthogonal(WeightRule):
     """See `fill.orthogonal_`.
 
     Args:
-        gain: Above 0; None for that of `find_gain`.
-        kernel: `flat` or `delta`. Kernels that move by more than one position stay flat: a delta would not read
-            what lies between.
+        gain: Above 0; None for the one from `find_gain`.
+        kernel: `flat` or `delta`. Strided kernels are always flat: a delta kernel would skip the positions in between.
     """
+
+    option: ClassVar[str] = "orthogonal"
 
     def __init__(self, gain: float | None = None, kernel: str = "flat") -> None:
         self.gain = None if gain is None else require_range("gain", gain, 0.0, open_minimum=True)
@@ -30,20 +34,22 @@ class Orthogonal(WeightRule):
 
 
 def is_strided(block: Block) -> bool:
-    """Whether the block's kernel moves by more than one position at a time."""
+    """Return whether the block is the kernel of a strided convolution."""
     return isinstance(block.owner, _ConvNd) and any(stride > 1 for stride in block.owner.stride)
 
 
 class Identity(WeightRule):
-    """Identity from step to step and from layer to layer; N(0, input_std²) from inputs into recurrent layers.
+    """Identity matrices, except for the input weights of recurrent layers: those are N(0, input_std²).
 
     Args:
-        gain: Entries on the diagonal, above 0.
-        input_std: Of weights from a recurrent layer's inputs, above 0; 0.001 in the paper, section 4.
+        gain: Value on the diagonal, above 0.
+        input_std: Standard deviation of the input weights of recurrent layers, above 0; 0.001 in the paper, section 4.
 
     References:
         Le et al. 2015, A Simple Way to Initialize Recurrent Networks of Rectified Linear Units (IRNN).
     """
+
+    option: ClassVar[str] = "identity"
 
     def __init__(self, gain: float = 1.0, input_std: float = 0.001) -> None:
         self.gain = require_range("gain", gain, 0.0, open_minimum=True)

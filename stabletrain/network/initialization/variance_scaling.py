@@ -1,41 +1,41 @@
-"""Initializations that draw every entry of a weight independently, and the one that draws none."""
+"""Initializations that sample every entry of a weight independently, and `default`, which samples nothing."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 from torch import nn
 
 from stabletrain.errors import require_choice, require_range
+from stabletrain.network.activation import Activation
 from stabletrain.network.initialization import fill
-from stabletrain.network.initialization.base import (
-    Activation,
-    Initialization,
-    Inputs,
-    WeightRule,
-    find_gain,
-    find_rectifier_gain,
-)
+from stabletrain.network.initialization.base import Initialization, Inputs, WeightRule, find_gain, find_rectifier_gain
 from stabletrain.network.introspection.weights import Block
 
 
 class Default(Initialization):
-    """Leaves every module as its constructor made it (in torch: U(±1/√fan_in) for linear layers).
+    """Keeps the weights of the modules' constructors (in torch U(±1/√fan_in) for linear layers).
 
-    Only β of DeepNorm is multiplied in, every time: call it once on a network of such residuals.
+    DeepNorm's β is still multiplied in, at every call: call it once on a network with such residuals.
     """
 
+    option: ClassVar[str] = "default"
+
     def apply_(self, module: nn.Module, activation: Activation | None, inputs: Inputs | None) -> None:
-        """Leave `module` untouched."""
+        """Leave `module` unchanged."""
 
 
 class Normal(WeightRule):
-    """W ~ N(0, std²) whatever the fans.
+    """W ~ N(0, std²), whatever the fan-in and fan-out.
 
     Args:
-        std: Standard deviation, from 0. 0.01 as in AlexNet.
+        std: Standard deviation, from 0; 0.01 in AlexNet.
 
     References:
         Krizhevsky et al. 2012, ImageNet Classification with Deep Convolutional Neural Networks, section 5.
     """
+
+    option: ClassVar[str] = "normal"
 
     def __init__(self, std: float = 0.01) -> None:
         self.std = require_range("std", std, 0.0)
@@ -53,6 +53,8 @@ class Xavier(WeightRule):
         gain: Above 0; None for the paper's 1, whatever the activation.
     """
 
+    option: ClassVar[str] = "xavier"
+
     def __init__(self, distribution: str = "uniform", gain: float | None = None) -> None:
         self.distribution = require_choice("distribution", distribution, fill.DISTRIBUTIONS)
         self.gain = 1.0 if gain is None else require_range("gain", gain, 0.0, open_minimum=True)
@@ -63,12 +65,14 @@ class Xavier(WeightRule):
 
 
 class He(WeightRule):
-    """See `fill.he_`; the gain is He's for rectifiers and unknown activations, else that of second moments.
+    """See `fill.he_`; the gain is the paper's for ReLU-like and unknown activations, else the second-moment gain.
 
     Args:
         distribution: `normal` (the paper's) or `uniform`.
         mode: `fan_in` or `fan_out`.
     """
+
+    option: ClassVar[str] = "he"
 
     def __init__(self, distribution: str = "normal", mode: str = "fan_in") -> None:
         self.distribution = require_choice("distribution", distribution, fill.DISTRIBUTIONS)
@@ -86,6 +90,8 @@ class LeCun(WeightRule):
     Args:
         distribution: `normal` or `uniform`.
     """
+
+    option: ClassVar[str] = "lecun"
 
     def __init__(self, distribution: str = "normal") -> None:
         self.distribution = require_choice("distribution", distribution, fill.DISTRIBUTIONS)

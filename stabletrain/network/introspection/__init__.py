@@ -1,1 +1,1 @@
-"""Finding the weights, residual branches, head and activation of any network, ours or foreign."""
+"""What can be found out about any network: its weights, its residual branches, its head, its activation."""

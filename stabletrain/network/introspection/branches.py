@@ -1,7 +1,7 @@
-"""The residual branches of any network: those that its modules name, and those that its blocks' attributes tell.
+"""Finds the residual branches in blocks of other libraries, by class or by the names of their layers.
 
-Each finder looks at one module and returns the weights of its branches, every branch in forward order and every
-weight as (out, in, …), or nothing if it does not know the module.
+Each finder takes one module and returns the weights of its branches, each branch in forward order and each weight as
+(out, in, …); nothing if it does not recognize the module.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Paths = list[tuple[Tensor, ...]]
 
 
 def find_torch_layer(module: Any) -> Paths:
-    """torch.nn.TransformerEncoderLayer and DecoderLayer: each attention, and the feed-forward block."""
+    """Recognize torch.nn.TransformerEncoderLayer and DecoderLayer: each attention, and the feed-forward block."""
     if not isinstance(module, (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)):
         return []
     attentions = [module.self_attn]
@@ -28,7 +28,7 @@ def find_torch_layer(module: Any) -> Paths:
 
 
 def find_gpt2_block(module: Any) -> Paths:
-    """GPT2Block of the transformers library: attention, attention across where there is one, feed-forward."""
+    """Recognize GPT2Block of transformers: self-attention, cross-attention if any, the feed-forward block."""
     attention: Any = getattr(module, "attn", None)
     mlp: Any = getattr(module, "mlp", None)
     if not (_has(attention, "c_attn", "c_proj") and _has(mlp, "c_fc", "c_proj")):
@@ -40,7 +40,7 @@ def find_gpt2_block(module: Any) -> Paths:
 
 
 def find_bert_layer(module: Any) -> Paths:
-    """BertLayer of the transformers library and what is built like it (RoBERTa, ELECTRA, …)."""
+    """Recognize BertLayer of transformers and layers of the same structure (RoBERTa, ELECTRA, …)."""
     attention: Any = getattr(module, "attention", None)
     if not (_has(getattr(attention, "self", None), "value") and _has(getattr(attention, "output", None), "dense")):
         return []
@@ -52,7 +52,7 @@ def find_bert_layer(module: Any) -> Paths:
 
 
 def find_vit_block(module: Any) -> Paths:
-    """Block of timm's vision transformers: attention by one layer `qkv`, and a feed-forward block."""
+    """Recognize Block of timm's vision transformers: attention with one layer `qkv`, and a feed-forward block."""
     attention: Any = getattr(module, "attn", None)
     mlp: Any = getattr(module, "mlp", None)
     if not (_has(attention, "qkv", "proj") and _has(mlp, "fc1", "fc2")):
@@ -61,7 +61,7 @@ def find_vit_block(module: Any) -> Paths:
 
 
 def find_resnet_block(module: Any) -> Paths:
-    """BasicBlock and Bottleneck of torchvision, timm and most others: `conv1` … and a `downsample` or `shortcut`."""
+    """Recognize BasicBlock and Bottleneck of torchvision, timm and others: `conv1` …, `downsample` or `shortcut`."""
     if not (hasattr(module, "downsample") or hasattr(module, "shortcut")):
         return []
     names = sorted((n for n, _ in module.named_children() if re.fullmatch(r"conv\d+", n)), key=lambda n: int(n[4:]))
@@ -81,17 +81,17 @@ FINDERS: tuple[Callable[[nn.Module], Paths], ...] = (
 
 
 def _has(module: object, *names: str) -> bool:
-    """Whether `module` has layers of these names."""
+    """Return whether `module` has layers of these names."""
     return all(isinstance(getattr(getattr(module, name, None), "weight", None), Tensor) for name in names)
 
 
 def _matrix(layer: nn.Module) -> Tensor:
-    """Show the layer's weight as (out, in)."""
+    """Return the layer's weight as (out, in)."""
     return split_weight(layer, layer.get_parameter("weight"))[0]
 
 
 def _last_projection(layer: nn.Module) -> Tensor:
-    """Return the value part of a layer that stacks (query,) key and value."""
+    """Return the value projection of a layer that stacks (query,) key and value."""
     weight = _matrix(layer)
     width = weight.size(1)
     assert weight.size(0) % width == 0, (type(layer), is_transposed_linear(layer), weight.shape)

@@ -1,4 +1,4 @@
-"""Writing to weights that torch computes from other parameters: weight norm, spectral norm and their like."""
+"""Writing to parametrized weights, which torch computes from other parameters, as weight norm and spectral norm do."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from torch.nn.utils import parametrize
 from stabletrain.network.introspection.weights import find_parametrized
 from stabletrain.torch_tools.isolation import preserve_modes
 
-_NUM_READS = 15  # torch.nn.utils.parametrizations.spectral_norm: as many power iterations when it is put on
+_NUM_READS = 15  # as many power iterations as torch.nn.utils.parametrizations.spectral_norm does initially
 
 
 @contextlib.contextmanager
 def writable_weights(module: nn.Module) -> Iterator[None]:
-    """Inside, a parametrized weight is one tensor that may be written in place; on leaving it is assigned.
+    """Make every parametrized weight a plain tensor that can be written in place, and assign it on exit.
 
-    The parametrization then finds its own parameters from the tensor, as far as it can hold it: weight norm
-    holds any, spectral norm divides it by its largest singular value, and what holds none keeps what it had.
+    The parametrization then recovers its own parameters from the tensor, as far as it can represent it: weight norm
+    represents any tensor, spectral norm divides it by its largest singular value, and a parametrization without
+    `right_inverse` keeps its parameters.
     """
     with torch.no_grad(), parametrize.cached():
         weights = [(owner, name, _read(owner, name)) for owner, name in find_parametrized(module)]
@@ -33,7 +34,7 @@ def writable_weights(module: nn.Module) -> Iterator[None]:
 
 
 def _read(owner: nn.Module, name: str) -> Tensor:
-    """Compute the weight without a step of the power iteration, which training mode would do."""
+    """Compute the weight in evaluation mode; in training mode spectral norm would do a step of its power iteration."""
     chain = _chain(owner, name)
     with preserve_modes(chain):
         chain.eval()
@@ -45,7 +46,7 @@ def _assign(owner: nn.Module, name: str, weight: Tensor) -> None:
     chain = _chain(owner, name)
     with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):
         setattr(owner, name, weight)
-    if next(chain.buffers(), None) is not None:  # what an iteration knows is of the old weight
+    if next(chain.buffers(), None) is not None:  # the vectors of a power iteration belong to the old weight
         with preserve_modes(chain):
             chain.train()
             for _ in range(_NUM_READS):

@@ -1,4 +1,4 @@
-"""What an initialization must know of any network besides its weights: branches, head, activation."""
+"""The structure of any network, as initializations need it: its residual branches, its head, its activation."""
 
 from __future__ import annotations
 
@@ -8,41 +8,16 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from stabletrain.errors import RequestError
-from stabletrain.network.initialization.base import Activation
+from stabletrain.network.activation import TORCH_ACTIVATIONS, Activation
 from stabletrain.network.introspection.branches import FINDERS
 from stabletrain.network.introspection.weights import find_weights, is_transposed_linear
 from stabletrain.network.residual import AddResidual, Branch, find_branches, names_branches
 
-_ELEMENTWISE = (
-    nn.ELU,
-    nn.CELU,
-    nn.GELU,
-    nn.Hardshrink,
-    nn.Hardsigmoid,
-    nn.Hardswish,
-    nn.Hardtanh,  # ReLU6 too
-    nn.LeakyReLU,
-    nn.LogSigmoid,
-    nn.Mish,
-    nn.PReLU,
-    nn.ReLU,
-    nn.RReLU,
-    nn.SELU,
-    nn.SiLU,
-    nn.Sigmoid,
-    nn.Softplus,
-    nn.Softshrink,
-    nn.Softsign,
-    nn.Tanh,
-    nn.Tanhshrink,
-    nn.Threshold,
-)
-
 
 def find_all_branches(network: nn.Module) -> list[Branch]:
-    """Return the additive branches of `network` that have weights: ours, and those of foreign blocks that we know.
+    """Return the additive branches of `network` that have weights: ours, and those of recognized foreign blocks.
 
-    Within `parametrized.writable_weights` the weights can be filled.
+    Parametrized weights can be filled only within `parametrized.writable_weights`.
     """
     found = find_branches(network)
     for module in network.modules():
@@ -53,7 +28,7 @@ def find_all_branches(network: nn.Module) -> list[Branch]:
 
 
 def require_branches(network: nn.Module, init: str) -> list[Branch]:
-    """Return the branches of `network`, at least one.
+    """Return the branches of `network`; there must be at least one.
 
     Raises:
         RequestError: There are none.
@@ -62,8 +37,8 @@ def require_branches(network: nn.Module, init: str) -> list[Branch]:
     if branches:
         return branches
     raise RequestError(
-        f"{init} scales the branches of a residual network, and no layer of {type(network).__name__} is known to have "
-        "one: nothing to scale.",
+        f"{init} scales the branches of a residual network, and no residual branch was recognized in "
+        f"{type(network).__name__}: nothing to scale.",
         key="init",
         found=init,
         allowed=f"{init} with residuals around the layers, or another init",
@@ -73,14 +48,14 @@ def require_branches(network: nn.Module, init: str) -> list[Branch]:
 
 
 def find_head(network: nn.Module) -> nn.Module | None:
-    """Return the last linear layer that is in no branch, tied to no embedding, and not the first layer too."""
+    """Return the last linear layer outside of the branches that is not tied to an embedding and not the first layer."""
     inside = {_storage(weight) for branch in find_all_branches(network) for weight in branch.weights}
     weights = find_weights(network)
     found = [
         owner
         for owner, _, weight in weights[1:]
         if (isinstance(owner, nn.Linear) or is_transposed_linear(owner))
-        and not isinstance(owner, NonDynamicallyQuantizableLinear)  # of torch's attention
+        and not isinstance(owner, NonDynamicallyQuantizableLinear)  # the output projection of torch's attention
         and _storage(weight) not in inside
     ]
     return found[-1] if found else None
@@ -94,13 +69,13 @@ def find_activation(network: nn.Module) -> Activation:
     """Return the one elementwise activation of `network`.
 
     Raises:
-        RequestError: There is none, or more than one kind.
+        RequestError: There is none, or there are several kinds.
     """
     found: dict[str, Activation] = {}
     for module in network.modules():
         foreign = type(module).__module__.startswith("transformers.activations")
         named: Any = getattr(module, "activation", None) if _is_torch_layer(module) else None
-        if isinstance(module, _ELEMENTWISE) or foreign:
+        if isinstance(module, tuple(TORCH_ACTIVATIONS)) or foreign:
             found.setdefault(type(module).__name__.lower(), module)
         elif isinstance(module, (nn.RNN, nn.RNNCell)):
             found.setdefault(module.nonlinearity, nn.ReLU() if module.nonlinearity == "relu" else nn.Tanh())
@@ -109,7 +84,7 @@ def find_activation(network: nn.Module) -> Activation:
     if len(found) == 1:
         return next(iter(found.values()))
     raise RequestError(
-        f"{type(network).__name__} has {'more than one' if found else 'no'} elementwise activation that can be seen.",
+        f"{type(network).__name__} has {'more than one' if found else 'no'} recognized elementwise activation.",
         key="activation",
         found=", ".join(sorted(found)) or None,
         allowed="the one that follows the weights, as initialize_(module, init, activation=torch.nn.GELU())",

@@ -1,4 +1,4 @@
-"""Finds the weights of any module that an initialization should fill, one per matrix of the equations."""
+"""Finds the weights of any module that an initialization should fill, one for each matrix in the equations."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ _UNTOUCHED = (
     nn.PReLU,
 )
 _NUM_GATES = {"LSTM": 4, "GRU": 3}  # torch stacks i f g o, and r z n, along the first axis
-_HOOKED = ("_g", "_v", "_orig")  # the parts of torch's older weight norm and spectral norm, which a hook puts together
+_HOOKED = ("_g", "_v", "_orig")  # parameters of torch's older weight and spectral norm, whose hook computes the weight
 
 
 @dataclass(frozen=True)
 class Block:
-    """One weight matrix or kernel, seen as (fan-out, fan-in, …).
+    """One weight matrix or kernel, as (fan-out, fan-in, …).
 
     Args:
         weight: A view into the parameter; filling it fills the parameter.
-        role: `input` (feed-forward, or from a recurrent cell's input) or `hidden` (from step to step).
+        role: `hidden` for the hidden-to-hidden weights of a recurrent layer, `input` for all others.
         recurrent: Whether it belongs to a recurrent layer.
-        num_stacked: How many matrices its parameter stacks: 4 in an LSTM, 3 in a GRU, 1 alone.
-        owner: The module that it belongs to.
+        num_stacked: Number of matrices stacked in its parameter: 4 in an LSTM, 3 in a GRU, 1 for a plain weight.
+        owner: The module that has the parameter.
     """
 
     weight: Tensor
@@ -49,9 +49,9 @@ class Block:
 
 
 def find_parameters(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
-    """Yield `(owner, name, parameter)` of all that may be filled, each shared parameter once.
+    """Yield `(owner, name, parameter)` of all parameters that may be filled, shared ones once.
 
-    Norms, embeddings and what is tied to them are left out.
+    Norms, embeddings and weights tied to embeddings are left out.
 
     Raises:
         RequestError: A lazy module has not seen its first batch.
@@ -73,21 +73,21 @@ def find_parameters(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Para
 
 
 def find_parametrized(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """Yield `(owner, name)` of every weight that torch computes from others (`torch.nn.utils.parametrize`)."""
+    """Yield `(owner, name)` of every parametrized weight (`torch.nn.utils.parametrize`)."""
     for owner in module.modules():
         if parametrize.is_parametrized(owner):
             yield from ((owner, name) for name in owner.parametrizations if is_weight(name))  # pyright: ignore
 
 
 def is_weight(name: str) -> bool:
-    """Whether a parameter of that name is a weight: what others mean only their author knows."""
+    """Return whether a parameter is a weight by its name; other parameters have a meaning only their author knows."""
     return "weight" in name and "bias" not in name
 
 
 def find_weights(module: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
-    """Return `(owner, name, weight)` of all weights of two axes and more, in the order of the modules.
+    """Return `(owner, name, weight)` of all weights with two or more axes, in the order of the modules.
 
-    Those behind a parametrization can be filled within `parametrized.writable_weights` only.
+    Parametrized weights can be filled only within `parametrized.writable_weights`.
     """
     found: list[tuple[nn.Module, str, Tensor]] = [
         (o, n, p) for o, n, p in find_parameters(module) if is_weight(n) and not _is_hooked(o, n)
@@ -99,13 +99,13 @@ def find_weights(module: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
 
 
 def _is_hooked(owner: nn.Module, name: str) -> bool:
-    """Whether a hook computes another tensor from this parameter: `weight` from `weight_g` and `weight_v`."""
+    """Return whether a hook computes another tensor from this parameter: `weight` from `weight_g` and `weight_v`."""
     whole = next((name.removesuffix(end) for end in _HOOKED if name.endswith(end)), None)
     return whole is not None and isinstance(getattr(owner, whole, None), Tensor)
 
 
 def find_blocks(module: nn.Module) -> Iterator[Block]:
-    """Yield the blocks of all weights: stacked gates, projections and groups of channels one by one."""
+    """Yield the blocks of all weights, with stacked gates, projections and convolution groups one by one."""
     stacked = _find_stacked(module)
     for owner, name, parameter in find_weights(module):
         recurrent = isinstance(owner, (nn.RNNBase, nn.RNNCellBase))
@@ -116,14 +116,14 @@ def find_blocks(module: nn.Module) -> Iterator[Block]:
 
 
 def find_biases(module: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
-    """Yield `(owner, name, bias)` of all biases of one axis."""
+    """Yield `(owner, name, bias)` of all biases with one axis."""
     for owner, name, parameter in find_parameters(module):
         if parameter.dim() == 1 and "bias" in name:
             yield owner, name, parameter.detach()
 
 
 def count_stacked(owner: nn.Module, name: str) -> int:
-    """Return how many matrices of the equations one parameter stacks along its first axis."""
+    """Return the number of matrices that a parameter stacks along its first axis."""
     if isinstance(owner, nn.RNNBase):
         return 1 if name.startswith("weight_hr") else _NUM_GATES.get(owner.mode, 1)
     if isinstance(owner, nn.RNNCellBase):
@@ -134,9 +134,9 @@ def count_stacked(owner: nn.Module, name: str) -> int:
 
 
 def split_weight(owner: nn.Module, weight: Tensor, num_stacked: int = 1) -> list[Tensor]:
-    """Show a parameter as the matrices (out, in, …) that the equations have: gates, projections, groups.
+    """Return views of a parameter as the matrices (out, in, …) in the equations: gates, projections, groups.
 
-    A convolution of G groups is G convolutions side by side, each with its own, smaller, fans.
+    A convolution with G groups is G independent convolutions, each with a smaller fan-in and fan-out.
     """
     groups = owner.groups if isinstance(owner, _ConvNd) else 1
     if isinstance(owner, _ConvTransposeNd):  # stores (in, out / groups, …)
@@ -147,18 +147,18 @@ def split_weight(owner: nn.Module, weight: Tensor, num_stacked: int = 1) -> list
 
 
 def is_transposed_linear(module: nn.Module) -> bool:
-    """Whether `module` is the `Conv1D` of the transformers library: a linear layer that stores (in, out)."""
+    """Return whether `module` is `Conv1D` of the transformers library: a linear layer that stores (in, out)."""
     return any(c.__name__ == "Conv1D" and c.__module__.startswith("transformers.") for c in type(module).__mro__)
 
 
 def _find_stacked(module: nn.Module) -> dict[int, int]:
-    """Return, by the identity of the layer, how many projections an attention of others stacks in one layer."""
+    """Return the number of projections that attention layers of other libraries stack in one layer, by its `id`."""
     found: dict[int, int] = {}
     for parent in module.modules():
         qkv = getattr(parent, "qkv", None)  # timm: one linear layer (3 width, width)
         if isinstance(qkv, nn.Linear) and qkv.out_features == 3 * qkv.in_features:
             found[id(qkv)] = 3
-        c_attn = getattr(parent, "c_attn", None)  # GPT-2: query, key, value; across, key and value
+        c_attn = getattr(parent, "c_attn", None)  # GPT-2: query, key and value; in cross-attention, key and value
         if isinstance(c_attn, nn.Module) and is_transposed_linear(c_attn):
             rows, columns = c_attn.get_parameter("weight").shape
             found[id(c_attn)] = max(columns // rows, 1)

@@ -1,36 +1,38 @@
-"""Where a deep network of one activation passes signals and gradients on: the edge between order and chaos."""
+"""The edge of chaos: weight and bias variances at which a deep network preserves signals and gradients."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import sys
+from typing import cast
 
 from stabletrain.errors import RequestError
+from stabletrain.network.activation import Activation
 from stabletrain.network.meanfield.gaussian_signal import (
     LARGEST_VARIANCE,
     SMALL,
-    Activation,
     MeanField,
     compute_moments,
 )
 
-_NUM_SCANNED = 100  # points from 1e-6 up to the largest variance; measured: no activation in conf/ has two roots in one
-_NUM_BISECTIONS = 60  # of an interval of 17 %: to the last bit
+# Intervals between 1e-6 and the largest variance. Measured: no activation in conf/ has two roots in one interval.
+_NUM_SCANNED = 100
 
 
 def find_critical(activation: Activation, bias_std: float | None = None) -> MeanField:
     """Find σ_w and σ_b with χ₁ = 1 at a fixed point q* = V(q*).
 
-    There is a curve of such points, one for each q: σ_w² = 1 / E[φ'²], σ_b² = q − E[φ²] / E[φ'²]. Of it is taken
+    Such points form a curve with one point for each q: σ_w² = 1 / E[φ'²], σ_b² = q − E[φ²] / E[φ'²]. Returned is
 
-    - with `bias_std` given, the first point with that σ_b at which q* is stable: V'(q*) ≤ 1;
-    - else the point at which V'(q*) = 1 too, so that neither lengths nor angles change exponentially: q* = 0 for
-      tanh, erf and their like (and ELU, SELU), any q for ReLU and other pairs of slopes, and one q* for GELU, SiLU
-      and Mish. There q* attracts from one side only; signals that start at q* stay.
+    - with `bias_std`, the first point with that σ_b at which q* is stable: V'(q*) ≤ 1;
+    - without it, the point at which V'(q*) = 1 as well, so that neither lengths nor angles change exponentially with
+      depth: q* = 0 for tanh, erf and similar functions (also ELU and SELU), any q for ReLU and other piecewise linear
+      functions with a kink at 0, and a single q* for GELU, SiLU and Mish. That q* is stable from one side only; a
+      signal of variance q* keeps it.
 
     Args:
         activation: Elementwise function on tensors, a module or not.
-        bias_std: σ_b, from 0; None for the point above.
+        bias_std: σ_b, from 0; None for the second kind of point.
 
     Raises:
         RequestError: There is no such point, as for sigmoid and softplus.
@@ -51,7 +53,7 @@ def find_critical(activation: Activation, bias_std: float | None = None) -> Mean
     if not bias_std and origin.slope > 0:
         if _is_scale_free(activation, origin.slope):
             return _at_edge(1 / origin.slope, 0.0, None)
-        if _fades_gently(activation, origin.slope):
+        if _vanishes_at_edge(activation, origin.slope):
             return _at_edge(1 / origin.slope, 0.0, 0.0)
     variance = _find_variance(activation, bias_std)
     if variance is None:
@@ -65,24 +67,25 @@ def _at_edge(weight_variance: float, bias_variance: float, variance: float | Non
 
 
 def _round(value: float) -> float:
-    """Drop what the quadrature does not know: slopes at a variance of 1e-16 are off by 1e-8."""
+    """Round to the accuracy of the quadrature, whose slopes at a variance of 1e-16 are off by 1e-8."""
     return float(f"{value:.7g}")
 
 
 def _is_scale_free(activation: Activation, slope: float) -> bool:
-    """Whether φ is two half-lines from 0: E[φ²] ∝ q."""
+    """Return whether φ(a x) = a φ(x) for a > 0 (two half-lines from 0): E[φ²] ∝ q."""
     return all(
         math.isclose(compute_moments(activation, q).square, slope * q, rel_tol=1e-7) for q in (1e-4, 1e-2, 1.0, 100.0)
     )
 
 
-def _fades_gently(activation: Activation, slope: float) -> bool:
-    """Whether q* = 0 is a fixed point of V = q E[φ²] / φ'(0)², stable from above: V(q) ≤ q near 0."""
+def _vanishes_at_edge(activation: Activation, slope: float) -> bool:
+    """Return whether V(q) = E[φ²] / φ'(0)² has a fixed point q* = 0 that is stable from above: V(q) ≤ q near 0."""
     return all(compute_moments(activation, q).square <= slope * q * (1 + 1e-9) for q in (SMALL, 1e-6, 1e-4, 1e-2))
 
 
 def _find_variance(activation: Activation, bias_std: float | None) -> float | None:
-    """Return the first q at which V' = 1, or that has the bias asked for and V' ≤ 1."""
+    """Return the first q with V'(q) = 1; with `bias_std`, the first that has this σ_b and V'(q) ≤ 1."""
+    from scipy.optimize import brentq  # imported here: a second to load, and not needed for tanh or ReLU
 
     def excess(q: float) -> float:
         moments = compute_moments(activation, q)
@@ -99,23 +102,16 @@ def _find_variance(activation: Activation, bias_std: float | None) -> float | No
     values = [excess(q) for q in points]
     for low, high, at_low, at_high in zip(points, points[1:], values, values[1:], strict=False):
         if at_low * at_high < 0:
-            root = _bisect(excess, low, high, at_low > 0)
+            root = cast(float, brentq(excess, low, high, xtol=sys.float_info.min))  # to 4 ε, relative
             if fits(root):
                 return root
     return None
 
 
-def _bisect(function: Callable[[float], float], low: float, high: float, falls: bool) -> float:
-    for _ in range(_NUM_BISECTIONS):
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if (function(middle) > 0) == falls else (low, middle)
-    return low
-
-
 def _no_edge(activation: Activation, bias_std: float | None) -> RequestError:
     name = getattr(activation, "__name__", type(activation).__name__)
     if bias_std is None:
-        saturates = compute_moments(activation, LARGEST_VARIANCE).growth < 0.1  # a line of slope ½ has 0.25
+        saturates = compute_moments(activation, LARGEST_VARIANCE).growth < 0.1  # of slope ½: 0.25
         closest = "tanh" if saturates else "relu"
         return RequestError(
             f"{name} has no edge of chaos: no weights and biases keep both its signal and its gradient.",
@@ -125,7 +121,7 @@ def _no_edge(activation: Activation, bias_std: float | None) -> RequestError:
             closest=closest,
             command=f"activation={closest}",
         )
-    own = find_critical(activation)  # says so where there is none at all
+    own = find_critical(activation)  # raises where the activation has no such point at all
     return RequestError(
         f"{name} has no stable point at the edge of chaos with biases of that size.",
         key="bias_std",

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 from stabletrain.network.models.model_parts import Parts
 from stabletrain.network.normalization.step_norm import build_step_norm, normalize_step
 from stabletrain.network.residual import build_residual
+from stabletrain.torch_tools.recurrent_cells import step_gru, step_lstm
 
 State = tuple[Tensor, ...]  # (h,) or (h, c), each (batch, width)
 
@@ -188,9 +189,7 @@ class UnrolledLSTM(Unrolled):
         hidden, cell = state  # (batch, H) each
         from_input = self._norm("input", key, product, step) + bias_ih  # (batch, 4H)
         from_hidden = self._norm("hidden", key, F.linear(hidden, weight_hh), step) + bias_hh  # (batch, 4H)
-        i, f, g, o = (from_input + from_hidden).chunk(4, dim=-1)  # (batch, H) each
-        cell = f.sigmoid() * cell + i.sigmoid() * activation(g)  # (batch, H)
-        return o.sigmoid() * activation(self._norm("cell", key, cell, step)), cell
+        return step_lstm(from_input + from_hidden, cell, activation, lambda c: self._norm("cell", key, c, step))
 
 
 class UnrolledGRU(Unrolled):
@@ -221,8 +220,7 @@ class UnrolledGRU(Unrolled):
         input_gates, input_candidate = self._split("input", key, product, bias_ih, step)
         hidden_gates, hidden_candidate = self._split("hidden", key, F.linear(hidden, weight_hh), bias_hh, step)
         reset, update = (input_gates + hidden_gates).sigmoid().chunk(2, dim=-1)  # (batch, H) each
-        candidate = activation(input_candidate + reset * hidden_candidate)  # (batch, H)
-        return ((1 - update) * candidate + update * hidden,)
+        return (step_gru(reset, update, input_candidate, hidden_candidate, hidden, activation),)
 
     def _split(self, place: str, key: str, product: Tensor, bias: Tensor, step: int) -> tuple[Tensor, Tensor]:
         sizes = [2 * self.hidden_size, self.hidden_size]

@@ -1,1 +1,6 @@
-"""Changing a network that is already built, ours or foreign: other activations and norms, reparametrized weights."""
+"""Changes to a network that is already built, ours or foreign: its activations, its norms, reparametrized weights."""
+
+from stabletrain.network.surgery.reparametrization import find_reparametrization as find_reparametrization
+from stabletrain.network.surgery.reparametrization import reparametrize_ as reparametrize_
+from stabletrain.network.surgery.replacement import replace_activations_ as replace_activations_
+from stabletrain.network.surgery.replacement import replace_norms_ as replace_norms_

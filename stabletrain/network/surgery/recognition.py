@@ -13,57 +13,20 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
 from stabletrain.errors import RequestError
-from stabletrain.network.activation import Identity
+from stabletrain.network.activation import TORCH_ACTIVATIONS, TORCH_FUNCTIONS, Identity
 from stabletrain.network.normalization import Layout, NoNorm, Norm
 from stabletrain.network.normalization.step_norm import StepBatchNorm
 
-_ACTIVATIONS = (
-    Identity,
-    nn.CELU,
-    nn.ELU,
-    nn.GELU,
-    nn.Hardshrink,
-    nn.Hardsigmoid,
-    nn.Hardswish,
-    nn.Hardtanh,
-    nn.LeakyReLU,
-    nn.LogSigmoid,
-    nn.Mish,
-    nn.PReLU,
-    nn.RReLU,
-    nn.ReLU,
-    nn.ReLU6,
-    nn.SELU,
-    nn.SiLU,
-    nn.Sigmoid,
-    nn.Softplus,
-    nn.Softshrink,
-    nn.Softsign,
-    nn.Tanh,
-    nn.Tanhshrink,
-    nn.Threshold,
-)
 # transformers.activations, timm.layers.activations, timm.layers.activations_me: nothing but activations.
 _ACTIVATION_HOME = re.compile(r"(transformers|timm)\.(.+\.)?activations(_\w+)?")
 # BloomGelu, QuickGELU, HSwish: what others call so is one, unless it holds other modules (ConvBNReLU).
 _ACTIVATION_NAME = re.compile(r"(elu|relu6?|silu|swish|mish|sigmoid|tanh|softplus)$", re.IGNORECASE)
-_FUNCTIONS = {
-    function
-    for home in (torch, F)
-    for name in (
-        *("celu", "elu", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "logsigmoid"),
-        *("mish", "relu", "relu6", "rrelu", "selu", "sigmoid", "silu", "softplus", "softshrink", "softsign", "tanh"),
-        "tanhshrink",
-    )
-    for end in ("", "_")
-    if (function := getattr(home, name + end, None)) is not None
-}
 _NORM_NAME = re.compile(r"(Layer|RMS)Norm(2d)?$")  # LlamaRMSNorm, T5LayerNorm; LayerNorm2d has channels on axis 1
 
 
 def is_activation(module: nn.Module) -> bool:
     """Whether `module` is an elementwise activation: of torch or ours by class, of others by name."""
-    if isinstance(module, _ACTIVATIONS):
+    if isinstance(module, (Identity, *TORCH_ACTIVATIONS)):
         return True
     kind = type(module)
     is_called_so = _ACTIVATION_HOME.fullmatch(kind.__module__) or _ACTIVATION_NAME.search(kind.__name__)
@@ -73,7 +36,7 @@ def is_activation(module: nn.Module) -> bool:
 def is_activation_function(value: Any) -> bool:
     """Whether `value` is one of torch's elementwise activation functions, also with arguments bound."""
     value = value.func if isinstance(value, functools.partial) else value
-    return callable(value) and any(value is function for function in _FUNCTIONS)
+    return callable(value) and any(value is function for function in TORCH_FUNCTIONS)
 
 
 def find_norm(module: Any, path: str) -> tuple[int, Layout] | None:

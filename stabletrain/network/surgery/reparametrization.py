@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,12 @@ from stabletrain.network.introspection.weights import find_parameters, is_transp
 from stabletrain.network.models.unrolled import Unrolled
 from stabletrain.network.normalization import SpectralNorm, WeightNorm
 
+REPARAMETRIZATIONS: dict[Any, str] = {WeightNorm: "weight", SpectralNorm: "spectral"}
+
 
 def find_reparametrization(norm: nn.Module) -> str | None:
     """Return `weight` or `spectral` for the norms that act on weights, None for those that act on signals."""
-    return {WeightNorm: "weight", SpectralNorm: "spectral"}.get(type(norm))  # pyright: ignore[reportArgumentType]
+    return REPARAMETRIZATIONS.get(type(norm))
 
 
 def reparametrize_(network: nn.Module, kind: str) -> nn.Module:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from stabletrain.errors import RequestError, closest_name, require_choice
+from stabletrain.errors import RequestError, require_choice
 from stabletrain.network.activation import ACTIVATIONS
 from stabletrain.network.models.unrolled import Unrolled
-from stabletrain.network.normalization import NORMS, Layout, SpectralNorm, WeightNorm, build_norm
+from stabletrain.network.normalization import NORMS, Layout, build_norm
 from stabletrain.network.normalization.step_norm import build_step_norm
 from stabletrain.network.surgery.recognition import find_norm, is_activation, is_activation_function, refresh_fast_paths
-from stabletrain.network.surgery.reparametrization import reparametrize_
-
-_KINDS = {WeightNorm: "weight", SpectralNorm: "spectral"}
+from stabletrain.network.surgery.reparametrization import REPARAMETRIZATIONS, reparametrize_
+from stabletrain.signatures import require_options
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def replace_norms_(model: nn.Module, norm: str | Callable[[int], nn.Module], **o
         2
     """
     make = _choose("norm", norm, NORMS, options)
-    kind = _KINDS.get(getattr(make, "func", make))
+    kind = REPARAMETRIZATIONS.get(getattr(make, "func", make))
     stepwise = {id(n) for m in model.modules() if isinstance(m, Unrolled) for n in m.norms.values()}
     sites: dict[int, tuple[int, Layout]] = {}
     places = []
@@ -120,10 +118,8 @@ def replace_norms_(model: nn.Module, norm: str | Callable[[int], nn.Module], **o
 def _choose(key: str, choice: Any, table: dict[str, Any], options: dict[str, Any]) -> Callable[..., nn.Module]:
     """Return what makes the part: the option of that name with its options, or the factory that was given."""
     part: Callable[..., Any] = choice
-    allowed: list[str] = []
     if isinstance(choice, str):
         part = table[require_choice(key, choice, table)]
-        allowed = [name for name in inspect.signature(part).parameters if name != "width"]
     elif isinstance(choice, nn.Module) or not callable(choice) or is_activation_function(choice):
         raise RequestError(
             f"One {key} cannot stand in many places: give what makes a new one for each.",
@@ -131,15 +127,7 @@ def _choose(key: str, choice: Any, table: dict[str, Any], options: dict[str, Any
             found=choice,
             allowed=f"a name ({', '.join(table)}) or a factory such as a class",
         )
-    for name, value in options.items():
-        if name not in allowed:
-            raise RequestError(
-                f"{key} {choice!r} has no option {name!r}.",
-                key=name,
-                found=value,
-                allowed=", ".join(allowed) or "no options",
-                closest=closest_name(name, allowed),
-            )
+    require_options(part if isinstance(choice, str) else None, options, f"{key} {choice!r}", exclude=("width",))
     return functools.partial(part, **options) if options else part
 
 
