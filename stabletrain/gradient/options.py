@@ -10,21 +10,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from stabletrain.errors import RequestError, closest_name, require_choice
-from stabletrain.gradient.adaptive import AdaptiveClip
-from stabletrain.gradient.chain import Chain
-from stabletrain.gradient.clip import Clip, LayerClip, NoClip, NormClip, ValueClip
-from stabletrain.gradient.statistical import PercentileClip, ZScoreClip
-
-CLIPS: dict[str, type[Clip]] = {
-    "none": NoClip,
-    "norm": NormClip,
-    "value": ValueClip,
-    "layer": LayerClip,
-    "adaptive": AdaptiveClip,
-    "percentile": PercentileClip,
-    "zscore": ZScoreClip,
-    "chain": Chain,
-}
+from stabletrain.gradient.clip_base import CLIPS, Clip
 
 # Clips with a memory, made by `clip_gradients_` from a name; they go with the first parameter they were made for.
 _remembered: Any = WeakIdKeyDictionary()

@@ -115,7 +115,7 @@ def test_the_bundle_brings_a_failure_back_that_hangs_on_chance(tmp_path):
     again = TrainingModule(network(), "classification", 2, partial(torch.optim.Adam, lr=0.01))
     again.network[2].num_calls = 3
     again.load_state_dict(bundle["state_dict"])
-    again._trainer = type("Stub", (), {"world_size": 1})()
+    again.trainer = type("Stub", (), {"world_size": 1})()
     found = find_in_step(again, bundle["batch"], bundle["batch_idx"], bundle["random"])
     assert {
         "phase": found.phase,

@@ -64,12 +64,11 @@ def load_bundle(folder: RunFolder) -> dict[str, Any]:
 def _optimizer(module: pl.LightningModule, bundle: dict[str, Any]) -> Optimizer | None:
     """Return the optimizer with its state, if the module makes a single one without a trainer."""
     planned = bundle["num_steps"]
-    trainer: Any = SimpleNamespace(
+    module.trainer = SimpleNamespace(  # pyright: ignore[reportAttributeAccessIssue] (has what our own module reads)
         estimated_stepping_batches=int(planned) if math.isfinite(planned) else planned,
         world_size=1,
         global_step=bundle["step"],
     )
-    module._trainer = trainer  # all that our own module asks of it
     if len(bundle["optimizers"]) != 1:
         return None
     found: Any = module.configure_optimizers()
