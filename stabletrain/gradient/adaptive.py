@@ -1,4 +1,4 @@
-"""Adaptive gradient clipping: each unit's gradient is held against the unit's own weights."""
+"""Adaptive gradient clipping: the gradient of each unit is limited relative to the unit's weights."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from stabletrain.errors import RequestError, require_choice, require_range
-from stabletrain.gradient.clip import Clip
-from stabletrain.gradient.norms import total_norm
+from stabletrain.gradient.device_clip import DeviceClip, Norm
 from stabletrain.gradient.scale import choose_scale, limit_, shaped
 from stabletrain.torch_tools.local_shards import (
     gradients_of,
@@ -27,7 +26,63 @@ from stabletrain.torch_tools.local_shards import (
 EXCLUDES = ("last_linear", "none")
 
 
-@torch.no_grad()
+class AdaptiveClip(DeviceClip, name="adaptive"):
+    """Each unit relative to its weights: G_i ← G_i · min(1, clipping · max(‖W_i‖, eps) / ‖G_i‖).
+
+    A unit i is what feeds one output: a row of a weight, over all its other axes (inputs, space), so that in stacked
+    recurrent weights it is one row of one gate, and in the weight of a transposed convolution,
+    (in, out / groups, …), one output channel. A tensor with at most one axis (bias, gain) is one unit.
+
+    Args:
+        clipping: Largest ratio of gradient norm to weight norm, above 0. 0.01 as in Brock et al. 2021, section 4.1,
+            for batches of 4096; smaller batches tolerate more.
+        eps: Floor on the weight norm, above 0: without it, units initialized to 0 would never train. 1e-3 as there.
+        exclude: `last_linear` leaves the last linear layer of the attached model unclipped, as there; `none`
+            excludes nothing. Without an attached model there is no last layer, and nothing is excluded.
+
+    Raises:
+        RequestError: A number or name is not allowed, or a gradient is sparse in more than its rows.
+
+    References:
+        Brock et al. 2021, High-Performance Large-Scale Image Recognition Without Normalization, section 4.1,
+        equation 3; one unit for a vector: the authors' code, `unitwise_norm`.
+    """
+
+    def __init__(self, clipping: float = 0.01, eps: float = 1e-3, exclude: str = "last_linear") -> None:
+        self.clipping = require_range("clipping", clipping, 0.0, open_minimum=True)
+        self.eps = require_range("eps", eps, 0.0, open_minimum=True)
+        self.exclude = require_choice("exclude", exclude, EXCLUDES)
+        self.smallest_limit = clipping * eps
+        self._last: nn.Module | None = None
+        self._transposed: list[_ConvTransposeNd] = []
+
+    def attach(self, model: nn.Module) -> None:
+        """Find the last linear layer, in the order of definition, and the transposed convolutions.
+
+        The modules are stored and not their parameters, which sharding replaces.
+        """
+        linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
+        self._last = linear[-1] if linear else None
+        self._transposed = [m for m in model.modules() if isinstance(m, _ConvTransposeNd)]
+
+    @torch.no_grad()
+    def limit_(self, parameters: list[nn.Parameter], norm: Norm) -> None:
+        """Scale the gradient of each unit by its own factor."""
+        excluded, groups = {id(p) for p in self._excluded()}, {id(p): n for p, n in self._transposed_groups()}
+        chosen = [p for p in parameters if id(p) not in excluded and p.numel()]
+        scale = choose_scale(norm.host, self.smallest_limit)
+        units = _vectors([p for p in chosen if p.ndim <= 1], scale)
+        units += [_rows(p, scale, groups.get(id(p))) for p in chosen if p.ndim > 1]
+        limits = [unit.weight_norm.clamp(min=self.eps) * self.clipping for unit in units]
+        limit_([unit.gradient for unit in units], [unit.norm for unit in units], limits, norm.applies, scale)
+
+    def _excluded(self) -> Iterable[nn.Parameter]:
+        return self._last.parameters() if self._last is not None and self.exclude == "last_linear" else ()
+
+    def _transposed_groups(self) -> Iterable[tuple[nn.Parameter, int]]:
+        return [(m.weight, m.groups) for m in self._transposed if isinstance(m.weight, nn.Parameter)]
+
+
 def clip_adaptively_(
     parameters: Iterable[nn.Parameter],
     clipping: float = 0.01,
@@ -36,86 +91,36 @@ def clip_adaptively_(
     exclude: Collection[nn.Parameter] = (),
     transposed: Mapping[nn.Parameter, int] | None = None,
 ) -> Tensor:
-    """Each unit by its weights: G_i ← G_i · min(1, clipping · max(‖W_i‖, eps) / ‖G_i‖).
-
-    A unit i is what feeds one output: a row of a weight, over all its other axes (inputs, space), so that in
-    stacked recurrent weights it is one row of one gate. A tensor of one axis or none (bias, gain) is one unit.
+    """Clip every unit relative to its weights, see `AdaptiveClip`; return the total 2-norm before clipping.
 
     Args:
         parameters: Those whose `.grad` is None are skipped.
-        clipping: Largest ratio of gradient to weight, λ, above 0.
-        eps: Least weight norm reckoned with, above 0: without it, units that start at 0 would never leave it.
+        clipping: See `AdaptiveClip`.
+        eps: See `AdaptiveClip`.
         exclude: Parameters that are left as they are.
-        transposed: The weights of transposed convolutions, (in, out / groups, …), with their groups: their
-            units lie along the second axis.
-
-    Returns:
-        The 2-norm of all gradients before.
-
-    Raises:
-        RequestError: A gradient is sparse in more than its rows.
-
-    References:
-        Brock et al. 2021, High-Performance Large-Scale Image Recognition Without Normalization, section 4.1,
-        equation 3; one unit for a vector: the authors' code, `unitwise_norm`.
+        transposed: The weights of transposed convolutions, with their groups.
     """
-    with_gradient = select(parameters)
-    norm = total_norm(gradients_of(with_gradient))
-    if not torch.isfinite(norm) or norm == 0:
-        return norm
-    excluded, groups = {id(p) for p in exclude}, {id(p): g for p, g in (transposed or {}).items()}
-    chosen = [p for p in with_gradient if id(p) not in excluded and p.numel()]
-    scale = choose_scale(norm, clipping * eps)
-    units = _vectors([p for p in chosen if p.ndim <= 1], scale)
-    units += [_rows(p, scale, groups.get(id(p))) for p in chosen if p.ndim > 1]
-    limits = [unit.weight_norm.clamp(min=eps) * clipping for unit in units]
-    limit_([unit.gradient for unit in units], [unit.norm for unit in units], limits, scale)
-    return norm
+    return _GivenClip(clipping, eps, exclude, transposed or {})(parameters)
 
 
-class AdaptiveClip(Clip):
-    """See `clip_adaptively_`.
+class _GivenClip(AdaptiveClip):
+    """Adaptive clipping of given parameters, without a model."""
 
-    Args:
-        clipping: Largest ratio of gradient norm to weight norm, above 0. 0.01 as in Brock et al. 2021, section 4.1,
-            for batches of 4096; smaller batches bear more.
-        eps: Least weight norm reckoned with, above 0. 1e-3 as there.
-        exclude: `last_linear` leaves the last linear layer of the model that was attached unclipped, as there;
-            `none` leaves out nothing. Without a model there is no last layer, and nothing is left out.
+    def __init__(
+        self, clipping: float, eps: float, exclude: Collection[nn.Parameter], transposed: Mapping[nn.Parameter, int]
+    ) -> None:
+        super().__init__(clipping, eps, "none")
+        self._given = exclude, transposed
 
-    Raises:
-        RequestError: A number or name is not allowed.
-    """
+    def _excluded(self) -> Iterable[nn.Parameter]:
+        return self._given[0]
 
-    def __init__(self, clipping: float = 0.01, eps: float = 1e-3, exclude: str = "last_linear") -> None:
-        self.clipping = require_range("clipping", clipping, 0.0, open_minimum=True)
-        self.eps = require_range("eps", eps, 0.0, open_minimum=True)
-        self.exclude = require_choice("exclude", exclude, EXCLUDES)
-        self._last: nn.Module | None = None
-        self._transposed: list[_ConvTransposeNd] = []
-
-    def attach(self, model: nn.Module) -> None:
-        """Look for the last linear layer, in the order of definition, and for transposed convolutions.
-
-        The modules are kept and not their parameters, which sharding replaces.
-        """
-        linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
-        self._last = linear[-1] if linear else None
-        self._transposed = [m for m in model.modules() if isinstance(m, _ConvTransposeNd)]
-
-    def __call__(self, parameters: Iterable[nn.Parameter]) -> Tensor:
-        """Clip each unit; return the 2-norm of all gradients before."""
-        return clip_adaptively_(
-            parameters,
-            self.clipping,
-            self.eps,
-            exclude=list(self._last.parameters()) if self._last is not None and self.exclude == "last_linear" else (),
-            transposed={m.weight: m.groups for m in self._transposed if isinstance(m.weight, nn.Parameter)},
-        )
+    def _transposed_groups(self) -> Iterable[tuple[nn.Parameter, int]]:
+        return self._given[1].items()
 
 
 class _Units(NamedTuple):
-    """The own part of a gradient, and the norms of its units, of their weights too, shaped to multiply it."""
+    """This process' part of a gradient, with the norms of its units and of their weights, shaped to multiply it."""
 
     gradient: Tensor
     norm: Tensor
@@ -134,14 +139,14 @@ def _rows(parameter: Any, scale: float | None, groups: int | None) -> _Units:
     part = part_of(gradient)
     if is_sharded(gradient) and not (groups is None and holds_whole_rows(gradient)):
         norms = (_unit_norm(gradient.full_tensor(), groups, scale), _unit_norm(weight.full_tensor(), groups))
-        return _Units(part, *(_local_part(n.expand(gradient.shape), gradient) for n in norms))
+        return _Units(part, *(_own_part(n.expand(gradient.shape), gradient) for n in norms))
     if gradient.layout == torch.sparse_coo:
         weight = weight[_row_indices(gradient)]
     return _Units(part, _unit_norm(part, groups, scale), _unit_norm(part_of(weight), groups))
 
 
 def _unit_norm(tensor: Tensor, groups: int | None, scale: float | None = None) -> Tensor:
-    """2-norm of each unit, shaped to multiply the tensor."""
+    """Return the 2-norm of each unit, shaped to multiply the tensor."""
     wide = widen(tensor, scale)
     if groups is None:
         return torch.linalg.vector_norm(wide, dim=tuple(range(1, wide.ndim)), keepdim=True)
@@ -150,8 +155,8 @@ def _unit_norm(tensor: Tensor, groups: int | None, scale: float | None = None) -
     return norm.expand(-1, by_group.size(1), *norm.shape[2:]).flatten(0, 1)  # (in, out / groups, 1, …)
 
 
-def _local_part(whole: Tensor, like: Any) -> Tensor:
-    """Return this process' shard of a tensor that every process has whole."""
+def _own_part(whole: Tensor, like: Any) -> Tensor:
+    """Return this process' shard of a tensor that every process holds whole."""
     return part_of(shard_like(whole.contiguous(), like))
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from stabletrain.errors import RequestError, closest_name
 from stabletrain.gradient.adaptive import AdaptiveClip
-from stabletrain.gradient.clip import Clip, NormClip
+from stabletrain.gradient.clip import NormClip
+from stabletrain.gradient.clip_base import Clip
+from stabletrain.gradient.device_clip import Call, DeviceClip, OneReadClip, steps_of
 
 
-class Chain(Clip):
+class Chain(OneReadClip, name="chain"):
     """g ← c_n(… c_2(c_1(g))): each clip takes what the one before it left.
 
     Args:
@@ -43,11 +44,9 @@ class Chain(Clip):
         for clip in self.clips.values():
             clip.attach(model)
 
-    def __call__(self, parameters: Iterable[nn.Parameter]) -> Tensor:
-        """Clip with each; return the total norm before the first."""
-        parameters = list(parameters)
-        norms = [clip(parameters) for clip in self.clips.values()]
-        return norms[0]
+    def steps(self) -> list[DeviceClip | Call]:
+        """Return the clips in their order, those of a chain inside it included."""
+        return [step for clip in self.clips.values() for step in steps_of(clip)]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of each clip under its name."""

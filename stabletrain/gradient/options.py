@@ -9,22 +9,8 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from stabletrain.errors import RequestError, require_choice
-from stabletrain.gradient.adaptive import AdaptiveClip
-from stabletrain.gradient.chain import Chain
-from stabletrain.gradient.clip import Clip, LayerClip, NoClip, NormClip, ValueClip
-from stabletrain.gradient.statistical import PercentileClip, ZScoreClip
+from stabletrain.gradient.clip_base import CLIPS, Clip
 from stabletrain.signatures import require_options
-
-CLIPS: dict[str, type[Clip]] = {
-    "none": NoClip,
-    "norm": NormClip,
-    "value": ValueClip,
-    "layer": LayerClip,
-    "adaptive": AdaptiveClip,
-    "percentile": PercentileClip,
-    "zscore": ZScoreClip,
-    "chain": Chain,
-}
 
 # Clips with a memory, made by `clip_gradients_` from a name; they go with the first parameter they were made for.
 _remembered: Any = WeakIdKeyDictionary()

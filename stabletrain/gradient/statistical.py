@@ -6,17 +6,16 @@ import math
 from abc import abstractmethod
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stabletrain.errors import RequestError, require_choice, require_range
-from stabletrain.gradient.clip import Clip
-from stabletrain.gradient.norms import total_norm
+from stabletrain.gradient.clip_base import Clip
+from stabletrain.gradient.device_clip import DeviceClip, Norm
 from stabletrain.gradient.scale import scale_
-from stabletrain.torch_tools.local_shards import gradients_of, select
 
 MODES = ("reciprocal", "max", "mean")
 
@@ -54,30 +53,30 @@ def zscore_limit(norm: float, mean: float, std: float, z_threshold: float, mode:
     return mean + (z_threshold * std if mode == "max" else 0.0)
 
 
-class StatisticalClip(Clip):
-    """Scales all gradients together to a limit that follows from earlier norms.
+class StatisticalClip(DeviceClip):
+    """Scales all gradients by one factor, to a limit that follows from earlier norms.
 
-    A norm that is zero or not finite is not remembered: it says nothing about the gradient's scale, and one of
-    them in a mean or among few percentiles would stop the training for good.
+    A norm that is zero or not finite is not added to the history: it says nothing about the gradient's scale, and a
+    single one in a mean or among few percentiles would stop the training for good.
     """
+
+    needs_host = True
 
     @abstractmethod
     def find_limit(self, norm: float) -> float:
-        """Take a finite norm above 0 into the memory and return what to clip it to."""
+        """Add a norm, finite and above 0, to the history and return what to clip it to."""
 
-    def __call__(self, parameters: Iterable[nn.Parameter]) -> Tensor:
-        """Clip by the norm of all gradients; return it."""
-        with_gradient = select(parameters)
-        norm = total_norm(gradients_of(with_gradient))
-        value = float(norm)
-        if math.isfinite(value) and value > 0.0:
-            limit = self.find_limit(value)
-            if limit < value:
-                scale_(with_gradient, limit / value)
-        return norm
+    def limit_(self, parameters: list[nn.Parameter], norm: Norm) -> float:
+        """Clip by the norm of all gradients; return the norm after."""
+        assert norm.host is not None, "a statistical clip needs the norm on the host"
+        limit = self.find_limit(norm.host)
+        if limit >= norm.host:
+            return norm.host
+        scale_(parameters, limit / norm.host)
+        return limit
 
 
-class PercentileClip(StatisticalClip):
+class PercentileClip(StatisticalClip, name="percentile"):
     """AutoClip: g ← g · min(1, c / ‖g‖), c the p-th percentile of all norms so far, this one included.
 
     Most steps are clipped by design: at the 10th percentile nine of ten.
@@ -120,7 +119,7 @@ class PercentileClip(StatisticalClip):
         self._ordered = sorted(self._arrived)
 
 
-class ZScoreClip(StatisticalClip):
+class ZScoreClip(StatisticalClip, name="zscore"):
     """ZClip: g ← g · c / ‖g‖ where (‖g‖ − μ) / σ > z_threshold; see `zscore_limit` for c.
 
     μ ← α μ + (1 − α) n and σ² ← α σ² + (1 − α) (n − μ)², n the norm after clipping; both start from the norms of

@@ -1,4 +1,4 @@
-"""What is needed of Lightning beyond its documented interface. Checked on pytorch-lightning 2.6.6."""
+"""What is needed of Lightning beyond its documented interface. Checked on pytorch-lightning 2.6.6, torch 2.13.0."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch.optim import Optimizer
 
 LOGGING = ("log", "log_dict")
 
@@ -26,3 +27,14 @@ def muted(module: pl.LightningModule) -> Iterator[None]:
     finally:
         for name in LOGGING:
             object.__delattr__(module, name)
+
+
+def unscale_before_step_(optimizer: Optimizer) -> None:
+    """Make Lightning unscale the gradients before they are measured and clipped, for a fused optimizer too.
+
+    Under a loss scaler a fused optimizer unscales inside its step, and Lightning leaves that to it: until then the
+    gradients are about 65,536 times too large.
+    """
+    # Read by torch.amp.GradScaler and by Lightning's MixedPrecision plugin; torch 2.13.0, pytorch-lightning 2.6.6.
+    if getattr(optimizer, "_step_supports_amp_scaling", False):
+        optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,4 +1,4 @@
-"""One LightningModule over any network: loss, metric, optimizer, and what happens to the gradient before a step."""
+"""A LightningModule around any network: loss, metric, optimizer, and gradient clipping."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Accuracy, MeanMetric, MeanSquaredError, Metric
 
-from stabletrain.errors import RequestError
 from stabletrain.gradient import Clip, NoClip
+from stabletrain.training.lightning_internals import unscale_before_step_
 from stabletrain.training.optimization.gradient_clipping import (
     ClipMeter,
     parameters_of,
+    refuse_trainer_clipping,
     stop_if_nonfinite,
-    unscale_before_step_,
 )
 from stabletrain.training.optimization.parameter_groups import group_parameters
 from stabletrain.training.optimization.schedule import Constant, Schedule
@@ -27,13 +27,14 @@ OptimizerFactory = Callable[[Iterable[Any]], torch.optim.Optimizer]
 
 
 def measure_loss(task: str, outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Return the mean loss over all predictions: cross entropy, or squared error.
+    """Return the mean loss over all predictions: cross entropy, or mean squared error.
 
     Args:
         task: `classification` or `regression`.
-        outputs: (batch, num_outputs), or (batch, time, num_outputs) for one prediction per step.
-        targets: Classes (batch,) or (batch, time); numbers shaped as the outputs.
-        label_smoothing: ε, from 0 to below 1: the target is (1 − ε) of the class and ε spread over all.
+        outputs: (batch, num_outputs), or (batch, time, num_outputs) for one prediction per time step.
+        targets: Class indices of shape (batch,) or (batch, time); for regression, of the shape of `outputs`.
+        label_smoothing: ε, from 0 to below 1: the target puts 1 − ε on the class and spreads ε over all classes.
+            Classification only.
 
     References:
         Label smoothing: Szegedy et al. 2016, Rethinking the Inception Architecture, section 7.
@@ -44,7 +45,7 @@ def measure_loss(task: str, outputs: Tensor, targets: Tensor, label_smoothing: f
 
 
 def make_metric(task: str, num_outputs: int) -> tuple[str, Metric]:
-    """Return the name and the torchmetrics object of a task's metric: accuracy, or mean squared error."""
+    """Return the name and the torchmetrics object of a task's metric: accuracy or mean squared error."""
     if task == "classification":
         return "accuracy", Accuracy(task="multiclass", num_classes=num_outputs)
     return "mse", MeanSquaredError()
@@ -55,16 +56,16 @@ class TrainingModule(pl.LightningModule):
 
     Logs `train/loss`, `val/loss`, `val/<metric>`, `gradient/norm/total` (before clipping), `clip/norm_after` and
     `clip/fraction`. A non-finite gradient raises `NonFiniteGradient` before the optimizer's step, so that the
-    weights stay as they were; under mixed precision with a loss scaler, which skips such steps itself, it passes.
+    weights remain unchanged. Under mixed precision with a loss scaler, which skips such steps itself, it is ignored.
 
     Args:
         network: Maps x to outputs of shape (batch, num_outputs).
-        task: `classification` (cross entropy, labels) or `regression` (mean squared error).
+        task: `classification` (cross entropy) or `regression` (mean squared error).
         num_outputs: Number of classes or targets.
-        optimizer: Makes an optimizer for the parameters that it is given.
-        schedule: Learning rate over time.
-        clip: What is done to the gradient before each step.
-        label_smoothing: Of the training loss, from 0 to below 1; classification only.
+        optimizer: Makes an optimizer for the parameters or parameter groups that it is given.
+        schedule: Learning rate schedule; constant if None.
+        clip: What is done to the gradients before each step; nothing if None.
+        label_smoothing: ε of the training loss, from 0 to below 1; classification only.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class TrainingModule(pl.LightningModule):
         super().__init__()
         self.network = network
         self.meter = ClipMeter(clip or NoClip())
+        self.meter.clip.attach(network)
         self.task = task
         self._label_smoothing = label_smoothing
         self._optimizer = optimizer
@@ -109,7 +111,7 @@ class TrainingModule(pl.LightningModule):
         self._evaluate("test", batch)
 
     def probe(self, batch: tuple[Tensor, Tensor], num_examples: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """Return the first inputs of a batch, and the loss of the outputs for them."""
+        """Return the first inputs of a batch, and a function from their outputs to the loss."""
         x, y = batch[0][:num_examples], batch[1][:num_examples]
         return x, lambda outputs: measure_loss(self.task, outputs, y, self._label_smoothing)
 
@@ -132,25 +134,18 @@ class TrainingModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Measure the norm, clip, measure again; stop before the step if the gradient is not finite."""
-        if gradient_clip_val is not None:
-            raise RequestError(
-                "Clipping is given twice: by Lightning's trainer and by the clip group.",
-                key="trainer.gradient_clip_val",
-                found=gradient_clip_val,
-                allowed="null: choose clipping with the clip group",
-                command=f"clip=norm clip.max_norm={gradient_clip_val}",
-            )
+        """Clip, and log the norms before and after; stop before the step if a gradient is not finite."""
+        refuse_trainer_clipping(gradient_clip_val)
         norm, values = self.meter.step(parameters_of(optimizer))
-        self.meet_norm(norm)
+        self.check_norm(norm)
         self.log_dict(values, on_step=True, on_epoch=False, rank_zero_only=True)
 
-    def meet_norm(self, norm: Tensor) -> None:
-        """Stop the run if the gradient's norm is not finite."""
+    def check_norm(self, norm: float) -> None:
+        """Stop the run if the norm of the gradients is not finite."""
         stop_if_nonfinite(self.trainer, norm)
 
     def configure_optimizers(self) -> Any:
-        """Return the optimizer over all trainable parameters, with its schedule; decay acts on weights alone."""
+        """Return the optimizer of all trainable parameters, with its schedule; weight decay applies to weights only."""
         optimizer = self._optimizer([p for p in self.network.parameters() if p.requires_grad])
         if optimizer.defaults.get("weight_decay"):
             optimizer = self._optimizer(group_parameters(self.network))
@@ -159,11 +154,11 @@ class TrainingModule(pl.LightningModule):
         return self._schedule.attach(optimizer, total_steps=int(total_steps) if math.isfinite(total_steps) else -1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the clip's state and counts: `clip/fraction` goes on where it was."""
+        """Save the clip's state and counts, so that `clip/fraction` continues when the run is resumed."""
         checkpoint["stabletrain_clip"] = self.meter.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the clip's state and counts back."""
-        kept = checkpoint.get("stabletrain_clip")
-        if kept:
-            self.meter.load_state_dict(kept)
+        """Restore the clip's state and counts."""
+        saved = checkpoint.get("stabletrain_clip")
+        if saved:
+            self.meter.load_state_dict(saved)

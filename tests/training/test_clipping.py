@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -90,6 +92,6 @@ def test_the_count_goes_on_where_it_was():
     assert again.step([weight])[1]["clip/fraction"] == pytest.approx(2 / 3)
     weight.grad = torch.full((2,), float("nan"))
     norm, values = again.step([weight])
-    assert not torch.isfinite(norm)
+    assert math.isnan(norm)
     assert values == {}
     assert again.num_steps == 3

@@ -60,7 +60,6 @@ def build(config: Mapping[str, Any]) -> Built:
     optimizer, schedule = _optimizer(config), _schedule(config)
     datamodule = data.datamodule if isinstance(data, LoadedData) else DataModule(data, seed=config["seed"])
     if isinstance(network, pl.LightningModule):
-        clip.attach(network)
         return Built(data, network, network, datamodule, clip, (ClipGradients(clip), LogLoss()))
     module = TrainingModule(
         network,

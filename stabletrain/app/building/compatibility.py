@@ -19,6 +19,7 @@ from stabletrain.network.normalization.step_norm import StepBatchNorm
 from stabletrain.network.residual import Residual, ReZeroResidual, find_branches
 from stabletrain.training import TrainingModule
 from stabletrain.training.datamodule import DataModule
+from stabletrain.training.optimization.gradient_clipping import require_one_clip
 
 # Yang et al. 2019, A Mean Field Theory of Batch Normalization: the squared gradient of a plain ReLU network grows by
 # π / (π − 1) = 1.467 a layer; 20 layers make 2,100, and its root 46.
@@ -85,6 +86,8 @@ def _require_automatic_clipping(config: Mapping[str, Any], built: Built) -> None
             closest="none",
             command="clip=none",
         )
+    if not isinstance(built.module, TrainingModule):
+        require_one_clip(built.module, built.clip)
 
 
 def _require_labels_to_smooth(config: Mapping[str, Any], built: Built) -> None:

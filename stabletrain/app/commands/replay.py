@@ -64,12 +64,11 @@ def load_bundle(folder: RunFolder) -> dict[str, Any]:
 def _optimizer(module: pl.LightningModule, bundle: dict[str, Any]) -> Optimizer | None:
     """Return the optimizer with its state, or None if the module has several or makes none without a trainer."""
     planned = bundle["num_steps"]
-    trainer: Any = SimpleNamespace(
+    module.trainer = SimpleNamespace(  # pyright: ignore[reportAttributeAccessIssue] (has what our own module reads)
         estimated_stepping_batches=int(planned) if math.isfinite(planned) else planned,
         world_size=1,
         global_step=bundle["step"],
     )
-    module.trainer = trainer  # what `TrainingModule` reads of a trainer
     if len(bundle["optimizers"]) != 1:
         return None
     found: Any = module.configure_optimizers()

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.tuner.tuning import Tuner
-from torch import Tensor
 
 from stabletrain.errors import RequestError
 from stabletrain.torch_tools.isolation import preserve_rng
@@ -55,7 +54,7 @@ class _Probe(TrainingModule):
             group["lr"] = self.lr
         return optimizer
 
-    def meet_norm(self, norm: Tensor) -> None:
+    def check_norm(self, norm: float) -> None:
         """Go on: the finder itself stops where the loss has grown fourfold."""
 
 
