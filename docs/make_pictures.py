@@ -25,7 +25,7 @@ PICTURES = Path(__file__).parent / "pictures"
 LIMITS = (-28.0, 2.0)  # the same axis for both
 RUNS = {
     "sigmoid, small weights": ["experiment=vanishing_depth"],
-    "mended: activation=relu init=he": ["experiment=vanishing_depth", "activation=relu", "init=he"],
+    "fixed: activation=relu init=he": ["experiment=vanishing_depth", "activation=relu", "init=he"],
 }
 
 
@@ -132,4 +132,4 @@ if __name__ == "__main__":
     both = Image.new("RGB", (sum(i.width for i in images), max(i.height for i in images)), "white")
     for index, image in enumerate(images):
         both.paste(image.convert("RGB"), (sum(i.width for i in images[:index]), 0))
-    both.save(PICTURES / "vanishing_and_mended.png", optimize=True)
+    both.save(PICTURES / "vanishing_and_fixed.png", optimize=True)
