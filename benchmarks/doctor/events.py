@@ -22,7 +22,7 @@ def poisoned_batch(recipe: Case) -> Iterator[Variant]:
     expected = Expected(WRECKED)
     yield Variant(event=Event("nan_batch", _step(recipe, 0)), expected=Expected(("nonfinite",)))
     if recipe.network.family in RECURRENT:
-        return  # gates and clipping limit the damage in the others
+        return  # gates and clipping limit the damage of the other events
     sgd = {"optimizer": "sgd", "lr": MOMENTUM_LR}
     yield Variant(training=sgd, event=Event("poison", _step(recipe, 1), 100.0), expected=expected, reference=PLAIN_SGD)
     yield Variant(training=sgd, event=Event("poison", _step(recipe, 2), 1000.0), expected=expected, reference=PLAIN_SGD)
