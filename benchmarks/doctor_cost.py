@@ -1,10 +1,10 @@
-"""What the doctor adds to a watched training step in Lightning: all its time over that of the steps without it.
+"""Measure what the doctor adds to a watched training step in Lightning, relative to the steps without it.
 
     python benchmarks/doctor_cost.py
 
-Timed is everything that happens on its account: what it keeps of each snapshot and number, what it records, and the
-rules. It looks as often as its callback does in a run. What the watch has waiting to be written, and a look of the
-doctor writes a little early, is the watch's. The steps are those of `benchmarks/watching.py`.
+The time includes everything done for the doctor: storing snapshots and scalars, recording, and the rules, which run as
+often as in a real run. Writing snapshots that were already waiting, which an evaluation of the rules triggers a little
+early, is attributed to the watch. The steps are those of `benchmarks/watching.py`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from watching_workloads import ON_CPU, ON_CUDA, WORKLOADS, Stepper
 
 from stabletrain.training.callbacks import Doctor, GradientWatch
 
-SKIPPED = 20  # first steps: everything is cold there
+SKIPPED = 20  # the first steps, when the caches are cold
 
 
 class Timed(Doctor):
-    """The doctor with a clock around all it does; `spent` has its seconds by step."""
+    """A doctor that times everything it does; `spent` has the seconds of each step."""
 
     def __init__(self) -> None:
         super().__init__(say=lambda line: None)
@@ -44,24 +44,24 @@ class Timed(Doctor):
         def timed() -> None:
             start, before = time.perf_counter(), self._now
             flush()
-            self._of_the_watch += time.perf_counter() - start - (self._now - before)  # without the listeners
+            self._of_the_watch += time.perf_counter() - start - (self._now - before)  # excluding the listeners
 
         self._writer.flush = timed
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         start, before = time.perf_counter(), self._now
         super().on_train_batch_end(*args, **kwargs)
-        taken = time.perf_counter() - start  # the listeners within are part of it
+        taken = time.perf_counter() - start  # includes the listeners that it calls
         self.spent.append(before + taken - self._of_the_watch)
         self._now = self._of_the_watch = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count time that was spent outside of the callback."""
+        """Add time spent outside of the callback."""
         self._now += seconds
 
 
 class _Clock:
-    """A listener of the record, with a clock around it."""
+    """Times a listener of the record."""
 
     def __init__(self, listener: Any, doctor: Timed) -> None:
         self._listener, self._doctor = listener, doctor
@@ -78,7 +78,7 @@ class _Clock:
 
 
 class Steps(pl.Callback):
-    """Takes the time of every step, the callbacks' included."""
+    """Times every step, including the callbacks."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -92,7 +92,7 @@ class Steps(pl.Callback):
 
 
 def measure(stepper: Stepper, option: str, num_steps: int, folder: Path) -> tuple[float, list[float]]:
-    """Return the median milliseconds of a step, and what the doctor adds in percent over each tenth of the run."""
+    """Return the median milliseconds of a step, and the doctor's share in percent for each tenth of the run."""
     doctor, steps = Timed(), Steps()
     fit(stepper, num_steps, [steps, GradientWatch(**OPTIONS[option][0]), doctor], folder)
     spent, taken = (np.array(x)[SKIPPED : num_steps - 1] for x in (doctor.spent, steps.seconds))
@@ -109,7 +109,7 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    print("| workload | ms a step | watch | the doctor adds (least … most of ten parts) |\n|---|---|---|---|")
+    print("| workload | ms per step | watch | the doctor adds (min … max over ten parts) |\n|---|---|---|---|")
     for name in ON_CUDA if device.type == "cuda" else ON_CPU:
         stepper = Stepper(WORKLOADS[name], device)
         for option in ("`watch=default`", "`watch=every_step`"):

@@ -1,8 +1,8 @@
-"""What a run of a thousand layers, a thousand processes and a million steps would cost, from what is measured here.
+"""Extrapolate the cost of watching to a run with a thousand layers, a thousand processes and a million steps.
 
-Nobody here has a thousand processes. What can be measured on one machine is: the seconds of a snapshot by layer and
-element, the bytes that it leaves in the record, what diagnosing and reading take, what a collective between two
-processes takes. The rest is multiplication, written out below.
+One machine can measure the constants: the seconds of a snapshot per layer and element, its bytes in the record, the
+time to read and to diagnose it, and the time of a collective between two processes. The rest is multiplication, as
+written out below.
 
     python benchmarks/scale.py          measure (a minute), print the tables of docs/scale.md
 """
@@ -32,10 +32,10 @@ from stabletrain.signal.kernels.reduce import measure_tensors, prepare
 from stabletrain.signal.snapshot import Snapshot
 
 LAYERS, RANKS, STEPS, PARAMETERS = 1_000, 1_024, 1_000_000, 1_000_000_000
-HOPS = 20  # up and down a tree of 1,024 processes; two processes are one up, one down
-SIGNALS = 5  # gradient, and on further looks delta, activation, update, weight
-MEMORY = 64e9  # bytes of the machine that reads the record
-# Looks of a run: at statistics alone; with the gradient's histograms; with those of all signals.
+HOPS = 20  # up and down a tree of 1,024 processes; with two processes there are two
+SIGNALS = 5  # gradient; on some steps also delta, activation, update, weight
+MEMORY = 64e9  # bytes, of the machine that reads the record
+# Number of measurements: of statistics only; with histograms of the gradient; with histograms of all signals.
 CADENCES = {
     "every_step": (0, STEPS * 49 // 50, STEPS // 50),
     "default": (STEPS // 10 - STEPS // 50, 0, STEPS // 50),
@@ -46,7 +46,7 @@ CADENCES = {
 
 @dataclass(frozen=True)
 class Constants:
-    """Seconds and bytes, measured on this machine; what is of a layer is of one layer on one look."""
+    """Seconds and bytes measured on this machine; those of a layer are per layer and measurement."""
 
     snapshot_s: float
     layer_s: float
@@ -65,7 +65,7 @@ class Constants:
 
 
 def gradients(num: int, size: int) -> list[Tensor]:
-    """Normal gradients whose scale spreads over the layers as in a network of depth."""
+    """Return normally distributed gradients whose scale varies over the layers as in a deep network."""
     torch.manual_seed(0)
     return [torch.randn(size) * 10.0 ** (-3 * i / num) for i in range(num)]
 
@@ -75,7 +75,7 @@ def names_of(num: int) -> list[str]:
 
 
 def seconds_of(function: Callable[[], object], times: int = 9) -> float:
-    """Return the median after one call to warm up."""
+    """Return the median seconds of a call, after a warm-up call."""
     found = []
     for _ in range(times + 1):
         start = time.perf_counter()
@@ -85,7 +85,7 @@ def seconds_of(function: Callable[[], object], times: int = 9) -> float:
 
 
 def measure_watching() -> tuple[float, float, float, float]:
-    """Return the seconds of a snapshot: fixed, per layer, per element with histograms and without."""
+    """Return the seconds of a snapshot: fixed, per layer, per element with and without histograms."""
 
     def snapshot_s(num: int, size: int, histograms: bool) -> float:
         tensors, names = gradients(num, size), names_of(num)
@@ -98,13 +98,13 @@ def measure_watching() -> tuple[float, float, float, float]:
 
 
 def measure_record(folder: Path) -> tuple[float, ...]:
-    """Return, for a layer and look, seconds to write, bytes without and with a histogram, seconds and bytes to read."""
+    """Return seconds to write, bytes, seconds and memory to read, seconds to diagnose, per layer and measurement."""
     names, tensors, looks = names_of(LAYERS), gradients(LAYERS, 1_000), 21
     write_s, num_bytes, read_s, memory = {}, {}, {}, {}
     for histograms in (False, True):
         writer = RecordWriter(folder / str(histograms) / "tensorboard")
         snapshots = [Snapshot(i, measure_tensors(names, tensors, histograms=histograms)) for i in range(looks)]
-        writer.write_snapshot(snapshots[0])  # with it the layout
+        writer.write_snapshot(snapshots[0])  # also writes the layout
         writer.flush()
         size, start = writer.path.stat().st_size, time.perf_counter()
         for snapshot in snapshots[1:]:
@@ -123,7 +123,7 @@ def measure_record(folder: Path) -> tuple[float, ...]:
 
 
 def time_collectives(rank: int, address: str, results: str) -> None:
-    """Be one of two processes that add up a snapshot's numbers; the first writes the seconds."""
+    """Run as one of two processes that sum the numbers of a snapshot; the first one writes the seconds."""
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     found = []
     for num in (1, 517 * LAYERS):
@@ -135,7 +135,7 @@ def time_collectives(rank: int, address: str, results: str) -> None:
 
 
 def measure_collectives(folder: Path) -> tuple[float, float]:
-    """Return seconds of a collective of two processes, and seconds per byte."""
+    """Return the seconds of a collective between two processes, and the seconds per byte."""
     arguments = (f"file://{folder / 'store'}", str(folder / "collectives.json"))
     torch.multiprocessing.spawn(time_collectives, arguments, nprocs=2)
     small, large = json.loads((folder / "collectives.json").read_text())
@@ -155,7 +155,7 @@ UNITS = {
 
 
 def amount(value: float, unit: str) -> str:
-    """Return a number of two digits in the largest unit that it reaches: 5.2 MB, 3.1 days."""
+    """Return the value with two significant digits in the largest unit that it reaches: 5.2 MB, 3.1 days."""
     name, size = next(((name, size) for name, size in UNITS[unit] if value >= size), UNITS[unit][-1])
     return f"{np.format_float_positional(float(f'{value / size:.2g}'), trim='-')} {name}"
 
@@ -164,28 +164,28 @@ def constants_table(c: Constants) -> list[tuple[str, ...]]:
     in_record = f"{amount(c.histogram_bytes, 'B')}; {amount(c.norms_bytes, 'B')}"
     return [
         ("constant", "measured"),
-        ("a snapshot with histograms, whatever its size", amount(c.snapshot_s, "s")),
-        ("each layer of it", amount(c.layer_s, "s")),
-        ("each element of it; without histograms", f"{amount(c.element_s, 's')}; {amount(c.norms_element_s, 's')}"),
+        ("a snapshot with histograms, fixed cost", amount(c.snapshot_s, "s")),
+        ("… per layer", amount(c.layer_s, "s")),
+        ("… per element; without histograms", f"{amount(c.element_s, 's')}; {amount(c.norms_element_s, 's')}"),
         ("writing a layer with its histogram", amount(c.write_s, "s")),
-        ("a layer with its histogram in the record; without", in_record),
+        ("size of a layer with its histogram in the record; without", in_record),
         ("reading it back; without", f"{amount(c.read_s, 's')}; {amount(c.norms_read_s, 's')}"),
         ("its memory once read; without", f"{amount(c.read_bytes, 'B')}; {amount(c.norms_read_bytes, 'B')}"),
-        ("diagnosing a layer of a look", amount(c.diagnose_s, "s")),
-        ("adding up between two processes (gloo), however little", amount(c.collective_s, "s")),
-        ("each byte of it", amount(c.collective_byte_s, "s")),
+        ("diagnosing one layer of one measurement", amount(c.diagnose_s, "s")),
+        ("a sum over two processes (gloo), fixed cost", amount(c.collective_s, "s")),
+        ("… per byte", amount(c.collective_byte_s, "s")),
     ]  # fmt: skip
 
 
 def paper_table(c: Constants) -> list[tuple[str, ...]]:
-    """Return, for each cadence, what the run of `LAYERS`, `RANKS` and `STEPS` costs."""
-    head = "watch, looks, watching (ddp), watching (fsdp), messages, their bytes, record, reading it, its memory"
+    """Return for each cadence the cost of a run with `LAYERS`, `RANKS` and `STEPS`."""
+    head = "watch, measurements, watching (ddp), watching (fsdp), messages, bytes sent, record, reading it, its memory"
     rows = [(*head.split(", "), "64 GB are full at step")]
     for name, (plain, counted, further) in CADENCES.items():
-        norms, histograms = plain, counted + SIGNALS * further  # tables of one number a layer, and of 517
+        norms, histograms = plain, counted + SIGNALS * further  # tables with one number per layer, and with 517
         fixed = (norms + histograms) * (c.snapshot_s + LAYERS * c.layer_s) + histograms * LAYERS * c.write_s
         per_element = norms * c.norms_element_s + histograms * c.element_s
-        messages = 2 * (plain + counted + (SIGNALS - 1) * further)  # activation and delta go together
+        messages = 2 * (plain + counted + (SIGNALS - 1) * further)  # activation and delta share one
         payload = LAYERS * 8 * (4 * norms + 518 * histograms)
         wire = messages * HOPS / 2 * c.collective_s + payload * c.collective_byte_s
         record = LAYERS * (norms * c.norms_bytes + histograms * c.histogram_bytes)

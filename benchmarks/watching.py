@@ -1,15 +1,15 @@
-"""What watching every layer on every step costs: the time of a training step with it, over that of one without.
+"""Measure the cost of watching every layer on every step: the time of a training step with and without it.
 
-All ways of watching take turns in one process, in random order. Each block of watched steps is paired with a block of
-the same model unwatched, right before or after it; printed is the median of the ratios of all pairs, with quartiles.
-The third table has only the time inside our own calls, which is less than all they cost but does not depend on what
-else the machine does; it is taken over stretches as long as several flushes of the file. On a GPU the time of a step
-is that between CUDA events. W&B and Cockpit are compared where they are installed:
+All methods take turns in one process, in random order. Each block of watched steps is paired with a block of unwatched
+steps of the same model, right before or after it; the tables show the median and the quartiles of the ratios over all
+pairs. The third table contains only the time inside stabletrain's calls. This leaves out their effect on the caches but
+does not depend on other load on the machine; it is taken over intervals as long as several flushes of the file. On a
+GPU, a step is timed with CUDA events. W&B and Cockpit are compared if they are installed:
 
     pip install wandb cockpit-for-pytorch 'setuptools<80'
     python benchmarks/watching.py --rounds 40
 
-It writes `watching.json` (on a GPU `watching_cuda.json`); `docs/make_pictures.py` draws it.
+The results are written to `watching.json` (on a GPU `watching_cuda.json`), which `docs/make_pictures.py` draws.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from watching_lightning import OPTIONS, compare_in_lightning
 from watching_variants import Histograms, Variant, open_variants
 from watching_workloads import ON_CPU, ON_CUDA, WORKLOADS, Stepper
 
-BLOCK_S, LONGEST_S = 0.4, 1.0  # an unwatched block, and what a watched one should not exceed
-STRETCH_S = 10.0  # steps watched without a break: the file is flushed every two seconds
+BLOCK_S, LONGEST_S = 0.4, 1.0  # of an unwatched block, and the upper limit of a watched one
+STRETCH_S = 10.0  # of uninterrupted watching: the file is flushed every two seconds
 PICTURES = Path(__file__).parents[1] / "docs/pictures"
 
 
 def time_block(stepper: Stepper, num_steps: int) -> float:
-    """Return the milliseconds of a step."""
+    """Return the milliseconds per step."""
     if stepper.device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
@@ -54,7 +54,7 @@ def time_block(stepper: Stepper, num_steps: int) -> float:
 
 
 def time_watched(variant: Variant, num_steps: int) -> tuple[float, float]:
-    """Return the milliseconds of a step, and those of them inside the call."""
+    """Return the milliseconds per step, in total and inside the call."""
     stepper = variant.stepper
     stepper.step()
     variant.begin()
@@ -70,7 +70,7 @@ def time_plain(stepper: Stepper, num_steps: int) -> float:
 
 
 def compare(stepper: Stepper, variants: dict[str, Variant], num_steps: int, rounds: int) -> dict[str, Any]:
-    """Return, for each variant, what it adds to a step in percent, and for ours what its calls alone add."""
+    """Return what each variant adds to a step in percent, and for stabletrain's what its calls alone add."""
     ratios: dict[str, list[float]] = {title: [] for title in variants}
     plain, watched_steps = [], {title: _num_steps(variant, num_steps) for title, variant in variants.items()}
     for _ in range(rounds):
@@ -93,7 +93,7 @@ def compare(stepper: Stepper, variants: dict[str, Variant], num_steps: int, roun
 
 
 def time_calls(variants: dict[str, Histograms], num_steps: int, num_stretches: int) -> dict[str, Any]:
-    """Return what the calls of each variant add to a step in percent, over long stretches that take turns."""
+    """Return what the calls of each variant add to a step in percent, over long intervals in turn."""
     ratios: dict[str, list[float]] = {title: [] for title in variants}
     for _ in range(num_stretches):
         for title in random.sample(list(variants), len(variants)):
@@ -103,7 +103,7 @@ def time_calls(variants: dict[str, Histograms], num_steps: int, num_stretches: i
 
 
 def _num_steps(variant: Variant, num_steps: int) -> int:
-    """Warm up, and return how many watched steps make a block."""
+    """Warm up; return the number of watched steps in a block."""
     ms = min(time_watched(variant, 1)[0] for _ in range(2))
     return max(1, min(num_steps, round(1e3 * LONGEST_S / ms)))
 
@@ -133,7 +133,7 @@ def examine(name: str, device: torch.device, rounds: int, folder: Path) -> dict[
 
 
 def _share(option: str, rounds: int) -> int:
-    return rounds if OPTIONS[option][1] == 1 else max(2, rounds // 8)  # its blocks are long
+    return rounds if OPTIONS[option][1] == 1 else max(2, rounds // 8)  # the others have long blocks
 
 
 def about_machine(device: torch.device, rounds: int) -> dict[str, Any]:
@@ -158,9 +158,9 @@ def cell(found: dict[str, float] | None) -> str:
 
 
 def print_table(workloads: dict[str, Any], kind: str) -> None:
-    """Print one row a workload, one column a way of watching."""
+    """Print one row per workload and one column per method."""
     columns = list(dict.fromkeys(title for found in workloads.values() for title in found[kind]))
-    print(f"\n| workload | tensors | parameters | ms a step | {' | '.join(columns)} |")
+    print(f"\n| workload | tensors | parameters | ms per step | {' | '.join(columns)} |")
     print("|---" * (4 + len(columns)) + "|")
     for found in workloads.values():
         cells = [cell(found[kind].get(title)) for title in columns]
@@ -171,14 +171,14 @@ def print_table(workloads: dict[str, Any], kind: str) -> None:
 def print_growth(growth: dict[str, Any]) -> None:
     for axis, found in growth.items():
         points = ", ".join(f"{size:,}: {ms:.2f}" for size, ms in zip(found["sizes"], found["ms"], strict=True))
-        print(f"\nms a snapshot by {axis}: {points}; slope {found['slope']:.2f}, at the end {found['last_slope']:.2f}")
+        print(f"\nms per snapshot by {axis}: {points}; slope {found['slope']:.2f}, last {found['last_slope']:.2f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what watching every layer on every step costs.")
-    parser.add_argument("--rounds", type=int, default=40, help="pairs of blocks of each way of watching (40)")
-    parser.add_argument("--quick", action="store_true", help="3 rounds: to see that it runs")
-    parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), help="which; by default those of the device")
+    parser.add_argument("--rounds", type=int, default=40, help="pairs of blocks per method (40)")
+    parser.add_argument("--quick", action="store_true", help="3 rounds, as a smoke test")
+    parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), help="by default those of the device")
     parser.add_argument("--out", type=Path, default=PICTURES, help="folder of the JSON file (docs/pictures)")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

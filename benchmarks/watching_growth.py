@@ -1,4 +1,4 @@
-"""How the cost of one snapshot, measured and written, grows with the number of layers and of elements."""
+"""Measure how the cost of measuring and writing a snapshot grows with the number of layers and of elements."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ELEMENTS, FIXED_LAYERS = (100_000, 1_000_000, 10_000_000, 100_000_000), 100
 
 
 class Point:
-    """A model that is nothing but parameters with gradients."""
+    """A model that consists only of parameters with gradients."""
 
     def __init__(self, num_layers: int, num_elements: int, folder: Path, device: torch.device) -> None:
         self.num_layers, self.num_elements = num_layers, num_elements
@@ -33,7 +33,7 @@ class Point:
         self.times: list[float] = []
 
     def measure(self) -> None:
-        """Time one snapshot until it is in the file, alone; on a GPU that waits for the numbers."""
+        """Time a single snapshot until it is written to the file; on a GPU this includes waiting for the result."""
         start = time.perf_counter()
         self.writer.write_snapshot(self.watch.step())
         self.writer.flush()

@@ -1,4 +1,4 @@
-"""The same in a Lightning trainer: blocks of steps of one fit, with the callback's cadence on and off in turn."""
+"""Measure the cost in a Lightning trainer: blocks of steps of a single fit, with the callback on and off in turn."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stabletrain.training.callbacks import GradientWatch
 
 CONF = Path(__file__).parents[1] / "conf/watch"
 CADENCES = ("statistics_every", "histograms_every", "points_per_decade", "signals_every", "time_every")
-OPTIONS = {  # and the number of steps after which its costs come round again
+OPTIONS = {  # and the number of steps after which its cadence repeats
     "gradient alone, every step": ({"statistics_every": 1, "histograms_every": 1, "signals": ["gradient"]}, 1),
     "`watch=every_step`": (yaml.safe_load((CONF / "every_step.yaml").read_text()), 50),
     "`watch=default`": (yaml.safe_load((CONF / "default.yaml").read_text()), 50),
@@ -39,7 +39,7 @@ class Module(pl.LightningModule):
 
 
 class Alternator(pl.Callback):
-    """Turns the watch on for one block of a pair and off for the other, in random order; times both."""
+    """Turns the watch on for one block of each pair and off for the other, in random order, and times both."""
 
     def __init__(self, watch: GradientWatch, num_steps: int) -> None:
         self.num_steps, self.ratios, self.off_ms = num_steps, [], []
@@ -74,7 +74,7 @@ def _wait() -> None:
 
 
 def fit(stepper: Stepper, num_steps: int, callbacks: list[pl.Callback], folder: Path) -> None:
-    """Train for so many steps in a trainer that does nothing beside its callbacks."""
+    """Train for `num_steps` in a trainer that does nothing except call its callbacks."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -93,7 +93,7 @@ def fit(stepper: Stepper, num_steps: int, callbacks: list[pl.Callback], folder: 
 
 
 def compare_in_lightning(stepper: Stepper, option: str, num_steps: int, rounds: int, folder: Path) -> list[float]:
-    """Return the ratio of each pair of blocks, watched over not watched; the first pair is left out."""
+    """Return the ratio of watched to unwatched time for each pair of blocks, without the first pair."""
     settings, period = OPTIONS[option]
     watch = GradientWatch(**settings)
     alternator = Alternator(watch, max(1, round(num_steps / period)) * period)

@@ -1,4 +1,4 @@
-"""The training steps that `watching.py` watches: plain PyTorch models, data that do not change, gradient descent."""
+"""The training steps that `watching.py` watches: plain PyTorch models, a fixed batch, gradient descent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VOCABULARY = 256
 
 
 class TransformerModel(nn.Module):
-    """Embedding, encoder layers with the norm first, head."""
+    """Embedding, pre-norm encoder layers, head."""
 
     def __init__(self, depth: int, width: int, vocabulary: int = VOCABULARY) -> None:
         super().__init__()
@@ -47,14 +47,14 @@ def make_mlp() -> nn.Sequential:
 
 @dataclass(frozen=True)
 class Workload:
-    """A model, and the shape of a batch of tokens, or of feature vectors if `num_classes` is set."""
+    """A model, and the shape of a batch: tokens, or feature vectors if `num_classes` is set."""
 
     title: str
     make: Callable[[], nn.Module]
     shape: tuple[int, ...]
     num_classes: int = 0
     vocabulary: int = VOCABULARY
-    is_mixed: bool = False  # bfloat16 in the forward pass, as one trains on a GPU
+    is_mixed: bool = False  # bfloat16 in the forward pass, as is usual on a GPU
 
 
 WORKLOADS = {

@@ -1,4 +1,4 @@
-"""A case of the doctor's benchmark: everything that decides a run but its seed, as plain numbers."""
+"""A case of the benchmark: everything that determines a run except its seed, as plain numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 
-NUM_SEEDS = 5  # unwatched runs that a label is the median of
+NUM_SEEDS = 5  # unwatched runs; a label is based on their median
 FIRST_SEED = {"tuning": 0, "validation": 100, "second_validation": 200, "reporting": 300}  # no seed is in two parts
 SALT = {"tuning": "tuning", "validation": "reporting", "second_validation": "held out", "reporting": "reported on"}
 PARTS = tuple(FIRST_SEED)
@@ -14,16 +14,16 @@ PARTS = tuple(FIRST_SEED)
 
 @dataclass(frozen=True)
 class Network:
-    """What is built.
+    """The architecture.
 
     Attributes:
         family: `mlp`, `cnn`, `rnn`, `lstm`, `gru` or `transformer`.
-        depth: Hidden layers; of recurrent networks stacked ones.
-        width: Units or channels of each.
+        depth: Number of hidden layers; in recurrent networks, of stacked layers.
+        width: Units or channels per layer.
         activation: `relu`, `tanh`, `sigmoid`, `gelu` or `elu`; of `rnn`: `tanh` or `relu`.
         norm: `none`, `layer` or `batch`.
-        residual: `none`, `add`, or `zero`: the branch's weights begin at zero.
-        dropout: Share of the units that are dropped.
+        residual: `none`, `add`, or `zero`: the weights of the branch are initialized to zero.
+        dropout: Fraction of the units that are dropped.
     """
 
     family: str
@@ -37,17 +37,17 @@ class Network:
 
 @dataclass(frozen=True)
 class Start:
-    """What the weights begin with.
+    """The initialization.
 
     Attributes:
-        gain: Standard deviation of the weights over that of the healthy start.
+        gain: Standard deviation of the weights relative to a healthy initialization.
         recurrent_gain: Singular values of the orthogonal recurrent weights.
-        gate_bias: Bias of the gate that keeps the state (the forget gate, the update gate); an LSTM's input gate gets
+        gate_bias: Bias of the gate that keeps the state (forget gate, update gate); the input gate of an LSTM is set to
             minus half of it.
         bias: Bias of the hidden layers.
-        at: The one hidden layer that `gain` and `bias` are for; None for all.
+        at: The hidden layer that `gain` and `bias` apply to; None for all.
         scheme: `scaled` (normal, by fan-in and activation), `constant` or `zero`.
-        frozen: The first so many hidden layers do not learn.
+        frozen: Number of first hidden layers that do not learn.
     """
 
     gain: float = 1.0
@@ -61,18 +61,18 @@ class Start:
 
 @dataclass(frozen=True)
 class Training:
-    """How it learns.
+    """The training.
 
     Attributes:
         optimizer: `sgd`, `adam` or `rmsprop`.
         lr: Learning rate.
-        momentum: Of `sgd`; the first beta of `adam`.
+        momentum: The momentum of `sgd`, or the first beta of `adam`.
         batch_size: Examples in a batch.
-        num_steps: Steps in all.
+        num_steps: The training budget.
         schedule: `constant`, `warmup` (over the first 30%) or `cosine`.
         clip: Largest norm of the gradient; 0 for no clipping.
-        loss_factor: What the mean loss is multiplied by: the batch size for a sum.
-        input_factor: What the standardised inputs are multiplied by.
+        loss_factor: Factor of the mean loss: the batch size for a sum.
+        input_factor: Factor of the standardized inputs.
     """
 
     optimizer: str = "adam"
@@ -88,14 +88,14 @@ class Training:
 
 @dataclass(frozen=True)
 class Event:
-    """What happens once, at a step.
+    """A single event at one step.
 
     Attributes:
-        kind: `poison` (inputs times `size`, labels of others), `nan_batch`, `lr_jump` (times `size` from there on),
+        kind: `poison` (inputs times `size`, shifted labels), `nan_batch`, `lr_jump` (times `size` from there on),
             `momentum` (first moment times `size`), `moments` (second moment divided by `size`), `nan_state`,
             `outlier` (inputs times `size`) or `skip` (infinite gradients, and no step is taken).
-        step: On which step.
-        size: How much.
+        step: The step on which it happens.
+        size: Its magnitude.
     """
 
     kind: str
@@ -105,11 +105,11 @@ class Event:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a doctor should say of the case if it is buggy.
+    """What a doctor should report if the case is buggy.
 
     Attributes:
-        kinds: Kinds that name the fault; any of them is right.
-        paths: Modules at fault; empty where the fault is in none.
+        kinds: Kinds that name the fault; any of them is correct.
+        paths: Modules at fault; empty if the fault is not in a module.
     """
 
     kinds: tuple[str, ...] = ()
@@ -118,11 +118,11 @@ class Expected:
 
 @dataclass(frozen=True)
 class Case:
-    """One candidate. What it was built for (`family`) is no label: labels come from outcomes.
+    """A candidate. `family` is what it was built for, not its label: labels follow from outcomes.
 
     Attributes:
         name: `<recipe>/<family>-<number>`; `<recipe>/reference` for the recipe itself.
-        part: `tuning`, `validation`, `second_validation` or `reporting`: all cases of a recipe are in the same one.
+        part: `tuning`, `validation`, `second_validation` or `reporting`: all cases of a recipe are in one part.
         task: `circles`, `moons`, `blobs`, `digits`, or with a length `pixels-64`, `adding-20`, `copy-50`, `text-32`.
         family: Fault family, `plain`, or a kind of hard healthy run.
         reference: Name of the case whose outcome this one is compared with.
@@ -141,18 +141,18 @@ class Case:
 
     @property
     def recipe(self) -> str:
-        """Task and architecture."""
+        """The task and the architecture."""
         return self.name.partition("/")[0]
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Seeds of the unwatched runs."""
+        """The seeds of the unwatched runs."""
         first = FIRST_SEED[self.part]
         return tuple(range(first, first + NUM_SEEDS))
 
     @property
     def digest(self) -> str:
-        """Changes with whatever changes a run."""
+        """A hash of everything that determines the run."""
         parts = [self.task, SALT[self.part], *(asdict(x) for x in (self.network, self.training, self.start))]
         event = asdict(self.event) if self.event else None
         return hashlib.sha256(json.dumps([*parts, event]).encode()).hexdigest()[:16]

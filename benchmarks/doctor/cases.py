@@ -1,7 +1,7 @@
 """All cases: every recipe and its variants, in a fixed order.
 
-Recipes are dealt out to the parts by hand, so that each has every family of networks, but no architecture on the same
-task is in two; the parts' seeds differ too.
+Recipes are assigned to the parts by hand, so that each part has every family of networks and no architecture on the
+same task is in two parts. The seeds of the parts differ too.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from benchmarks.doctor.recipes import make_recipes
 BUGGY_FAMILIES = (*FAULTS, *EVENTS)
 MAKERS = {**PLAIN, **HARD, **FAULTS, **EVENTS}
 HALVED = ("validation", "second_validation")
-# Candidates of each family to tune on and to report on, and half as many in the other parts: those whose digest is
-# smallest.
+# Number of candidates of each family in the tuning and reporting parts, half as many in the others: those with the
+# smallest digests.
 NUM_CANDIDATES = {
     "plain": 56,
     "tiny_gradients": 8,
@@ -64,7 +64,7 @@ def make_cases() -> tuple[Case, ...]:
             chosen += sorted(found, key=lambda case: case.digest)[: count // 2 if part in HALVED else count]
     needed = {case.reference for case in chosen}
     compared = [case for case in _variants("sgd", recipes) if case.name in needed]
-    by_digest: dict[str, Case] = {}  # a variant that sets the activation makes one case of two recipes
+    by_digest: dict[str, Case] = {}  # a variant that sets the activation is the same for two recipes
     for case in (*recipes, *compared, *sorted(chosen, key=lambda case: case.name)):
         by_digest.setdefault(case.digest, case)
     assert len({case.name for case in by_digest.values()}) == len(by_digest)

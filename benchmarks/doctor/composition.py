@@ -1,4 +1,4 @@
-"""The same run as stabletrain would compose it: what a finding's overrides are for."""
+"""The run as stabletrain would compose it, to which the overrides of a finding apply."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STARTS = {
 
 
 def choices_of(case: Case) -> dict[str, str]:
-    """Return the option of each group that comes closest to a case."""
+    """Return the option of each group that is closest to a case."""
     network, kind = case.network, case.task.partition("-")[0]
     is_recurrent = network.family in ("rnn", "lstm", "gru")
     return {
@@ -38,7 +38,7 @@ def choices_of(case: Case) -> dict[str, str]:
 
 
 def settings_of(case: Case) -> dict[str, Any]:
-    """Return the settings that remedies look at."""
+    """Return the settings that remedies read."""
     settings: dict[str, Any] = {"optimizer.lr": case.training.lr, "model.depth": case.network.depth}
     if case.training.clip:
         settings["clip.max_norm"] = case.training.clip
@@ -46,6 +46,6 @@ def settings_of(case: Case) -> dict[str, Any]:
 
 
 def words_of(case: Case) -> list[str]:
-    """Return the overrides that compose it."""
+    """Return the overrides that compose the run."""
     settings = {key: value for key, value in settings_of(case).items() if key != "model.depth"}
     return [*(f"{key}={value}" for key, value in {**choices_of(case), **settings}.items())]

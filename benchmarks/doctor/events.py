@@ -1,4 +1,4 @@
-"""Faults that come in the middle of a run: each is compared with the same run without it."""
+"""Faults in the middle of a run; each is compared with the same run without it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.doctor.faults import Maker, Variant
 from benchmarks.doctor.recipes import RECURRENT
 
 WRECKED = ("loss_spike", "lr_too_high", "exploding", "dead_units", "nonfinite")
-AT = (0.3, 0.5, 0.7)  # share of the budget
+AT = (0.3, 0.5, 0.7)  # of the training budget
 MOMENTUM_LR = 0.02
 PLAIN_SGD = "sgd-0"
 
@@ -22,7 +22,7 @@ def poisoned_batch(recipe: Case) -> Iterator[Variant]:
     expected = Expected(WRECKED)
     yield Variant(event=Event("nan_batch", _step(recipe, 0)), expected=Expected(("nonfinite",)))
     if recipe.network.family in RECURRENT:
-        return  # gates and clipping hold the rest
+        return  # gates and clipping limit the damage of the other events
     sgd = {"optimizer": "sgd", "lr": MOMENTUM_LR}
     yield Variant(training=sgd, event=Event("poison", _step(recipe, 1), 100.0), expected=expected, reference=PLAIN_SGD)
     yield Variant(training=sgd, event=Event("poison", _step(recipe, 2), 1000.0), expected=expected, reference=PLAIN_SGD)

@@ -1,4 +1,4 @@
-"""What may go wrong: variants of the recipes, family by family. Whether they are buggy, their outcomes decide."""
+"""Faults: variants of the recipes, by family. Whether a variant is buggy follows from its outcome."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from benchmarks.doctor.recipes import RECURRENT
 
 FEED_FORWARD = ("mlp", "cnn")
 DIVERGED = ("nonfinite",)
-SGD_LR = 0.05  # that the recipes without a norm still train with
+SGD_LR = 0.05  # at which recipes without a norm still train
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What is changed in a recipe."""
+    """The changes to a recipe."""
 
     network: Mapping[str, Any] = field(default_factory=dict)
     start: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     event: Event | None = None
     expected: Expected = field(default_factory=Expected)
-    reference: str = ""  # family and number, where it is not the recipe itself
+    reference: str = ""  # family and number, if it is not the recipe itself
 
     def of(self, recipe: Case, family: str, number: int) -> Case:
         """Return the recipe with the changes."""
@@ -44,12 +44,12 @@ Maker = Callable[[Case], Iterator[Variant]]
 
 
 def _front(recipe: Case) -> tuple[str, ...]:
-    """The first half of the hidden layers, or what leads to them."""
+    """Return the first half of the hidden layers and what precedes them."""
     return (*(f"blocks.{i}" for i in range(max(1, (recipe.network.depth + 1) // 2))), "embedding", "place")
 
 
 def _plain_depth(recipe: Case) -> int:
-    """Layers that nothing holds together: neither residual connections nor a norm."""
+    """Return the number of layers without residual connections and norms."""
     network = recipe.network
     is_plain = network.family in FEED_FORWARD and network.norm == network.residual == "none"
     return network.depth if is_plain else 0

@@ -1,4 +1,4 @@
-"""Runs that should be healthy: plain ones, and those that look ill. Whether they are, their outcomes decide."""
+"""Runs that should be healthy: plain ones, and those that appear unhealthy. Their outcomes decide whether they are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.doctor.recipes import RECURRENT
 
 
 def plain(recipe: Case) -> Iterator[Variant]:
-    """Other choices that work as well."""
+    """Vary choices that work as well."""
     training, is_recurrent = recipe.training, recipe.network.family in RECURRENT
     yield Variant(training={"lr": training.lr / 2})
     yield Variant(training={"schedule": "cosine"})
@@ -24,38 +24,38 @@ def plain(recipe: Case) -> Iterator[Variant]:
 
 
 def sgd(recipe: Case) -> Iterator[Variant]:
-    """Momentum without adaptive steps: also what poisoned runs are compared with."""
+    """Use momentum without adaptive steps; also the reference of poisoned runs."""
     if recipe.network.family not in RECURRENT:
         yield Variant(training={"optimizer": "sgd", "lr": MOMENTUM_LR})
 
 
 def tiny_gradients(recipe: Case) -> Iterator[Variant]:
-    """Adam does not mind how small the raw gradient is."""
+    """Scale the loss down: Adam is invariant to the size of the gradient."""
     yield Variant(training={"loss_factor": 1e-3})
     if recipe.network.norm == "none" and recipe.network.family in FEED_FORWARD:
         yield Variant(start={"gain": 0.6})
 
 
 def converged(recipe: Case) -> Iterator[Variant]:
-    """Long after the loss has reached zero."""
+    """Train long after the loss has reached zero."""
     if recipe.network.family == "mlp" and recipe.network.depth <= 12:
         yield Variant(training={"num_steps": 2 * recipe.training.num_steps})
 
 
 def sparse_relu(recipe: Case) -> Iterator[Variant]:
-    """About four in five activations are zero, and no unit is dead."""
+    """Make about four in five activations zero without dead units."""
     if recipe.network.activation == "relu" and recipe.network.family in FEED_FORWARD:
         yield Variant(start={"bias": -0.5, "gain": 1.3} if recipe.network.depth <= 6 else {"bias": -0.15})
 
 
 def saturated_gates(recipe: Case) -> Iterator[Variant]:
-    """Gates that are all but open: it is how they remember."""
+    """Start with gates that are almost fully open, which is how they remember."""
     if recipe.network.family in ("lstm", "gru"):
         yield Variant(start={"gate_bias": recipe.start.gate_bias + 1.5})
 
 
 def zero_residual(recipe: Case) -> Iterator[Variant]:
-    """Branches that begin with zero."""
+    """Initialize residual branches to zero."""
     if recipe.network.residual == "add":
         norm = "none" if recipe.network.family == "mlp" else recipe.network.norm
         activation = "gelu" if recipe.network.family == "mlp" else recipe.network.activation
@@ -66,35 +66,35 @@ def zero_residual(recipe: Case) -> Iterator[Variant]:
 
 
 def frozen(recipe: Case) -> Iterator[Variant]:
-    """First layers that do not learn, as in fine-tuning."""
+    """Freeze the first layers, as in fine-tuning."""
     if recipe.network.family not in RECURRENT and recipe.network.depth >= 4:
         yield Variant(start={"frozen": 1})
         yield Variant(start={"frozen": 2})
 
 
 def summed_loss(recipe: Case) -> Iterator[Variant]:
-    """The loss is a sum over the batch."""
+    """Sum the loss over the batch."""
     size = float(recipe.training.batch_size)
     yield Variant(training={"loss_factor": size, "clip": size * recipe.training.clip})
 
 
 def warmup(recipe: Case) -> Iterator[Variant]:
-    """The learning rate rises over the first 30% of the budget."""
+    """Increase the learning rate over the first 30% of the budget."""
     yield Variant(training={"schedule": "warmup"})
 
 
 def outlier_batch(recipe: Case) -> Iterator[Variant]:
-    """One strange batch, after which it goes on."""
+    """Insert one outlier batch."""
     yield Variant(event=Event("outlier", _step(recipe, 1), 5.0))
 
 
 def skipped_step(recipe: Case) -> Iterator[Variant]:
-    """Half precision: infinite gradients, and the scaler leaves the step out."""
+    """Imitate half precision: infinite gradients, and a step that the loss scaler skips."""
     yield Variant(event=Event("skip", _step(recipe, 0)))
 
 
 def ending_plateau(recipe: Case) -> Iterator[Variant]:
-    """A long time without progress, and then it comes."""
+    """Train through a long plateau that ends."""
     if recipe.network.family == "mlp" and recipe.network.norm == "none" and recipe.network.depth <= 8:
         num_steps = 2 * recipe.training.num_steps
         yield Variant(network={"activation": "sigmoid", "depth": 3}, training={"num_steps": num_steps})

@@ -1,9 +1,9 @@
-"""Trains every candidate unwatched, five seeds each, and labels it by what came out.
+"""Train every candidate unwatched, with five seeds each, and label it by its outcome.
 
     python -m benchmarks.doctor.label --folder FOLDER
 
-Results are kept in FOLDER by case and seed, so that the command can be stopped and called again. Labels go to
-`benchmarks/doctor/labels.json`, after each seed anew.
+Results are stored in FOLDER by case and seed, so that the command can be interrupted and repeated. Labels are written
+to `benchmarks/doctor/labels.json` after each seed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NICE = 10
 
 
 def train(job: tuple[Case, int, Path]) -> str:
-    """Train one case with one seed unless that was done, and keep the points."""
+    """Train a case with one seed, unless its result exists, and store the points."""
     case, seed, folder = job
     path = folder / f"{case.digest}-{seed}.json"
     if not path.is_file():
@@ -41,18 +41,18 @@ def train(job: tuple[Case, int, Path]) -> str:
 
 
 def or_none(points: float) -> float | None:
-    """Return points as JSON has them: rounded, None for NaN."""
+    """Return the points for JSON: rounded, None for NaN."""
     return None if math.isnan(points) else round(points, 2)
 
 
 def read_outcome(case: Case, folder: Path, num_seeds: int) -> Outcome:
-    """Return the points of the first so many seeds."""
+    """Return the points of the first `num_seeds` seeds."""
     paths = [folder / f"{case.digest}-{seed}.json" for seed in case.seeds[:num_seeds]]
     return Outcome(tuple(json.loads(path.read_text())["points"] for path in paths))
 
 
 def begin_worker() -> None:
-    """Step aside for others: one thread, and nice."""
+    """Use one thread at low priority."""
     os.nice(max(0, NICE - os.nice(0)))
     torch.set_num_threads(1)
 
@@ -66,7 +66,7 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     cases = make_cases()
     with multiprocessing.get_context("spawn").Pool(options.processes, begin_worker) as pool:
-        for num_seeds in range(1, options.seeds + 1):  # all cases with one seed, then with the next: see early
+        for num_seeds in range(1, options.seeds + 1):  # all cases with one seed, then the next: results come early
             jobs = [(case, case.seeds[num_seeds - 1], options.folder) for case in cases]
             for count, name in enumerate(pool.imap_unordered(train, jobs), 1):
                 if count % 50 == 0:

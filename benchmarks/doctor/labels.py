@@ -1,4 +1,4 @@
-"""From outcomes to labels: how a case was built does not matter."""
+"""Labels from outcomes, independent of how a case was built."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from typing import NamedTuple
 from benchmarks.doctor.case import Case
 
 LABELS = Path(__file__).with_name("labels.json")
-BUGGY_POINTS = 10.0  # so far under its reference, or further
-HEALTHY_POINTS = 3.0  # not further under it than this
-LEAST_REFERENCE = 30.0  # points that a reference must have: an ill one shows nothing
+BUGGY_POINTS = 10.0  # at least so far below the reference
+HEALTHY_POINTS = 3.0  # at most so far below it
+LEAST_REFERENCE = 30.0  # points that a reference needs: comparing with an unhealthy one shows nothing
 BUGGY, HEALTHY, BETWEEN, NO_REFERENCE = "buggy", "healthy", "between", "no reference"
-LOST = -1.0  # stands for points that are not finite
+LOST = -1.0  # in place of points that are not finite
 
 
 class Outcome(NamedTuple):
-    """Points of each seed at the end; None where anything was not finite."""
+    """The points of each seed at the end; None if anything was not finite."""
 
     points: tuple[float | None, ...]
 
     @property
     def median(self) -> float | None:
-        """The median over the seeds, None if that run is not finite: it counts as worse than any other."""
+        """The median over the seeds; None if that run is not finite, which counts as worse than any other."""
         middle = median_low(LOST if p is None else p for p in self.points)
         return None if middle == LOST else middle
 
 
 @dataclass(frozen=True)
 class Label:
-    """What came out of a case.
+    """The outcome of a case.
 
     Attributes:
-        word: `buggy`, `healthy`, `between` (left out), or `no reference` (left out).
+        word: `buggy`, `healthy`, `between` (excluded), or `no reference` (excluded).
         points: Of each seed.
         reference: Median points of the reference.
-        seed: The one to be recorded: the first whose own run comes out as the case does.
+        seed: The seed to record: the first whose own outcome is that of the case.
     """
 
     word: str
@@ -49,7 +49,7 @@ class Label:
 
 
 def label_of(points: float | None, reference: float | None) -> str:
-    """Return what points are called beside those of the reference."""
+    """Return the label for the points, given those of the reference."""
     if reference is None or reference < LEAST_REFERENCE:
         return NO_REFERENCE
     if points is None or points <= reference - BUGGY_POINTS:
@@ -58,7 +58,7 @@ def label_of(points: float | None, reference: float | None) -> str:
 
 
 def label_all(cases: Sequence[Case], outcomes: Mapping[str, Outcome]) -> dict[str, Label]:
-    """Return the label of each case by name. What a case is compared with has to be healthy itself."""
+    """Return the label of each case by name. The reference of a case must itself be healthy."""
     references = {case.name: case.reference for case in cases}
 
     def word_of(name: str) -> str:
@@ -75,19 +75,19 @@ def label_all(cases: Sequence[Case], outcomes: Mapping[str, Outcome]) -> dict[st
 
 
 def seeds_of(case: Case, label: Label) -> list[int]:
-    """Return the seeds whose own run came out as the case does."""
+    """Return the seeds whose own outcome is that of the case."""
     pairs = zip(case.seeds, label.points, strict=False)
     return [seed for seed, points in pairs if label_of(points, label.reference) == label.word]
 
 
 def write_labels(labels: Mapping[str, Label], path: Path = LABELS) -> None:
-    """Write one line for each case."""
+    """Write one line per case."""
     lines = [f"{json.dumps(name)}: {json.dumps(asdict(label))}" for name, label in sorted(labels.items())]
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def read_labels(path: Path = LABELS) -> dict[str, Label]:
-    """Return what `write_labels` wrote."""
+    """Return the labels that `write_labels` wrote."""
     return {
         name: Label(x["word"], tuple(x["points"]), x["reference"], x["seed"])
         for name, x in json.loads(path.read_text()).items()

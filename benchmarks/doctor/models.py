@@ -15,7 +15,7 @@ MAX_LENGTH = 256
 
 
 class Block(nn.Module):
-    """Linear map or convolution, norm, activation; a residual block adds its input."""
+    """Linear layer or convolution, norm, activation; a residual block adds its input."""
 
     def __init__(self, linear: nn.Module, network: Network, norm: nn.Module) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class AttentionBlock(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Blocks of linear maps, and a head."""
+    """Linear blocks and a head."""
 
     def __init__(self, network: Network, num_inputs: int, num_outputs: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class FeedForward(nn.Module):
 
 
 class Convolutional(nn.Module):
-    """Blocks of 3 × 3 convolutions, halved in size after the first, averaged over places at the end."""
+    """Blocks of 3 × 3 convolutions, downsampled after the first, averaged over positions at the end."""
 
     def __init__(self, network: Network, num_channels: int, num_outputs: int) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class Convolutional(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """A recurrent layer or several, and a head at each step."""
+    """One or more recurrent layers, and a head at each step."""
 
     def __init__(self, network: Network, num_inputs: int, num_outputs: int) -> None:
         super().__init__()

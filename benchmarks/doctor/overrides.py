@@ -1,4 +1,4 @@
-"""Whether the first override of every finding composes, on the run as stabletrain would have composed it.
+"""Check whether the first override of every finding composes, on the run as stabletrain would have composed it.
 
 python -m benchmarks.doctor.overrides --folder FOLDER --part reporting
 """
@@ -23,7 +23,7 @@ from stabletrain.vocabulary.finding import Finding
 
 
 def refused(case: Case, finding: Finding) -> str | None:
-    """Return why the finding's first override does not compose; None if it does."""
+    """Return why the first override of a finding does not compose; None if it does."""
     if not finding.overrides:
         return "no override"
     first = shlex.split(finding.overrides[0])
@@ -38,7 +38,7 @@ def refused(case: Case, finding: Finding) -> str | None:
 
 
 def refused_overrides(cases: Mapping[str, Case], recordings: Mapping[str, Observations]) -> tuple[int, list[str]]:
-    """Return how many findings there are, and a line for each whose first override does not compose."""
+    """Return the number of findings, and a line for each whose first override does not compose."""
     found = [(cases[name], finding) for name, observed in recordings.items() for finding in diagnose(observed)]
     reasons = {}
     for case, finding in found:
@@ -50,7 +50,7 @@ def refused_overrides(cases: Mapping[str, Case], recordings: Mapping[str, Observ
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="where recordings are kept")
+    parser.add_argument("--folder", type=Path, required=True, help="folder of the recordings")
     parser.add_argument("--part", choices=PARTS, default="reporting")
     options = parser.parse_args()
     labels = read_labels()

@@ -1,9 +1,9 @@
-"""Rules that others published, re-expressed on what we record, to be run on the same recordings.
+"""Published rules, reimplemented on the statistics that stabletrain records, to run on the same recordings.
 
-They saw other numbers than ours: means of |g| are taken as the root mean square, shares of zero elements as shares of
-dead units, and "epoch" is the time between two validations. Each rule alarms as its source says, wherever in the run
-it holds; what a source leaves to its user (a metric that would be good enough) stays off. Numbers marked [M] are from
-memory of the documentation.
+The originals use other statistics: means of |g| are replaced by the root mean square, fractions of zero elements by
+fractions of dead units, and an epoch by the time between two validations. Each rule alarms as described in its source,
+wherever in the run it holds; settings that a source leaves to its user (a metric that is good enough) are off. Numbers
+marked [M] are from memory of the documentation.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Rule = Callable[[Observations], Iterator[Finding]]
 # AutoTrainer (Zhang et al. 2021, ICSE; its repository shiningrain/AUTOTRAINER, utils/monitor.py, default_param)
 AT_RATIO, AT_NORM = 1e-3, 1e-4  # beta_1, beta_2: first over last kernel, and norm of the first
 AT_EXPLODING = 70.0  # beta_3
-AT_DEAD = 0.7  # gamma, share of zeros in all gradients
+AT_DEAD = 0.7  # gamma, fraction of zeros in all gradients
 AT_SWING, AT_SWING_SHARE = 0.03, 0.2  # zeta, eta
 AT_SLOW = 0.01  # delta: largest gain in accuracy from one epoch to the next
-AT_GOOD = 0.7  # Theta: accuracy of a run that is well
-AT_JUDGED = 0.3  # judgment_point, share of the epochs
+AT_GOOD = 0.7  # Theta: accuracy of a healthy run
+AT_JUDGED = 0.3  # judgment_point, fraction of the epochs
 AT_LOSS = 1e5
 
 # SageMaker Debugger, list of built-in rules, default parameters
@@ -40,18 +40,18 @@ TM_DEAD, TM_SATURATED, TM_SUSTAINED = 0.5, 0.5, 0.5  # dead_units.py, saturation
 TM_RATIO, TM_NORM, TM_STALL, TM_STALL_SHARE = 100.0, 1000.0, 1e-8, 0.3  # gradient_flow.py
 TM_UPDATE_LOW, TM_UPDATE_HIGH = 1e-5, 1e-1  # update_ratio.py
 TM_PLATEAU_WINDOW, TM_PLATEAU = 20, 1e-5  # loss_dynamics.py
-TM_RISING, TM_RISE = 0.8, 1.5  # loss_dynamics.py: share of rising steps in the last window, end over start
+TM_RISING, TM_RISE = 0.8, 1.5  # loss_dynamics.py: fraction of rising steps in the last window, end over start
 TM_WEIGHT_GROWTH = 10.0  # weight_norm.py
 
 
 def _finding(kind: str, steps: np.ndarray, where: np.ndarray, layer: str | None = None) -> Finding:
-    """Return an alarm on the steps where it holds."""
+    """Return an alarm for the steps on which the condition holds."""
     found = steps[where]
     return Finding(kind, "warning", layer, int(found[0]), int(found[-1]), {})
 
 
 def _weights(observations: Observations, signal: str) -> Table:
-    """Return a signal of the weights, biases and gains left out."""
+    """Return a signal of the weights, without biases and gains."""
     table = observations.rms.get(signal, Table(np.empty(0, np.int64), (), np.empty((0, 0))))
     dims = observations.about.num_dims
     return table.of(tuple(layer for layer in table.layers if dims.get(layer, 2) > 1))
@@ -66,7 +66,7 @@ def _accuracy(observations: Observations) -> Series | None:
 
 
 def _nonfinite(observations: Observations) -> Iterator[Finding]:
-    """NaN or Inf in the loss or in a gradient, which all three look for."""
+    """Find NaN or Inf in the loss or in a gradient, as all three tools do."""
     losses = _losses(observations)
     bad = ~np.isfinite(losses.values)
     if bad.any():
@@ -77,7 +77,7 @@ def _nonfinite(observations: Observations) -> Iterator[Finding]:
 
 
 def _units(observations: Observations, unit: str, kind: str, share: float, late: bool = False) -> Iterator[Finding]:
-    """Layers with more than `share` of their units dead or saturated; `late`: in half of the run's second half."""
+    """Find layers with more than `share` of their units dead or saturated; `late`: in half of the second half."""
     table = observations.units.get(unit)
     if table is None or not len(table.steps):
         return
@@ -89,7 +89,7 @@ def _units(observations: Observations, unit: str, kind: str, share: float, late:
 
 
 def autotrainer(observations: Observations) -> list[Finding]:
-    """Structure counts where accuracy is not good by three tenths of the epochs; else only a loss that swings."""
+    """Check the structure if accuracy is not good after three tenths of the epochs; otherwise only oscillation."""
     found = list(_nonfinite(observations))
     losses, accuracy = _losses(observations), _accuracy(observations)
     huge = losses.values >= AT_LOSS
@@ -115,7 +115,7 @@ def _is_judged(observations: Observations, accuracy: Series) -> bool:
 
 
 def _autotrainer_structure(observations: Observations) -> Iterator[Finding]:
-    """Dying ReLU, exploding, vanishing: in its order."""
+    """Find dying ReLU, exploding and vanishing gradients, in AutoTrainer's order."""
     yield from _units(observations, "dead", "dead_units", AT_DEAD)
     table = _weights(observations, "gradient")
     if table.values.size == 0:
@@ -130,7 +130,7 @@ def _autotrainer_structure(observations: Observations) -> Iterator[Finding]:
 
 
 def _swings(values: np.ndarray) -> int:
-    """Return how many of its peaks lie well above the trough that belongs to them."""
+    """Return the number of peaks that are well above their trough."""
     inner = values[1:-1]
     peaks = inner[(inner >= values[:-2]) & (inner >= values[2:])]
     troughs = inner[(inner <= values[:-2]) & (inner <= values[2:])]
@@ -139,7 +139,7 @@ def _swings(values: np.ndarray) -> int:
 
 
 def sagemaker(observations: Observations) -> list[Finding]:
-    """The rules for deep learning with their default parameters, on every step that was recorded."""
+    """Apply SageMaker Debugger's deep learning rules with their default parameters to every recorded step."""
     found = [*_nonfinite(observations)]
     gradients = _weights(observations, "gradient")
     for column, layer in enumerate(gradients.layers):
@@ -167,7 +167,7 @@ def _initial_weights(observations: Observations) -> Iterator[Finding]:
 
 
 def _update_ratios(observations: Observations, low: float, high: float, late: bool) -> Iterator[Finding]:
-    """‖ΔW‖/‖W‖ beyond its limits: on any step, or the median over the run's second half."""
+    """Find ‖ΔW‖/‖W‖ beyond its limits: on any step, or as the median over the second half."""
     weights, updates = _weights(observations, "weight"), _weights(observations, "update")
     shared = np.intersect1d(weights.steps, updates.steps)
     if not len(shared):
@@ -185,7 +185,7 @@ def _update_ratios(observations: Observations, low: float, high: float, late: bo
 
 
 def torchmortem(observations: Observations) -> list[Finding]:
-    """Its detectors with their defaults; rank collapse, gradient noise and curvature need what nobody else records."""
+    """Apply torchmortem's detectors with their defaults, without rank collapse, gradient noise and curvature."""
     found = [*_nonfinite(observations), *_gradient_flow(observations)]
     found += _units(observations, "dead", "dead_units", TM_DEAD, late=True)
     found += _units(observations, "saturated", "saturation", TM_SATURATED, late=True)

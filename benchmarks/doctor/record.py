@@ -1,9 +1,9 @@
-"""Trains labelled cases once more, watched by `st.Doctor`, and keeps what it saw: one npz a case.
+"""Train labeled cases again, watched by `st.Doctor`, and store its observations: one npz file per case.
 
     python -m benchmarks.doctor.record --folder FOLDER
 
-Recorded is the seed that `labels.json` names; with `--part PART` all seeds of that part whose own run came out as the
-case does. A recording that is there already is kept. Beside each lies, as JSON, what came out of the run.
+The seed is that of `labels.json`; with `--part PART`, all seeds of that part whose own outcome is that of the case.
+Existing recordings are kept. The outcome of each run is stored next to it as JSON.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from stabletrain.diagnosis.observations import Observations
 
 
 def file_name(case: Case, seed: int) -> str:
-    """Return the name of a recording."""
+    """Return the file name of a recording."""
     return f"{case.digest}-{seed}.npz"
 
 
 def observe(case: Case, seed: int) -> tuple[Observations, float]:
-    """Train a case under the doctor's eyes; return what it saw, and the points at the end.
+    """Train a case watched by the doctor; return its observations and the points at the end.
 
-    The doctor is told the number of steps, and the prior's loss where the loss is a plain mean: whoever sums or weighs
-    the loss is not expected to know it.
+    The doctor is given the number of steps, and the prior loss if the loss is a plain mean: a user who sums or weights
+    the loss cannot be expected to know it.
     """
     run = Run(case, seed)
     prior_loss = run.task.prior_loss if case.training.loss_factor == 1.0 else None
@@ -48,7 +48,7 @@ def observe(case: Case, seed: int) -> tuple[Observations, float]:
 
 
 def record(job: tuple[Case, int, Path]) -> str:
-    """Record one case unless that was done."""
+    """Record a case, unless its recording exists."""
     case, seed, folder = job
     path = folder / file_name(case, seed)
     if not path.is_file():
@@ -63,7 +63,7 @@ def record(job: tuple[Case, int, Path]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="where recordings are kept")
+    parser.add_argument("--folder", type=Path, required=True, help="folder of the recordings")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--part", choices=PARTS, help="all seeds of this part")
     options = parser.parse_args()

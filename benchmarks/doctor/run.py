@@ -1,4 +1,4 @@
-"""Training one case with one seed, unwatched for its outcome, or watched by the doctor."""
+"""Train a case with one seed, unwatched for its outcome, or watched by the doctor."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from benchmarks.doctor.start import initialize_
 from benchmarks.doctor.tasks import Task, make_task
 
 NUM_VALIDATIONS = 20
-NUM_FOLLOWED = 8  # sequences of a batch that the gradient is followed through time on
+NUM_FOLLOWED = 8  # sequences per batch for the gradient through time
 WARMUP_SHARE = 0.3
 
 
 class Run:
-    """One training run in a plain loop.
+    """A training run in a plain loop.
 
     Args:
         case: What to train.
-        seed: Of the data, the weights and the order of the batches.
+        seed: Seed of the data, the weights and the order of the batches.
     """
 
     def __init__(self, case: Case, seed: int) -> None:
@@ -39,7 +39,7 @@ class Run:
         self.losses: list[float] = []
 
     def __call__(self, doctor: Any = None) -> float:
-        """Train, and return the points of the validation set at the end: NaN if anything is not finite."""
+        """Train; return the points on the validation set at the end, NaN if anything is not finite."""
         for step in range(self.training.num_steps):
             loss = self.take_step(step, doctor)
             self.losses.append(loss)
@@ -51,7 +51,7 @@ class Run:
         return math.nan if self._is_lost() else self.validate()[0]
 
     def take_step(self, step: int, doctor: Any) -> float:
-        """Take one step; the doctor looks between the backward pass and the optimizer's step."""
+        """Take one step; the doctor measures between the backward pass and the optimizer's step."""
         event = self.case.event if self.case.event and self.case.event.step == step else None
         self._set_lr(step)
         x, y = spoil(*self._batch(), event)
@@ -75,7 +75,7 @@ class Run:
 
     @torch.no_grad()
     def validate(self) -> tuple[float, float]:
-        """Return points and loss on the validation set."""
+        """Return the points and the loss on the validation set."""
         self.model.eval()
         outputs = self.model(self.task.val_x * self.training.input_factor)
         self.model.train()
@@ -124,7 +124,7 @@ def scheduled(training: Training, step: int) -> float:
 
 
 def spoil(x: Tensor, y: Tensor, event: Event | None) -> tuple[Tensor, Tensor]:
-    """Return the batch as the event makes it."""
+    """Return the batch, modified by the event."""
     if event is None or event.kind not in ("poison", "outlier", "nan_batch"):
         return x, y
     if event.kind == "nan_batch":
@@ -136,7 +136,7 @@ def spoil(x: Tensor, y: Tensor, event: Event | None) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def corrupt_(optimizer: torch.optim.Optimizer, event: Event) -> None:
-    """Change the optimizer's state as the event says."""
+    """Modify the optimizer's state as described by the event."""
     for state in optimizer.state.values():
         for first in (state[k] for k in ("exp_avg", "momentum_buffer") if state.get(k) is not None):
             if event.kind == "momentum":
@@ -148,7 +148,7 @@ def corrupt_(optimizer: torch.optim.Optimizer, event: Event) -> None:
 
 
 def validate_doctor(doctor: Any, task: Task, points: float, val_loss: float) -> None:
-    """Tell the doctor what validation gave, in the names of the record."""
+    """Pass the results of a validation to the doctor."""
     if task.is_regression:
         doctor.validate(loss=val_loss, mse=val_loss)
     else:

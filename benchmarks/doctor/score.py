@@ -1,8 +1,8 @@
-"""Our rules and published ones over the recordings: what they find, what they cry wolf at, and how early.
+"""Score stabletrain's rules and published ones on the recordings: recall, false alarms, and how early they alarm.
 
     python -m benchmarks.doctor.score --folder FOLDER
 
-Prints the tables of docs/doctor_benchmark.md and then, by case, what our rules get wrong.
+Prints the tables of docs/doctor_benchmark.md, followed by the errors of stabletrain's rules by case.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from stabletrain.vocabulary.finding import Finding
 Rules = Callable[[Observations], list[Finding]]
 OURS = "stabletrain"
 RULES: dict[str, Rules] = {OURS: diagnose, **PRESETS}
-EARLY_SHARES = (0.02, 0.05, *(i / 10 for i in range(1, 11)))  # of the budget, for faults present from the start
-EVERY = 5  # steps, after a fault in the middle of the run
-NEAR = 20  # steps from the fault that are the right time
+EARLY_SHARES = (0.02, 0.05, *(i / 10 for i in range(1, 11)))  # of the budget, for faults from the beginning on
+EVERY = 5  # steps, after a fault in the middle of a run
+NEAR = 20  # steps from the fault that count as the right time
 
 
 @dataclass(frozen=True)
 class Score:
-    """What rules said of one recording.
+    """The result of a set of rules on one recording.
 
     Attributes:
         kind: Kind of the first alarm at the end; None without one.
         layer: Its layer.
-        first_step: When it began.
-        detected: First step on which there was an alarm, if one was looked for.
-        is_early: Whether there was an alarm before the fault came.
-        kinds: All alarms' kinds at the end.
+        first_step: Its first step.
+        detected: First step with an alarm, if evaluated.
+        is_early: Whether there was an alarm before the fault.
+        kinds: Kinds of all alarms at the end.
     """
 
     kind: str | None
@@ -54,12 +54,12 @@ class Score:
 
 
 def alarms(findings: Iterable[Finding]) -> list[Finding]:
-    """Return the findings above `info`, in their order."""
+    """Return the findings above `info`, in order."""
     return [finding for finding in findings if finding.alarms]
 
 
 def score(case: Case, observations: Observations, rules: Rules) -> Score:
-    """Return what rules say of a recording at its end, and when they would have said the first word."""
+    """Return the result of the rules at the end of a recording, and the step of their first alarm."""
     found = alarms(rules(observations))
     is_early = case.event is not None and bool(alarms(rules(observations.until(case.event.step - 1))))
     detected = first_alarm(case, observations, rules)
@@ -75,12 +75,12 @@ def score(case: Case, observations: Observations, rules: Rules) -> Score:
 
 
 def first_alarm(case: Case, observations: Observations, rules: Rules) -> int | None:
-    """Return the first step looked at on which there is an alarm."""
+    """Return the first evaluated step with an alarm."""
     return next((s for s in looks(case) if alarms(rules(observations.until(s)))), None)
 
 
 def looks(case: Case) -> list[int]:
-    """Return the steps at which the rules are run: close after a fault, else by shares of the budget."""
+    """Return the steps at which the rules are evaluated: densely after a fault, else at fractions of the budget."""
     num_steps = case.training.num_steps
     shares = [max(0, round(share * num_steps) - 1) for share in EARLY_SHARES]
     if case.event is None:
@@ -90,7 +90,7 @@ def looks(case: Case) -> list[int]:
 
 
 def is_right_place(case: Case, found: Score) -> bool | None:
-    """Return whether layer or time is right; None where the case has neither."""
+    """Return whether the layer or the time is right; None if the case has neither."""
     if case.event is not None:
         return abs(found.first_step - case.event.step) <= NEAR
     if not case.expected.paths:
@@ -100,7 +100,7 @@ def is_right_place(case: Case, found: Score) -> bool | None:
 
 
 def delay(case: Case, found: Score) -> float:
-    """Return the share of the budget until the first alarm, of a fault in the middle the steps since; inf for never."""
+    """Return the fraction of the budget until the first alarm, or the steps since the fault; inf for never."""
     if found.detected is None or found.is_early:
         return np.inf
     if case.event is not None:
@@ -110,7 +110,7 @@ def delay(case: Case, found: Score) -> float:
 
 @dataclass(frozen=True)
 class Row:
-    """The figures of one set of rules on one part."""
+    """The scores of one set of rules on one part."""
 
     num_buggy: int
     num_healthy: int
@@ -126,7 +126,7 @@ class Row:
 
 
 def summarize(cases: Sequence[Case], labels: Mapping[str, Label], scores: Mapping[str, Score]) -> Row:
-    """Return the figures over some cases; shares of what was found are of the buggy runs with an alarm."""
+    """Return the scores over some cases; right kind and place are fractions of the buggy runs with an alarm."""
     buggy = [c for c in cases if labels[c.name].word == BUGGY]
     healthy = [c for c in cases if labels[c.name].word == HEALTHY]
     hard = [c for c in healthy if c.family != "plain"]
@@ -159,14 +159,14 @@ def _median(values: Iterable[float]) -> float:
 
 
 HEADER = (
-    "| rules | recall | false alarms, healthy | of them hard | alarm at some time, healthy | right kind first "
-    "| right layer or time | alarm after, share of the budget | alarm after, steps from the fault |\n"
+    "| rules | recall | false alarms, healthy | of them hard | alarm at any time, healthy | right kind first "
+    "| right layer or time | alarm after, fraction of the budget | alarm after, steps from the fault |\n"
     "|---|---|---|---|---|---|---|---|---|"
 )
 
 
 def format_row(name: str, row: Row) -> str:
-    """Return a line of the table."""
+    """Return a row of the table."""
     shares = (row.recall, row.false_alarms, row.hard_alarms, row.passing_alarms, row.right_kind, row.right_place)
     until = "never" if np.isinf(row.share_until) else f"{100 * row.share_until:.0f}%"
     steps = "never" if np.isinf(row.steps_until) else f"{row.steps_until:.0f}"
@@ -174,7 +174,7 @@ def format_row(name: str, row: Row) -> str:
 
 
 def mistakes(cases: Sequence[Case], labels: Mapping[str, Label], scores: Mapping[str, Score]) -> list[str]:
-    """Return a line for each thing that is wrong."""
+    """Return a line for each error."""
     lines = []
     for case in cases:
         label, found = labels[case.name], scores[case.name]
@@ -196,17 +196,17 @@ def mistakes(cases: Sequence[Case], labels: Mapping[str, Label], scores: Mapping
 
 
 def read_recordings(folder: Path, cases: Iterable[Case], labels: Mapping[str, Label]) -> dict[str, Observations]:
-    """Return the recordings that are there, by case."""
+    """Return the existing recordings by case."""
     found = ((case.name, folder / f"{case.digest}-{labels[case.name].seed}.npz") for case in cases)
     return {name: load(path) for name, path in found if path.is_file()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="where recordings are kept")
+    parser.add_argument("--folder", type=Path, required=True, help="folder of the recordings")
     parser.add_argument("--part", choices=PARTS, action="append", help="only this part")
-    parser.add_argument("--ours", action="store_true", help="only our rules, while tuning them")
-    parser.add_argument("--seeds", action="store_true", help="our rules at the end of every recording, of all seeds")
+    parser.add_argument("--ours", action="store_true", help="only stabletrain's rules, to tune them")
+    parser.add_argument("--seeds", action="store_true", help="stabletrain's rules on all seeds, at the end")
     options = parser.parse_args()
     labels = read_labels()
     cases = [case for case in make_cases() if labels[case.name].word in (BUGGY, HEALTHY)]
@@ -221,7 +221,7 @@ def main() -> None:
 
 
 def print_seeds(part: str, cases: Sequence[Case], labels: Mapping[str, Label], folder: Path) -> None:
-    """Print recall and false alarms of our rules over the recordings of all seeds."""
+    """Print recall and false alarms of stabletrain's rules over the recordings of all seeds."""
     counts = {BUGGY: [0, 0], HEALTHY: [0, 0]}
     for case in cases:
         label = labels[case.name]
@@ -242,7 +242,7 @@ def print_part(
     recordings: Mapping[str, Observations],
     names: Sequence[str],
 ) -> None:
-    """Print the table of one part, and what our rules get wrong."""
+    """Print the table of one part, and the errors of stabletrain's rules."""
     scores = {n: {c.name: score(c, recordings[c.name], RULES[n]) for c in cases} for n in names}
     rows = {name: summarize(cases, labels, scores[name]) for name in names}
     first = next(iter(rows.values()))
@@ -251,7 +251,7 @@ def print_part(
     for name, row in rows.items():
         print(format_row(name, row))
     print()
-    print("\n".join(mistakes(cases, labels, scores[OURS])) or "nothing is wrong")
+    print("\n".join(mistakes(cases, labels, scores[OURS])) or "no errors")
 
 
 if __name__ == "__main__":

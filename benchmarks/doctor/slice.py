@@ -1,8 +1,8 @@
-"""Cuts the small slice of the recordings that is kept in the repository, so that every change of a rule meets them.
+"""Select the small slice of the recordings that the repository contains, on which every change of a rule is tested.
 
     python -m benchmarks.doctor.slice --folder FOLDER
 
-Of each family the smallest recordings that the rules get right, numbers rounded to eight bits after the leading one.
+It has the smallest recordings of each family that the rules get right, with numbers rounded to eight fraction bits.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from stabletrain.diagnosis.observations import Observations, Table
 
 SLICE = Path(__file__).with_name("slice")
 MAX_BYTES = 1_000_000
-DROPPED_BITS = 15  # of float32's 23
-LEFT_OUT = ("moment", "clip")  # signals that no rule looks at layer by layer
+DROPPED_BITS = 15  # of the 23 fraction bits of float32
+LEFT_OUT = ("moment", "clip")  # signals that no rule reads by layer
 
 
 def shorten(values: np.ndarray) -> np.ndarray:
-    """Return numbers rounded to eight bits after the leading one; what is not finite stays."""
+    """Return the numbers rounded to eight fraction bits; non-finite ones are kept."""
     bits = values.astype(np.float32).view(np.uint32)
     rounded = (bits + np.uint32(1 << (DROPPED_BITS - 1))) & np.uint32(0xFFFFFFFF ^ ((1 << DROPPED_BITS) - 1))
     return np.where(np.isfinite(values), rounded.view(np.float32), values.astype(np.float32)).astype(np.float64)
 
 
 def shorten_all(observations: Observations) -> Observations:
-    """Return observations that take little space."""
+    """Return the observations in compact form."""
     found = {
         name: {key: x._replace(values=shorten(x.values)) for key, x in getattr(observations, name).items()}
         for name in ("rms", "time", "scalars", "units")
@@ -62,13 +62,13 @@ def choose(cases: Iterable[Case], labels: Mapping[str, Label], folder: Path) -> 
 
 
 def file_of(name: str) -> Path:
-    """Return where a case's recording lies in the slice."""
+    """Return the path of a recording in the slice."""
     return SLICE / f"{name.replace('/', '--')}.npz"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="where recordings are kept")
+    parser.add_argument("--folder", type=Path, required=True, help="folder of the recordings")
     options = parser.parse_args()
     labels = read_labels()
     cases = [case for case in make_cases() if labels[case.name].word in (BUGGY, HEALTHY)]

@@ -1,4 +1,4 @@
-"""What the weights of a case begin with."""
+"""The initialization of a case."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from benchmarks.doctor.case import Network, Start
 from benchmarks.doctor.models import AttentionBlock, Block
 
 GAINS = {"relu": math.sqrt(2), "gelu": math.sqrt(2), "elu": 1.25, "tanh": 1.2, "sigmoid": 1.0}  # He 2015; LeCun 1998
-PLACE_STD = 0.3  # of the transformer's positions
+PLACE_STD = 0.3  # of the transformer's position embeddings
 CONSTANT = 0.1
 KEEPING_GATE = 1  # in torch's order: (i, f, g, o) and (r, z, n)
 
 
 @torch.no_grad()
 def initialize_(model: nn.Module, network: Network, start: Start) -> None:
-    """Give a network its weights: healthy ones, changed as `start` says."""
+    """Initialize a network: healthy weights, modified as described by `start`."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             _fill(module, GAINS[network.activation], start.scheme)
@@ -26,7 +26,7 @@ def initialize_(model: nn.Module, network: Network, start: Start) -> None:
             _fill_recurrent(module, network, start)
     if hasattr(model, "place"):
         model.place.normal_(0.0, PLACE_STD)
-    num_added = network.depth if network.residual == "add" else 1  # a sum of so many branches comes out at the end
+    num_added = network.depth if network.residual == "add" else 1  # the output is a sum of so many branches
     _fill(model.head, num_added**-0.5, start.scheme)
     for index, block in enumerate(getattr(model, "blocks", ())):
         if start.at in (None, index):
@@ -46,7 +46,7 @@ def _fill(module: nn.Module, gain: float, scheme: str) -> None:
 
 
 def _spoil(block: nn.Module, start: Start) -> None:
-    """Apply gain and bias to a hidden layer: of attention to its four maps."""
+    """Apply gain and bias to a hidden layer, in attention to its four weights."""
     names = ("qkv", "out", "up", "down") if isinstance(block, AttentionBlock) else ("linear",)
     for name in names:
         module = getattr(block, name)
@@ -55,14 +55,14 @@ def _spoil(block: nn.Module, start: Start) -> None:
 
 
 def _zero_branch(block: nn.Module) -> None:
-    """Have a residual branch begin with zero: what comes last in it."""
+    """Initialize the last layer of a residual branch to zero."""
     for module in (block.linear,) if isinstance(block, Block) else (block.out, block.down):
         module.weight.zero_()
         module.bias.zero_()
 
 
 def _fill_state(gate: torch.Tensor, network: Network, gain: float) -> None:
-    """Orthogonal; of rectified units the identity (Le et al. 2015)."""
+    """Initialize recurrent weights as orthogonal; with ReLU as the identity (Le et al. 2015)."""
     if network.family == "rnn" and network.activation == "relu":
         nn.init.eye_(gate).mul_(gain)
     else:
@@ -84,6 +84,6 @@ def _fill_recurrent(module: nn.RNNBase, network: Network, start: Start) -> None:
             if network.family != "rnn":
                 parameter.split(width)[KEEPING_GATE].fill_(start.gate_bias)
             if network.family == "lstm":
-                parameter[:width] = -start.gate_bias / 2  # what keeps long takes in little
+                parameter[:width] = -start.gate_bias / 2  # cells that remember for long admit little input
         if start.scheme != "scaled" and name.startswith("weight"):
             parameter.fill_(CONSTANT if start.scheme == "constant" else 0.0)

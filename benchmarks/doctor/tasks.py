@@ -1,4 +1,4 @@
-"""The data of the benchmark: drawn on the spot or shipped with the packages, learned in a second or two."""
+"""The data of the benchmark: generated or shipped with installed packages, learned in a second or two."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from stabletrain.data.sequences import adding_problem
 from stabletrain.data.text import read_text
 
 NUM_VAL = 500
-NUM_SYMBOLS = 8  # to choose from in `copy`
+NUM_SYMBOLS = 8  # in the alphabet of `copy`
 NUM_CHARACTERS = 60_000  # of the text
 LETTERS = "abcdefghijklmnopqrstuvwxyz ."
 
 
 class Task(NamedTuple):
-    """Inputs and targets. Of sequences the network answers at the last steps, as many as there are targets."""
+    """Inputs and targets. In sequences, the last steps have targets."""
 
     x: Tensor  # (N, features), (N, 1, 8, 8) or (N, T, features)
     y: Tensor  # (N,) or (N, num_asked) classes, (N, 1) numbers
     val_x: Tensor
     val_y: Tensor
     num_outputs: int
-    prior_loss: float  # of the best guess that does not look at the input
+    prior_loss: float  # loss of the best prediction that ignores the input
 
     @property
     def is_regression(self) -> bool:
@@ -40,7 +40,7 @@ class Task(NamedTuple):
         return nn.functional.cross_entropy(_answers(outputs, y), y.flatten())
 
     def score(self, outputs: Tensor, y: Tensor) -> float:
-        """Return points: 100 times the accuracy, or 100 times R², not below 0. NaN for outputs that are not finite."""
+        """Return points: 100 times the accuracy, or 100 · max(0, R²); NaN for non-finite outputs."""
         answers = _answers(outputs, y)
         if not answers.isfinite().all():
             return math.nan
@@ -58,9 +58,9 @@ def make_task(name: str, family: str, seed: int) -> Task:
     """Return the data of a case.
 
     Args:
-        name: Task, with its length if it has one.
-        family: Of the network: digits are vectors, images or rows.
-        seed: Of the generated numbers, or of the split.
+        name: The task, with its length if it has one.
+        family: The family of the network: digits are vectors, images or rows.
+        seed: Seed of the generated numbers, or of the split.
     """
     kind, _, length = name.partition("-")
     generator = np.random.default_rng((57, seed))
@@ -85,7 +85,7 @@ def _prior_loss(y: Tensor) -> float:
 
 
 def _circles(count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
-    """Two rings of radius 1 and 1/2, with noise of 0.1."""
+    """Return two rings of radius 1 and 1/2, with noise of 0.1."""
     y = generator.integers(0, 2, count)
     angle = generator.uniform(0, 2 * np.pi, count)
     radius = np.where(y == 0, 1.0, 0.5)
@@ -94,7 +94,7 @@ def _circles(count: int, generator: np.random.Generator) -> tuple[np.ndarray, np
 
 
 def _moons(count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
-    """Two half rings, one reaching into the other, with noise of 0.15."""
+    """Return two interleaving half circles with noise of 0.15."""
     y = generator.integers(0, 2, count)
     angle = generator.uniform(0, np.pi, count)
     upper = np.stack([np.cos(angle), np.sin(angle)], 1)
@@ -104,7 +104,7 @@ def _moons(count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.n
 
 
 def _blobs(count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
-    """Five Gaussian clouds in four dimensions, their centres 5 deviations from the origin."""
+    """Return five Gaussian clusters in four dimensions, with centers 5 standard deviations from the origin."""
     centres = generator.normal(size=(5, 4))
     centres *= 5.0 / np.linalg.norm(centres, axis=1, keepdims=True)
     y = generator.integers(0, 5, count)
@@ -112,7 +112,7 @@ def _blobs(count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.n
 
 
 def _digits(kind: str, family: str, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Scikit-learn's 1797 images of 8 × 8, standardised as a whole; `pixels` are sequences of 64 steps."""
+    """Return scikit-learn's 1797 images of 8 × 8, standardized as a whole; `pixels` are sequences of 64 steps."""
     from sklearn.datasets import load_digits
 
     images, y = load_digits(return_X_y=True)  # pyright: ignore[reportAssignmentType]
@@ -126,13 +126,13 @@ def _digits(kind: str, family: str, generator: np.random.Generator) -> tuple[np.
 
 
 def _adding(length: int, generator: np.random.Generator) -> tuple[Tensor, Tensor, int]:
-    """The sum of two marked numbers (Hochreiter and Schmidhuber 1997)."""
+    """Return the adding problem: the sum of two marked numbers (Hochreiter and Schmidhuber 1997)."""
     x, y = adding_problem(4000, length, generator)
     return x, y, 1
 
 
 def _copy(length: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
-    """One of eight symbols is shown, then blanks, and at a marker it is to be given back: copying at its shortest."""
+    """Return the copy task with one symbol: one of eight, blanks, and a marker at which to output the symbol."""
     y = generator.integers(0, NUM_SYMBOLS, (2000, 1))
     shown = np.full((2000, length), NUM_SYMBOLS)
     shown[:, :1], shown[:, -1] = y, NUM_SYMBOLS + 1
@@ -140,7 +140,7 @@ def _copy(length: int, generator: np.random.Generator) -> tuple[np.ndarray, np.n
 
 
 def _text(length: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
-    """The next character of Python's own documentation, in lower case, other characters as spaces."""
+    """Return Python's documentation in lower case to predict the next character, with other characters as spaces."""
     letters = [c if c in LETTERS else " " for c in read_text(None, NUM_CHARACTERS).lower()]
     text = " ".join("".join(letters).split())
     codes = np.array([LETTERS.index(c) for c in text])

@@ -1,4 +1,4 @@
-"""The healthy runs that all others are compared with: one for each task and architecture, dealt out to the parts."""
+"""The healthy runs that all others are compared with: one per task and architecture, assigned to the parts."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ BY_PART = {
 
 
 def make_recipes() -> list[Case]:
-    """Return the references, those of recurrent networks with clipping."""
+    """Return the references; those of recurrent networks use clipping."""
     return [replace(recipe, part=part) for part, recipes in BY_PART.items() for recipe in recipes]

@@ -1,4 +1,4 @@
-"""What a recipe is: a task and a network that train well together."""
+"""A recipe: a task and a network that train well together."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import math
 
 from benchmarks.doctor.case import Case, Network, Start, Training
 
-ADD = ("layer", "add")  # norm and residual connections that hold deep networks together
-CLIPPED = {"clip": 1.0, "batch_size": 32}  # how recurrent networks learn
+ADD = ("layer", "add")  # norms and residual connections, which deep networks need
+CLIPPED = {"clip": 1.0, "batch_size": 32}  # which recurrent networks need
 
 
 def recipe(name: str, task: str, network: Network, start: Start | None = None, **training: float) -> Case:
-    """Return a reference, of no part yet."""
+    """Return a reference that is not assigned to a part yet."""
     name = f"{name}/reference"
     return Case(name, "", task, network, Training(**training), start or Start(), reference=name)  # type: ignore[arg-type]
 
 
 def keeping(length: int, gain: float = 3.0) -> Start:
-    """Gates that begin open for about `length` steps (Tallec and Ollivier 2018); one-hot inputs want large weights."""
+    """Return gates that are initially open for about `length` steps (Tallec and Ollivier 2018), and larger weights."""
     return Start(gain=gain, gate_bias=math.log(length))

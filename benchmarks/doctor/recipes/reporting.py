@@ -1,4 +1,4 @@
-"""The references of the part that figures are reported on."""
+"""The references of the reporting part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The references of the second part that was kept apart: reported on once, then its failures were read."""
+"""The references of the second held-out part: reported on once, then its failures were read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The references that thresholds are chosen on."""
+"""The references on which thresholds are chosen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The references of the first part that was kept apart: its failures said which signs were missing."""
+"""The references of the first held-out part, whose failures showed which signs were missing."""
 
 from __future__ import annotations
 
