@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from stabletrain.errors import RequestError
+from stabletrain.torch_tools.eager import eagerly
 
 
 @contextmanager
@@ -31,9 +31,7 @@ def keeping(model: nn.Module) -> Iterator[None]:
 def evaluation(model: nn.Module) -> Iterator[None]:
     """One pass with gradients that draws the random numbers that are next, and leaves them there; uncompiled."""
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
-    is_compiling = "torch._dynamo" in sys.modules  # to import it takes a second
-    stance = torch.compiler.set_stance("force_eager") if is_compiling else nullcontext()
-    with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad(), stance:
+    with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad(), eagerly():
         yield
 
 
