@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import unserializable_hook
 
 from stabletrain.signal.kernels.reduce import measure_tensors
 from stabletrain.signal.layer_names import layer_name
 from stabletrain.signal.layer_statistics import Arrays, Measures, merge
+from stabletrain.torch_tools.module_hooks import ModuleHooks
 from stabletrain.vocabulary.signals import ACTIVATION, DELTA
 
 TAPPED = (ACTIVATION, DELTA)
@@ -40,7 +42,7 @@ class Taps:
         self._modules = tapped_modules(model)
         self._order: dict[str, int] = {}  # path: place in forward order
         self._parts: dict[str, dict[str, list[Measures]]] = {signal: {} for signal in self._signals}
-        self._handles: list[Any] = []
+        self._hooks = ModuleHooks()
         self._histograms = True
         self._num_parts = 1
         self.seconds = 0.0
@@ -48,7 +50,7 @@ class Taps:
     @property
     def is_open(self) -> bool:
         """Whether the hooks are on the model."""
-        return bool(self._handles)
+        return self._hooks.is_open
 
     def open(self, *, histograms: bool = True, num_parts: int = 1) -> None:
         """Put the hooks on, and forget what was not collected.
@@ -60,15 +62,12 @@ class Taps:
         self._histograms, self._num_parts = histograms, num_parts
         for parts in self._parts.values():
             parts.clear()
-        if self._signals and not self._handles:
-            for path, module in self._modules.items():
-                self._handles.append(module.register_forward_hook(self._hook(path)))
+        if self._signals and not self.is_open:
+            self._hooks.open(after=[(module, self._hook(path)) for path, module in self._modules.items()])
 
     def close(self) -> None:
         """Take the hooks off."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._hooks.close()
 
     def collect(self) -> Mapping[str, Measures]:
         """Return what was measured since `open` or the last `collect`, by signal."""
@@ -89,7 +88,8 @@ class Taps:
                 self._add(ACTIVATION, path, tensor)
             if DELTA in self._signals and tensor.requires_grad:
                 num_parts = self._num_parts
-                tensor.register_hook(lambda gradient: self._add(DELTA, path, _divide(gradient, num_parts)))
+                hook = unserializable_hook(lambda gradient: self._add(DELTA, path, _divide(gradient, num_parts)))
+                tensor.register_hook(hook)
 
         return look
 

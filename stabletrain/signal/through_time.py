@@ -16,6 +16,7 @@ from stabletrain.signal.layer_names import clean_name
 from stabletrain.signal.time_gradient import REVERSE, TimeGradient
 from stabletrain.signal.unfused_rnn import FUSED, replay
 from stabletrain.torch_tools.isolation import differentiable, isolated, require_scalar
+from stabletrain.torch_tools.module_hooks import ModuleHooks
 
 CELLS = (nn.RNNCell, nn.LSTMCell, nn.GRUCell)
 States = dict[str, list[Tensor]]  # by layer, in the order in which they were computed
@@ -111,11 +112,12 @@ def _recording(path: str, module: nn.Module, states: States) -> Iterator[None]:
         with _replaced(module, "step", lambda key, *args, **kwargs: _noted(note, key, step(key, *args, **kwargs))):
             yield
     elif isinstance(module, CELLS):
-        handle = module.register_forward_hook(lambda _, __, output: _noted_cell(note, output))
+        hooks = ModuleHooks()
+        hooks.open(after=[(module, lambda _, __, output: _noted_cell(note, output))])
         try:
             yield
         finally:
-            handle.remove()
+            hooks.close()
     else:
         yield
 

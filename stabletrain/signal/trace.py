@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import unserializable_hook
 
 from stabletrain.signal.hooks import first_tensor, tapped_modules
 from stabletrain.signal.layer_names import ForwardOrder, layer_name
+from stabletrain.torch_tools.module_hooks import ModuleHooks
 
 INPUT, OUTPUT = "input", "output"
 
@@ -75,22 +77,23 @@ class Trace:
         self._events: list[tuple[str, Call]] = []  # each call twice: as it begins, and as it ends
         self._open: list[Call] = []
         self._order: dict[str, int] = {}
-        self._handles: list[Any] = []
+        self._hooks = ModuleHooks()
         self.loss: Seen | None = None
         self.gradients: dict[int, Tensor] = {}  # of the loss, by id of the parameter
         self.parameters: Mapping[str, nn.Parameter] = {}  # in forward order
 
     def __enter__(self) -> Trace:
         self._forward_order = ForwardOrder(self._model)
-        for path, module in {**self._modules, "": self._model}.items():
-            self._handles.append(module.register_forward_pre_hook(self._begin(path)))
-            self._handles.append(module.register_forward_hook(self._end))
+        modules = {**self._modules, "": self._model}
+        self._hooks.open(
+            before=[(module, self._begin(path)) for path, module in modules.items()],
+            after=[(module, self._end) for module in modules.values()],
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
         self._forward_order.detach()
-        for handle in self._handles:
-            handle.remove()
+        self._hooks.close()
 
     def differentiate(self, loss: Tensor) -> None:
         """Look at the loss, and at all gradients from it down; none is written."""
@@ -197,4 +200,4 @@ def _note(x: Tensor, call: Call, place: str) -> None:
     def look(gradient: Tensor) -> None:
         call.gradients[place] = see(gradient)
 
-    x.register_hook(look)
+    x.register_hook(unserializable_hook(look))

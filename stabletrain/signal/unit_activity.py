@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from stabletrain.signal.hooks import first_tensor, tapped_modules
 from stabletrain.signal.layer_names import layer_name
 from stabletrain.torch_tools.local_shards import is_sharded
+from stabletrain.torch_tools.module_hooks import ModuleHooks
 
 DEAD, SATURATED, EQUAL = "dead", "saturated", "equal"
 MIN_SAMPLES = 512  # of a unit at 1% five are expected, and none in 0.6% of all looks
@@ -106,13 +107,13 @@ class UnitTaps:
         }
         self._is_channels_first = False  # the last layer with weights
         self._goes_on = False
-        self._handles: list[Any] = []
+        self._hooks = ModuleHooks()
         self.seconds = 0.0
 
     @property
     def is_open(self) -> bool:
         """Whether the hooks are on the model."""
-        return bool(self._handles)
+        return self._hooks.is_open
 
     def expect(self, wanted: bool) -> None:
         """Open for the coming step if that is wanted, or if the last one began a look that has seen too few samples."""
@@ -121,17 +122,15 @@ class UnitTaps:
 
     def open(self) -> None:
         """Put the hooks on; what was counted stays."""
-        if not self._handles:
-            for path, module in self._modules.items():
-                if path in self._dead:
-                    self._handles.append(module.register_forward_pre_hook(self._look_at_input(self._dead[path])))
-                self._handles.append(module.register_forward_hook(self._look_at_output(path)))
+        if not self.is_open:
+            self._hooks.open(
+                before=[(self._modules[path], self._look_at_input(tally)) for path, tally in self._dead.items()],
+                after=[(module, self._look_at_output(path)) for path, module in self._modules.items()],
+            )
 
     def close(self) -> None:
         """Take the hooks off; what was counted stays."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._hooks.close()
 
     def collect(self) -> dict[str, dict[str, float]]:
         """Return the shares by layer that are complete now, of `dead` and `saturated`, and begin those anew."""

@@ -69,23 +69,6 @@ def nonfinite_of(name: str) -> str:
     """Return where the non-finite values of a scalar are counted: `<signal>/nonfinite`."""
     return f"{name.partition('/')[0]}/{NONFINITE}"
 
-TRAIN, VAL, TEST = STAGES = ("train", "val", "test")
-LOSS, ACCURACY, MSE = "loss", "accuracy", "mse"
-VAL_LOSS, TEST_LOSS = "val/loss", "test/loss"
-VAL_ACCURACY, TEST_ACCURACY = "val/accuracy", "test/accuracy"
-VAL_MSE, TEST_MSE = "val/mse", "test/mse"
-SAMPLES_PER_SECOND = "system/samples_per_second"
-
-
-def of_stage(stage: str, metric: str) -> str:
-    """Return `<stage>/<metric>`, such as `val/accuracy`."""
-    return f"{stage}/{metric}"
-
-
-def metric_of(name: str, stage: str) -> str | None:
-    """Return the metric in `name` if it is `<stage>/<metric>`, else None."""
-    return layer_of(name, stage)
-
 
 def of_signal(signal: str, statistic: str) -> str:
     """Return `<signal>/<statistic>`."""

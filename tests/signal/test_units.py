@@ -12,6 +12,7 @@ from torch import nn
 
 from stabletrain.signal.unit_activity import MIN_SAMPLES, UnitTaps, find_equal_units
 from stabletrain.signal.watch import Watch
+from stabletrain.torch_tools.module_hooks import is_hooked
 from stabletrain.vocabulary.signals import SIGNALS
 
 
@@ -181,7 +182,7 @@ def test_counts_begin_anew_after_each_share():
             model(torch.randn(MIN_SAMPLES // 2, 3))
         assert by_path(taps.collect()["dead"]) == {"2": expected}
     taps.close()
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert not any(map(is_hooked, model.modules()))
 
 
 def test_what_does_not_count():
