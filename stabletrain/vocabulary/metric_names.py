@@ -7,7 +7,7 @@ literal anywhere else.
 
 from __future__ import annotations
 
-from stabletrain.vocabulary.signals import DEAD, EQUAL, SATURATED, UPDATE
+from stabletrain.vocabulary.signals import CLIP, DEAD, EQUAL, GRADIENT, SATURATED, UPDATE
 
 TRAIN, VAL, TEST = STAGES = ("train", "val", "test")
 LOSS, ACCURACY, MSE = "loss", "accuracy", "mse"
@@ -22,6 +22,7 @@ NORM_TOTAL = "gradient/norm/total"  # before clipping
 NORM_AFTER = "clip/norm_after"
 CLIP_FRACTION = "clip/fraction"  # share of steps clipped so far
 
+SYSTEM = "system"
 SAMPLES_PER_SECOND = "system/samples_per_second"
 STEPS_PER_SECOND = "system/steps_per_second"
 STEP_SECONDS = "system/step_seconds"
@@ -58,6 +59,11 @@ def current_name(name: str) -> str:
 def of_stage(stage: str, metric: str) -> str:
     """Return `<stage>/<metric>`, such as `val/accuracy`."""
     return f"{stage}/{metric}"
+
+
+def is_monitoring(name: str) -> bool:
+    """Return whether a metric is one of the monitors (gradient, clipping, system) rather than a result."""
+    return name.partition("/")[0] in (GRADIENT, CLIP, SYSTEM)
 
 
 def metric_of(name: str, stage: str) -> str | None:
