@@ -41,10 +41,10 @@ class ForwardOrder:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self._reached: dict[int, nn.Module] = {}  # by id: a module may define its own equality
-        self._hooks = ModuleHooks()
-        self._hooks.open(before=[(m, self._note) for m in model.modules()], after=[(model, self._finish)])
+        self._hooks = ModuleHooks(before=ForwardOrder._note, after=ForwardOrder._finish)
+        self._hooks.open(self, before=[(module, None) for module in model.modules()], after=[(model, None)])
 
-    def _note(self, module: nn.Module, _: object) -> None:
+    def _note(self, _: None, module: nn.Module, inputs: object) -> None:
         self._reached.setdefault(id(module), module)
 
     def _finish(self, *_: object) -> None:

@@ -112,8 +112,8 @@ def _recording(path: str, module: nn.Module, states: States) -> Iterator[None]:
         with _replaced(module, "step", lambda key, *args, **kwargs: _noted(note, key, step(key, *args, **kwargs))):
             yield
     elif isinstance(module, CELLS):
-        hooks = ModuleHooks()
-        hooks.open(after=[(module, lambda _, __, output: _noted_cell(note, output))])
+        hooks = ModuleHooks(after=_note_cell)
+        hooks.open(note, after=[(module, None)])
         try:
             yield
         finally:
@@ -126,7 +126,7 @@ def _noted(note: Callable[[str, Tensor], Tensor], key: str, state: tuple[Tensor,
     return (note(key, state[0]), *state[1:])
 
 
-def _noted_cell(note: Callable[[str, Tensor], Tensor], output: Any) -> Any:
+def _note_cell(note: Callable[[str, Tensor], Tensor], _: None, __: nn.Module, ___: Any, output: Any) -> Any:
     """Note a cell's h, and hand on a copy, which the model may overwrite."""
     return (note("", output[0]).clone(), *output[1:]) if isinstance(output, tuple) else note("", output).clone()
 

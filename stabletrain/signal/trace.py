@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import unserializable_hook
 
-from stabletrain.signal.hooks import first_tensor, tapped_modules
 from stabletrain.signal.layer_names import ForwardOrder, layer_name
+from stabletrain.signal.sources.output_statistics import first_tensor, watched_modules
 from stabletrain.torch_tools.module_hooks import ModuleHooks
 
 INPUT, OUTPUT = "input", "output"
@@ -73,11 +73,11 @@ class Trace:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._modules = tapped_modules(model)
+        self._modules = watched_modules(model)
         self._events: list[tuple[str, Call]] = []  # each call twice: as it begins, and as it ends
         self._open: list[Call] = []
         self._order: dict[str, int] = {}
-        self._hooks = ModuleHooks()
+        self._hooks = ModuleHooks(before=Trace._begin, after=Trace._end)
         self.loss: Seen | None = None
         self.gradients: dict[int, Tensor] = {}  # of the loss, by id of the parameter
         self.parameters: Mapping[str, nn.Parameter] = {}  # in forward order
@@ -85,10 +85,8 @@ class Trace:
     def __enter__(self) -> Trace:
         self._forward_order = ForwardOrder(self._model)
         modules = {**self._modules, "": self._model}
-        self._hooks.open(
-            before=[(module, self._begin(path)) for path, module in modules.items()],
-            after=[(module, self._end) for module in modules.values()],
-        )
+        watched = [(module, path) for path, module in modules.items()]
+        self._hooks.open(self, before=watched, after=watched)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -158,29 +156,26 @@ class Trace:
         order = self._order.get(call.path)
         return None if order is None else layer_name(order, call.path, len(self._modules))
 
-    def _begin(self, path: str) -> Any:
-        def begin(module: nn.Module, inputs: Any) -> Any:
-            if self.loss is not None:  # a checkpointed layer runs again in the backward pass
-                return None
-            call = Call(path, module)
-            self._open.append(call)
-            self._events.append((INPUT, call))
-            x = first_tensor(inputs)
-            if x is None:
-                return None
-            call.values[INPUT] = see(x.detach())
-            if not x.requires_grad:
-                return None
-            if x is not inputs[0] or getattr(module, "inplace", False):
-                _note(x, call, INPUT)
-                return None
-            own = x.clone()  # its gradient is what comes back from this call alone
-            _note(own, call, INPUT)
-            return own, *inputs[1:]
+    def _begin(self, path: str, module: nn.Module, inputs: Any) -> Any:
+        if self.loss is not None:  # a checkpointed layer runs again in the backward pass
+            return None
+        call = Call(path, module)
+        self._open.append(call)
+        self._events.append((INPUT, call))
+        x = first_tensor(inputs)
+        if x is None:
+            return None
+        call.values[INPUT] = see(x.detach())
+        if not x.requires_grad:
+            return None
+        if x is not inputs[0] or getattr(module, "inplace", False):
+            _note(x, call, INPUT)
+            return None
+        own = x.clone()  # its gradient is what this call alone sends back
+        _note(own, call, INPUT)
+        return own, *inputs[1:]
 
-        return begin
-
-    def _end(self, module: nn.Module, _: Any, output: Any) -> None:
+    def _end(self, path: str, module: nn.Module, _: Any, output: Any) -> None:
         if self.loss is not None:
             return
         call = self._open.pop()

@@ -65,7 +65,7 @@ class ModuleHooks:
     @property
     def is_open(self) -> bool:
         """Whether the hooks are being called."""
-        return bool(self._before or self._after)
+        return bool(self._before or self._after) and self._owner() is not None
 
     def open(
         self, owner: Any, *, before: Iterable[tuple[nn.Module, Any]] = (), after: Iterable[tuple[nn.Module, Any]] = ()
@@ -83,7 +83,7 @@ class ModuleHooks:
 
     def close(self) -> None:
         """Stop calling the hooks."""
-        if self.is_open:
+        if self._before or self._after:
             self._before, self._after = {}, {}
             _update_open(self)
 
@@ -122,9 +122,14 @@ def _update_open(changed: ModuleHooks | None) -> None:
         eager.release()
 
 
+def _is_recording() -> bool:
+    """Return whether torch records a graph, by `torch.compile`, `torch.export` or `torch.jit.trace`."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+
+
 def _call_before(module: nn.Module, inputs: Any) -> Any:
     """Call the hooks of a module before its forward pass."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if _is_recording():
         return None
     eager.ensure()  # the module may be the wrapper of a compiled one, made after the hooks were opened
     place, changed = id(module._forward_hooks), None
@@ -142,7 +147,7 @@ def _call_before(module: nn.Module, inputs: Any) -> Any:
 
 def _call_after(module: nn.Module, inputs: Any, output: Any) -> Any:
     """Call the hooks of a module after its forward pass."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if _is_recording():
         return None
     place, changed = id(module._forward_hooks), None
     for ref in _open:
