@@ -116,7 +116,7 @@ def test_line_ends_and_a_byte_order_mark_are_no_characters(tmp_path):
 def test_a_file_named_by_digits(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "1984").write_text("abc" * 100)
-    assert Text(1984, num_steps=5).source.startswith("3 distinct characters of 1984")
+    assert Text(1984, num_steps=5).source.startswith("Characters of 1984, 3 distinct ones")
 
 
 @pytest.mark.parametrize("path", ["missing.txt", "."])
