@@ -106,16 +106,11 @@ MOVED = {
     "signal.taps": "signal.sources.output_statistics",
     "signal.team": "signal.kernels.openmp",
     "signal.triton_kernel": "signal.kernels.triton_kernel",
-<<<<<<< HEAD
-    "signal.units": "signal.unit_activity",
+    "signal.units": "signal.sources.unit_activity",
     "tracking.about": "tracking.contents.params_and_tags",
     "tracking.artifacts": "tracking.contents.artifacts",
     "tracking.description": "tracking.contents.description",
     "tracking.images": "tracking.contents.images",
-=======
-    "signal.units": "signal.sources.unit_activity",
-    "tracking.about": "tracking.params_and_tags",
->>>>>>> signal
     "tracking.model": "tracking.best_model",
     "tracking.parent": "tracking.sweep_parent",
     "tracking.plan": "tracking.contents.picture_plan",

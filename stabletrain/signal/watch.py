@@ -14,19 +14,11 @@ from stabletrain.signal.kernels.reduce import prepare
 from stabletrain.signal.layer_names import ForwardOrder
 from stabletrain.signal.layer_statistics import Measures
 from stabletrain.signal.snapshot import Snapshot
-<<<<<<< HEAD
-from stabletrain.signal.unit_activity import UnitTaps, find_equal_units
-from stabletrain.torch_tools.local_shards import any_sharded
-from stabletrain.vocabulary.signals import CLIP, DELTA, GRADIENT, MOMENT, SIGNALS, UNITS, UPDATE, WEIGHT
-
-OF_STEP = (UPDATE, MOMENT, CLIP)  # what only the optimizer's step brings about
-SECOND_MOMENTS = ("exp_avg_sq", "square_avg", "sum", "v")  # Adam and AdamW, RMSprop, Adagrad, and others' name for it
-=======
 from stabletrain.signal.sources import OF_STEP as OF_STEP
 from stabletrain.signal.sources import SOURCES
 from stabletrain.signal.sources.source import Step, measure
+from stabletrain.torch_tools.local_shards import any_sharded
 from stabletrain.vocabulary.signals import GRADIENT, SIGNALS
->>>>>>> signal
 
 
 class Watch:
@@ -158,13 +150,8 @@ class Watch:
 
     @property
     def is_sharded(self) -> bool:
-<<<<<<< HEAD
-        """Whether parameters lie in shards on several processes: then all of them must call `step`."""
-        return any_sharded(self._order.model.parameters())
-=======
         """Whether parameters are sharded over several processes: then each of them must call `step`."""
-        return any(hasattr(p, "device_mesh") for p in self._order.model.parameters())
->>>>>>> signal
+        return any_sharded(self._order.model.parameters())
 
     def detach(self) -> None:
         """Remove all hooks."""
@@ -213,54 +200,3 @@ class Watch:
             named = self._order.named_parameters()
             self._parameters = tuple(named), tuple(named.values())
         return self._parameters
-<<<<<<< HEAD
-
-
-class _Step:
-    """Looks at one optimizer step from both sides."""
-
-    def __init__(
-        self,
-        signals: Sequence[str],
-        names: Sequence[str],
-        parameters: Sequence[nn.Parameter],
-        snapshot: Snapshot,
-        histograms: bool,
-    ) -> None:
-        self.signals, self.names, self.parameters = signals, list(names), list(parameters)
-        self.snapshot, self.histograms = snapshot, histograms
-        self._weights = [p.detach().clone() for p in parameters] if UPDATE in signals else []
-
-    @torch.no_grad()
-    def measure_clipped(self) -> None:
-        """Measure the gradient as the optimizer sees it."""
-        if CLIP in self.signals and CLIP not in self.snapshot.signals:
-            present = [(n, p.grad) for n, p in zip(self.names, self.parameters, strict=True) if p.grad is not None]
-            names, gradients = [n for n, _ in present], [g for _, g in present]
-            self.snapshot.signals[CLIP] = _measure(names, gradients, self.histograms)
-
-    @torch.no_grad()
-    def end(self, optimizer: Optimizer) -> None:
-        """Measure what the step did."""
-        self.measure_clipped()  # not before the step where backward runs inside of it, as in Lightning
-        if UPDATE in self.signals:
-            changes = [p.detach() - w for p, w in zip(self.parameters, self._weights, strict=True)]
-            self.snapshot.signals[UPDATE] = _measure(self.names, changes, self.histograms)
-        if MOMENT in self.signals:
-            pairs = [(n, _moment(optimizer, p)) for n, p in zip(self.names, self.parameters, strict=True)]
-            found = [(n, m) for n, m in pairs if m is not None]
-            self.snapshot.signals[MOMENT] = _measure([n for n, _ in found], [m for _, m in found], self.histograms)
-
-
-def _moment(optimizer: Optimizer, parameter: nn.Parameter) -> Tensor | None:
-    state = optimizer.state.get(parameter, {})
-    return next((state[k] for k in SECOND_MOMENTS if isinstance(state.get(k), Tensor)), None)
-
-
-def _measure(names: Sequence[str], tensors: Sequence[Tensor], histograms: bool) -> Any:
-    found = measure_plain(names, tensors, histograms=histograms)
-    if found is not None:
-        return found
-    return (measure_shards if any_sharded(tensors) else measure_others)(names, tensors, histograms=histograms)
-=======
->>>>>>> signal

@@ -13,6 +13,7 @@ from stabletrain.signal.kernels.reduce import measure_others, measure_plain
 from stabletrain.signal.kernels.shards import measure_shards
 from stabletrain.signal.layer_statistics import Measures
 from stabletrain.signal.snapshot import Snapshot
+from stabletrain.torch_tools.local_shards import any_sharded
 
 
 @dataclass(slots=True)
@@ -91,5 +92,5 @@ def measure(names: Sequence[str], tensors: Sequence[Tensor], histograms: bool) -
     found = measure_plain(names, tensors, histograms=histograms)
     if found is not None:
         return found
-    in_shards = any(hasattr(x, "device_mesh") for x in tensors)
+    in_shards = any_sharded(tensors)
     return (measure_shards if in_shards else measure_others)(names, tensors, histograms=histograms)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from stabletrain.signal.layer_names import layer_name
 from stabletrain.signal.sources.output_statistics import first_tensor, watched_modules
 from stabletrain.signal.sources.source import Source, Step
+from stabletrain.torch_tools.local_shards import is_sharded
 from stabletrain.torch_tools.module_hooks import ModuleHooks
 from stabletrain.vocabulary.signals import DEAD, EQUAL, SATURATED, UNITS
 
@@ -55,7 +56,7 @@ def find_equal_units(layers: Sequence[str], parameters: Sequence[Tensor]) -> dic
     """
     shares = {}
     for layer, parameter in zip(layers, parameters, strict=True):
-        if parameter.dim() > 1 and len(parameter) > 1 and parameter.numel() and not hasattr(parameter, "device_mesh"):
+        if parameter.dim() > 1 and len(parameter) > 1 and parameter.numel() and not is_sharded(parameter):
             rows = parameter.detach().flatten(1)
             if bool((rows[0] == rows[-1]).all()):  # cheap, and almost never true
                 shares[layer] = float((rows == rows[:1]).all(1).float().mean())
