@@ -1,4 +1,4 @@
-"""torch's fused recurrent layers step by step from their own weights, so that every state is there to look at."""
+"""Computes torch's fused recurrent layers step by step with their own weights, so that every state can be observed."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ Note = Callable[[str, Tensor], Tensor]
 
 
 def replay(module: Any, note: Note, input: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
-    """Compute what `nn.RNN`, `nn.LSTM` or `nn.GRU` computes in evaluation mode; arguments and results are theirs.
+    """Compute the forward pass of an `nn.RNN`, `nn.LSTM` or `nn.GRU` in evaluation mode, step by step.
 
     Args:
-        module: The layer; read are its weights and sizes.
-        note: Called with the cell's name (`l0`, `l0_reverse`, …) and each new h; returns what goes on as h.
-        input: (time, batch, features), with the first two exchanged under `batch_first`, or (time, features).
-        hx: The initial state, zero if left out.
+        module: The layer; only its weights and sizes are used.
+        note: Called with the cell's name (`l0`, `l0_reverse`, …) and each new h; returns the h to continue with.
+        input: (time, batch, features), (batch, time, features) with `batch_first`, or (time, features).
+        hx: The initial state; zero by default.
+
+    Returns:
+        The same as `module(input, hx)`: the outputs, and the final state.
 
     Raises:
-        RequestError: Sequences of several lengths, packed.
-        RuntimeError: Sizes that do not fit, in torch's own words.
+        RequestError: The input is a packed sequence.
+        RuntimeError: Sizes do not match; the message is torch's.
     """
     if isinstance(input, PackedSequence):
         raise RequestError(
-            "The gradient through time cannot be followed through a packed sequence.",
+            "The gradient through time cannot be computed for a packed sequence.",
             key="inputs",
             found="PackedSequence",
             allowed="sequences of one length, as a tensor",
@@ -41,7 +44,7 @@ def replay(module: Any, note: Note, input: Tensor, hx: Any = None) -> tuple[Tens
     x = input if is_batched else input.unsqueeze(0 if module.batch_first else 1)
     initial = _initial_state(module, hx, x, is_batched)
     x = x.transpose(0, 1) if module.batch_first else x  # (time, batch, features)
-    states = list(zip(*(part.unbind(0) for part in initial), strict=True))  # of each cell (h,) or (h, c), (batch, H)
+    states = list(zip(*(part.unbind(0) for part in initial), strict=True))  # per cell (h,) or (h, c), each (batch, H)
     finals = []
     suffixes = ("", "_reverse") if module.bidirectional else ("",)
     for layer in range(module.num_layers):
@@ -61,7 +64,7 @@ def replay(module: Any, note: Note, input: Tensor, hx: Any = None) -> tuple[Tens
 
 
 def _initial_state(module: Any, hx: Any, x: Tensor, is_batched: bool) -> tuple[Tensor, ...]:
-    """Return (h,) or (h, c), each (cells, batch, H), checked as the kernel checks them."""
+    """Return (h,) or (h, c), each (cells, batch, H), checked by torch's own `check_forward_args`."""
     batch = x.size(0 if module.batch_first else 1)
     num_cells = module.num_layers * (2 if module.bidirectional else 1)
     if hx is None:

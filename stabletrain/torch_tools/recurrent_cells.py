@@ -61,8 +61,8 @@ def step_gru(
     The paper writes z for 1 − z, and applies r to h_{t−1} rather than to its product.
 
     Args:
-        reset: r, (batch, H). The caller applies the sigmoid: σ of both gates at once and of each on its own differ
-            in the last bit on a CPU, whose vectorized loop treats the end of a row differently.
+        reset: r, (batch, H). The caller applies the sigmoid, since on a CPU σ of both gates at once and σ of each gate
+            differ in the last bit, and each caller keeps its order.
         update: z, (batch, H).
         from_input: W_in x_t + b_in, (batch, H).
         from_hidden: W_hn h_{t−1} + b_hn, (batch, H).

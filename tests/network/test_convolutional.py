@@ -27,7 +27,7 @@ FAMILIES = [CNN, ResNet]
 
 
 def randomize(model):
-    """Any values everywhere, so that every parameter is seen to be used."""
+    """Random values in all parameters, so that each of them affects the output."""
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
     return model.double()

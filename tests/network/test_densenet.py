@@ -49,7 +49,7 @@ def test_agrees_with_functional_calls():
 @pytest.mark.parametrize(
     ("depth", "width", "num_blocks", "reduction", "expected"),
     [
-        # Channels into every stage; the stem gives 2k, a layer adds k, a transition keeps a share.
+        # Input channels of every stage: the stem has 2k, a layer adds k, a transition keeps a fraction.
         (4, 12, 2, 0.5, [24, 36, "48 24", 24, 36, "48"]),
         (5, 4, 2, 0.5, [8, 12, 16, "20 10", 10, 14, "18"]),
         (3, 10, 3, 1.0, [20, "30 30", 30, "40 40", 40, "50"]),

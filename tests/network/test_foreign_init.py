@@ -1,4 +1,4 @@
-"""Every initialization on networks of others: torch's own transformer, a residual network, BERT and GPT-2."""
+"""Every initialization on foreign networks: torch's transformer, a residual network, BERT and GPT-2."""
 
 import math
 from types import SimpleNamespace
@@ -96,7 +96,7 @@ def call(model, inputs):
 
 
 def std_of(weight):
-    """Six standard errors either side."""
+    """A tolerance of six standard errors."""
     return pytest.approx(float(weight.detach().std()), rel=6 / math.sqrt(2 * weight.numel()))
 
 
@@ -119,7 +119,7 @@ def test_every_init_on_every_model(case, init):
     assert call(case.model.train(), case.inputs).isfinite().all()
     assert call(case.model.eval(), case.inputs).isfinite().all()
     assert all(torch.equal(a, b) for a, b in zip(kept, before, strict=True))
-    kept_ids = {id(p) for p in kept}  # a tied output layer is among them
+    kept_ids = {id(p) for p in kept}  # includes a tied output layer
     for name, parameter in case.model.named_parameters():
         if parameter.dim() > 1 and id(parameter) not in kept_ids:
             assert torch.equal(parameter, weights[name]) == (init == "default"), name
@@ -201,7 +201,7 @@ def test_depth_scaled(case):
 
 def test_depth_scaled_as_gpt2_itself_does_it():
     model = make_gpt2().model
-    expected = model.transformer.h[0].mlp.c_proj.weight.detach().clone()  # as the library's constructor made it
+    expected = model.transformer.h[0].mlp.c_proj.weight.detach().clone()  # from the library's constructor
     initialize_(model, "depth_scaled", std=0.02)
     assert float(expected.std()) == std_of(model.transformer.h[0].mlp.c_proj.weight)
 
@@ -224,7 +224,7 @@ def test_fixup_makes_every_layer_the_identity():
 
 
 def measure(model, inputs):
-    """Variance of what every layer of weights gives, in evaluation mode."""
+    """Variance of the output of every layer with weights, in evaluation mode."""
     found = {}
 
     def note(name):
@@ -250,7 +250,7 @@ def test_lsuv_gives_every_layer_unit_variance(case):
     drawn = torch.get_rng_state()
     torch.set_rng_state(random_state)
     initialize_(case.model, "lsuv", inputs=case.inputs)
-    assert torch.equal(torch.get_rng_state(), drawn)  # measuring draws nothing
+    assert torch.equal(torch.get_rng_state(), drawn)  # the measurement samples no random numbers
     assert all(module.training for module in case.model.modules())
     assert not any(module._forward_hooks for module in case.model.modules())
     assert all(torch.equal(value, state[name]) for name, value in case.model.named_buffers())

@@ -20,7 +20,7 @@ WIDTH, INPUTS = 64, 48
 
 
 def split_gates(module):
-    """Every gate's own matrix, (H, inputs)."""
+    """The matrix of each gate, (H, inputs)."""
     for name, parameter in module.named_parameters():
         if name.startswith("weight"):
             for gate in parameter.detach().chunk(GATES[type(module)]):

@@ -1,4 +1,4 @@
-"""Initializations of residual branches, and DeepNorm's gain, on networks of ours."""
+"""Initializations of residual branches, and DeepNorm's gain, on our models."""
 
 import functools
 import math
@@ -106,7 +106,7 @@ def test_deepnorm_shrinks_its_branches_after_every_initialization(init):
     assert len(shrunk) == 12
     for (name, before), after in zip(plain.named_parameters(), deep.parameters(), strict=True):
         if init == "lsuv" and "layers.0" not in name:
-            continue  # what comes after the first join is measured on other signals
+            continue  # after the first join the layers have other inputs
         expected = before * beta if any(after is w for w in shrunk) else before
         if init != "lsuv" or after.dim() > 1:
             torch.testing.assert_close(after, expected, msg=name)

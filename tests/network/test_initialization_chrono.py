@@ -1,4 +1,4 @@
-"""Gates that remember for as long as they are told."""
+"""Chrono initialization: the memory of the gates has the requested length."""
 
 import math
 
@@ -34,7 +34,7 @@ def test_chrono_biases(kind):
 
 
 def test_chrono_keeps_a_state_as_long_as_it_says():
-    """The cell forgets 1 / T of its state a step: in LSTM by f, in torch's GRU by 1 − z."""
+    """The cell forgets 1 / T of its state per step: in LSTM by f, in torch's GRU by 1 − z."""
     width, steps = 64, 50
     for kind in (nn.LSTMCell, nn.GRUCell):
         cell = initialize_(kind(1, width), "chrono", max_steps=steps)

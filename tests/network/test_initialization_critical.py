@@ -1,4 +1,4 @@
-"""Initialization at the edge of chaos: what the weights are, where signals start, what it trains."""
+"""Initialization at the edge of chaos: the weights, the variance of the signals, and a deep network that trains."""
 
 import math
 
@@ -23,7 +23,7 @@ def test_critical_weights_are_orthogonal_times_sigma(activation, std):
     for layer in model.layers[1:]:
         singular = torch.linalg.svdvals(layer.linear.weight.detach())
         torch.testing.assert_close(singular, torch.full((32,), std), rtol=1e-5, atol=0)
-    first = model.layers[0].linear.weight.detach()  # wider than its inputs: rows keep their length
+    first = model.layers[0].linear.weight.detach()  # wider than its inputs: the rows keep their norm
     torch.testing.assert_close(first.square().sum(), torch.tensor(32 * std**2))
     rows = model.head.weight.detach()
     torch.testing.assert_close(rows @ rows.T, std**2 * torch.eye(5))
@@ -88,7 +88,7 @@ def test_critical_trains_two_hundred_layers(init, learns):
     x, y = torch.tensor(pixels, dtype=torch.float32) / 16, torch.tensor(labels)
     model = MLP(64, 10, depth=200, width=64)
     initialize_(model, init, activation=nn.Tanh())
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)  # at 1e-3 the steps of 200 layers add up to too much
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)  # at 1e-3 the combined update of 200 layers is too large
     for _ in range(60):
         batch = torch.randint(1400, (128,))
         optimizer.zero_grad()

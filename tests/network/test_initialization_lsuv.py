@@ -1,4 +1,4 @@
-"""Layer-sequential unit variance against the algorithm as its paper writes it, and what it leaves alone."""
+"""Layer-sequential unit variance against the algorithm of the paper, and what it leaves unchanged."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from stabletrain.network.initialization import LSUV
 
 
 def lsuv_by_the_algorithm(layers, x, tolerance=0.1, max_tries=10):
-    """Algorithm 1 as it is written, one forward pass for each try of each layer."""
+    """Algorithm 1 of the paper, with one forward pass per try and layer."""
     for layer in layers:
         if isinstance(layer, nn.Linear):
             nn.init.orthogonal_(layer.weight)

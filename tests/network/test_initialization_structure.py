@@ -1,4 +1,4 @@
-"""Kernels, groups and weights behind a parametrization: what structure the initializations give them."""
+"""Initializations of convolution kernels, groups and parametrized weights."""
 
 import math
 
@@ -17,7 +17,7 @@ PLAIN = ("normal", "xavier", "he", "lecun", "orthogonal", "identity")
 
 
 def groups_of(conv):
-    """Each group's own kernel as (out, in, …), by the definition of a grouped convolution."""
+    """The kernel of each group as (out, in, …), by the definition of a grouped convolution."""
     inputs, outputs = conv.in_channels // conv.groups, conv.out_channels // conv.groups
     for group in range(conv.groups):
         if conv.transposed:
@@ -124,7 +124,7 @@ def test_spectral_norm_divides_by_the_largest_singular_value():
     for mode in (True, False):
         model.train(mode)
         torch.testing.assert_close(torch.linalg.svdvals(model[0].weight), torch.ones(6))
-    initialize_(model.eval(), "he")  # known at once in evaluation mode too
+    initialize_(model.eval(), "he")  # takes effect in evaluation mode too
     assert float(torch.linalg.matrix_norm(model[0].weight.detach(), 2)) == pytest.approx(1, rel=0.05)
     assert not any(module.training for module in model.modules())
 

@@ -83,14 +83,14 @@ def test_critical_points(activation, weights, biases):
     assert found.weight_variance == pytest.approx(weights, abs=1e-6)
     assert found.bias_variance == pytest.approx(biases, abs=1e-6)
     assert found.depth_scale == math.inf
-    if found.variance is None:  # every q stays
+    if found.variance is None:  # every q is a fixed point
         assert found.weight_variance * second_moment(activation, 7.0) == pytest.approx(7.0)
     elif found.variance:
         moments = compute_moments(activation, found.variance)
         assert found.weight_variance * moments.square + found.bias_variance == pytest.approx(found.variance)
         assert found.weight_variance * moments.slope == pytest.approx(1.0)
         assert found.weight_variance * moments.growth == pytest.approx(1.0)
-    else:  # any q fades, and χ₁ is 1 where it ends
+    else:  # q decreases to 0, and χ₁ is 1 there
         assert found.weight_variance * second_moment(activation, 1e-3) < 1e-3 * (1 + 1e-9)
         assert found.weight_variance * compute_moments(activation, 1e-14).slope == pytest.approx(1.0, abs=1e-6)
 

@@ -1,4 +1,4 @@
-"""What every member must do. A name without its YAML, or a YAML without its row here, fails."""
+"""The contract of every option. A class without its YAML, or a YAML without its row here, fails."""
 
 import functools
 import importlib
@@ -19,7 +19,7 @@ from stabletrain.network.residual import joins
 
 CONF = Path(__file__).parents[2] / "conf"
 
-# The rows: option and the class it names.
+# One row per option: its name, and the class in its YAML.
 ROWS = {
     "model": {
         "mlp": "MLP",
@@ -80,15 +80,15 @@ ROWS = {
         "chrono": "Chrono",
     },
 }
-OFFERED = {"parts", "output", "form"}  # what `app` passes from the data and the other groups
+OFFERED = {"parts", "output", "form"}  # passed by `app`, from the data and the other groups
 OPTIONS = [(group, name) for group, names in ROWS.items() for name in names]
 FAMILIES = list(ROWS["model"])
 
 
 def load(group, name):
-    """The option as `app` builds it: a factory and its parameters."""
+    """Return the class and the settings of an option, as `app` builds it."""
     values = load_text(group, name)
-    values.pop("defaults", None)  # what the option asks of other groups is for `app` to compose
+    values.pop("defaults", None)  # choices in other groups are composed by `app`
     module, attribute = values.pop("_target_").rsplit(".", 1)
     return getattr(importlib.import_module(module), attribute), values
 
@@ -106,14 +106,14 @@ RECURRENT = ("rnn", "lstm", "gru")
 
 
 def is_refused(family, norm, join):
-    """Whether a composition makes no sense, and must be refused."""
+    """Return whether a composition must be refused."""
     if join == "dense" and family not in ("mlp", "cnn", "densenet1d"):
-        return True  # its layers keep their width
+        return True  # the layers of the others have a constant width
     if family == "densenet1d" and join != "dense":
         return True
     if join == "deepnorm":
-        return True  # without a norm after every join the signal grows by α a layer
-    return norm == "instance" and family in ("mlp", *RECURRENT)  # one position
+        return True  # without a norm after every join the signal grows by α per layer
+    return norm == "instance" and family in ("mlp", *RECURRENT)  # no positions
 
 
 def build(family, width=32, **parts):
@@ -133,7 +133,7 @@ def make_input(model, batch=5):
 
 @pytest.mark.parametrize("group", ROWS)
 def test_options_have_rows(group):
-    # `custom` names no class of ours: it is for a model of one's own.
+    # `custom` has no class: it is for the user's own model.
     assert {path.stem for path in (CONF / group).glob("*.yaml")} - {"custom"} == set(ROWS[group])
 
 
@@ -143,7 +143,7 @@ def test_custom_asks_for_a_class():
 
 @pytest.mark.parametrize(("group", "table"), [("activation", ACTIVATIONS), ("norm", NORMS)])
 def test_tables_hold_what_the_configuration_names(group, table):
-    """With the same numbers: a name means the same to `replace_norms_` as to `norm=`."""
+    """A name has the same class and defaults in `replace_norms_` as in `norm=`."""
     assert {name: part.__name__ for name, part in table.items()} == ROWS[group]
     for name, part in table.items():
         target, values = load(group, name)
@@ -170,7 +170,7 @@ def test_yaml_names_its_class_and_parameters(group, name):
 
 
 def leaves(base):
-    """Names of all classes of ours that can be made and inherit from `base`."""
+    """Return the names of all concrete classes in stabletrain that inherit from `base`."""
     can_be_made = not inspect.isabstract(base) and base.__module__.startswith("stabletrain.")
     return ({base.__name__} if can_be_made else set()).union(*map(leaves, base.__subclasses__()))
 
@@ -210,7 +210,7 @@ def test_every_composition_runs_forward_and_backward(family, activation):
 
 
 def is_unfit(family, init):
-    """Whether a family lacks what an initialization sets."""
+    """Return whether a model lacks what an initialization needs: gates, or branches."""
     if init == "chrono":
         return family not in ("lstm", "gru")  # gates
     return init in ("depth_scaled", "fixup") and family in (*RECURRENT, "densenet1d")  # branches

@@ -1,4 +1,4 @@
-"""The pages on models and parts: every option has its heading, and what they say to type is accepted."""
+"""The documentation of models and parts: every option has a heading, and the commands shown are valid."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ def read_options(group):
 
 
 def read_sections(group):
-    """The text under each heading of the second level."""
+    """Return the text under each second-level heading."""
     parts = re.split(r"^## (.+)$", read_page(group), flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 

@@ -35,13 +35,13 @@ EXACT = {"rtol": 1e-10, "atol": 1e-10}
 
 
 def center(x, axes):
-    """(x − mean) / √(variance + eps) over some axes."""
+    """(x − mean) / √(variance + eps), with statistics over `axes`."""
     mean = x.mean(axes, keepdim=True)
     return (x - mean) / ((x - mean).square().mean(axes, keepdim=True) + EPS).sqrt()
 
 
 def reference(name, x, layout):
-    """Each equation, written on (batch, width, positions)."""
+    """The equation of each norm, for (batch, width, positions)."""
     axis = 1 if layout == "channels" else x.dim() - 1
     moved = x.movedim(axis, 1).reshape(x.size(0), WIDTH, -1)
     units = (1,) if layout != "channels" else (1, 2)
@@ -103,7 +103,7 @@ def test_gain_and_shift_act_on_the_axis_of_the_width(name, layout, shape):
 @pytest.mark.parametrize("name", NORMS)
 @pytest.mark.parametrize("layout", ["sequence", "channels"])
 def test_what_a_norm_says_about_itself_is_so(name, layout):
-    """Change one example, then one position, and see who notices."""
+    """Change one example, then one position, and check which outputs change."""
     norm = build_norm(NORMS[name], WIDTH, layout).double()
     x = torch.randn(3, WIDTH, 5, dtype=torch.float64)
     x = x.transpose(1, 2) if layout == "sequence" else x
@@ -120,7 +120,7 @@ def test_what_a_norm_says_about_itself_is_so(name, layout):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_near_and_does_not_overflow(name, layout, dtype):
     shape = SHAPES[layout][0]
-    x = (torch.randn(shape) * 100 + 300).to(dtype)  # its square is beyond float16
+    x = (torch.randn(shape) * 100 + 300).to(dtype)  # its square overflows float16
     if is_refused(name, x, layout):
         return
     norm = build_norm(NORMS[name], WIDTH, layout)
@@ -149,7 +149,7 @@ def test_a_constant_input_has_finite_values_and_gradients(name):
     seed=some.integers(0, 2**16),
 )
 def test_the_scale_of_the_input_does_not_matter(name, scale, seed):
-    """As long as eps is small beside the variance."""
+    """Holds while eps is small compared with the variance."""
     x = torch.randn(6, WIDTH, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     norm = build_norm(NORMS[name], WIDTH, "channels").double()
     torch.testing.assert_close(norm(scale * x), norm(x), rtol=0, atol=EPS * (1 + scale**-2) * 100)
@@ -159,7 +159,7 @@ def test_one_unit():
     for name in ("none", "batch", "rms", "layer"):
         norm = build_norm(NORMS[name], 1, "vector")
         assert norm(torch.randn(3, 1)).isfinite().all()
-    assert build_norm(LayerNorm, 1, "vector")(torch.randn(3, 1)).eq(0).all()  # nothing but β is left
+    assert build_norm(LayerNorm, 1, "vector")(torch.randn(3, 1)).eq(0).all()  # only β remains
 
 
 def test_a_batch_of_one_when_predicting_and_when_training():
@@ -225,7 +225,7 @@ def test_rms_norm_of_a_zero_state_keeps_the_gradient_in_bounds():
     torch.testing.assert_close(x.grad, torch.full_like(x, 1 / math.sqrt(EPS)))  # 316; with torch's own eps 2,896
 
 
-# --- refusals ----------------------------------------------------------------------------------------------------
+# --- errors ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

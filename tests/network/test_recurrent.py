@@ -79,7 +79,7 @@ def normalize(x, eps=1e-5):
 
 def test_layer_norm_lstm_agrees_with_the_equations():
     model = LSTM(3, 2, Parts(norm=LayerNorm), width=4).double()
-    for norm in model.rnn.norms.values():  # any gain and shift, to see that they are used
+    for norm in model.rnn.norms.values():  # random gain and shift, so that they affect the output
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)
     rnn, norms, x = model.rnn, model.rnn.norms, torch.randn(5, 6, 3, dtype=torch.float64)
@@ -179,7 +179,7 @@ def test_auto_is_fused_where_it_can():
     assert type(RNN(3, 2).rnn) is nn.RNN
     assert RNN(3, 2, Parts(nn.ReLU)).rnn.nonlinearity == "relu"
     assert type(LSTM(3, 2).rnn) is nn.LSTM
-    assert type(GRU(3, 2, Parts(residual=AddResidual)).rnn) is nn.GRU  # depth 1 has no place for it
+    assert type(GRU(3, 2, Parts(residual=AddResidual)).rnn) is nn.GRU  # no residual connection at depth 1
     for model in (RNN(3, 2, Parts(nn.ELU)), LSTM(3, 2, Parts(nn.ReLU)), GRU(3, 2, Parts(norm=LayerNorm))):
         assert isinstance(model.rnn, Unrolled)
         assert isinstance(model.rnn, nn.RNNBase)
@@ -236,7 +236,7 @@ def test_one_output_per_step_reads_every_state(family, implementation):
 @pytest.mark.parametrize("norm", [NoNorm, LayerNorm, RMSNorm, BatchNorm])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_predicting_the_next_step_sees_none_that_follows(family, norm):
-    """Batch norm as well: it keeps statistics for each step."""
+    """Includes batch norm, which has separate statistics for each step."""
     model = family(3, 2, Parts(norm=norm), depth=2, width=4, output="next_step").double()
     x = torch.randn(5, 6, 3, dtype=torch.float64)
     changed = x.clone()

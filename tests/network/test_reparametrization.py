@@ -98,7 +98,7 @@ def parametrized(model):
 def test_state_dict_deepcopy_and_dtype(family, kind):
     first, second = (reparametrize_(build(family, kind), kind) for _ in range(2))
     x = torch.randn(SHAPES[family], dtype=torch.float64)
-    first(x).sum().backward()  # a copy must not trip over what the graph holds
+    first(x).sum().backward()  # copying must work after a backward pass
     second.load_state_dict(first.state_dict())
     first.eval()
     second.eval()
@@ -125,7 +125,7 @@ def test_recurrent_layers_compute_their_weights_once_a_pass(family, monkeypatch)
     assert len(calls) == 1
     model.rnn.parametrizations["weight_hh_l0"].original0.data.mul_(2.0)
     changed = model(x)
-    assert len(calls) == 2  # and not kept from one pass to the next
+    assert len(calls) == 2  # computed anew in the next pass
     chain.original0.data.mul_(0.5)
     assert not torch.equal(model(x), changed)
 
@@ -225,7 +225,7 @@ def test_layers_of_a_parametrized_network_are_named_in_forward_order(make):
     x = {MLP: (4, 3), CNN: (4, 3, 8, 8), ResNet: (4, 3, 8, 8)}.get(make, (4, 6, 3))
     model = make(3, 2, parts, depth=3, width=8)
     plain, normed = read_layers(model, x), read_layers(reparametrize_(model, "weight"), x)
-    assert len(normed) == len(model_weights(plain)) + len(plain)  # g beside each V
+    assert len(normed) == len(model_weights(plain)) + len(plain)  # a g for each V
     owners = [list(dict.fromkeys(map(owner_of, layers))) for layers in (plain, normed)]
     if make not in (RNN, LSTM, GRU):  # one module holds all weights there
         assert owners[0] == owners[1]

@@ -39,7 +39,7 @@ PLACES = [(-1, (4, WIDTH)), (-1, (4, 3, WIDTH)), (1, (4, WIDTH, 5)), (1, (2, WID
 
 
 def along(vector, like, axis):
-    """The vector, shaped by hand to multiply `like` along the axis."""
+    """Return the vector, reshaped to multiply `like` along the axis."""
     shape = [1] * like.dim()
     shape[axis] = -1
     return vector.reshape(shape)
@@ -174,7 +174,7 @@ def test_refuses_numbers_out_of_range(make, key):
 
 
 class Counted(AddResidual):
-    """An additive join of one's own that hears how many there are."""
+    """A user-defined additive join that records how many there are."""
 
     num_branches = None
 

@@ -45,7 +45,7 @@ def test_rates_rise_linearly():
 
 
 FAMILIES = {
-    "mlp": (MLP, 5, [0.0, 0.1, 0.2, 0.3, 0.4]),  # nothing goes around the first layer
+    "mlp": (MLP, 5, [0.0, 0.1, 0.2, 0.3, 0.4]),  # the first layer has no residual connection
     "cnn": (CNN, 5, [0.0, 0.1, 0.2, 0.3, 0.4]),
     "resnet": (ResNet, 4, [0.1, 0.2, 0.3, 0.4]),
     "transformer": (Transformer, 2, [0.1, 0.2, 0.3, 0.4]),

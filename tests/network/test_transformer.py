@@ -142,7 +142,7 @@ def test_without_positions_the_order_would_not_matter(monkeypatch):
     torch.testing.assert_close(model(x), model(x.flip(1)), **EXACT)
 
 
-# --- what a step sees --------------------------------------------------------------------------------------------
+# --- causality -------------------------------------------------------------------------------------------------
 
 BLIND_NORMS = [NoNorm, LayerNorm, GroupNorm, RMSNorm, WeightNorm, SpectralNorm]
 
@@ -175,7 +175,7 @@ def test_the_other_outputs_see_every_step():
 
 @pytest.mark.parametrize("norm", [BatchNorm, InstanceNorm])
 def test_norms_that_would_show_the_future_are_refused(norm):
-    """Batch norm too: its statistics are of all steps together."""
+    """Includes batch norm, whose statistics are over all steps."""
     parts = Parts(norm=norm, residual=AddResidual)
     with pytest.raises(RequestError, match="all steps") as caught:
         Transformer(3, 2, parts, output="next_step")

@@ -84,7 +84,7 @@ def find_activation(network: nn.Module) -> Activation:
     if len(found) == 1:
         return next(iter(found.values()))
     raise RequestError(
-        f"{type(network).__name__} has {'more than one' if found else 'no'} recognized elementwise activation.",
+        f"{type(network).__name__} has {'more than one' if found else 'no'} elementwise activation that is recognized.",
         key="activation",
         found=", ".join(sorted(found)) or None,
         allowed="the one that follows the weights, as initialize_(module, init, activation=torch.nn.GELU())",

@@ -19,13 +19,13 @@ class ConvolutionalLayer(nn.Module):
     """y = residual(x, dropout(φ(norm(W ∗ x + b)))), kernels of 3 positions.
 
     Args:
-        num_inputs: Channels in.
-        width: Channels out.
+        num_inputs: Number of input channels.
+        width: Number of output channels.
         parts: Activation and norm of the layer.
         residual: Joins x with the layer's output.
         form: `image` or `sequence`.
-        dropout: Share of channels dropped while training, from 0 to below 1.
-        drop_rate: Share of examples whose whole branch is dropped while training, from 0 to below 1.
+        dropout: Fraction of channels dropped in training, from 0 to below 1.
+        drop_rate: Fraction of examples whose whole branch is dropped in training, from 0 to below 1.
     """
 
     def __init__(
@@ -47,34 +47,34 @@ class ConvolutionalLayer(nn.Module):
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (batch, num_inputs, *positions) to (batch, width, *positions), or wider if dense."""
+        """Map x (batch, num_inputs, *positions) to (batch, width, *positions), or wider with dense connections."""
         branch = self.activation(self.norm(self.conv(x)))
         return self.residual(x, self.drop_branch(self.dropout(branch)))
 
     def branches(self) -> list[Branch]:
-        """Return the layer's one branch."""
+        """Return the layer's only branch."""
         return [Branch(self.residual, (self.conv.weight,))]
 
 
 class CNN(nn.Module):
-    """Plain convolutional network: `depth` layers, the positions halved twice on the way, averaged, a linear head.
+    """Plain convolutional network: `depth` layers with two poolings in between, average pooling and a linear head.
 
-    The first layer brings the channels to the width; residuals go around each of the others. Positions are halved
-    after a third and after two thirds of the layers, as long as there are four or more along an axis.
+    The first layer maps the inputs to `width` channels; each of the others has a residual connection. Positions are
+    halved after a third and after two thirds of the layers, along every axis that has four or more.
 
     Args:
-        num_inputs: Channels of an image, or features of a time step, from 1.
-        num_outputs: Values per example, from 1.
-        parts: Activation, norm and residual; tanh, none and none if left out.
+        num_inputs: Channels of an image, or features per time step, from 1.
+        num_outputs: Outputs per example, from 1.
+        parts: Activation, norm and residual; tanh, no norm and no residual by default.
         form: `image`: x is (batch, channels, height, width); `sequence`: x is (batch, time, features).
         depth: Number of convolutions, from 1.
-        width: Channels of each, from 1.
-        dropout: Share of channels dropped while training, from 0 to below 1 (Tompson et al. 2015, section 3.2).
-        stochastic_depth: Share of examples whose last branch is dropped while training, from 0 to below 1; less
-            for branches before it. Above 0 it needs residuals.
+        width: Channels of each layer, from 1.
+        dropout: Fraction of channels dropped in training, from 0 to below 1 (Tompson et al. 2015, section 3.2).
+        stochastic_depth: Fraction of examples whose last branch is dropped in training, from 0 to below 1; it
+            increases linearly with depth up to there. Above 0 it needs an additive residual.
 
     Raises:
-        RequestError: A number is out of its range, or a part does not fit.
+        RequestError: A number is out of range, or a part does not fit.
 
     References:
         LeCun et al. 1998, Gradient-Based Learning; He et al. 2016, section 4.2 (the plain network).

@@ -1,4 +1,4 @@
-"""The densely connected network over one dimension."""
+"""The one-dimensional densely connected network."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from stabletrain.network.residual import DenseResidual, Residual, build_residual
 
 
 class DenseLayer(nn.Module):
-    """y = [x, dropout(W ∗ φ(norm(x)))]: `growth` channels beside those that came in.
+    """y = [x, dropout(W ∗ φ(norm(x)))], which appends `growth` channels to the input.
 
     Args:
-        num_inputs: Channels in.
-        growth: Channels added.
+        num_inputs: Number of input channels.
+        growth: Number of channels added.
         parts: Activation, norm and residual, which must be dense.
-        kernel_size: Of the convolution, an odd number.
-        dropout: Share of elements dropped while training, from 0 to below 1.
+        kernel_size: Size of the kernel, an odd number.
+        dropout: Fraction of elements dropped in training, from 0 to below 1.
     """
 
     def __init__(self, num_inputs: int, growth: int, parts: Parts, kernel_size: int, dropout: float) -> None:
@@ -38,11 +38,11 @@ class DenseLayer(nn.Module):
 
 
 class Transition(nn.Module):
-    """y = halve(W ∗ φ(norm(x))), a 1-wide convolution that keeps a share of the channels.
+    """y = halve(W ∗ φ(norm(x))), with a 1-wide convolution that reduces the number of channels.
 
     Args:
-        num_inputs: Channels in.
-        num_outputs: Channels out.
+        num_inputs: Number of input channels.
+        num_outputs: Number of output channels.
         parts: Activation and norm.
     """
 
@@ -58,21 +58,21 @@ class Transition(nn.Module):
 
 
 class DenseNet1d(nn.Module):
-    """One-dimensional DenseNet: a convolution, blocks of dense layers, transitions between them, a linear head.
+    """One-dimensional DenseNet: a convolution, blocks of dense layers with transitions in between, a linear head.
 
     Args:
-        num_inputs: Features of a time step, from 1.
-        num_outputs: Values per example, from 1.
-        parts: Activation, norm and residual; ReLU, batch and dense if left out. The residual must be dense.
-        depth: Dense layers in all, from 1; the first blocks take one more where it does not divide.
-        width: Growth rate: channels that each layer adds, from 1. Twice as many leave the first convolution.
-        num_blocks: Blocks of dense layers, from 1; where there are fewer layers, each is a block.
-        reduction: Share of the channels that a transition keeps, above 0 up to 1.
-        kernel_size: Of the dense layers, an odd number from 1.
-        dropout: Share of elements dropped in every dense layer while training, from 0 to below 1.
+        num_inputs: Features per time step, from 1.
+        num_outputs: Outputs per example, from 1.
+        parts: Activation, norm and residual; ReLU, batch norm and dense by default. The residual must be dense.
+        depth: Number of dense layers in total, from 1; the first blocks get the remainder of depth / num_blocks.
+        width: Growth rate: channels that each layer adds, from 1. The first convolution has twice as many.
+        num_blocks: Number of blocks of dense layers, from 1; capped at `depth`.
+        reduction: Fraction of the channels that a transition keeps, above 0 and up to 1.
+        kernel_size: Size of the kernels of the dense layers, an odd number from 1.
+        dropout: Fraction of elements dropped in every dense layer in training, from 0 to below 1.
 
     Raises:
-        RequestError: A number is out of its range, or a part does not fit.
+        RequestError: A number is out of range, or a part does not fit.
 
     References:
         Huang et al. 2017, Densely Connected Convolutional Networks, section 3: eq. 2, growth rate (k = 12),
@@ -100,7 +100,7 @@ class DenseNet1d(nn.Module):
         require_range("reduction", reduction, 0.0, 1.0, open_minimum=True)
         if require_count("kernel_size", kernel_size) % 2 == 0:
             raise RequestError(
-                "A kernel of even size has no centre.", key="kernel_size", found=kernel_size, allowed="an odd number"
+                "A kernel of even size has no center.", key="kernel_size", found=kernel_size, allowed="an odd number"
             )
         parts = parts or Parts(nn.ReLU, BatchNorm, DenseResidual)
         size = 2 * width
@@ -128,10 +128,10 @@ class DenseNet1d(nn.Module):
 
 
 def require_dense(residual: Residual) -> Residual:
-    """Return `residual` if it widens the signal; raise RequestError otherwise."""
+    """Return `residual` if it is dense (it widens the signal); raise RequestError otherwise."""
     if residual.join_width(1) == residual.width:
         raise RequestError(
-            "The layers of a DenseNet are joined by concatenation.",
+            "The layers of a DenseNet need a residual that concatenates.",
             key="residual",
             found=type(residual).__name__,
             allowed="dense, or another model: cnn, resnet",

@@ -16,15 +16,15 @@ class HiddenLayer(nn.Module):
     """y = residual(x, dropout(φ(norm(W x + b)))).
 
     Args:
-        num_inputs: Features in.
-        width: Units.
+        num_inputs: Number of input features.
+        width: Number of units.
         parts: Activation and norm of the layer.
         residual: Joins x with the layer's output.
-        dropout: Share of units dropped while training, from 0 to below 1.
-        drop_rate: Share of examples whose whole branch is dropped while training, from 0 to below 1.
+        dropout: Fraction of units dropped in training, from 0 to below 1.
+        drop_rate: Fraction of examples whose whole branch is dropped in training, from 0 to below 1.
 
     References:
-        Ioffe and Szegedy 2015, section 3.2: the norm stands between the weights and the activation.
+        Ioffe and Szegedy 2015, section 3.2: the norm comes between the weights and the activation.
     """
 
     def __init__(
@@ -41,31 +41,31 @@ class HiddenLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map x (batch, num_inputs) to (batch, width)."""
         branch = self.activation(self.norm(self.linear(x)))  # (batch, width)
-        return self.residual(x, self.drop_branch(self.dropout(branch)))  # (batch, width), or more if dense
+        return self.residual(x, self.drop_branch(self.dropout(branch)))  # (batch, width), or wider if dense
 
     def branches(self) -> list[Branch]:
-        """Return the layer's one branch."""
+        """Return the layer's only branch."""
         return [Branch(self.residual, (self.linear.weight,))]
 
 
 class MLP(nn.Module):
     """Multilayer perceptron: `depth` hidden layers of `width` units, then a linear head.
 
-    The first hidden layer projects the inputs to the width; residuals go around each of the others. With dense
-    connections the k-th layer reads k − 1 times the width.
+    The first hidden layer maps the inputs to the width; each of the others has a residual connection. With dense
+    connections the k-th layer has k − 1 times the width as input.
 
     Args:
         num_inputs: Features per example, from 1.
-        num_outputs: Values per example, from 1.
-        parts: Activation, norm and residual; tanh, none and none if left out.
+        num_outputs: Outputs per example, from 1.
+        parts: Activation, norm and residual; tanh, no norm and no residual by default.
         depth: Number of hidden layers, from 1.
         width: Units of each hidden layer, from 1.
-        dropout: Share of units dropped while training, from 0 to below 1.
-        stochastic_depth: Share of examples whose last branch is dropped while training, from 0 to below 1; less
-            for branches before it. Above 0 it needs residuals.
+        dropout: Fraction of units dropped in training, from 0 to below 1.
+        stochastic_depth: Fraction of examples whose last branch is dropped in training, from 0 to below 1; it
+            increases linearly with depth up to there. Above 0 it needs an additive residual.
 
     Raises:
-        RequestError: A number is out of its range.
+        RequestError: A number is out of range, or a part does not fit.
     """
 
     input_form: ClassVar[str] = "vector"
@@ -76,7 +76,7 @@ class MLP(nn.Module):
         num_outputs: int,
         parts: Parts | None = None,
         *,
-        depth: int = 4,  # deep enough for depth to matter, shallow enough for any part to train
+        depth: int = 4,  # deep enough for depth to matter, shallow enough to train with any part
         width: int = 64,  # the digits' 64 pixels
         dropout: float = 0.0,
         stochastic_depth: float = 0.0,
@@ -96,7 +96,7 @@ class MLP(nn.Module):
         fit_residuals_(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (batch, num_inputs), or (batch, …) with as many values, to (batch, num_outputs)."""
+        """Map x (batch, num_inputs), or (batch, …) that flattens to it, to (batch, num_outputs)."""
         x = x.flatten(1)  # (batch, num_inputs)
         for layer in self.layers:
             x = layer(x)  # (batch, width), or wider if dense

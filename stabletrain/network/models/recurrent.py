@@ -1,4 +1,4 @@
-"""Recurrent families: RNN, LSTM, GRU, by torch's fused kernels where they can, else unrolled."""
+"""Recurrent models: RNN, LSTM and GRU, with torch's fused kernels where these support the parts, else unrolled."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from stabletrain.network.residual import NoResidual, build_residual, fit_residua
 
 
 class Recurrent(nn.Module, ABC):
-    """Stacked recurrent layers, then a linear head on the state that has read the whole sequence, or on all.
+    """Stacked recurrent layers, then a linear head on the final hidden state or on those of all steps.
 
-    Abstract: a subclass names its cell. Dropout acts on every connection that leaves a layer upwards, the one
-    into the head included, so that it also means something at depth 1.
+    Abstract: a subclass defines the cell. Dropout is applied to the outputs of every layer, including the last, so
+    that it has an effect at depth 1 too.
 
     Args:
         num_inputs: Features per step, from 1.
-        num_outputs: Values per example, from 1.
-        parts: Activation, norm and residual; tanh, none and none if left out. The activation replaces tanh
-            in the cell; gates stay sigmoid (as in Keras).
-        output: `one` for each example, one for `each_step`, or one for the `next_step` after each, which no cell
-            that reads backwards may see.
+        num_outputs: Outputs per example or per step, from 1.
+        parts: Activation, norm and residual; tanh, no norm and no residual by default. The activation replaces tanh
+            in the cell; gates keep their sigmoid (as in Keras).
+        output: `one` output per example, one for `each_step`, or one that predicts the `next_step` at each step, for
+            which the network must not be bidirectional.
         depth: Number of stacked layers, from 1.
         width: Hidden units of each layer and direction, from 1.
-        dropout: Share of a layer's outputs dropped while training, from 0 to below 1.
+        dropout: Fraction of a layer's outputs dropped in training, from 0 to below 1.
         bidirectional: Whether a second set of cells reads the sequence backwards.
-        implementation: `fused` (torch's kernels: the default activation, no norm, no residual), `unrolled`
-            (any parts), or `auto`, which takes `fused` where it can. Parameters are the same in both.
+        implementation: `fused` (torch's kernels: the default activation, no norm, no residual), `unrolled` (any
+            parts), or `auto`, which is `fused` where the parts allow it. Parameters are the same in both.
 
     Raises:
-        RequestError: A number is out of its range, parts do not fit, or `fused` cannot compute them.
+        RequestError: A number is out of range, parts do not fit, or `fused` does not support them.
     """
 
     input_form: ClassVar[str] = "sequence"
-    fused_modes: ClassVar[dict[type[nn.Module], str]]  # activation that a fused kernel knows: torch's mode
+    fused_modes: ClassVar[dict[type[nn.Module], str]]  # activations of the fused kernel, and torch's names for them
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Recurrent(nn.Module, ABC):
         parts: Parts | None = None,
         *,
         output: str = "one",
-        depth: int = 1,  # measured: one layer of 64 reads the digits' 8 rows to 0.95–0.98 in 30 epochs
+        depth: int = 1,  # measured: one layer of 64 reaches 0.95–0.98 on the 8 rows of a digit in 30 epochs
         width: int = 64,
         dropout: float = 0.0,
         bidirectional: bool = False,
@@ -61,13 +61,13 @@ class Recurrent(nn.Module, ABC):
         self.output = require_choice("output", output, OUTPUTS)
         if bidirectional and output == "next_step":
             raise RequestError(
-                "A network that reads backwards sees the steps that it is to predict.",
+                "A network that reads backwards has access to the steps that it should predict.",
                 key="bidirectional",
                 found=bidirectional,
                 allowed="false with this data",
                 closest="false",
             )
-        build_residual(parts.residual, width)  # what does not fit is said at depth 1 too
+        build_residual(parts.residual, width)  # raises for a residual that does not fit, also at depth 1
         sizes = (num_inputs, width, depth)
         between = dropout if depth > 1 else 0.0
         if self._choose(implementation, parts, depth, width) == "fused":
@@ -84,7 +84,7 @@ class Recurrent(nn.Module, ABC):
         if self.output != "one":
             return self.head(self.dropout(outputs))  # (batch, time, num_outputs)
         width = self.rnn.hidden_size
-        last = [outputs[:, -1, :width], outputs[:, 0, width:]]  # backwards, step 0 is read last
+        last = [outputs[:, -1, :width], outputs[:, 0, width:]]  # the backward cells read step 0 last
         return self.head(self.dropout(torch.cat(last, dim=-1)))  # (batch, num_outputs)
 
     @abstractmethod
@@ -97,7 +97,7 @@ class Recurrent(nn.Module, ABC):
     def build_unrolled(
         self, num_inputs: int, width: int, depth: int, parts: Parts, *, dropout: float, bidirectional: bool
     ) -> Unrolled:
-        """Build the cell that takes any parts."""
+        """Build the unrolled cell, which supports any parts."""
 
     def _choose(self, implementation: str, parts: Parts, depth: int, width: int) -> str:
         require_choice("implementation", implementation, ("auto", "fused", "unrolled"))
@@ -108,7 +108,7 @@ class Recurrent(nn.Module, ABC):
             return "unrolled" if obstacle else "fused"
         if obstacle:
             raise RequestError(
-                f"The fused {type(self).__name__} cannot compute {obstacle}.",
+                f"The fused {type(self).__name__} does not support {obstacle}.",
                 key="implementation",
                 found=implementation,
                 allowed="auto or unrolled with these parts",
@@ -119,7 +119,7 @@ class Recurrent(nn.Module, ABC):
         activation, norm = parts.activation(), parts.norm(width)
         if type(activation) not in self.fused_modes:
             return f"the activation {type(activation).__name__}"
-        if type(norm) is not NoNorm:  # weight norm too: a fused kernel keeps its own list of weights
+        if type(norm) is not NoNorm:  # including weight norm: a fused kernel keeps its own list of weights
             return f"the norm {type(norm).__name__}"
         residual = parts.residual(width) if depth > 1 else NoResidual(width)
         return None if isinstance(residual, NoResidual) else f"the residual {type(residual).__name__}"
@@ -152,12 +152,12 @@ class RNN(Recurrent):
     def build_unrolled(
         self, num_inputs: int, width: int, depth: int, parts: Parts, *, dropout: float, bidirectional: bool
     ) -> Unrolled:
-        """Build UnrolledRNN; torch's mode counts gates only, the activation comes from the parts."""
+        """Build UnrolledRNN; the mode sets the number of gates only, the activation comes from the parts."""
         return UnrolledRNN("RNN_TANH", num_inputs, width, depth, parts, dropout=dropout, bidirectional=bidirectional)
 
 
 class LSTM(Recurrent):
-    """Long short-term memory with forget gate; see `UnrolledLSTM` for the equations.
+    """Long short-term memory with a forget gate; see `UnrolledLSTM` for the equations.
 
     References:
         Hochreiter and Schmidhuber 1997; Gers et al. 2000 (forget gate).

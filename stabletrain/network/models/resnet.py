@@ -1,4 +1,4 @@
-"""Residual networks of convolutions, activated after the join or before the weights."""
+"""Convolutional residual networks, with the activation after the join or before the weights."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ _NUM_STAGES = 3  # He et al. 2016, Deep Residual Learning, section 4.2: three st
 class ResidualBlock(nn.Module):
     """Two convolutions and the skip around them.
 
-    post: y = φ(residual(S x, N₂(W₂ ∗ φ(N₁(W₁ ∗ x)))));
-    pre: y = residual(S x, W₂ ∗ φ(N₂(W₁ ∗ φ(N₁(x))))). S is the identity, or a 1-wide convolution where the shape
-    changes and the skip is used.
+        post: y = φ(residual(S x, N₂(W₂ ∗ φ(N₁(W₁ ∗ x)))))
+        pre:  y = residual(S x, W₂ ∗ φ(N₂(W₁ ∗ φ(N₁(x)))))
+
+    S is the identity, or a 1-wide convolution where the shape changes and the skip is used.
 
     Args:
-        num_inputs: Channels in.
-        width: Channels out.
-        stride: Of the first convolution and of S.
+        num_inputs: Number of input channels.
+        width: Number of output channels.
+        stride: Stride of the first convolution and of S.
         parts: Activation, norm and residual.
         form: `image` or `sequence`.
         order: Whether norm and activation come after the weights (`post`) or before (`pre`).
-        drop_rate: Share of examples whose branch is dropped while training.
+        drop_rate: Fraction of examples whose branch is dropped in training.
 
     References:
         post: He et al. 2016, Deep Residual Learning, eq. 1 and 2; pre: He et al. 2016, Identity Mappings, figure 4e.
@@ -71,29 +72,30 @@ class ResidualBlock(nn.Module):
         return self.activation2(self.residual(self.shortcut(x), self.drop_branch(branch)))
 
     def branches(self) -> list[Branch]:
-        """Return the block's one branch."""
+        """Return the block's only branch."""
         return [Branch(self.residual, (self.conv1.weight, self.conv2.weight))]
 
 
 class ResNet(nn.Module):
-    """Residual network: a convolution, `depth` blocks of two in three stages, the positions averaged, a linear head.
+    """Residual network: a convolution, `depth` blocks of two in three stages, average pooling and a linear head.
 
-    Every stage but the first halves the positions and doubles the channels, if it has a block at all.
+    Every stage except the first halves the positions and doubles the channels. Below three blocks there are fewer
+    stages.
 
     Args:
-        num_inputs: Channels of an image, or features of a time step, from 1.
-        num_outputs: Values per example, from 1.
-        parts: Activation, norm and residual; tanh, batch and add if left out.
+        num_inputs: Channels of an image, or features per time step, from 1.
+        num_outputs: Outputs per example, from 1.
+        parts: Activation, norm and residual; tanh, batch norm and add by default.
         form: `image`: x is (batch, channels, height, width); `sequence`: x is (batch, time, features).
-        depth: Number of blocks, from 1: 2 · depth + 1 convolutions, shortcuts not counted.
+        depth: Number of blocks, from 1: 2 · depth + 1 convolutions, not counting shortcuts.
         width: Channels of the first stage, from 1.
         order: `post` (norm and activation after the weights) or `pre` (before).
-        dropout: Share of the averaged channels dropped before the head while training, from 0 to below 1.
-        stochastic_depth: Share of examples whose last branch is dropped while training, from 0 to below 1; less
-            for branches before it.
+        dropout: Fraction of the averaged channels dropped before the head in training, from 0 to below 1.
+        stochastic_depth: Fraction of examples whose last branch is dropped in training, from 0 to below 1; it
+            increases linearly with depth up to there.
 
     Raises:
-        RequestError: A number is out of its range, or a part does not fit.
+        RequestError: A number is out of range, or a part does not fit.
 
     References:
         He et al. 2016, Deep Residual Learning for Image Recognition, section 4.2; He et al. 2016, Identity Mappings
@@ -109,7 +111,7 @@ class ResNet(nn.Module):
         parts: Parts | None = None,
         *,
         form: str = "image",
-        depth: int = 3,  # one block a stage
+        depth: int = 3,  # one block per stage
         width: int = 16,  # section 4.2
         order: str = "post",
         dropout: float = 0.0,
@@ -130,7 +132,7 @@ class ResNet(nn.Module):
             stride, last_stage = (2 if stage > last_stage else 1), stage
             self.blocks.append(ResidualBlock(size, width * 2**stage, stride, parts, form, order, rates[block]))
             size = width * 2**stage
-        outer = size if order == "pre" else width  # where a block's own norm does not reach
+        outer = size if order == "pre" else width  # the norm and activation outside of the blocks
         self.norm = build_norm(parts.norm, outer, "channels")
         self.activation = parts.activation()
         self.order = order

@@ -1,4 +1,4 @@
-"""The transformer: attention and feed-forward branches, with the norm before, after, or on both sides of each."""
+"""The transformer: attention and feed-forward branches, with a norm before, after, or on both sides of each."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _EXPANSION = 4  # Vaswani et al. 2017, section 3.3: 2048 hidden units at a width
 
 
 class Attention(nn.Module):
-    """softmax(Q Kᵀ / √d) V, over several heads, then an output projection.
+    """Multi-head attention: softmax(Q Kᵀ / √d) V in each head, then an output projection.
 
     Args:
-        width: Of the tokens; a multiple of `num_heads`.
+        width: Width of the tokens; a multiple of `num_heads`.
         num_heads: Number of heads.
-        is_causal: Whether a step sees only itself and those before.
+        is_causal: Whether a step attends only to itself and earlier steps.
 
     References:
         Vaswani et al. 2017, Attention Is All You Need, eq. 1 and section 3.2.2.
@@ -46,16 +46,16 @@ class Attention(nn.Module):
 
     @property
     def path(self) -> tuple[Tensor, ...]:
-        """What the signal is multiplied by: queries and keys only weigh it."""
+        """The weights that multiply the signal; queries and keys only set how much of it each step gets."""
         return self.value.weight, self.output.weight
 
 
 class FeedForward(nn.Module):
-    """W₂ φ(W₁ x + b₁) + b₂, step by step, four times as wide inside.
+    """W₂ φ(W₁ x + b₁) + b₂, applied to each step, with 4 · width hidden units.
 
     Args:
-        width: Of the tokens.
-        parts: Activation.
+        width: Width of the tokens.
+        parts: Supplies the activation.
 
     References:
         Vaswani et al. 2017, Attention Is All You Need, eq. 2.
@@ -73,22 +73,24 @@ class FeedForward(nn.Module):
 
     @property
     def path(self) -> tuple[Tensor, ...]:
-        """What the signal is multiplied by."""
+        """The weights that multiply the signal."""
         return self.linear1.weight, self.linear2.weight
 
 
 class Sublayer(nn.Module):
-    """One branch F, its norms and its join.
+    """One branch F with its norms and its residual connection.
 
-    pre: y = residual(x, F(N(x))); post: y = N(residual(x, F(x))); sandwich: y = residual(x, N'(F(N(x)))).
+        pre:      y = residual(x, F(N(x)))
+        post:     y = N(residual(x, F(x)))
+        sandwich: y = residual(x, N'(F(N(x))))
 
     Args:
         branch: F, with its `path`.
-        width: Of the tokens.
-        parts: Norm and residual.
+        width: Width of the tokens.
+        parts: Supplies norm and residual.
         placement: `pre`, `post` or `sandwich`.
-        dropout: Share of the branch's elements dropped while training.
-        drop_rate: Share of examples whose branch is dropped while training.
+        dropout: Fraction of the branch's elements dropped in training.
+        drop_rate: Fraction of examples whose branch is dropped in training.
 
     References:
         post: Vaswani et al. 2017, section 3.1; pre: Xiong et al. 2020, On Layer Normalization in the Transformer
@@ -120,31 +122,31 @@ class Sublayer(nn.Module):
         return self.norm(joined) if self.placement == "post" else joined
 
     def branches(self) -> list[Branch]:
-        """Return the one branch."""
+        """Return the only branch."""
         return [Branch(self.residual, self.branch.path)]
 
 
 class Transformer(nn.Module):
-    """Transformer encoder, or decoder without memory: `depth` layers of attention and feed-forward, a linear head.
+    """Transformer encoder, or causal decoder: `depth` layers of attention and feed-forward, then a linear head.
 
-    Each step is projected to the width and told its place by sinusoids. The head reads the mean over all steps, or,
-    for one output per step, every step. Predicting the next step masks all that follow.
+    Each step is projected to the width, and sinusoidal position encodings are added. The head acts on the mean over
+    all steps, or on every step if there is one output per step. With `next_step` the attention is causal.
 
     Args:
         num_inputs: Features per step, from 1.
-        num_outputs: Values per example or per step, from 1.
-        parts: Activation, norm and residual; tanh, layer and add if left out.
-        output: `one` for each example, one for `each_step`, or one for the `next_step` after each.
-        depth: Number of layers, two branches each, from 1.
-        width: Of the tokens, an even multiple of `num_heads`.
-        num_heads: Heads of the attention, from 1.
-        placement: Of the norm: `pre`, `post` or `sandwich`.
-        dropout: Share of a branch's elements dropped while training, from 0 to below 1.
-        stochastic_depth: Share of examples whose last branch is dropped while training, from 0 to below 1; less
-            for branches before it.
+        num_outputs: Outputs per example or per step, from 1.
+        parts: Activation, norm and residual; tanh, layer norm and add by default.
+        output: `one` output per example, one for `each_step`, or one that predicts the `next_step` at each step.
+        depth: Number of layers with two branches each, from 1.
+        width: Width of the tokens; an even number and a multiple of `num_heads`.
+        num_heads: Number of attention heads, from 1.
+        placement: Placement of the norm: `pre`, `post` or `sandwich`.
+        dropout: Fraction of a branch's elements dropped in training, from 0 to below 1.
+        stochastic_depth: Fraction of examples whose last branch is dropped in training, from 0 to below 1; it
+            increases linearly with depth up to there.
 
     Raises:
-        RequestError: A number is out of its range, or a part does not fit.
+        RequestError: A number is out of range, or a part does not fit.
 
     References:
         Vaswani et al. 2017, Attention Is All You Need; see `Sublayer` for the placements of the norm.
@@ -173,7 +175,7 @@ class Transformer(nn.Module):
         _require_heads(width, require_count("num_heads", num_heads))
         parts = parts or Parts(norm=LayerNorm, residual=AddResidual)
         require_branches(stochastic_depth, parts.residual(width))
-        _require_blind(parts.norm(width), output)
+        _require_stepwise(parts.norm(width), output)
         self.output = output
         self.embedding = nn.Linear(num_inputs, width)
         rates = branch_rates(2 * depth, stochastic_depth)
@@ -196,7 +198,7 @@ class Transformer(nn.Module):
 
 
 def encode_positions(num_steps: int, width: int, device: torch.device | None = None) -> Tensor:
-    """Return sin(t / 10000^(2i/width)) and cos of it, in turn over the units: (num_steps, width).
+    """Return the position encodings sin(t / 10000^(2i/width)) and cos of the same, interleaved: (num_steps, width).
 
     References:
         Vaswani et al. 2017, Attention Is All You Need, section 3.5.
@@ -210,21 +212,21 @@ def encode_positions(num_steps: int, width: int, device: torch.device | None = N
 def _require_heads(width: int, num_heads: int) -> None:
     if width % num_heads or width % 2:
         raise RequestError(
-            "The width is not an even number that the heads divide.",
+            "The width is not an even number divisible by the number of heads.",
             key="width",
             found=f"{width} with {num_heads} heads",
             allowed=f"a multiple of {num_heads if num_heads % 2 == 0 else 2 * num_heads}",
         )
 
 
-def _require_blind(norm: nn.Module, output: str) -> None:
-    """Refuse a norm that would show every step the steps that it is to predict."""
+def _require_stepwise(norm: nn.Module, output: str) -> None:
+    """Raise RequestError for a norm through which a step would depend on the steps that it should predict."""
     if output == "next_step" and isinstance(norm, Norm) and norm.reads_all_steps:
         raise RequestError(
-            f"{type(norm).__name__} measures over all steps, also those that are to be predicted.",
+            f"{type(norm).__name__} takes its statistics over all steps, including those to be predicted.",
             key="norm",
             found=type(norm).__name__,
-            allowed="a norm of one step: layer, rms, group",
+            allowed="a norm over a single step: layer, rms, group",
             closest="layer",
             command="norm=layer",
         )

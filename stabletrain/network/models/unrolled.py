@@ -1,7 +1,7 @@
-"""Recurrent layers unrolled step by step, so that any activation, norm and residual fits inside the cell.
+"""Recurrent layers computed step by step, so that the cell can have any activation, norm and residual.
 
-Parameters are named and shaped as in torch.nn.RNN, LSTM and GRU, inputs and outputs are theirs with
-`batch_first=True`, and without norm and residual so are the results: the two forms exchange state_dicts.
+Parameters have the names and shapes of `torch.nn.RNN`, `LSTM` and `GRU`, inputs and outputs are theirs with
+`batch_first=True`, and without norm and residual so are the results: both can load each other's `state_dict`.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ State = tuple[Tensor, ...]  # (h,) or (h, c), each (batch, width)
 
 
 class Unrolled(nn.RNNBase, ABC):
-    """Stacked recurrent layers; a subclass says what one step computes.
+    """Stacked recurrent layers; a subclass defines one step.
 
-    Norms act on W x and W h, biases are added after them. Residuals go around every layer but the first;
-    dropout acts on what a layer reads from the one below, never on the skip nor from step to step.
+    Norms act on W x and W h, before the biases are added. Every layer except the first has a residual connection.
+    Dropout acts on the input of a layer, not on the skip and not on the hidden state between steps.
 
     Args:
-        mode: torch's name of the cell, which decides how many gates are stacked in a weight.
+        mode: torch's name of the cell, which sets the number of gates stacked in a weight.
         input_size: Features per step.
         hidden_size: Hidden units H.
         num_layers: Stacked layers.
         parts: Activation, norm and residual.
-        dropout: Share of units dropped between layers while training.
+        dropout: Fraction of units dropped between layers in training.
         bidirectional: Whether a second set of cells reads the sequence backwards.
 
     References:
@@ -72,40 +72,40 @@ class Unrolled(nn.RNNBase, ABC):
         )
 
     def _init_flat_weights(self) -> None:
-        """Keep no second list of the weights: to read one that is normalized by iteration is to iterate."""
+        """Keep no list of the weights: filling torch's (2.13.0) would advance the iteration of spectral norm."""
         self._flat_weights = [None] * len(self._flat_weights_names)
 
     def _weights_have_changed(self) -> bool:
-        """Say that a list which is not kept is up to date; copying and pickling ask."""
+        """Return False, since no list is kept; torch 2.13.0 asks when a module is copied or unpickled."""
         return False
 
     @staticmethod
     @abstractmethod
     def norm_sizes(hidden_size: int) -> dict[str, int]:
-        """Return where in the cell a norm stands, and the size of what it normalizes."""
+        """Return the places of the norms in the cell, and the width of each."""
 
     @abstractmethod
     def step(self, key: str, product: Tensor, state: State, step: int) -> State:
         """Advance one cell by one step.
 
         Args:
-            key: The cell: layer and direction, as in the parameter names.
+            key: Layer and direction of the cell, as in the parameter names.
             product: W_ih x_t, (batch, gates · H), without bias.
-            state: The state before.
-            step: Steps this cell has done before in this sequence.
+            state: The previous state.
+            step: Number of steps that the cell has made in this sequence before.
         """
 
     def forward(self, x: Tensor, hx: Tensor | tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor | State]:
-        """Read the sequence x; returns as torch.nn.RNN, LSTM and GRU do.
+        """Run over the sequence x, and return the same as torch.nn.RNN, LSTM and GRU.
 
         Args:
             x: (batch, time, input_size).
-            hx: The initial state, (layers · directions, batch, H), for LSTM a pair of these; 0 if left out.
+            hx: The initial state, (layers · directions, batch, H), a pair of these for LSTM; zero by default.
 
         Returns:
             The top layer's output (batch, time, directions · H), and the final state, shaped as `hx`.
         """
-        with parametrize.cached():  # weight norm and its like: once a pass, not once a step
+        with parametrize.cached():  # computes parametrized weights once per pass, not once per step
             return self._read(x, self._split_state(x, hx))
 
     def _read(self, x: Tensor, states: list[State]) -> tuple[Tensor, Tensor | State]:
@@ -158,7 +158,7 @@ class UnrolledRNN(Unrolled):
 
     @staticmethod
     def norm_sizes(hidden_size: int) -> dict[str, int]:
-        """One norm, on the summed inputs."""
+        """One norm, on the sum of both products."""
         return {"sum": hidden_size}
 
     def step(self, key: str, product: Tensor, state: State, step: int) -> State:
@@ -169,7 +169,7 @@ class UnrolledRNN(Unrolled):
 
 
 class UnrolledLSTM(Unrolled):
-    """c_t = σ(f) c_{t−1} + σ(i) φ(g), h_t = σ(o) φ(N(c_t)), (i, f, g, o) = N(W_hh h_{t−1}) + N(W_ih x_t) + b.
+    """LSTM whose gates are (i, f, g, o) = N(W_hh h_{t−1}) + N(W_ih x_t) + b; see `recurrent_cells.step_lstm`.
 
     References:
         Ba et al. 2016, Layer Normalization, supplement eq. 20–22; Cooijmans et al. 2017, eq. 6–8, is the
@@ -180,7 +180,7 @@ class UnrolledLSTM(Unrolled):
 
     @staticmethod
     def norm_sizes(hidden_size: int) -> dict[str, int]:
-        """Norms on W_ih x, on W_hh h, and on the cell where it is read."""
+        """Norms on W_ih x, on W_hh h, and on the cell state where h reads it."""
         return {"input": 4 * hidden_size, "hidden": 4 * hidden_size, "cell": hidden_size}
 
     def step(self, key: str, product: Tensor, state: State, step: int) -> State:
@@ -193,9 +193,11 @@ class UnrolledLSTM(Unrolled):
 
 
 class UnrolledGRU(Unrolled):
-    """h_t = (1 − σ(z)) φ(n) + σ(z) h_{t−1}, with the reset gate as torch.nn.GRU has it.
+    """GRU with norms on the products; see `recurrent_cells.step_gru`.
 
-    (r, z) = N(W_ih x_t) + N(W_hh h_{t−1}) + b,  n = N(W_in x_t) + b_in + σ(r) (N(W_hn h_{t−1}) + b_hn).
+        (r, z) = σ(N(W_ih x_t) + N(W_hh h_{t−1}) + b)
+        n = φ(N(W_in x_t) + b_in + r ⊙ (N(W_hn h_{t−1}) + b_hn))
+
     The supplement writes z for 1 − z.
 
     References:
@@ -204,7 +206,7 @@ class UnrolledGRU(Unrolled):
 
     @staticmethod
     def norm_sizes(hidden_size: int) -> dict[str, int]:
-        """Norms on both products, apart for the gates and for the candidate."""
+        """Norms on both products, separate for the gates and for the candidate."""
         gates, candidate = 2 * hidden_size, hidden_size
         return {
             "input_gates": gates,

@@ -1,4 +1,4 @@
-"""Norms, named alike, for every layout that a family has."""
+"""Normalization layers for vectors, sequences, and channels with positions."""
 
 from stabletrain.network.normalization.layers import MAX_STEPS as MAX_STEPS
 from stabletrain.network.normalization.layers import NORMS as NORMS

@@ -1,4 +1,4 @@
-"""Norms inside a recurrent cell, one time step at a time."""
+"""Norms inside a recurrent cell, applied one time step at a time."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from torch.nn import functional as F
 
 from stabletrain.network.normalization import MAX_STEPS, BatchNorm, build_norm
 
-# Cooijmans et al. 2017, section 4: γ = 1 saturates tanh and makes the gradient vanish; 0.1 works.
+# Cooijmans et al. 2017, section 4: γ = 1 saturates tanh and makes the gradient vanish; 0.1 does not.
 _RECURRENT_SCALE = 0.1
 
 
 class StepBatchNorm(nn.Module):
-    """Batch norm with statistics of its own for each time step, and γ, β shared between the steps.
+    """Batch norm with separate statistics for each time step, and γ, β shared by all steps.
 
-    y_t = γ (x_t − mean_t) / √(variance_t + eps) + β, γ = 0.1 at the start. When predicting, a step that no
-    training sequence reached takes the statistics of the last one that was reached.
+        y_t = γ (x_t − mean_t) / √(variance_t + eps) + β
+
+    γ is initialized to 0.1. In evaluation mode, a step beyond the longest training sequence uses the statistics of the
+    last step of that sequence.
 
     Args:
         width: Number of units; x is (batch, width).
         eps: Added to the variance.
         momentum: Weight of the newest batch in the running statistics.
-        max_steps: Steps with statistics of their own; later steps share the last.
+        max_steps: Number of steps with their own statistics; later steps use those of the last.
 
     References:
         Cooijmans et al. 2017, Recurrent Batch Normalization, section 3 (per-step statistics) and 4 (γ = 0.1).
@@ -44,13 +46,13 @@ class StepBatchNorm(nn.Module):
         self.register_buffer("num_batches_tracked", torch.zeros(max_steps, dtype=torch.long))
 
     def forward(self, x: Tensor, step: int) -> Tensor:
-        """Normalize x (batch, width) with the statistics of time step `step`, counted from 0."""
+        """Normalize x (batch, width) with the statistics of time step `step`, from 0."""
         step = min(step, self.max_steps - 1)
         mean, variance = self.running_mean[step], self.running_var[step]  # (width,), views
         if self.training:
             self.num_batches_tracked[step] += 1
         else:
-            reached = (self.num_batches_tracked > 0).sum().clamp(min=1) - 1  # no .item(): no wait for a GPU
+            reached = (self.num_batches_tracked > 0).sum().clamp(min=1) - 1  # a tensor, so as not to wait for the GPU
             at = reached.clamp(max=step)
             mean, variance = self.running_mean[at], self.running_var[at]
         return F.batch_norm(x, mean, variance, self.weight, self.bias, self.training, self.momentum, self.eps)

@@ -1,4 +1,4 @@
-"""Ways to join a layer's output (the branch) with its input (the skip)."""
+"""Residual connections: ways to join the output of a layer (the branch) with its input (the skip)."""
 
 from stabletrain.network.residual.joins import AddResidual as AddResidual
 from stabletrain.network.residual.joins import Branch as Branch

@@ -1,4 +1,4 @@
-"""Ways to join a layer's output (the branch) with what went into it (the skip)."""
+"""Residual connections: ways to join the output of a layer (the branch) with its input (the skip)."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from stabletrain.errors import RequestError, require_range
 
 
 class Residual(nn.Module, ABC):
-    """Joins skip x and branch F(x), tensors of equal shape with `width` on one axis.
+    """Joins skip x and branch F(x), tensors of equal shape with `width` units along one axis.
 
     Attributes:
-        is_additive: Whether y = a x + b F(x): what scales branches by the depth counts these.
-        needs_norm_after: Whether y is meant to go through a norm.
-        branch_gain: What an initialization multiplies the weights of the branch by.
-        axis: Of the width in both tensors: the last, or 1 in convolutional families.
+        is_additive: Whether y = a x + b F(x). These are the branches that are counted and scaled by depth.
+        needs_norm_after: Whether y must be followed by a norm.
+        branch_gain: Factor by which an initialization multiplies the weights of the branch.
+        axis: The axis of the units in both tensors: the last, or 1 in convolutional families.
 
     Args:
-        width: Size of that axis; for joins that hold weights.
+        width: Size of that axis.
     """
 
     is_additive: ClassVar[bool] = True
@@ -45,14 +45,14 @@ class Residual(nn.Module, ABC):
         return self.width
 
     def set_num_branches(self, num_branches: int) -> None:
-        """Hear how many branches the network has; for joins whose scale follows from it."""
+        """Set the number of additive branches in the network, for joins whose scale depends on it."""
 
     def extra_repr(self) -> str:
         """Show the width in `print(model)`."""
         return f"{self.width}"
 
     def _along_width(self, vector: Tensor, like: Tensor) -> Tensor:
-        """Shape a vector (width,) so that it multiplies `like` along the axis of the width."""
+        """Reshape a vector (width,) so that it broadcasts against `like` along `axis`."""
         return vector if self.axis == -1 else vector.view(-1, *[1] * (like.dim() - 2))
 
 
@@ -61,9 +61,9 @@ class Branch:
     """One residual branch of a network.
 
     Attributes:
-        residual: What joins it with its skip.
-        weights: What the signal is multiplied by on its way through the branch, (out, in, …) each, in forward
-            order: of attention the value and the output projection, of a feed-forward block both matrices.
+        residual: The join at its end.
+        weights: The weights that multiply the signal in the branch, (out, in, …) each, in forward order. For
+            attention these are the value and the output projection; for a feed-forward block, both matrices.
     """
 
     residual: Residual
@@ -71,14 +71,14 @@ class Branch:
 
 
 def find_branches(network: nn.Module) -> list[Branch]:
-    """Return the additive branches of all modules in `network` that name theirs in a method `branches`."""
+    """Return the additive branches of all modules in `network` that list theirs in a method `branches`."""
     owners: list[Any] = [module for module in network.modules() if names_branches(module)]
     found = [branch for owner in owners for branch in owner.branches() if isinstance(branch, Branch)]
     return [branch for branch in found if branch.residual.is_additive]
 
 
 def names_branches(module: nn.Module) -> bool:
-    """Whether a module has our method `branches()`, and not something of its own by that name (HRNet's list)."""
+    """Return whether a module has our method `branches()`, not an unrelated attribute of that name (HRNet's list)."""
     method = getattr(module, "branches", None)
     return inspect.ismethod(method) and not inspect.signature(method).parameters
 
@@ -95,20 +95,20 @@ def build_residual(
 
     Args:
         residual: Called with the width.
-        width: Size of the branch on `axis`.
-        axis: Of the width in the tensors of that place.
-        may_grow: Whether the next layer can read more than `width`.
-        norm_follows: Whether a norm acts on the joined tensor.
+        width: Size of the branch along `axis`.
+        axis: The axis of the units in the tensors at that place.
+        may_grow: Whether the next layer can take more than `width` units.
+        norm_follows: Whether the joined tensor is normalized.
 
     Raises:
-        RequestError: The join does not fit that place.
+        RequestError: The join does not fit there.
     """
     built = residual(width)
     built.axis = axis
     if built.join_width(width) != width and not may_grow:
-        raise _unfit(built, "widens every layer, and the layers of this family keep their width")
+        raise _unfit(built, "widens the signal at every layer, and the layers of this model have a constant width")
     if built.needs_norm_after and not norm_follows:
-        raise _unfit(built, "scales up the skip, which only a norm after every join brings back")
+        raise _unfit(built, "scales up the skip, and needs a norm after every join to undo that")
     return built
 
 
@@ -125,7 +125,7 @@ def _unfit(residual: Residual, reason: str) -> RequestError:
 
 
 def fit_residuals_(network: nn.Module) -> None:
-    """Tell every additive join in `network` how many there are; a family calls it when it is built."""
+    """Set the number of additive joins in every one of them; called at the end of a model's constructor."""
     joins = [m for m in network.modules() if isinstance(m, Residual) and m.is_additive]
     for join in joins:
         join.set_num_branches(len(joins))
@@ -161,12 +161,12 @@ class AddResidual(Residual):
 
 
 class ScaledResidual(Residual):
-    """y = x + factor · F(x), with a factor that is not learned.
+    """y = x + factor · F(x), with a constant factor.
 
     Args:
         width: Size of the axis.
-        factor: Scale of the branch, above 0. The source found 0.1 to 0.3 to stabilize training; 0.1 is also
-            what EDSR takes (Lim et al. 2017, section 3.1).
+        factor: Scale of the branch, above 0. The paper found 0.1 to 0.3 to stabilize training; EDSR uses 0.1 too
+            (Lim et al. 2017, section 3.1).
 
     Raises:
         RequestError: `factor` is not above 0.
@@ -189,13 +189,13 @@ class ScaledResidual(Residual):
 
 
 class ReZeroResidual(Residual):
-    """y = x + α · F(x), with a learned α that starts at 0, so that every layer starts as the identity.
+    """y = x + α · F(x), with a learned α initialized to 0, so that every layer is the identity at first.
 
     Args:
         width: Size of the axis.
 
     References:
-        Bachlechner et al. 2020, ReZero is All You Need, eq. 1 (α = 0 at the start).
+        Bachlechner et al. 2020, ReZero is All You Need, eq. 1 (α initialized to 0).
     """
 
     def __init__(self, width: int) -> None:
@@ -208,12 +208,13 @@ class ReZeroResidual(Residual):
 
 
 class LayerScaleResidual(Residual):
-    """y = x + λ ⊙ F(x), with one learned λ for each unit.
+    """y = x + λ ⊙ F(x), with a learned λ for each unit.
 
     Args:
         width: Size of the axis.
-        initial: λ at the start, above 0. 1e-5 as in section 3.2 for 24 layers, 0.1 up to 18, 1e-6 beyond. 1 is
-            the multiplier of Fixup (Zhang et al. 2019, section 3.2, rule 3), one for each unit.
+        initial: Initial value of λ, above 0. 1e-5 is for 24 layers (section 3.2), which also gives 0.1 up to 18 layers
+            and 1e-6 beyond 24. 1 makes it the multiplier of Fixup (Zhang et al. 2019, section 3.2, rule 3), for each
+            unit.
 
     Raises:
         RequestError: `initial` is not above 0.
@@ -233,13 +234,13 @@ class LayerScaleResidual(Residual):
 
 
 class DeepNormResidual(Residual):
-    """y = α x + F(x), before a norm; the weights of F start smaller by β.
+    """y = α x + F(x), followed by a norm; the weights of F are initialized smaller by a factor β.
 
-    With N layers of two branches each, α = (2N)^¼ and β = (8N)^-¼: in B = 2N branches, B^¼ and (4B)^-¼.
+    With N layers of two branches each, α = (2N)^¼ and β = (8N)^−¼; for B = 2N branches that is B^¼ and (4B)^−¼.
 
     Args:
         width: Size of the axis.
-        alpha: Scale of the skip, above 0; null for B^¼.
+        alpha: Scale of the skip, above 0; None for B^¼.
 
     Raises:
         RequestError: `alpha` is not above 0.
@@ -273,12 +274,13 @@ class DeepNormResidual(Residual):
 class HighwayResidual(Residual):
     """y = T(x) ⊙ F(x) + (1 − T(x)) ⊙ x, T(x) = σ(W_T x + b_T + bias).
 
-    The source starts b_T at `bias`; here b_T starts at 0, so that no initialization can undo it.
+    The paper initializes b_T to `bias`; here it is a constant of its own and b_T is initialized to 0, so that an
+    initialization that zeroes biases does not undo it.
 
     Args:
         width: Size of the axis.
-        bias: Of the gate. −2 is in the middle of the source's −1 … −3 (section 2.2), so that a layer
-            starts by carrying 88 % of its input.
+        bias: Constant bias of the gate. −2 is in the middle of the paper's −1 … −3 (section 2.2): initially a layer
+            carries 88 % of its input.
 
     Raises:
         RequestError: `bias` is not a finite number.
@@ -302,7 +304,7 @@ class HighwayResidual(Residual):
 
 
 class DenseResidual(Residual):
-    """y = [x, F(x)]: what a layer gives is laid beside what it took, so that the width grows.
+    """y = [x, F(x)]: input and output are concatenated, so that the width grows from layer to layer.
 
     Args:
         width: Units of the branch.
@@ -314,7 +316,7 @@ class DenseResidual(Residual):
     is_additive: ClassVar[bool] = False
 
     def join_width(self, skip_width: int) -> int:
-        """Return both widths together."""
+        """Return the sum of both widths."""
         return skip_width + self.width
 
     def forward(self, skip: Tensor, branch: Tensor) -> Tensor:

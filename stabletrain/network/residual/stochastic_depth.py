@@ -1,4 +1,4 @@
-"""Stochastic depth: whole branches are left out while training."""
+"""Stochastic depth: whole branches are dropped during training."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from stabletrain.network.residual import Residual
 
 
 class DropBranch(nn.Module):
-    """y = x · b / (1 − rate) while training, with b ~ Bernoulli(1 − rate), one for each example; y = x otherwise.
+    """y = x · b / (1 − rate) in training mode, with b ~ Bernoulli(1 − rate) per example; y = x in evaluation mode.
 
-    The source scales by 1 − rate when predicting instead; the expectation is the same.
+    The paper scales by 1 − rate in evaluation mode instead; the expectation is the same.
 
     Args:
-        rate: Share of examples whose branch is left out, from 0 to below 1.
+        rate: Fraction of examples whose branch is dropped, from 0 to below 1.
 
     Raises:
         RequestError: `rate` is out of its range.
@@ -40,24 +40,24 @@ class DropBranch(nn.Module):
 
 
 def branch_rates(num_branches: int, last: float) -> list[float]:
-    """Return the rate of each branch: rising linearly with the depth up to `last`.
+    """Return the drop rate of each branch, which increases linearly with depth up to `last`.
 
     References:
-        Huang et al. 2016, eq. 4 (p_l = 1 − l/L · (1 − p_L); 0.5 for the last in the source).
+        Huang et al. 2016, eq. 4 (p_l = 1 − l/L · (1 − p_L); 0.5 for the last branch in the paper).
     """
     return [last * branch / num_branches for branch in range(1, num_branches + 1)]
 
 
 def require_branches(stochastic_depth: float, residual: Residual) -> None:
-    """Check the rate, and that without its branch a layer still passes something on.
+    """Check the rate, and that a layer without its branch still passes on its input.
 
     Raises:
-        RequestError: The rate is out of its range, or above 0 without a skip that carries the signal.
+        RequestError: The rate is out of its range, or above 0 with a residual that is not additive.
     """
     require_range("stochastic_depth", stochastic_depth, 0.0, 1.0, open_maximum=True)
     if stochastic_depth > 0 and not residual.is_additive:
         raise RequestError(
-            "Stochastic depth drops branches, and here nothing goes around them.",
+            "Stochastic depth drops branches, and this model has no skip around them.",
             key="stochastic_depth",
             found=f"{stochastic_depth} with {type(residual).__name__}",
             allowed="0, or a residual that adds: add, scaled, rezero, layerscale, deepnorm",

@@ -1,4 +1,4 @@
-"""What in a network of others is an activation or a norm, told by class, or by name where a library is not ours."""
+"""Recognizes activations and norms in any network: by class if they are torch's or ours, else by name."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from stabletrain.network.activation import TORCH_ACTIVATIONS, TORCH_FUNCTIONS, I
 from stabletrain.network.normalization import Layout, NoNorm, Norm
 from stabletrain.network.normalization.step_norm import StepBatchNorm
 
-# transformers.activations, timm.layers.activations, timm.layers.activations_me: nothing but activations.
-_ACTIVATION_HOME = re.compile(r"(transformers|timm)\.(.+\.)?activations(_\w+)?")
-# BloomGelu, QuickGELU, HSwish: what others call so is one, unless it holds other modules (ConvBNReLU).
+# Modules that define only activations: transformers.activations, timm.layers.activations, timm.layers.activations_me.
+_ACTIVATION_MODULE = re.compile(r"(transformers|timm)\.(.+\.)?activations(_\w+)?")
+# BloomGelu, QuickGELU, HSwish: a class with such a name is an activation, unless it has children (ConvBNReLU).
 _ACTIVATION_NAME = re.compile(r"(elu|relu6?|silu|swish|mish|sigmoid|tanh|softplus)$", re.IGNORECASE)
 _NORM_NAME = re.compile(r"(Layer|RMS)Norm(2d)?$")  # LlamaRMSNorm, T5LayerNorm; LayerNorm2d has channels on axis 1
 
 
 def is_activation(module: nn.Module) -> bool:
-    """Whether `module` is an elementwise activation: of torch or ours by class, of others by name."""
+    """Return whether `module` is an elementwise activation: torch's or ours by class, others by name."""
     if isinstance(module, (Identity, *TORCH_ACTIVATIONS)):
         return True
     kind = type(module)
-    is_called_so = _ACTIVATION_HOME.fullmatch(kind.__module__) or _ACTIVATION_NAME.search(kind.__name__)
-    return is_called_so is not None and next(module.children(), None) is None
+    matches = _ACTIVATION_MODULE.fullmatch(kind.__module__) or _ACTIVATION_NAME.search(kind.__name__)
+    return matches is not None and next(module.children(), None) is None
 
 
 def is_activation_function(value: Any) -> bool:
-    """Whether `value` is one of torch's elementwise activation functions, also with arguments bound."""
+    """Return whether `value` is one of torch's elementwise activation functions, or a `partial` of one."""
     value = value.func if isinstance(value, functools.partial) else value
     return callable(value) and any(value is function for function in TORCH_FUNCTIONS)
 
 
 def find_norm(module: Any, path: str) -> tuple[int, Layout] | None:
-    """Return width and layout of a norm, None for anything else.
+    """Return the width and layout of a norm, None for anything else.
 
     Args:
-        module: Anything.
-        path: Where it stands, for messages.
+        module: Any object.
+        path: Its name in the network, for messages.
 
     Raises:
-        RequestError: It normalizes over several axes, or its width is not known yet.
+        RequestError: The norm acts on several axes, or is lazy and does not have a width yet.
     """
     if isinstance(module, NoNorm):
         return module.width, module.layout
@@ -70,7 +70,7 @@ def find_norm(module: Any, path: str) -> tuple[int, Layout] | None:
 def _require_known(module: _NormBase, path: str) -> int:
     if any(tensor is not None and is_lazy(tensor) for tensor in (module.weight, module.running_mean)):
         raise RequestError(
-            "The norm is lazy and does not know its width; run one batch through the model first.",
+            "The norm is lazy and has no width yet; run one batch through the model first.",
             key="model",
             found=path or type(module).__name__,
         )
@@ -80,19 +80,20 @@ def _require_known(module: _NormBase, path: str) -> int:
 def _require_one_axis(shape: tuple[int, ...], path: str) -> int:
     if len(shape) != 1:
         raise RequestError(
-            "A norm over several axes at once has no counterpart of one width.",
+            "A norm over several axes cannot be replaced by one with a single width.",
             key="model",
             found=f"{path or 'the model'} over {shape}",
-            allowed="norms over one axis",
+            allowed="norms over a single axis",
         )
     return shape[0]
 
 
 def refresh_fast_paths(model: nn.Module) -> None:
-    """Let torch's transformer layers take their fused path where it still computes what the modules do, only there.
+    """Make torch's transformer layers use their fused path only where it computes the same as their modules.
 
-    When predicting, `torch.nn.TransformerEncoderLayer` may run one kernel that knows layer norm with ReLU or exact
-    GELU and reads the weights of the modules, whatever class they have now.
+    In evaluation mode `torch.nn.TransformerEncoderLayer` may run one kernel for layer norm with ReLU or exact GELU,
+    which reads the weights of the modules without checking their classes. Read and set here are the attributes
+    `activation_relu_or_gelu` and `use_nested_tensor` of torch 2.13.0.
     """
     for layer in model.modules():
         if isinstance(layer, nn.TransformerEncoderLayer):
@@ -105,7 +106,7 @@ def refresh_fast_paths(model: nn.Module) -> None:
 
 
 def _find_fused(layer: nn.TransformerEncoderLayer) -> int:
-    """Return torch's number for the activation that the kernel should compute, 0 for none."""
+    """Return torch's number of the activation in the fused kernel: 1 for ReLU, 2 for GELU, 0 for neither."""
     if not all(isinstance(norm, nn.LayerNorm) for norm in (layer.norm1, layer.norm2)):
         return 0
     activation: Any = layer.activation

@@ -1,4 +1,4 @@
-"""Weight norm and spectral norm of all weights of any network, by torch's parametrizations."""
+"""Weight norm and spectral norm for all weights of any network, by torch's parametrizations."""
 
 from __future__ import annotations
 
@@ -19,22 +19,26 @@ REPARAMETRIZATIONS: dict[Any, str] = {WeightNorm: "weight", SpectralNorm: "spect
 
 
 def find_reparametrization(norm: nn.Module) -> str | None:
-    """Return `weight` or `spectral` for the norms that act on weights, None for those that act on signals."""
+    """Return `weight` or `spectral` for the norms that act on weights, None for those that act on activations."""
     return REPARAMETRIZATIONS.get(type(norm))
 
 
 def reparametrize_(network: nn.Module, kind: str) -> nn.Module:
-    """Put every weight of two axes and more behind weight norm or spectral norm, and return the network.
+    """Reparametrize every weight with two or more axes by weight norm or spectral norm, in place.
 
-    Weight norm keeps the weights as they are; spectral norm divides each by its largest singular value. Norms,
-    embeddings and weights that two modules share stay plain.
+    Weight norm does not change the weights; spectral norm divides each by its largest singular value. Norms, embeddings
+    and weights shared by two modules are left as they are.
 
     Args:
-        network: Any module, initialized.
+        network: Any module, already initialized.
         kind: `weight` or `spectral`.
 
+    Returns:
+        `network`.
+
     Raises:
-        RequestError: A weight is, or has a row that is, zero: it has no direction. Or a fused recurrent layer.
+        RequestError: A weight, or for weight norm a row of it, is zero and has no direction; or a recurrent layer is
+            fused.
     """
     uses = Counter(id(p) for m in network.modules() for p in m._parameters.values() if p is not None)
     found = [
@@ -61,7 +65,7 @@ def _output_axis(owner: nn.Module) -> int:
 def _require_plain_layer(owner: nn.Module, kind: str) -> None:
     if isinstance(owner, nn.RNNBase) and not isinstance(owner, Unrolled):
         raise RequestError(
-            f"torch's fused {type(owner).__name__} keeps its own list of weights: {kind} norm would not reach them.",
+            f"torch's fused {type(owner).__name__} keeps its own list of weights, which {kind} norm does not reach.",
             key="norm",
             found=kind,
             allowed="an unrolled layer",
@@ -74,7 +78,7 @@ def _require_direction(weight: Tensor, kind: str, owner: str) -> None:
     bad = bool((rows == 0).any()) if kind == "weight" else not bool(torch.any(rows > 0))
     if bad and weight.numel():
         raise RequestError(
-            f"{kind} norm divides by the size of a weight, and this initialization makes a weight of {owner} zero.",
+            f"{kind} norm divides by the norm of a weight, and this initialization makes a weight of {owner} zero.",
             key="norm",
             found=kind,
             allowed="an init whose weights are not zero: orthogonal, he, xavier, lecun",

@@ -1,4 +1,4 @@
-"""Other activations and norms in a network that is already built, ours or anyone's."""
+"""Replaces the activations or the norms of a network that is already built, ours or foreign."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from stabletrain.signatures import require_options
 
 @dataclass(frozen=True)
 class _Place:
-    """Where something stands in a network.
+    """A place in a network.
 
     Attributes:
-        owner: The module that it is an attribute of; None for the network itself.
-        name: Of the attribute.
-        path: From the network's root, for messages.
-        found: A module, or a function that a module keeps.
+        owner: The module that has it as an attribute; None for the network itself.
+        name: Name of the attribute.
+        path: Its name from the root of the network, for messages.
+        found: What is there: a module, or a function kept by `owner`.
     """
 
     owner: nn.Module | None
@@ -37,18 +37,21 @@ class _Place:
 
 
 def replace_activations_(model: nn.Module, activation: str | Callable[[], nn.Module], **options: Any) -> nn.Module:
-    """Put another activation wherever `model` has one, and return the model.
+    """Replace every activation in `model`, in place.
 
-    Replaced are the elementwise activations of torch and of the transformers library, whether a module or a function
-    kept as an attribute (`torch.nn.TransformerEncoderLayer.activation`). Gates and outputs count too: to spare a last
-    `Sigmoid`, replace within the part of the network before it. What a forward pass calls by name
-    (`torch.relu(x)`) and what a fused kernel computes (`torch.nn.LSTM`) cannot be reached. Call it before the
-    optimizer is made: some activations have parameters.
+    Replaced are elementwise activations of torch and of the transformers library, both modules and functions kept as
+    an attribute (`torch.nn.TransformerEncoderLayer.activation`). This includes gates and outputs: to keep a final
+    `Sigmoid`, call it on the part of the network before. Activations called in a forward method (`torch.relu(x)`) or
+    computed by a fused kernel (`torch.nn.LSTM`) cannot be replaced. Call it before creating the optimizer, since some
+    activations have parameters.
 
     Args:
         model: Any module; changed in place, unless it is an activation itself.
-        activation: A name of `ACTIVATIONS`, or what makes a module when called without arguments (`torch.nn.GELU`).
-        **options: Of the activation named, such as `negative_slope`.
+        activation: A name in `ACTIVATIONS`, or a callable without arguments that returns a module (`torch.nn.GELU`).
+        **options: Options of the named activation, such as `negative_slope`.
+
+    Returns:
+        `model`, or the new activation if `model` is one itself.
 
     Raises:
         RequestError: The name or an option is unknown, or there is nothing to replace.
@@ -59,7 +62,7 @@ def replace_activations_(model: nn.Module, activation: str | Callable[[], nn.Mod
         LeakyReLU(negative_slope=0.1)
     """
     make = _choose("activation", activation, ACTIVATIONS, options)
-    places = [place for place in _walk(model) if _has_activation(place)]
+    places = [place for place in _walk(model) if _is_activation(place)]
     if not places:
         raise _missing(model, "activation", "activations as modules, or as functions kept in attributes")
     model = _replace_(model, places, lambda place: make())
@@ -68,22 +71,25 @@ def replace_activations_(model: nn.Module, activation: str | Callable[[], nn.Mod
 
 
 def replace_norms_(model: nn.Module, norm: str | Callable[[int], nn.Module], **options: Any) -> nn.Module:
-    """Put another norm wherever `model` has one, and return the model.
+    """Replace every norm in `model`, in place.
 
-    Replaced are torch's batch, layer, group, instance and RMS norms, ours, and modules of others named …LayerNorm or
-    …RMSNorm. Each new norm has the old one's width, layout, device and dtype, starts as it does in a new network, and
-    so knows nothing of what the old one learned. `none` leaves norms out; `weight` and `spectral` do too, and then
-    normalize the weights (`reparametrize_`). Call it before the optimizer is made.
+    Replaced are torch's batch, layer, group, instance and RMS norms, ours, and foreign modules named …LayerNorm or
+    …RMSNorm. A new norm has the width, layout, device and dtype of the old one, and freshly initialized parameters and
+    statistics. `none` removes the norms; `weight` and `spectral` remove them and normalize the weights instead
+    (`reparametrize_`). Call it before creating the optimizer.
 
     Args:
         model: Any module; changed in place, unless it is a norm itself.
-        norm: A name of `NORMS`, or what makes a module when called with the width; one that is not ours must act on
-            the last axis.
-        **options: Of the norm named, such as `num_groups`.
+        norm: A name in `NORMS`, or a callable that takes the width and returns a module; unless that is a subclass of
+            our `Norm`, it must act on the last axis.
+        **options: Options of the named norm, such as `num_groups`.
+
+    Returns:
+        `model`, or the new norm if `model` is one itself.
 
     Raises:
-        RequestError: The name or an option is unknown, a width does not fit it, a norm acts on several axes at once,
-            or there is nothing to replace.
+        RequestError: The name or an option is unknown, a width does not fit the norm, a norm acts on several axes, or
+            there is nothing to replace.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
@@ -116,13 +122,13 @@ def replace_norms_(model: nn.Module, norm: str | Callable[[int], nn.Module], **o
 
 
 def _choose(key: str, choice: Any, table: dict[str, Any], options: dict[str, Any]) -> Callable[..., nn.Module]:
-    """Return what makes the part: the option of that name with its options, or the factory that was given."""
+    """Return a factory of the part: the named class with its options bound, or the given factory."""
     part: Callable[..., Any] = choice
     if isinstance(choice, str):
         part = table[require_choice(key, choice, table)]
     elif isinstance(choice, nn.Module) or not callable(choice) or is_activation_function(choice):
         raise RequestError(
-            f"One {key} cannot stand in many places: give what makes a new one for each.",
+            f"One {key} cannot be used in several places: give a factory that makes a new one for each.",
             key=key,
             found=choice,
             allowed=f"a name ({', '.join(table)}) or a factory such as a class",
@@ -132,7 +138,7 @@ def _choose(key: str, choice: Any, table: dict[str, Any], options: dict[str, Any
 
 
 def _walk(model: nn.Module) -> Iterator[_Place]:
-    """Yield the root, and what every module has as an attribute: children, shared or not, and activation functions."""
+    """Yield the root, and each module's children (shared ones at every place) and activation functions."""
     yield _Place(None, "", "", model)
     for path, owner in model.named_modules():
         prefix = f"{path}." if path else ""
@@ -144,7 +150,7 @@ def _walk(model: nn.Module) -> Iterator[_Place]:
                 yield _Place(owner, name, prefix + name, value)
 
 
-def _has_activation(place: _Place) -> bool:
+def _is_activation(place: _Place) -> bool:
     return is_activation_function(place.found) if not isinstance(place.found, nn.Module) else is_activation(place.found)
 
 
@@ -154,11 +160,11 @@ def _replace_(
     build: Callable[[_Place], nn.Module],
     before: Callable[[], Any] = lambda: None,
 ) -> nn.Module:
-    """Build all, then put all in place, so that a refusal changes nothing; what was shared stays shared."""
+    """Build all replacements, then put them in place, so that an error changes nothing; shared modules stay shared."""
     built: dict[Any, nn.Module] = {}
     for place in places:
         if _identity(place) not in built:
-            built[_identity(place)] = _settle(build(place), place, model)
+            built[_identity(place)] = _match(build(place), place, model)
     before()
     for place in places:
         if place.owner is None:
@@ -168,12 +174,12 @@ def _replace_(
 
 
 def _identity(place: _Place) -> Any:
-    """A module is one wherever it stands; a function has nothing to share."""
+    """Return a key that is equal for all places of one module; a function is replaced at each place separately."""
     return id(place.found) if isinstance(place.found, nn.Module) else (id(place.owner), place.name)
 
 
-def _settle(new: nn.Module, place: _Place, model: nn.Module) -> nn.Module:
-    """Bring the new module to the device, dtype and mode of what it replaces, and keep what hung on that."""
+def _match(new: nn.Module, place: _Place, model: nn.Module) -> nn.Module:
+    """Move the new module to the device, dtype and mode of the one it replaces, and keep the children of that one."""
     for module in (place.found, place.owner, model):
         tensors = [*module.parameters(), *module.buffers()] if isinstance(module, nn.Module) else []
         like = next((tensor for tensor in tensors if tensor.is_floating_point()), None)
@@ -188,9 +194,9 @@ def _settle(new: nn.Module, place: _Place, model: nn.Module) -> nn.Module:
 
 def _missing(model: nn.Module, part: str, allowed: str) -> RequestError:
     if any(isinstance(m, nn.RNNBase) and not isinstance(m, Unrolled) for m in model.modules()):
-        allowed += "; ours with implementation=unrolled, since a fused recurrent kernel cannot be changed"
+        allowed += "; or, for our recurrent models, implementation=unrolled: a fused kernel cannot be changed"
     return RequestError(
-        f"The model has no {part} that could be replaced.",
+        f"The model has no {part} that can be replaced.",
         key="model",
         found=type(model).__name__,
         allowed=f"a model with {allowed}",
