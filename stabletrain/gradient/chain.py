@@ -1,4 +1,4 @@
-"""Several clips, one after the other."""
+"""Several clips, applied in turn."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from stabletrain.gradient.device_clip import Call, DeviceClip, OneReadClip, step
 
 
 class Chain(OneReadClip, name="chain"):
-    """g ← c_n(… c_2(c_1(g))): each clip takes what the one before it left.
+    """Clips in turn, g ← c_n(… c_2(c_1(g))): each receives the gradients that the one before it left.
 
     Args:
-        clips: By names of one's choice, in their order; `adaptive`, then `norm`, if left out.
+        clips: The clips in their order, under names of your choice; `adaptive`, then `norm`, by default.
 
     Raises:
-        RequestError: There is no clip, or one that is none.
+        RequestError: There is no clip, or a value is not a `Clip`.
 
     Example:
         >>> import torch
@@ -37,10 +37,10 @@ class Chain(OneReadClip, name="chain"):
             raise RequestError("A chain needs a clip.", key="clips", found="none", allowed="one or more, by name")
         for name, clip in self.clips.items():
             if not isinstance(clip, Clip):
-                raise RequestError(f"{name} is no clip.", key=f"clips.{name}", found=clip, allowed="a Clip")
+                raise RequestError(f"{name} is not a clip.", key=f"clips.{name}", found=clip, allowed="a Clip")
 
     def attach(self, model: nn.Module) -> None:
-        """Pass the model on to every clip."""
+        """Attach every clip to the model."""
         for clip in self.clips.values():
             clip.attach(model)
 
@@ -53,11 +53,11 @@ class Chain(OneReadClip, name="chain"):
         return {name: clip.state_dict() for name, clip in self.clips.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a state that `state_dict` returned."""
+        """Load a state that `state_dict` returned."""
         unknown = sorted(set(state) ^ set(self.clips))
         if unknown:
             raise RequestError(
-                "This is not the state of these clips.",
+                "The state does not belong to these clips.",
                 key="clips",
                 found=", ".join(state) or "none",
                 allowed=", ".join(self.clips),

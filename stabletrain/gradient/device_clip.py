@@ -187,9 +187,8 @@ class _Run:
 
     def _estimate(self, norm_type: float) -> float | None:
         """Return the norm on the host where it follows from earlier clips, and is ordinary beyond doubt."""
-        known = self._after
-        is_certain = isinstance(known, float) and norm_type == self._after_type == 2.0 and 1e-12 < known < 1e16
-        return known if is_certain else None
+        known = self._after if isinstance(self._after, float) else math.nan
+        return known if norm_type == self._after_type == 2.0 and 1e-12 < known < 1e16 else None
 
     def _limit_(self, clip: DeviceClip, norm: Norm) -> None:
         self._after, self._after_type = clip.limit_(self._parameters, norm), clip.norm_type

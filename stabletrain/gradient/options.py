@@ -1,4 +1,4 @@
-"""The clips by name, as `conf/clip/` names them, and the function that takes a name."""
+"""Clipping by name: `clip_gradients_`."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ from stabletrain.errors import RequestError, require_choice
 from stabletrain.gradient.clip_base import CLIPS, Clip
 from stabletrain.signatures import require_options
 
-# Clips with a memory, made by `clip_gradients_` from a name; they go with the first parameter they were made for.
+# Stateful clips that `clip_gradients_` made from a name, by the first parameter; they are deleted along with it.
 _remembered: Any = WeakIdKeyDictionary()
 
 
 def clip_gradients_(
     parameters: Iterable[nn.Parameter] | nn.Parameter, clip: str | Clip = "norm", **options: Any
 ) -> Tensor:
-    """Clip the gradients of `parameters` in place and return their total norm before.
+    """Clip the gradients of `parameters` in place and return their total norm before clipping.
 
-    `percentile` and `zscore` compare a norm with those before it. Named, they remember the norms of the same
-    parameters from call to call, as long as these live; an instance can also be saved and loaded.
+    `percentile` and `zscore` compare a norm with those of earlier calls. Given by name, they keep a history for each
+    set of parameters and options, as long as the parameters exist; the history of an instance can be saved and loaded.
 
     Args:
-        parameters: One or many; those whose `.grad` is None are skipped.
-        clip: A name of `CLIPS`, or an instance.
-        **options: Of the clip named, such as `max_norm`.
+        parameters: One or more parameters; those whose `.grad` is None are skipped.
+        clip: A name in `CLIPS`, or an instance.
+        **options: Arguments of the named clip, such as `max_norm`.
+
+    Returns:
+        The norm, as a scalar tensor. Inf or NaN if a gradient is not finite; then no gradient has been changed.
 
     Raises:
         RequestError: The name or an option is unknown, a number is out of its range, or a module is given.
@@ -42,7 +45,7 @@ def clip_gradients_(
     """
     if isinstance(parameters, nn.Module):
         raise RequestError(
-            "Gradients are clipped by their parameters, not by the module.",
+            "Clipping takes parameters, not a module.",
             key="parameters",
             found=type(parameters).__name__,
             allowed="the module's .parameters(), or some of them",
@@ -59,9 +62,9 @@ def clip_gradients_(
 
 
 def _recall(chosen: type[Clip], options: dict[str, Any], parameters: list[nn.Parameter]) -> Clip:
-    """Return the clip that these parameters were last clipped with, or a new one."""
+    """Return the clip with the history of these parameters, or a new one."""
     clip = chosen(**options)
-    plain = all(isinstance(v, int | float | str | None) for v in options.values())  # objects remember for themselves
+    plain = all(isinstance(v, int | float | str | None) for v in options.values())  # an object keeps its own history
     if chosen.state_dict is Clip.state_dict or not parameters or not plain:
         return clip
     clips = _remembered.setdefault(parameters[0], {})

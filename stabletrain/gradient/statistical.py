@@ -1,4 +1,4 @@
-"""Clips that learn their limit from the norms that they have seen."""
+"""Clips whose limit follows from the norms of earlier steps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MODES = ("reciprocal", "max", "mean")
 
 
 def percentile_of(ordered: Sequence[float], percentile: float) -> float:
-    """Return the percentile of numbers in ascending order, interpolated linearly as numpy.percentile does.
+    """Return a percentile of numbers in ascending order, interpolated linearly as by `numpy.percentile`.
 
     Example:
         >>> percentile_of([1.0, 2.0, 4.0], 75.0)
@@ -36,7 +36,7 @@ def percentile_of(ordered: Sequence[float], percentile: float) -> float:
 def zscore_limit(norm: float, mean: float, std: float, z_threshold: float, mode: str = "reciprocal") -> float:
     """Return what a norm is clipped to: itself up to z = (‖g‖ − μ) / σ = z_threshold, else μ + z* σ.
 
-    z* is z_threshold² / z in mode `reciprocal` (the farther out, the lower), z_threshold in `max`, 0 in `mean`.
+    In mode `reciprocal`, z* is z_threshold² / z, lower for larger outliers; in `max`, z_threshold; in `mean`, 0.
 
     References:
         Kumar et al. 2025, ZClip: Adaptive Spike Mitigation for LLM Pre-Training, section 3.
@@ -77,14 +77,14 @@ class StatisticalClip(DeviceClip):
 
 
 class PercentileClip(StatisticalClip, name="percentile"):
-    """AutoClip: g ← g · min(1, c / ‖g‖), c the p-th percentile of all norms so far, this one included.
+    """AutoClip: g ← g · min(1, c / ‖g‖), c the p-th percentile of all norms so far, including the current one.
 
-    Most steps are clipped by design: at the 10th percentile nine of ten.
+    Most steps are clipped by design: nine of ten at the 10th percentile.
 
     Args:
         percentile: p, from 0 (the smallest norm so far) to 100 (never clips). 10 as in the paper, section 4.
-        window: Number of latest norms that count, from 1; None for all, as in the paper. Eight bytes of
-            checkpoint for each.
+        window: Number of most recent norms that count, from 1; None for all, as in the paper. Each takes eight bytes
+            of a checkpoint.
 
     Raises:
         RequestError: A number is out of its range.
@@ -100,7 +100,7 @@ class PercentileClip(StatisticalClip, name="percentile"):
         self._ordered: list[float] = []
 
     def find_limit(self, norm: float) -> float:
-        """Return the percentile of the norms so far, with this one."""
+        """Return the percentile of the norms so far, including this one."""
         if self.window is not None and len(self._arrived) >= self.window:
             del self._ordered[bisect_left(self._ordered, self._arrived.popleft())]
         self._arrived.append(norm)
@@ -108,11 +108,11 @@ class PercentileClip(StatisticalClip, name="percentile"):
         return percentile_of(self._ordered, self.percentile)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the norms so far, in the order of arrival."""
+        """Return the norms so far, oldest first."""
         return {"norms": torch.tensor(list(self._arrived), dtype=torch.float64)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a state that `state_dict` returned."""
+        """Load a state that `state_dict` returned."""
         _require_keys(self, state, self.state_dict())
         norms = state["norms"].tolist()
         self._arrived = deque(norms[-self.window :] if self.window else norms)
@@ -122,15 +122,15 @@ class PercentileClip(StatisticalClip, name="percentile"):
 class ZScoreClip(StatisticalClip, name="zscore"):
     """ZClip: g ← g · c / ‖g‖ where (‖g‖ − μ) / σ > z_threshold; see `zscore_limit` for c.
 
-    μ ← α μ + (1 − α) n and σ² ← α σ² + (1 − α) (n − μ)², n the norm after clipping; both start from the norms of
-    the first `warmup_steps` steps, on which nothing is clipped.
+    μ ← α μ + (1 − α) n and σ² ← α σ² + (1 − α) (n − μ)², n the norm after clipping. Both are initialized from the
+    norms of the first `warmup_steps` steps, during which nothing is clipped.
 
     Args:
-        z_threshold: Distance from the mean, in standard deviations, from which on a norm is a spike; above 0.
-            2.5 as in the paper, section 4.
-        alpha: α, share of the old in the mean and the variance, from 0 to below 1. 0.97 as there.
-        warmup_steps: Steps before the first that may be clipped, from 2. 25 as there.
-        mode: What a spike is clipped to, `reciprocal`, `max` or `mean`.
+        z_threshold: Number of standard deviations above the mean beyond which a norm is a spike; above 0. 2.5 as in
+            the paper, section 4.
+        alpha: α, the decay of the moving mean and variance, from 0 to below 1. 0.97 as there.
+        warmup_steps: Number of first steps that are not clipped, from 2. 25 as there.
+        mode: What a spike is clipped to: `reciprocal`, `max` or `mean`, see `zscore_limit`.
 
     Raises:
         RequestError: A number or name is not allowed.
@@ -151,7 +151,7 @@ class ZScoreClip(StatisticalClip, name="zscore"):
         self._variance = 0.0
 
     def find_limit(self, norm: float) -> float:
-        """Return the norm itself, or if it is a spike what the mode makes of it."""
+        """Return the norm itself, or what to clip it to if it is a spike."""
         if len(self._warmup) < self.warmup_steps:
             self._warmup.append(norm)
             self._mean = math.fsum(self._warmup) / len(self._warmup)
@@ -163,11 +163,11 @@ class ZScoreClip(StatisticalClip, name="zscore"):
         return limit
 
     def state_dict(self) -> dict[str, Any]:
-        """Return mean, variance, and the norms that they started from."""
+        """Return the mean, the variance, and the norms of the warm-up."""
         return {"mean": self._mean, "variance": self._variance, "warmup": list(self._warmup)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a state that `state_dict` returned."""
+        """Load a state that `state_dict` returned."""
         _require_keys(self, state, self.state_dict())
         self._mean, self._variance, self._warmup = state["mean"], state["variance"], list(state["warmup"])
 
@@ -175,7 +175,7 @@ class ZScoreClip(StatisticalClip, name="zscore"):
 def _require_keys(clip: Clip, state: dict[str, Any], expected: dict[str, Any]) -> None:
     if set(state) != set(expected):
         raise RequestError(
-            f"This is not the state of a {type(clip).__name__}.",
+            f"The state does not belong to a {type(clip).__name__}.",
             key="clip",
             found=", ".join(state) or "none",
             allowed=", ".join(expected),

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from stabletrain.errors import RequestError
-from stabletrain.gradient import NoClip, NormClip
+from stabletrain.gradient import AdaptiveClip, NoClip, NormClip
 from stabletrain.record.reader import load_record
 from stabletrain.signal.histogram import Histogram
 from stabletrain.training import GradientWatch, RecordLogger, TrainingModule
@@ -146,6 +146,23 @@ def test_a_nonfinite_value_is_counted_and_never_written(tmp_path):
 def test_clipping_given_twice_is_refused(tmp_path):
     with pytest.raises(RequestError, match="given twice"):
         trainer(tmp_path, gradient_clip_val=1.0).fit(module(NormClip()), loader())
+
+
+def test_adaptive_clipping_leaves_out_the_last_linear_layer(tmp_path):
+    fitted = module(AdaptiveClip(clipping=1e-4))
+    clipped: dict[str, bool] = {}
+
+    class Compare(pl.Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            self.before = {name: p.grad.clone() for name, p in pl_module.network.named_parameters()}
+
+        def on_before_zero_grad(self, trainer, pl_module, optimizer):
+            if hasattr(self, "before"):
+                for name, parameter in pl_module.network.named_parameters():
+                    clipped[name] = not parameter.grad.equal(self.before[name])
+
+    trainer(tmp_path, Compare(), max_steps=2).fit(fitted, loader())
+    assert clipped == {"0.weight": True, "0.bias": True, "2.weight": False, "2.bias": False}
 
 
 def test_the_watch_works_in_any_lightning_module(tmp_path):

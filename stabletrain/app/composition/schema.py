@@ -11,8 +11,8 @@ from omegaconf import MISSING
 
 from stabletrain.errors import RequestError, require_choice, require_range
 from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.signals import SIGNALS
 
-SIGNALS = ("gradient", "delta", "activation", "weight", "update", "moment", "clip", "units")  # as in signal/snapshot
 GROUPS = (
     "model",
     "activation",

@@ -1,1 +1,1 @@
-"""What decides an optimizer step: optimizers, schedules, clipping, and the stability policy."""
+"""Optimizers, learning rate schedules, gradient clipping, and the stability policy."""

@@ -1,4 +1,4 @@
-"""Lightning's learning rate finder, on a copy of what is about to be trained."""
+"""Lightning's learning rate finder, run on a copy of the module."""
 
 from __future__ import annotations
 
@@ -20,20 +20,18 @@ from stabletrain.errors import RequestError
 from stabletrain.torch_tools.isolation import preserve_rng
 from stabletrain.training.module import TrainingModule
 
-MIN_LR, MAX_LR, NUM_STEPS = 1e-7, 1.0, 100  # Lightning's own, but for the least: 1e-8 learns nothing
-
-
-MARGIN = 0.1  # one decade below where the loss is lowest, because beyond that it rises
+MIN_LR, MAX_LR, NUM_STEPS = 1e-7, 1.0, 100  # Lightning's defaults, but for the minimum: nothing is learned at 1e-8
+MARGIN = 0.1  # an order of magnitude below the rate of the lowest loss, above which the loss rises
 
 
 @dataclass(frozen=True)
 class FoundRate:
-    """What the finder saw.
+    """The result of the learning rate finder.
 
     Attributes:
-        lr: The suggestion: a tenth of the rate at which the loss was lowest.
-        num_steps: How many rates were tried.
-        highest: The highest of them; beyond it the loss had grown fourfold.
+        lr: The suggested rate: a tenth of the rate at which the loss was lowest.
+        num_steps: Number of rates that were tried.
+        highest: The highest of them, at which the loss had grown fourfold, or the end of the range.
     """
 
     lr: float
@@ -42,12 +40,12 @@ class FoundRate:
 
 
 class _Probe(TrainingModule):
-    """A training module that asks for its rate, and goes on whatever its gradient is."""
+    """A training module whose learning rate is `lr`, and which does not stop at a non-finite gradient."""
 
     lr: float
 
     def configure_optimizers(self) -> Any:
-        """Return the optimizer alone, at the rate that is being tried."""
+        """Return the optimizer without a schedule, at the rate being tried."""
         configured = super().configure_optimizers()
         optimizer = configured["optimizer"]
         for group in optimizer.param_groups:
@@ -55,29 +53,29 @@ class _Probe(TrainingModule):
         return optimizer
 
     def check_norm(self, norm: float) -> None:
-        """Go on: the finder itself stops where the loss has grown fourfold."""
+        """Do nothing: the finder itself stops where the loss has grown fourfold."""
 
 
 def find_lr(module: TrainingModule, datamodule: pl.LightningDataModule, lr: float, accelerator: str) -> FoundRate:
-    """Raise the rate step by step over seven decades; return a tenth of where the loss is lowest.
+    """Train over seven orders of magnitude of learning rates; return a tenth of the rate with the lowest loss.
 
-    Nothing is changed: the search trains a copy, and logs and saves nothing.
+    The search trains a copy of the module, and logs and saves nothing.
 
     Args:
-        module: What is about to be trained.
-        datamodule: What it is trained on.
-        lr: The rate that is configured.
+        module: The module to find a learning rate for.
+        datamodule: Its data.
+        lr: The configured learning rate.
         accelerator: As in the trainer; one device is used.
 
     Raises:
-        RequestError: The loss falls nowhere.
+        RequestError: The loss does not fall at any rate.
 
     References:
         Smith 2017, Cyclical Learning Rates for Training Neural Networks, section 3.3.
     """
     probe = copy.deepcopy(module)
-    probe.__class__ = _Probe
-    setattr(probe, "lr", lr)  # noqa: B010 (what the tuner looks for)
+    probe.__class__ = _Probe  # it adds no state of its own
+    setattr(probe, "lr", lr)  # noqa: B010 (the attribute that Lightning's tuner sets)
     logging.getLogger("pytorch_lightning.tuner.lr_finder").setLevel(logging.WARNING)
     with preserve_rng(), tempfile.TemporaryDirectory() as folder, _quiet():
         finder = Tuner(_trainer(accelerator, folder)).lr_find(
@@ -100,14 +98,14 @@ def find_lr(module: TrainingModule, datamodule: pl.LightningDataModule, lr: floa
 def suggest(rates: Sequence[float], losses: Sequence[float]) -> float | None:
     """Return a tenth of the rate at which the smoothed loss is lowest; None if that is the first.
 
-    Lightning's own suggestion, the steepest point, is often noise: over six runs of an MLP on digits it gave rates
+    Lightning's own suggestion, the steepest point, is often noise: over six runs of an MLP on digits it returned rates
     from 0.004 to 0.85 for plain SGD (`docs/LOG.md`).
 
     Args:
-        rates: Rates in rising order.
-        losses: Smoothed loss after a step at each, possibly not finite at the end.
+        rates: Rates in ascending order.
+        losses: Smoothed loss after a step at each, possibly non-finite towards the end.
     """
-    decay = 0.98  # of Lightning's moving average, whose first value it halves: divided by 1 − decay², not 1 − decay
+    decay = 0.98  # of Lightning's moving average, which divides the first value by 1 − decay² instead of 1 − decay
     corrected = [loss * (1 - decay ** (i + 2)) / (1 - decay ** (i + 1)) for i, loss in enumerate(losses)]
     finite = [loss if math.isfinite(loss) else math.inf for loss in corrected]
     lowest = min(range(len(finite)), key=finite.__getitem__, default=0)
@@ -116,7 +114,7 @@ def suggest(rates: Sequence[float], losses: Sequence[float]) -> float | None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the finder's progress bar out of logs and pipes."""
+    """Suppress the finder's progress bar where stderr is not a terminal."""
     if sys.stderr.isatty():
         yield
         return

@@ -1,4 +1,4 @@
-"""Optimizers that torch has in pieces only."""
+"""Optimizers that are composed of several of PyTorch's."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from stabletrain.errors import require_range
 class Muon(Optimizer):
     """Muon for matrices, AdamW for everything else, as one optimizer.
 
-    M ← μ M + G, W ← W − η · 0.2 √max(n, m) · NewtonSchulz(G + μ M): the update is made orthogonal, and scaled so that
-    the learning rates of AdamW fit. Kernels and everything that is no matrix of two rows and columns or more go to
-    AdamW, and so does the last matrix, the head.
+    M ← μ M + G, W ← W − η · 0.2 √max(n, m) · NewtonSchulz(G + μ M): the update is orthogonalized, and scaled so that
+    learning rates tuned for AdamW apply. AdamW updates convolution kernels, everything else that is not a matrix of at
+    least two rows and columns, and the last matrix, the head.
 
     Args:
-        params: Parameters or parameter groups, in the order of definition.
-        lr: Learning rate of both, above 0.
-        weight_decay: Decoupled decay of both, from 0; 0.01 as in AdamW.
+        params: Parameters or parameter groups, in the order of definition; the last matrix is taken as the head.
+        lr: η, for both, above 0.
+        weight_decay: Decoupled weight decay, for both, from 0; 0.01 as in AdamW.
         momentum: μ, from 0 to below 1; 0.95 in the source.
-        beta1: Of AdamW, from 0 to below 1.
-        beta2: Of AdamW, from 0 to below 1.
+        beta1: Decay of AdamW's first moment, from 0 to below 1.
+        beta2: Decay of AdamW's second moment, from 0 to below 1.
 
     Raises:
         RequestError: A number is out of its range.
@@ -61,7 +61,7 @@ class Muon(Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """Let both parts work on this optimizer's own groups and state, which schedules and checkpoints know."""
+        """Make both parts use this optimizer's parameter groups and state, which schedules and checkpoints access."""
         for part in self._parts:
             is_matrix = part.param_groups[0]["is_matrix"]
             part.param_groups = [g for g in self.param_groups if g["is_matrix"] is is_matrix]
@@ -73,7 +73,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Take one step with both parts; return what the closure returns."""
+        """Take a step with both parts and return the loss of the closure."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -84,7 +84,7 @@ class Muon(Optimizer):
 
 
 def _split(params: list[Any], lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Split every group into matrices for Muon and others for AdamW."""
+    """Split every group into matrices, for Muon, and other parameters, for AdamW."""
     groups = params if params and isinstance(params[0], dict) else [{"params": params}]
     flat = [p for group in groups for p in group["params"]]
     matrices = [p for p in flat if p.dim() == 2 and min(p.shape) > 1]

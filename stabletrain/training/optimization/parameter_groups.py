@@ -1,4 +1,4 @@
-"""Which parameters weight decay pulls towards zero, and which it leaves alone."""
+"""Which parameters weight decay applies to."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ _MIN_AXES = 2
 
 
 def group_parameters(module: nn.Module) -> list[dict[str, Any]]:
-    """Split the trainable parameters in two: weights, which decay, and all others, with a decay of 0.
+    """Split the trainable parameters into two groups: weights, which decay, and all others, with a decay of 0.
 
-    Biases, norms, embeddings and whatever has a single axis or none (the α of ReZero, the slope of PReLU) are not
-    what decay is meant for: pulling a scale to zero takes the signal away. Neither is the length g that weight norm
-    splits from a weight. A group without parameters is left out.
+    Weight decay is not applied to biases, norms, embeddings and parameters with at most one axis (the α of ReZero, the
+    slope of PReLU), nor to the magnitude g of weight normalization: a scale that decays to zero removes the signal. A
+    group without parameters is omitted.
 
     Args:
-        module: Any module; shared parameters count once.
+        module: Any module; a shared parameter appears once.
 
     Returns:
         Parameter groups for an optimizer, in the order of definition.
 
     References:
         Goyal et al. 2017, Accurate, Large Minibatch SGD, section 5.1, and He et al. 2019, Bag of Tricks, section
-        3.1 (no decay on biases and norms); Radford et al. 2018, section 4.1 (on non-bias weights alone).
+        3.1 (no decay on biases and norms); Radford et al. 2018, section 4.1 (on non-bias weights only).
     """
     undecayed = {id(p) for m in module.modules() if _is_undecayed(m) for p in m.parameters(recurse=False)}
     trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]

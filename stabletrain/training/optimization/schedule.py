@@ -1,4 +1,4 @@
-"""Learning rate over time: pure functions of the step, with thin adapters."""
+"""Learning rate schedules: pure functions of the step, with thin adapters."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from stabletrain.vocabulary import metric_names as names
 
 
 def warmup_cosine_factor(step: int, num_warmup_steps: int, total_steps: int, min_factor: float = 0.0) -> float:
-    """Return the factor on the base rate: linear warm-up, then half a cosine down to `min_factor`.
+    """Return the factor on the base learning rate: linear warm-up, then half a cosine down to `min_factor`.
 
-    With w warm-up steps, T steps in all and t the step from 0: (t+1)/w while t < w; afterwards
-    m + (1-m)·(1 + cos(π·(t-w)/(T-w)))/2.
+    (t+1)/w while t < w, then m + (1-m)·(1 + cos(π·(t-w)/(T-w)))/2.
 
     Args:
         step: t, from 0.
-        num_warmup_steps: w.
-        total_steps: T; later steps stay at `min_factor`.
+        num_warmup_steps: w, the number of warm-up steps.
+        total_steps: T, the total number of steps; the factor of later ones is `min_factor`.
         min_factor: m, 0 to 1.
 
     References:
@@ -39,16 +38,15 @@ def warmup_cosine_factor(step: int, num_warmup_steps: int, total_steps: int, min
 def warmup_stable_decay_factor(
     step: int, num_warmup_steps: int, total_steps: int, decay_fraction: float = 0.1, min_factor: float = 0.0
 ) -> float:
-    """Return the factor on the base rate: linear warm-up, 1, and in the last steps linearly down to `min_factor`.
+    """Return the factor on the base learning rate: linear warm-up, constant, then linear decay to `min_factor`.
 
-    With w warm-up steps, T steps in all, d = decay_fraction·T and t the step from 0: (t+1)/w while t < w; 1 while
-    t < T-d; afterwards m + (1-m)·(T-t)/d.
+    (t+1)/w while t < w, then 1 while t < T-d, then m + (1-m)·(T-t)/d, with d = decay_fraction·T.
 
     Args:
         step: t, from 0.
-        num_warmup_steps: w.
-        total_steps: T; later steps stay at `min_factor`.
-        decay_fraction: Share of the steps that decay, above 0 up to 1.
+        num_warmup_steps: w, the number of warm-up steps.
+        total_steps: T, the total number of steps; the factor of later ones is `min_factor`.
+        decay_fraction: Fraction of all steps during which the rate decays, above 0 up to 1.
         min_factor: m, 0 to 1.
 
     References:
@@ -62,30 +60,30 @@ def warmup_stable_decay_factor(
 
 
 class Schedule(ABC):
-    """A learning rate over time, attached to an optimizer when the length of the run is known."""
+    """A learning rate schedule, attached to an optimizer once the length of the run is known."""
 
     @abstractmethod
     def attach(self, optimizer: Optimizer, total_steps: int) -> dict[str, Any]:
         """Return Lightning's optimizer configuration.
 
         Args:
-            optimizer: Its current rates are the base.
-            total_steps: Optimizer steps in the whole run, or -1 if unknown.
+            optimizer: Its current learning rates are the base rates.
+            total_steps: Number of optimizer steps in the run, or -1 if unknown.
         """
 
 
 class Constant(Schedule):
-    """The learning rate stays as it is, after a linear warm-up if asked for.
+    """A constant learning rate, optionally after a linear warm-up.
 
     Args:
-        num_warmup_steps: Steps until the base rate is reached, from 0.
+        num_warmup_steps: Number of steps until the base rate is reached, from 0.
     """
 
     def __init__(self, num_warmup_steps: int = 0) -> None:
         self.num_warmup_steps = require_range("num_warmup_steps", num_warmup_steps, 0)
 
     def attach(self, optimizer: Optimizer, total_steps: int) -> dict[str, Any]:
-        """Return the optimizer, alone if there is no warm-up."""
+        """Return the optimizer, without a scheduler if there is no warm-up."""
         if self.num_warmup_steps == 0:
             return {"optimizer": optimizer}
         return _configuration(optimizer, LambdaLR(optimizer, self._factor), "step")
@@ -95,11 +93,11 @@ class Constant(Schedule):
 
 
 class WarmupCosine(Schedule):
-    """Linear warm-up, then a cosine down to a share of the base rate; see `warmup_cosine_factor`.
+    """Linear warm-up, then cosine decay to a fraction of the base rate; see `warmup_cosine_factor`.
 
     Args:
-        num_warmup_steps: Steps until the base rate is reached, from 0.
-        min_factor: Share of the base rate at the end, 0 to 1.
+        num_warmup_steps: Number of steps until the base rate is reached, from 0.
+        min_factor: Final learning rate as a fraction of the base rate, 0 to 1.
     """
 
     def __init__(self, num_warmup_steps: int = 100, min_factor: float = 0.0) -> None:
@@ -107,10 +105,10 @@ class WarmupCosine(Schedule):
         self.min_factor = require_range("min_factor", min_factor, 0.0, 1.0)
 
     def attach(self, optimizer: Optimizer, total_steps: int) -> dict[str, Any]:
-        """Return the optimizer with a rate that changes at every step.
+        """Return the optimizer with a scheduler that steps after every batch.
 
         Raises:
-            RequestError: The run has no end, so the cosine has none.
+            RequestError: The run has no planned end.
         """
         _require_end(total_steps)
         factor = partial(
@@ -123,12 +121,12 @@ class WarmupCosine(Schedule):
 
 
 class WarmupStableDecay(Schedule):
-    """Linear warm-up, the base rate, and a linear decay at the end; see `warmup_stable_decay_factor`.
+    """Linear warm-up, a constant rate, and a linear decay at the end; see `warmup_stable_decay_factor`.
 
     Args:
-        num_warmup_steps: Steps until the base rate is reached, from 0.
-        decay_fraction: Share of all steps that decay, above 0 up to 1. 0.1 as in the source.
-        min_factor: Share of the base rate at the end, 0 to 1.
+        num_warmup_steps: Number of steps until the base rate is reached, from 0.
+        decay_fraction: Fraction of all steps during which the rate decays, above 0 up to 1. 0.1 as in the source.
+        min_factor: Final learning rate as a fraction of the base rate, 0 to 1.
     """
 
     def __init__(self, num_warmup_steps: int = 100, decay_fraction: float = 0.1, min_factor: float = 0.0) -> None:
@@ -137,10 +135,10 @@ class WarmupStableDecay(Schedule):
         self.min_factor = require_range("min_factor", min_factor, 0.0, 1.0)
 
     def attach(self, optimizer: Optimizer, total_steps: int) -> dict[str, Any]:
-        """Return the optimizer with a rate that changes at every step.
+        """Return the optimizer with a scheduler that steps after every batch.
 
         Raises:
-            RequestError: The run has no end, so the decay has no beginning.
+            RequestError: The run has no planned end.
         """
         _require_end(total_steps)
         factor = partial(
@@ -154,12 +152,13 @@ class WarmupStableDecay(Schedule):
 
 
 class OneCycle(Schedule):
-    """torch's one-cycle policy: the rate up to the optimizer's own and down again, momentum the other way round.
+    """PyTorch's one-cycle policy: the rate rises to the base rate and falls again, while momentum does the opposite.
 
     Args:
-        num_warmup_steps: Steps until the optimizer's rate is reached, from 1; null for 30 % of all (torch's default).
-        start_factor: Share of that rate at the start, above 0 up to 1. 0.04 is torch's 1/25.
-        end_factor: Share of it at the end, above 0 up to 1. 4e-6 is torch's 1/25 · 1e-4.
+        num_warmup_steps: Number of steps until the base rate is reached, from 1; null for 30% of all, PyTorch's
+            default.
+        start_factor: Initial rate as a fraction of the base rate, above 0 up to 1. 0.04 is PyTorch's 1/25.
+        end_factor: Final rate as a fraction of the base rate, above 0 up to 1. 4e-6 is PyTorch's 1/25 · 1e-4.
 
     References:
         Smith and Topin 2018, Super-Convergence, section 3.
@@ -175,15 +174,15 @@ class OneCycle(Schedule):
         self.end_factor = require_range("end_factor", end_factor, 0.0, 1.0, open_minimum=True)
 
     def attach(self, optimizer: Optimizer, total_steps: int) -> dict[str, Any]:
-        """Return the optimizer with a rate that changes at every step.
+        """Return the optimizer with a scheduler that steps after every batch.
 
         Raises:
-            RequestError: The run has no end, so the cycle has none.
+            RequestError: The run has no planned end.
         """
         _require_end(total_steps)
-        num_points = total_steps + 1  # Lightning asks once more, after the last step
+        num_points = total_steps + 1  # Lightning steps the scheduler once more, after the last step
         share = 0.3 if self.num_warmup_steps is None else self.num_warmup_steps / num_points
-        share = min(1.0, max(share, 2 / num_points))  # torch divides by zero where the way up has a single point
+        share = min(1.0, max(share, 2 / num_points))  # PyTorch divides by zero if the rise has a single point
         has_momentum = "betas" in optimizer.defaults or bool(optimizer.defaults.get("momentum"))
         scheduler = OneCycleLR(
             optimizer,
@@ -198,10 +197,10 @@ class OneCycle(Schedule):
 
 
 class TorchSchedule(Schedule):
-    """A schedule of torch's, or of any other package that inherits from it, asked at the end of every epoch.
+    """A scheduler of PyTorch, or a subclass of one from any package, that steps after every epoch.
 
     Args:
-        factory: Makes the scheduler for an optimizer.
+        factory: Creates the scheduler for an optimizer.
     """
 
     def __init__(self, factory: Callable[[Optimizer], LRScheduler]) -> None:
@@ -213,11 +212,11 @@ class TorchSchedule(Schedule):
 
 
 class StepDecay(Schedule):
-    """Multiply the rate by a factor every few epochs.
+    """Multiplies the learning rate by a factor every few epochs.
 
     Args:
-        every_epochs: Epochs between two changes, from 1.
-        factor: What the rate is multiplied with, above 0 up to 1.
+        every_epochs: Number of epochs between two changes, from 1.
+        factor: What the rate is multiplied by, above 0 up to 1.
     """
 
     def __init__(self, every_epochs: int = 10, factor: float = 0.5) -> None:
@@ -225,16 +224,16 @@ class StepDecay(Schedule):
         self.factor = require_range("factor", factor, 0.0, 1.0, open_minimum=True)
 
     def attach(self, optimizer: Optimizer, total_steps: int) -> dict[str, Any]:
-        """Return the optimizer with a rate that changes at the end of an epoch."""
+        """Return the optimizer with a scheduler that steps after every epoch."""
         return _configuration(optimizer, StepLR(optimizer, self.every_epochs, self.factor), "epoch")
 
 
 class Plateau(Schedule):
-    """Multiply the rate by a factor when the validation loss has stopped falling.
+    """Multiplies the learning rate by a factor when the validation loss has stopped falling.
 
     Args:
-        patience_epochs: Epochs without a new best before a change, from 0.
-        factor: What the rate is multiplied with, between 0 and 1.
+        patience_epochs: Number of epochs without a new lowest loss before a change, from 0.
+        factor: What the rate is multiplied by, between 0 and 1.
     """
 
     def __init__(self, patience_epochs: int = 5, factor: float = 0.1) -> None:
@@ -242,7 +241,7 @@ class Plateau(Schedule):
         self.factor = require_range("factor", factor, 0.0, 1.0, open_minimum=True, open_maximum=True)
 
     def attach(self, optimizer: Optimizer, total_steps: int) -> dict[str, Any]:
-        """Return the optimizer with a rate that follows `val/loss`."""
+        """Return the optimizer with a scheduler that monitors `val/loss`."""
         scheduler = ReduceLROnPlateau(optimizer, factor=self.factor, patience=self.patience_epochs)
         return _configuration(optimizer, scheduler, "epoch", monitor=names.VAL_LOSS)
 

@@ -1,4 +1,4 @@
-"""The stability policy: what stops a run before it spoils its weights."""
+"""The stability policy: exceptions that stop a run."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ class StabilityStop(RuntimeError):
 
 
 class NonFiniteGradient(StabilityStop):
-    """The gradient holds Inf or NaN; the weights are as they were before this step.
+    """The gradient contains Inf or NaN; the step has not been taken, and the weights are unchanged.
 
     Args:
-        step: Number of optimizer steps done before this one.
+        step: Number of optimizer steps taken before this one.
         norm: Total norm, Inf or NaN.
     """
 
@@ -27,12 +27,12 @@ class NonFiniteGradient(StabilityStop):
 
 
 class SickRun(StabilityStop):
-    """A critical finding stayed open, and the doctor was asked to stop for it (`doctor=strict`).
+    """A critical finding persisted, and the doctor is configured to stop the run for it (`doctor=strict`).
 
     Args:
-        step: Number of the step after which it stopped.
+        step: Number of the last step that was taken.
         kind: The finding's kind.
-        layer: Where, or None for the whole model.
+        layer: Layer of the finding, or None for the whole model.
     """
 
     def __init__(self, step: int, kind: str, layer: str | None) -> None:
