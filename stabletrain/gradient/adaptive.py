@@ -17,7 +17,6 @@ from stabletrain.torch_tools.local_shards import (
     holds_whole_rows,
     is_sharded,
     part_of,
-    select,
     shard_like,
     tensor_norms,
     widen,

@@ -7,51 +7,14 @@ from typing import Any
 
 from stabletrain.vocabulary import statuses
 from stabletrain.vocabulary.finding import HEALTHY
+from stabletrain.vocabulary.kinds import KINDS
 
 NO_VERDICT = "none"
 RUN_FAILED = "run_failed"
 
 VERDICTS: dict[str, tuple[str, str]] = {
     HEALTHY: ("Healthy", "Gradients reach every layer at a usable magnitude, and nothing alarming was found."),
-    "vanishing": (
-        "Vanishing gradients",
-        "Gradients shrink on the way back from the output, so that the layers near the input hardly learn.",
-    ),
-    "exploding": (
-        "Exploding gradients",
-        "Gradients grow on the way back from the output, so that a single step can ruin the weights.",
-    ),
-    "time_vanishing": (
-        "Gradients vanish through time",
-        "Gradients shrink from time step to time step, so that the network forgets the beginning of a sequence.",
-    ),
-    "time_exploding": (
-        "Gradients explode through time",
-        "Gradients grow from time step to time step, so that long sequences make training unstable.",
-    ),
-    "nonfinite": (
-        "Non-finite values (Inf or NaN)",
-        "Some gradients were Inf or NaN; a step with them would have destroyed the weights.",
-    ),
-    "dead_units": ("Dead units", "Many units output zero for every input, so that no gradient passes through them."),
-    "saturation": (
-        "Saturated units",
-        "Many units are in the flat regions of their activation function, where its gradient is close to zero.",
-    ),
-    "bad_init": (
-        "Unsuitable initialization",
-        "From the first steps on, the layers differ widely in scale: the initialization does not suit the network.",
-    ),
-    "loss_spike": ("Loss spikes", "The loss jumped far above its recent level and stayed there for several steps."),
-    "oscillation": ("Oscillation", "The loss goes up and down instead of converging."),
-    "no_progress": ("No progress", "The loss has not fallen below chance level."),
-    "lr_too_high": ("Learning rate too high", "The updates are too large relative to the weights."),
-    "lr_too_low": ("Learning rate too low", "The updates are so small that the weights hardly change."),
-    "clip_ineffective": ("Clipping without effect", "The clipping in use does not limit the gradient."),
-    "clip_always": (
-        "Clipping on every step",
-        "Nearly every step is clipped, so that the threshold rather than the gradient sets the size of the steps.",
-    ),
+    **{kind.name: (kind.heading, kind.meaning) for kind in KINDS.values()},
     RUN_FAILED: (
         "The run failed",
         "It stopped before its end, for a reason that the doctor did not find: see the output of the command.",

@@ -294,7 +294,7 @@ def test_the_end_of_a_run(runs, uri):
     assert lines[0] == "### Verdict: ⚠️ vanishing"
     assert "| val/accuracy | 0.93125 |" in lines
     assert (
-        "- **critical: vanishing** in `L00.rnn`, step 10 to 20. It \\| fades. Try `init=orthogonal`, `norm=layer`."
+        "- **critical: vanishing** in `L00.rnn`, steps 10–20. It \\| fades. Try `init=orthogonal`, `norm=layer`."
         in lines
     )
     assert "    python -m stabletrain model=rnn" in lines
