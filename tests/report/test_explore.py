@@ -16,13 +16,13 @@ from report_fakes import SPARSE, exploding, healthy, nan_run, vanishing, with_al
 from stabletrain.record.reader import Record, Series
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.report.page import write_report
-from stabletrain.report.pictures.drawing import picture_of_words
+from stabletrain.report.pictures.drawing import text_picture
 from stabletrain.vocabulary.finding import Finding
 
 HOSTILE = '</script><img src=x onerror="document.title=1">'
 
 
-ONE_PIXEL = picture_of_words(1, 1, "")
+ONE_PIXEL = text_picture(1, 1, "")
 
 
 class Opened:
