@@ -24,7 +24,7 @@ def last_step(record: Record) -> tuple[dict[str, Histogram], int]:
 
 
 def colored_columns(image: np.ndarray, row_share: tuple[float, float]) -> np.ndarray:
-    """Return the columns that hold ridge colours (neither grey nor white nor red) in a band of the plot's rows."""
+    """Return the columns that hold ridge colors (neither gray nor white nor red) in a band of the plot's rows."""
     top, bottom = (int((0.09 + 0.81 * share) * image.shape[0]) for share in row_share)
     plot = image[top:bottom, 260:740]
     colored = (plot.max(axis=2) - plot.min(axis=2) > 60) & (plot[..., 0] < plot[..., 1:].max(axis=2))
@@ -131,7 +131,7 @@ def test_any_number_of_layers(num_layers: int):
 
 
 def num_colored(histograms: dict[str, Histogram], limits: tuple[float, float] | None = None) -> int:
-    """Return in how many columns of the plot there is a ridge."""
+    """Return the number of pixel columns that contain a ridge."""
     return colored_columns(pixels(draw_ridges(histograms, step=0, limits=limits)), (0.0, 1.0)).size
 
 

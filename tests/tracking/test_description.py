@@ -1,4 +1,4 @@
-"""The description at the top of a run's page in MLflow: what is seen before it is unfolded, and odd names."""
+"""The description of a run in MLflow: its order, its length, and escaping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is drawn: few pictures, the same ones however often and in whatever pieces the record is read."""
+"""The pictures of a run: few, and the same however often and in whatever pieces the record is read."""
 
 import numpy as np
 import pytest
