@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from stabletrain import _moved
+from stabletrain.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from stabletrain.errors import RequestError as RequestError
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from stabletrain.signal.watch import Watch as Watch
     from stabletrain.training import callbacks as callbacks
     from stabletrain.vocabulary.finding import Finding as Finding
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Doctor": "integrations.plain_loop",

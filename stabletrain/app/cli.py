@@ -144,7 +144,7 @@ def _unknown_flag(word: str) -> RequestError:
 
 def _run(request: Request) -> int:
     if request.version:
-        from stabletrain import __version__
+        from stabletrain.version import __version__
 
         print(f"stabletrain {__version__}")
         return DONE_CODE

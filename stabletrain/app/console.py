@@ -16,11 +16,15 @@ from stabletrain.app.composition.override_text import write_override
 from stabletrain.app.findings_table import advice_lines, notes_line, verdict_table
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.record.sweep_folder import folder_above
+from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import HEALTHY, Finding
 
 SHOWN_GROUPS = ("model", "activation", "init", "norm", "residual", "clip", "optimizer", "data")
 FIRST_ANSWER_TIMEOUT_S = 20.0  # of a server that has not answered once during the run
-SHOWN_METRICS = ("train/loss", "val/loss", "val/accuracy", "val/mse", "test/accuracy", "test/mse")
+SHOWN_METRICS = (
+    *(names.TRAIN_LOSS, names.VAL_LOSS, names.VAL_ACCURACY, names.VAL_MSE),
+    *(names.TEST_ACCURACY, names.TEST_MSE),
+)
 
 
 class Console:

@@ -1,4 +1,4 @@
-"""Data sets whose numbers are known: small, made or read on the spot, the same on every machine that runs them."""
+"""Small, reproducible data sets: generated, shipped with a package or read from a file, identical on every machine."""
 
 from stabletrain.data.base import Data as Data
 from stabletrain.data.copying import Copying as Copying

@@ -1,4 +1,4 @@
-"""What every data set offers to training, and the checks that its numbers pass on the way in."""
+"""The interface of a data set, and checks of the arguments that data sets share."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from stabletrain.errors import RequestError, require_choice, require_range
 
 Task = Literal["classification", "regression"]
 Split = tuple[Tensor, Tensor]
-Examples = Any  # a map-style Dataset of pairs (x, y), with a length: torch's own type promises none
+Examples = Any  # a map-style Dataset of pairs (x, y); `torch.utils.data.Dataset` itself declares no `__len__`
 
-MAX_SEED = 2**32 - 1  # the largest seed that numpy's and scikit-learn's RandomState take
-USUAL_BATCH_SIZE = 32  # the largest default of a data set
-DIGEST_LENGTH = 16  # hexadecimal digits: 64 bits, a chance collision needs some 2**32 data sets; MLflow allows 36
+MAX_SEED = 2**32 - 1  # the largest seed that the RandomState of numpy and scikit-learn accepts
+USUAL_BATCH_SIZE = 32  # the largest default batch size of a data set
+DIGEST_LENGTH = 16  # hexadecimal digits: 64 bits, a collision takes about 2**32 data sets; MLflow allows 36 digits
 
 
 class Data(ABC):
-    """Three fixed splits of one data set, in the form that the network reads.
+    """Three fixed splits of one data set, in the form that the network takes.
 
     Inputs are float32: ``(N, features)`` as vectors, ``(N, steps, features)`` as sequences and
     ``(N, channels, height, width)`` as images. Targets are int64 ``(N,)`` for classification and
     float32 ``(N, num_outputs)`` for regression. With a target for every step (`per_step`) they are ``(N, steps)``
-    and ``(N, steps, num_outputs)``, and a network's outputs ``(batch, steps, num_outputs)``.
+    and ``(N, steps, num_outputs)``, and the network's outputs are ``(batch, steps, num_outputs)``.
 
-    A split is a map-style Dataset of pairs (x, y). Two tensors become one; what would not fit into memory is a
-    `LazySplit`, which makes an example when it is asked for.
+    A split is a map-style Dataset of pairs (x, y). A pair of tensors becomes a `TensorDataset`; a split that would
+    not fit into memory is a `LazySplit`, which builds each example on access.
 
     Attributes:
         name: The name of the data set, as in ``conf/data/<name>.yaml``.
         task: ``classification`` or ``regression``.
-        batch_size: Examples in one global batch; training divides it among its processes.
-        train: The examples that are trained on.
-        val: The examples that choices are made with.
-        test: The examples that are looked at once, at the end.
+        batch_size: Examples in one global batch, which training divides among its processes.
+        train: The training set.
+        val: The validation set, used to choose between models.
+        test: The test set, used once, at the end.
         form: ``vector``, ``sequence`` or ``image``: what the shape of one input means.
         num_inputs: Features of a vector or of one time step, channels of an image.
         num_outputs: Classes, or targets of a regression.
         num_steps: Length of a sequence; None for the other forms.
-        forms: The forms that this data set can take, the natural one first.
+        forms: The forms that this data set can take, the default first.
         per_step: Whether there is a target for every time step.
-        causal: Whether a network must not look at the steps after the one that it predicts from.
+        causal: Whether the prediction at a step must not depend on later steps.
 
     Args:
         train: Inputs and targets of the training set, as two tensors or as a Dataset.
@@ -59,14 +59,14 @@ class Data(ABC):
         num_outputs: Classes, or targets of a regression.
 
     Raises:
-        RequestError: `batch_size` is no count, or larger than the training set.
+        RequestError: `batch_size` is not a positive integer, or larger than the training set.
     """
 
     name: ClassVar[str]
     forms: ClassVar[tuple[str, ...]]
     per_step: bool = False
     causal: bool = False
-    task: Task  # of the class, or of one data set where its file decides
+    task: Task  # a class attribute, or set per instance where the data decide
 
     def __init__(
         self,
@@ -94,10 +94,10 @@ class Data(ABC):
     @property
     @abstractmethod
     def source(self) -> str:
-        """One sentence that says where the numbers come from."""
+        """Where the data come from, in one sentence."""
 
     def describe(self) -> dict[str, Any]:
-        """Return what a record or a tracking server keeps about this data set, as plain Python values.
+        """Return what is recorded about this data set, as plain Python values.
 
         Returns:
             `name`, `task`, `form`, `num_train`, `num_val`, `num_test`, `num_inputs`, `num_outputs`, `num_steps`,
@@ -120,15 +120,15 @@ class Data(ABC):
 
 
 def as_dataset(split: Split | Dataset[Any]) -> Dataset[Any]:
-    """Return a split as a Dataset: itself, or one of the two tensors."""
+    """Return a split as a Dataset, wrapping a pair of tensors in a `TensorDataset`."""
     return TensorDataset(*split) if isinstance(split, tuple) else split
 
 
 def digest(*splits: Dataset[Any]) -> str:
     """Return the first hexadecimal digits of the SHA-256 of all numbers in the splits, in order.
 
-    The length and type of each tensor count and its shape does not: the same images read as vectors or
-    as sequences are the same data, and keep one digest. Of a `LazySplit` the numbers behind it count, of another
+    The digest depends on the length and dtype of each tensor but not on its shape, so that the same images read as
+    vectors or as sequences have the same digest. For a `LazySplit` the underlying tensors are hashed, for any other
     Dataset its first `MAX_SCANNED` examples.
 
     Args:
@@ -146,7 +146,7 @@ def digest(*splits: Dataset[Any]) -> str:
 
 
 def resolve_form(form: str, forms: Sequence[str]) -> str:
-    """Return the form to build: `form` itself, or the first of `forms`, the natural one, for ``auto``.
+    """Return the form to build: `form` itself, or the first of `forms` for ``auto``.
 
     Raises:
         RequestError: The data set does not have this form.
@@ -169,7 +169,7 @@ def require_fraction(key: str, value: float) -> float:
 
 
 def require_batch_size(value: int, num_train: int) -> int:
-    """Return `value` if a training set of `num_train` examples fills one such batch; raise RequestError otherwise."""
+    """Return `value` if it is between 1 and the size of the training set; raise RequestError otherwise."""
     require_count("batch_size", value)
     if value > num_train:
         raise RequestError(

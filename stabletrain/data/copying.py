@@ -1,4 +1,4 @@
-"""The copying problem: symbols to be remembered over a long pause, and given back step by step."""
+"""The copying problem: remember symbols over a long delay, then output them step by step."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from torch import Tensor
 
 from stabletrain.data.base import MAX_SEED, Data, Split, Task, require_batch_size, require_count, resolve_form
 
-NUM_SYMBOLS = 8  # to be remembered
+NUM_SYMBOLS = 8  # that may have to be remembered
 NUM_REMEMBERED = 10
 BLANK, MARKER = NUM_SYMBOLS, NUM_SYMBOLS + 1
-_STREAMS = {"train": 31, "val": 32, "test": 33}  # apart from those of the other generated data sets
+_STREAMS = {"train": 31, "val": 32, "test": 33}  # different from those of the other generated data sets
 
 
 @final
 class Copying(Data):
-    """The copying problem: ten symbols are shown, and after a long pause they are to be given back in order.
+    """The copying problem: the network sees ten symbols and must output them in order after a long delay.
 
-    With a pause of T a sequence has T + 20 steps: ten of eight symbols, T - 1 blanks, a marker, ten blanks. At every
-    step one of nine classes is asked for: the blank until the marker has passed, then the ten symbols. Without
-    memory, the best is to answer blanks and then to guess: a mean cross entropy of 10 ln 8 / (T + 20). The
-    validation and test sets do not depend on `seed`; only the training set does.
+    With a delay of T, a sequence has T + 20 steps: ten symbols out of eight kinds, T - 1 blanks, a marker, ten blanks.
+    The target at every step is one of nine classes: blank up to and including the marker, then the ten symbols. The
+    best strategy without memory outputs blanks and then all symbols with equal probability, for a mean cross-entropy of
+    10 ln 8 / (T + 20). Only the training set depends on `seed`.
 
     Args:
         batch_size: Global batch size, from 1 to `num_train`. 20 as in Arjovsky et al. 2016.
-        num_steps: T, steps from the last symbol to the marker, from 1. The source takes 100 to 750; 50 is an epoch
-            of seconds on a CPU.
-        num_train: Training sequences, from 1. 10,000 are 500 steps an epoch.
-        num_val: Validation sequences, from 1. 500 are 5,000 symbols to remember.
-        num_test: Test sequences, from 1. Twice as many as validate, since they are looked at once.
-        form: ``sequence`` (num_steps + 20, 10), one-hot; ``auto`` is the same.
-        seed: Which training set, from 0 to 2³² - 1.
+        num_steps: T, steps from the last symbol to the marker, from 1. The reference uses 100 to 750; with 50 an
+            epoch takes seconds on a CPU.
+        num_train: Training sequences, from 1. 10,000 are 500 steps per epoch.
+        num_val: Validation sequences, from 1. 500 contain 5,000 symbols to remember.
+        num_test: Test sequences, from 1. Twice as many as for validation, since they are used once.
+        form: ``sequence`` (num_steps + 20, 10), one-hot; the same as ``auto``.
+        seed: Seed of the training set, from 0 to 2³² - 1.
 
     Raises:
-        RequestError: An argument is out of its range.
+        RequestError: An argument is out of range.
 
     References:
         Hochreiter and Schmidhuber 1997; in this form Arjovsky, Shah and Bengio 2016, Unitary Evolution Recurrent
@@ -70,7 +70,7 @@ class Copying(Data):
         seed = require_count("seed", seed, 0, MAX_SEED)
         counts = {"train": num_train, "val": require_count("num_val", num_val)}
         counts["test"] = require_count("num_test", num_test)
-        self._pause = num_steps
+        self._delay = num_steps
         splits: list[Split] = [
             copying_problem(count, num_steps, np.random.default_rng((_STREAMS[split], seed if split == "train" else 0)))
             for split, count in counts.items()
@@ -79,20 +79,20 @@ class Copying(Data):
 
     @property
     def source(self) -> str:
-        """One sentence that says where the numbers come from."""
+        """Where the data come from, in one sentence."""
         return (
-            f"Copying problem with a pause of {self._pause} (Arjovsky et al. 2016), drawn on the spot; "
-            f"without memory the loss is {memoryless_loss(self._pause):.4f}."
+            f"Copying problem with a delay of {self._delay} (Arjovsky et al. 2016), generated; "
+            f"without memory the loss is {memoryless_loss(self._delay):.4f}."
         )
 
 
 def copying_problem(num_sequences: int, num_steps: int, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Draw sequences and what is asked for at each of their steps.
+    """Generate sequences, and the target class at each of their steps.
 
     Args:
         num_sequences: N.
         num_steps: T, steps from the last symbol to the marker.
-        generator: Source of chance.
+        generator: Random number generator.
 
     Returns:
         Inputs, one-hot float32 (N, num_steps + 20, 10), and classes, int64 (N, num_steps + 20).
@@ -109,5 +109,5 @@ def copying_problem(num_sequences: int, num_steps: int, generator: np.random.Gen
 
 
 def memoryless_loss(num_steps: int) -> float:
-    """Return 10 ln 8 / (num_steps + 20), the mean cross entropy of the best guess without memory."""
+    """Return 10 ln 8 / (num_steps + 20), the mean cross-entropy of the best strategy without memory."""
     return NUM_REMEMBERED * math.log(NUM_SYMBOLS) / (num_steps + 2 * NUM_REMEMBERED)

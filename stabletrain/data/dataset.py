@@ -1,4 +1,4 @@
-"""Any torch Dataset of one's own, split and checked like the data sets here."""
+"""User-defined torch Datasets, split and checked like the built-in data sets."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ MIN_PER_SPLIT = 1
 
 
 class ExampleSplit(LazySplit):
-    """Some examples of a Dataset, asked for anew each time: what augments at random does so in every epoch.
+    """A subset of a Dataset, read anew on each access: random augmentation differs in every epoch.
 
     Args:
-        dataset: Gives pairs (x, y).
-        rows: Which of its examples, int64 (n,).
-        known: What `scan` found in it.
+        dataset: Returns pairs (x, y).
+        rows: Indices of the examples in the subset, int64 (n,).
+        known: What `scan` found in the Dataset.
     """
 
-    max_scanned = 256  # `scan` has looked at them
+    max_scanned = 256  # `scan` has checked them already
 
     def __init__(self, dataset: Dataset[Any], rows: np.ndarray, known: Scan) -> None:
         self._dataset, self._rows, self._known = dataset, rows, known
@@ -48,39 +48,39 @@ class ExampleSplit(LazySplit):
         y = y.to(torch.int64)
         if not 0 <= int(y.min()) <= int(y.max()) < self._known.num_outputs:
             allowed = f"0 to {self._known.num_outputs - 1}; or a Dataset with `num_classes`"
-            raise refuse("gives a label that was not among those looked at", f"{y.tolist()} at index {row}", allowed)
+            raise refuse("returns a label beyond those found before training", f"{y.tolist()} at index {row}", allowed)
         return x, y
 
     def numbers(self) -> list[Tensor]:
-        """Return the hash of what `scan` read, and which examples these are."""
+        """Return the hash of what `scan` read, and the indices of the examples."""
         return [torch.tensor(list(self._known.fingerprint), dtype=torch.uint8), torch.from_numpy(self._rows)]
 
 
 @final
 class DatasetData(Data):
-    """A map-style Dataset of pairs (x, y), split by shares and seed.
+    """A map-style Dataset of pairs (x, y), split at random.
 
-    An input of one axis is a vector, of two a sequence (steps, features), of three an image (channels, height,
-    width). Whole targets are classes 0 to K − 1, one for each example or, of sequences, one for each step; all
-    others are numbers to be predicted. Nothing is standardised: what the Dataset gives is what the network reads.
+    A 1-D input is a vector, a 2-D input a sequence (steps, features), a 3-D input an image (channels, height, width).
+    Integer targets are classes 0 to K − 1, one for each example or, for sequences, one for each step; all others are
+    targets of a regression. Nothing is standardized: the network gets what the Dataset returns.
 
-    K is what the Dataset says in `num_classes` or `classes`, or the highest label and one.
+    K is taken from the attributes `num_classes` or `classes` of the Dataset, or is the highest label plus one.
 
     Args:
         dataset: With `__len__` and `__getitem__`.
         batch_size: Global batch size, from 1 to the size of the training set.
-        val_fraction: Share of the examples that validates, above 0.
-        test_fraction: Share of the examples that tests, above 0; both shares together below 1.
-        seed: Which split, from 0 to 2³² - 1. Classes keep their shares where the label of every example is known:
-            of up to 10,000 examples, or from the Dataset's `targets`.
-        task: ``classification``, ``regression``, or ``auto`` for what the targets' type says.
+        val_fraction: Fraction of the examples used for validation, above 0.
+        test_fraction: Fraction of the examples used for testing, above 0; the two fractions add up to less than 1.
+        seed: Seed of the split, from 0 to 2³² - 1. The split is stratified where the label of every example is known:
+            for up to 10,000 examples, or from the `targets` of the Dataset.
+        task: ``classification``, ``regression``, or ``auto`` to decide by the dtype of the targets.
 
     Raises:
-        RequestError: The Dataset does not give such pairs (see `scan`), or an argument is out of its range.
+        RequestError: The Dataset does not return such pairs (see `scan`), or an argument is out of range.
     """
 
     name: ClassVar[str] = "custom"
-    forms: ClassVar[tuple[str, ...]] = ()  # its own alone
+    forms: ClassVar[tuple[str, ...]] = ()  # only that of the Dataset
 
     def __init__(
         self,
@@ -103,13 +103,13 @@ class DatasetData(Data):
         train, val, test = (
             ExampleSplit(dataset, rows, known) for rows in split_rows(count, num_val, num_test, seed, known.labels)
         )
-        with preserve_rng():  # the first example is made once more
+        with preserve_rng():  # the first example is read once more
             super().__init__(train, val, test, batch_size=batch_size, form=known.form, num_outputs=known.num_outputs)
 
     @property
     def source(self) -> str:
-        """One sentence that says where the numbers come from."""
-        return f"The examples of {self._origin}, as it gives them."
+        """Where the data come from, in one sentence."""
+        return f"The examples of {self._origin}, as it returns them."
 
 
 def wrap_dataset(

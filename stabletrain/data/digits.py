@@ -1,4 +1,4 @@
-"""Handwritten digits of 8 × 8 pixels: a real data set that needs no download and trains in seconds."""
+"""Handwritten digits of 8 × 8 pixels: a real data set without a download, on which training takes seconds."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from stabletrain.data.base import (
 from stabletrain.data.splits import split_rows, split_sizes
 
 NUM_CLASSES = 10
-MAX_PIXEL = 16.0  # each pixel counts the dark ones of a 4 × 4 block (Alpaydin and Kaynak 1998)
+MAX_PIXEL = 16.0  # each pixel is the number of dark pixels in a 4 × 4 block (Alpaydin and Kaynak 1998)
 PIXEL_MEAN = 0.30526  # of all pixels of all 1797 images, after division by MAX_PIXEL
 PIXEL_STD = 0.37605
 MIN_PER_SPLIT = 2 * NUM_CLASSES  # two of each class, so that every split can be stratified
 
-# The shape of one image by form, the natural one first. `rows` is another name for `sequence`.
+# Shape of one image by form, the default first. `rows` is another name for `sequence`.
 SHAPES: dict[str, tuple[int, ...]] = {
     "vector": (64,),
     "image": (1, 8, 8),
@@ -34,25 +34,26 @@ SHAPES: dict[str, tuple[int, ...]] = {
 
 @final
 class Digits(Data):
-    """1797 grey images of handwritten digits, ten classes (Alpaydin and Kaynak 1998).
+    """1797 gray images of handwritten digits, ten classes (Alpaydin and Kaynak 1998).
 
-    Pixels are standardised by two constants, the mean and the standard deviation of all pixels of the data set.
-    Initialisations are derived for inputs of mean 0 and mean square 1 (LeCun et al. 1998, section 4.3; He et al.
-    2015, section 2.2), and raw pixels in [0, 1] have a mean square of 0.23. One constant pair for all pixels keeps
-    the three border pixels that never change finite, and does not depend on the split
-    (the price: the test images have their part in these two numbers).
+    Pixels are standardized by two constants, the mean and the standard deviation over all pixels of the data set.
+    Initializations are derived for inputs of mean 0 and mean square 1 (LeCun et al. 1998, section 4.3; He et al.
+    2015, section 2.2), while raw pixels in [0, 1] have a mean square of 0.23. With one pair of constants for all
+    pixels, the three constant pixels at the border stay finite and the inputs do not depend on the split; the price
+    is that the test images contribute to these two numbers.
 
     Args:
         batch_size: Global batch size, from 1 to the size of the training set. 32 is the usual small batch
-            (Masters and Luschi 2018 find the best results up to 32): 40 steps an epoch.
+            (Masters and Luschi 2018 find the best results up to 32): 40 steps per epoch.
         form: ``vector`` (64), ``image`` (1, 8, 8), ``sequence`` or ``rows`` (8 steps of 8), ``pixels`` (64 steps
-            of 1); ``auto`` is ``vector``, as scikit-learn's `load_digits` gives them.
-        val_fraction: Share of all images that validates, above 0. 0.15 makes 270 images: one is 0.4 % of accuracy.
-        test_fraction: Share of all images that tests, above 0; both shares together below 1.
-        seed: Which stratified split, from 0 to 2³² - 1. It moves images between all three splits.
+            of 1); ``auto`` is ``vector``, the layout of scikit-learn's `load_digits`.
+        val_fraction: Fraction of all images used for validation, above 0. 0.15 gives 270 images, each worth
+            0.4% of accuracy.
+        test_fraction: Fraction of all images used for testing, above 0; the two fractions add up to less than 1.
+        seed: Seed of the stratified split, from 0 to 2³² - 1. It assigns images to all three splits.
 
     Raises:
-        RequestError: An argument is out of its range, or a split would hold fewer than two images of each class.
+        RequestError: An argument is out of range, or a split would contain fewer than two images of each class.
 
     Example:
         >>> Digits(form="pixels").num_steps
@@ -87,10 +88,11 @@ class Digits(Data):
 
     @property
     def source(self) -> str:
-        """One sentence that says where the numbers come from."""
+        """Where the data come from, in one sentence."""
         return (
             "Optical recognition of handwritten digits (Alpaydin and Kaynak 1998), its test set of 1797 images "
-            f"as shipped with scikit-learn, pixels standardised by mean {PIXEL_MEAN} and deviation {PIXEL_STD}."
+            "as shipped with scikit-learn, pixels standardized by "
+            f"mean {PIXEL_MEAN} and standard deviation {PIXEL_STD}."
         )
 
 
@@ -99,8 +101,8 @@ def _meaning(form: str) -> str:
 
 
 def _load_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Return standardised images, float32 (1797, 64), and labels, int64 (1797,)."""
-    from sklearn.datasets import load_digits  # over a second to import, and only this data set needs it
+    """Return standardized images, float32 (1797, 64), and labels, int64 (1797,)."""
+    from sklearn.datasets import load_digits  # takes over a second to import, and only this data set needs it
 
     bunch: Any = load_digits()
     images = (bunch.data / MAX_PIXEL - PIXEL_MEAN) / PIXEL_STD

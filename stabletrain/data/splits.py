@@ -1,4 +1,4 @@
-"""Which rows train, validate and test: sizes from two fractions, rows from a seed."""
+"""Splitting into training, validation and test sets: sizes from two fractions, rows from a seed."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from stabletrain.errors import RequestError
 def split_sizes(
     num_examples: int, val_fraction: float, test_fraction: float, minimum: int, noun: str
 ) -> tuple[int, int]:
-    """Return how many examples validate and test.
+    """Return the sizes of the validation and the test set.
 
     Args:
-        num_examples: All examples.
-        val_fraction: Share of them that validates.
-        test_fraction: Share of them that tests.
+        num_examples: Total number of examples.
+        val_fraction: Fraction of them for validation.
+        test_fraction: Fraction of them for testing.
         minimum: Fewest examples of each of the three splits.
         noun: What the examples are, in the plural.
 
     Raises:
-        RequestError: A fraction is no number between 0 and 1, or one of the three splits falls below `minimum`.
+        RequestError: A fraction is not a number between 0 and 1, or one of the three splits falls below `minimum`.
     """
     sizes = {}
     for key, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
@@ -31,7 +31,7 @@ def split_sizes(
         if sizes[key] < minimum:
             least = f"{math.ceil(1000 * minimum / num_examples) / 1000:.3f}"
             raise RequestError(
-                f"{key} makes a split of {sizes[key]} {noun}; it takes {minimum} or more.",
+                f"{key} gives a split of {sizes[key]} {noun}; it needs {minimum} or more.",
                 key=key,
                 found=fraction,
                 allowed=f"a number from {least}",
@@ -52,14 +52,14 @@ def split_rows(
 ) -> list[np.ndarray]:
     """Return the row numbers of the training, validation and test set.
 
-    Each cut keeps the shares of the labels where that is possible: two examples of every class, and room for every
-    class on both sides. It is at random where it is not, or without labels.
+    The split is stratified where possible, which takes two examples of every class and parts with room for every
+    class. Otherwise, and without labels, it is purely random.
 
     Args:
-        num_examples: All examples.
-        num_val: How many validate.
-        num_test: How many test.
-        seed: Which split.
+        num_examples: Total number of examples.
+        num_val: Size of the validation set.
+        num_test: Size of the test set.
+        seed: Seed of the split.
         labels: Class of each example (num_examples,), or None.
     """
     rest, test = cut_rows(np.arange(num_examples), num_test, seed, labels)
@@ -68,7 +68,7 @@ def split_rows(
 
 
 def cut_rows(rows: np.ndarray, size: int, seed: int, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return all but `size` of the rows, and those; stratified where that is possible (see `split_rows`)."""
+    """Return the rows without a random subset of `size`, and that subset; stratified as in `split_rows`."""
     from sklearn.model_selection import train_test_split
 
     strata = None if labels is None else labels[rows]

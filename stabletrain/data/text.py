@@ -1,4 +1,4 @@
-"""Characters of a text, each predicted from those before it."""
+"""A text as a character-level language modeling task."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from stabletrain.data.lazy import LazySplit
 from stabletrain.data.splits import split_sizes
 from stabletrain.errors import RequestError
 
-MAX_CHARACTERS = 1000  # different ones: a one-hot step has as many numbers, and beyond that words are meant
+MAX_CHARACTERS = 1000  # distinct; each adds a number to every one-hot step, and more than this suggests word-level data
 NUM_SPLITS = 3
 
 
 class Windows(LazySplit):
-    """Windows of a text, one-hot only when asked for: 64 steps of 100 characters are 25 kB, and 64 bytes of text.
+    """Windows of a text, one-hot encoded on access: 64 steps of 100 characters take 25 kB, as text 64 bytes.
 
     Args:
-        codes: Number of each character, int16 (length,).
-        num_steps: Characters of a window.
-        stride: Characters from the start of one window to that of the next.
-        num_characters: Different characters, K.
+        codes: Index of each character, int16 (length,).
+        num_steps: Characters in a window.
+        stride: Characters from the start of one window to the start of the next.
+        num_characters: Number of distinct characters, K.
         form: ``sequence``: inputs (num_steps, K), targets (num_steps,); ``vector``: (num_steps · K,), targets ().
     """
 
@@ -37,11 +37,11 @@ class Windows(LazySplit):
         self._num_characters, self._form = num_characters, form
 
     def __len__(self) -> int:
-        """Return the number of windows that fit, each with the character after it."""
+        """Return the number of windows that fit, each followed by one more character."""
         return max(0, (len(self._codes) - 1 - self._num_steps) // self._stride + 1)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return one window, one-hot, and the characters to predict."""
+        """Return one window, one-hot, and the character or characters to predict."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         start = index * self._stride
@@ -51,7 +51,7 @@ class Windows(LazySplit):
         return (inputs.flatten(), window[-1]) if self._form == "vector" else (inputs, window[1:])
 
     def numbers(self) -> list[Tensor]:
-        """Return the text as numbers, and how it is cut."""
+        """Return the encoded text, and how it is cut into windows."""
         return [self._codes, torch.tensor([self._num_steps, self._stride])]
 
 
@@ -59,28 +59,28 @@ class Windows(LazySplit):
 class Text(Data):
     """A text, cut into windows of `num_steps` characters; the next character is to be predicted.
 
-    As a sequence, every step is one character, one-hot, and every step asks for the one that follows: a character
-    language model (Graves 2013, section 2). As a vector, a window is laid out flat and only the character after it
-    is asked for.
+    As a sequence, every step is one character, one-hot, and its target is the next character: a character-level
+    language model (Graves 2013, section 2). As a vector, a window is flattened and its only target is the character
+    after it.
 
-    The first part of the text trains, the next validates, the last tests; no window reaches over a border. The
-    classes are the characters of the whole text: one that the training part lacks is a class all the same.
+    The text is divided into consecutive parts for training, validation and testing, and no window crosses a boundary.
+    The classes are the characters of the whole text, including those that do not occur in the training part.
 
     Attributes:
         characters: The classes, in sorted order.
 
     Args:
-        path: A file in UTF-8; null for the English documentation of Python that CPython ships (`pydoc_data.topics`).
-        batch_size: Global batch size, from 1 to the windows of the training set.
-        num_steps: Characters of a window, from 1. 64 are about eleven English words.
-        stride: Characters from one window to the next, from 1; null for `num_steps`: windows side by side.
+        path: A file in UTF-8; null for the English documentation that ships with CPython (`pydoc_data.topics`).
+        batch_size: Global batch size, from 1 to the number of training windows.
+        num_steps: Characters in a window, from 1. 64 are about eleven English words.
+        stride: Characters from one window to the next, from 1; null for `num_steps`: adjacent windows.
         form: ``sequence`` (num_steps, characters) or ``vector``; ``auto`` is ``sequence``.
-        val_fraction: Share of the text that validates, above 0.
-        test_fraction: Share of the text that tests, above 0; both shares together below 1.
-        max_characters: Read no more of the text than this, from 1; null for all.
+        val_fraction: Fraction of the text used for validation, above 0.
+        test_fraction: Fraction of the text used for testing, above 0; the two fractions add up to less than 1.
+        max_characters: Number of characters to read, from 1; null for all.
 
     Raises:
-        RequestError: The file cannot be read or is too short, or an argument is out of its range.
+        RequestError: The file cannot be read or is too short, or an argument is out of range.
 
     References:
         Graves 2013, Generating Sequences With Recurrent Neural Networks.
@@ -124,8 +124,10 @@ class Text(Data):
 
     @property
     def source(self) -> str:
-        """One sentence that says where the numbers come from."""
-        return f"Characters of {self._origin}: {len(self.characters)} different ones, each from those before it."
+        """Where the data come from, in one sentence."""
+        return (
+            f"Characters of {self._origin}, {len(self.characters)} distinct ones, each predicted from those before it."
+        )
 
 
 def read_text(path: str | None, max_characters: int | None = None) -> str:
@@ -139,10 +141,10 @@ def read_text(path: str | None, max_characters: int | None = None) -> str:
         from pydoc_data.topics import topics
 
         return "\n".join(topics[name] for name in sorted(topics))[: None if limit < 0 else limit]
-    file = Path(str(path)).expanduser()  # a name of digits alone is a number in YAML
+    file = Path(str(path)).expanduser()  # YAML reads a name of digits as a number
     if not file.is_file():
         found = f"{path} (a folder)" if file.is_dir() else path
-        raise RequestError("There is no such text.", key="path", found=found, allowed="a text file, or null")
+        raise RequestError("There is no such text file.", key="path", found=found, allowed="a text file, or null")
     try:
         with file.open(encoding="utf-8-sig") as handle:
             text = handle.read(limit)
@@ -156,21 +158,22 @@ def read_text(path: str | None, max_characters: int | None = None) -> str:
 
 
 def encode(text: str) -> tuple[str, np.ndarray]:
-    """Return the characters of a text in sorted order, and the text as their numbers, int16 (length,).
+    """Return the distinct characters of a text, sorted, and the text as their indices, int16 (length,).
 
     Raises:
-        RequestError: The text has a single character, however often, or more than a thousand different ones.
+        RequestError: The text has a single distinct character, or more than a thousand.
     """
     points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
     known = np.unique(points)
     characters = "".join(map(chr, known.tolist()))
     if not 2 <= len(known) <= MAX_CHARACTERS:
         is_single = len(known) < 2
+        problem = "a single distinct character" if is_single else "too many distinct characters for a one-hot encoding"
         raise RequestError(
-            f"The text has {'a single character' if is_single else 'too many different characters to be one-hot'}.",
+            f"The text has {problem}.",
             key="path",
-            found=f"{characters!r}, {len(text)} times" if is_single else f"{len(known)} different characters",
-            allowed=f"2 to {MAX_CHARACTERS} different characters",
+            found=f"{characters!r}, {len(text)} times" if is_single else f"{len(known)} distinct characters",
+            allowed=f"2 to {MAX_CHARACTERS} distinct characters",
         )
     numbers = np.zeros(int(known[-1]) + 1, dtype=np.int16)
     numbers[known] = np.arange(len(known))
@@ -178,7 +181,7 @@ def encode(text: str) -> tuple[str, np.ndarray]:
 
 
 def cut_text(codes: np.ndarray, num_steps: int, val_fraction: float, test_fraction: float) -> list[np.ndarray]:
-    """Return the first, middle and last part of a text, each long enough for one window and what follows it.
+    """Return the training, validation and test part of a text, each long enough for one window and its target.
 
     Raises:
         RequestError: The text is too short for one window in each part, or a fraction is too small or too large.

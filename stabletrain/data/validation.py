@@ -1,4 +1,4 @@
-"""What training cannot make sense of, found in the data before it begins."""
+"""Checks of the data before training begins."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SPLITS = {"train": "training", "val": "validation", "test": "test"}
 def check_data(data: Data) -> None:
     """Check all splits of a data set.
 
-    Tensors are read whole. Of a split whose examples are made one by one, at most the first
+    Tensors are checked completely. Of a split whose examples are built one by one, at most the first
     `stabletrain.data.lazy.MAX_SCANNED` are.
 
     Raises:
-        RequestError: A split is empty, its inputs hold no numbers (sequences without steps), inputs or the targets of
-            a regression are not finite, labels lie outside the classes, or the training set holds a single class.
+        RequestError: A split is empty; inputs have no elements (sequences without steps); inputs or the targets of a
+            regression are not finite; labels are outside the classes; or the training set has a single class.
     """
-    with preserve_rng():  # an example may be made at random
+    with preserve_rng():  # examples may be augmented at random
         for split in SPLITS:
             _check_split(data, split)
 
@@ -48,13 +48,13 @@ def _check_split(data: Data, split: str) -> None:
         _require_finite(split, "targets", targets_failing)
         return
     _require_classes(split, targets_failing, data.num_outputs)
-    if split == "train" and targets_failing.num_read == len(data.train):  # the rest may hold the other classes
+    if split == "train" and targets_failing.num_read == len(data.train):  # examples not read may be of other classes
         _require_two_classes(min(lowest), max(highest), len(data.train))
 
 
 @dataclass
 class _Failing:
-    """Examples that fail a test: how many of how many, the first of them, and its value."""
+    """Examples that fail a check: how many of how many, the first of them, and its value."""
 
     num_read: int = 0
     count: int = 0
@@ -62,7 +62,7 @@ class _Failing:
     value: float = 0.0
 
     def add(self, failing: Tensor, values: Tensor | None = None) -> None:
-        """Add a block of examples; `failing` has one element for each number."""
+        """Add a block of examples; `failing` is True for each element that fails."""
         examples = failing.flatten(1).any(dim=1) if failing.dim() > 1 else failing
         if self.count == 0 and bool(examples.any()):
             row = int(examples.nonzero()[0])
@@ -84,7 +84,7 @@ def _require_numbers(split: str, inputs: Tensor, form: str) -> None:
     if inputs[0].numel() == 0:
         has_no_steps = form == "sequence" and inputs.shape[1] == 0
         raise RequestError(
-            f"The {SPLITS[split]} set holds {'sequences without steps' if has_no_steps else 'inputs without numbers'}.",
+            f"The {SPLITS[split]} set has {'sequences without steps' if has_no_steps else 'inputs without elements'}.",
             key="data",
             found=f"inputs of shape {tuple(inputs.shape[1:])}",
             allowed="sequences of one step or more" if has_no_steps else "one feature or more",
@@ -94,7 +94,7 @@ def _require_numbers(split: str, inputs: Tensor, form: str) -> None:
 def _require_finite(split: str, what: str, failing: _Failing) -> None:
     if failing.count:
         raise RequestError(
-            f"The {SPLITS[split]} set holds {what} that are not finite.",
+            f"The {SPLITS[split]} set has {what} that are not finite.",
             key="data",
             found=f"NaN or Inf {failing}",
             allowed="finite numbers: fill or leave out such examples",
@@ -104,9 +104,9 @@ def _require_finite(split: str, what: str, failing: _Failing) -> None:
 def _require_classes(split: str, failing: _Failing, num_classes: int) -> None:
     if failing.count:
         raise RequestError(
-            f"The {SPLITS[split]} set holds labels that are no class.",
+            f"The {SPLITS[split]} set has labels outside the classes.",
             key="data",
-            found=f"labels outside the classes {failing} (label {failing.value:.0f})",
+            found=f"labels {failing} (label {failing.value:.0f})",
             allowed=f"0 to {num_classes - 1}",
         )
 
@@ -114,7 +114,7 @@ def _require_classes(split: str, failing: _Failing, num_classes: int) -> None:
 def _require_two_classes(lowest: int, highest: int, num_examples: int) -> None:
     if lowest == highest:
         raise RequestError(
-            "The training set holds a single class: there is nothing to learn.",
+            "The training set has a single class: there is nothing to learn.",
             key="data",
             found=f"class {lowest} in all {num_examples} examples",
             allowed="two classes or more",

@@ -1,7 +1,7 @@
-"""A histogram whose bins are the signs and binary exponents of the numbers themselves.
+"""A histogram whose bins are the sign and the binary exponent of each number.
 
-A float32 keeps sign and exponent in its nine upper bits. Counting those needs one pass, no range to be guessed
-beforehand, and gives bins of equal width in log2. Counts add up: over layers, over processes, over time.
+A float32 stores sign and exponent in its nine upper bits. Counting these takes one pass, needs no range chosen
+beforehand, and gives bins of equal width in log2. Counts can be added over layers, processes and steps.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ LOG10_2 = math.log10(2.0)
 
 
 def log10_edge(index: int) -> float:
-    """Return log10 of the lower edge of bin `index` (1 to 255): bin k holds 2**(k-127) <= |x| < 2**(k-126)."""
+    """Return log10 of the lower edge of bin `index` (1 to 255): bin k covers 2**(k-127) <= |x| < 2**(k-126)."""
     return (index - 127) * LOG10_2
 
 
 @dataclass(frozen=True, eq=False)
 class Histogram:
-    """Counts of x by binary exponent, and by sign where that is known.
+    """Counts of x by binary exponent, and by sign where it is known.
 
     Attributes:
         counts: (256,) int64, of |x|. Bin 0 counts zeros and subnormals, bin k in 1…254 counts
             2**(k-127) <= |x| < 2**(k-126), bin 255 counts Inf and NaN.
-        negative: (256,) int64, the part of `counts` whose sign bit is set; None where signs are not kept, as in a
-            record on disk.
-        num_subnormal: How many of bin 0 are subnormals, 0 < |x| < 2**-126; None where that is not kept.
-        num_nan: How many of bin 255 are NaN; None where that is not kept.
+        negative: (256,) int64, the part of `counts` whose sign bit is set; None if signs are unknown, as in a record
+            on disk.
+        num_subnormal: Number of subnormals, 0 < |x| < 2**-126, in bin 0; None if unknown.
+        num_nan: Number of NaN in bin 255; None if unknown.
     """
 
     counts: np.ndarray
@@ -46,7 +46,7 @@ class Histogram:
         assert self.counts.shape == (NUM_BINS,), self.counts.shape
 
     def __add__(self, other: Histogram) -> Histogram:
-        """Count both; what one of the two does not keep, the sum does not either."""
+        """Add the counts; what is unknown in one of the two is unknown in the sum."""
         return Histogram(
             self.counts + other.counts,
             _add(self.negative, other.negative),
@@ -81,17 +81,17 @@ class Histogram:
 
     @property
     def signed(self) -> np.ndarray | None:
-        """(512,) int64 counts from -Inf over the zeros to +Inf, or None where signs are not kept."""
+        """(512,) int64 counts from -Inf over the zeros to +Inf, or None if signs are unknown."""
         if self.negative is None:
             return None
         return np.concatenate([self.negative[::-1], self.counts - self.negative])
 
     def share_below(self, exponent: int) -> float:
-        """Return the share of elements with 0 < |x| < 2**exponent among those that are finite and not zero.
+        """Return the fraction of elements with 0 < |x| < 2**exponent among those that are finite and not zero.
 
-        Below 2**-25 a number is rounded to zero in float16, below 2**-14 it is a subnormal there: `share_below(-25)`
-        is float16's underflow, whatever the format in which it was measured. Where subnormals are not told from
-        zeros, both are left out.
+        In float16, a number below 2**-25 rounds to zero and one below 2**-14 is subnormal: `share_below(-25)` is the
+        fraction that would underflow in float16, whatever dtype was measured. If the number of subnormals is unknown,
+        they are left out like zeros.
 
         Args:
             exponent: From -126 to 128.
@@ -104,10 +104,10 @@ class Histogram:
     def quantile(self, q: float) -> float | None:
         """Return the q-quantile of |x| over the finite elements, exact to its bin (a factor of 2).
 
-        Inside a bin the mass is taken as even in log|x|. A quantile among the zeros is 0.
+        Within a bin, elements are assumed to be uniform in log|x|. A quantile in bin 0 is 0.
 
         Args:
-            q: Share of the elements below the result, 0 to 1.
+            q: Fraction of the elements below the quantile, 0 to 1.
 
         Returns:
             The quantile, or None if no element is finite.
@@ -118,7 +118,7 @@ class Histogram:
             return None
         target = q * cumulative[-1]
         index = min(int(np.searchsorted(cumulative, target, side="left")), NONFINITE_BIN - 1)
-        while finite[index] == 0:  # q = 0 points before the first filled bin
+        while finite[index] == 0:  # q = 0 points before the first bin that is not empty
             index += 1
         if index == ZERO_BIN:
             return 0.0

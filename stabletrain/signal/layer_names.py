@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from stabletrain.torch_tools.module_hooks import ModuleHooks
+
 _NOT_ALLOWED = re.compile(r"[^A-Za-z0-9_\-.]")  # what both MLflow and TensorBoard take in a name
 
 
@@ -39,10 +41,10 @@ class ForwardOrder:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self._reached: dict[int, nn.Module] = {}  # by id: a module may define its own equality
-        self._handles = [m.register_forward_pre_hook(self._note) for m in model.modules()]
-        self._handles.append(model.register_forward_hook(self._finish))
+        self._hooks = ModuleHooks(before=ForwardOrder._note, after=ForwardOrder._finish)
+        self._hooks.open(self, before=[(module, None) for module in model.modules()], after=[(model, None)])
 
-    def _note(self, module: nn.Module, _: object) -> None:
+    def _note(self, _: None, module: nn.Module, inputs: object) -> None:
         self._reached.setdefault(id(module), module)
 
     def _finish(self, *_: object) -> None:
@@ -50,9 +52,7 @@ class ForwardOrder:
 
     def detach(self) -> None:
         """Remove the hooks."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._hooks.close()
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """Return all parameters under their layer names, in forward order."""

@@ -16,6 +16,7 @@ from stabletrain.signal.layer_names import clean_name
 from stabletrain.signal.time_gradient import REVERSE, TimeGradient
 from stabletrain.signal.unfused_rnn import FUSED, replay
 from stabletrain.torch_tools.isolation import differentiable, isolated, require_scalar
+from stabletrain.torch_tools.module_hooks import ModuleHooks
 
 CELLS = (nn.RNNCell, nn.LSTMCell, nn.GRUCell)
 States = dict[str, list[Tensor]]  # by layer, in the order in which they were computed
@@ -111,11 +112,12 @@ def _recording(path: str, module: nn.Module, states: States) -> Iterator[None]:
         with _replaced(module, "step", lambda key, *args, **kwargs: _noted(note, key, step(key, *args, **kwargs))):
             yield
     elif isinstance(module, CELLS):
-        handle = module.register_forward_hook(lambda _, __, output: _noted_cell(note, output))
+        hooks = ModuleHooks(after=_note_cell)
+        hooks.open(note, after=[(module, None)])
         try:
             yield
         finally:
-            handle.remove()
+            hooks.close()
     else:
         yield
 
@@ -124,7 +126,7 @@ def _noted(note: Callable[[str, Tensor], Tensor], key: str, state: tuple[Tensor,
     return (note(key, state[0]), *state[1:])
 
 
-def _noted_cell(note: Callable[[str, Tensor], Tensor], output: Any) -> Any:
+def _note_cell(note: Callable[[str, Tensor], Tensor], _: None, __: nn.Module, ___: Any, output: Any) -> Any:
     """Note a cell's h, and hand on a copy, which the model may overwrite."""
     return (note("", output[0]).clone(), *output[1:]) if isinstance(output, tuple) else note("", output).clone()
 

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import unserializable_hook
 
-from stabletrain.signal.hooks import first_tensor, tapped_modules
 from stabletrain.signal.layer_names import ForwardOrder, layer_name
+from stabletrain.signal.sources.output_statistics import first_tensor, watched_modules
+from stabletrain.torch_tools.module_hooks import ModuleHooks
 
 INPUT, OUTPUT = "input", "output"
 
@@ -71,26 +73,25 @@ class Trace:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._modules = tapped_modules(model)
+        self._modules = watched_modules(model)
         self._events: list[tuple[str, Call]] = []  # each call twice: as it begins, and as it ends
         self._open: list[Call] = []
         self._order: dict[str, int] = {}
-        self._handles: list[Any] = []
+        self._hooks = ModuleHooks(before=Trace._begin, after=Trace._end)
         self.loss: Seen | None = None
         self.gradients: dict[int, Tensor] = {}  # of the loss, by id of the parameter
         self.parameters: Mapping[str, nn.Parameter] = {}  # in forward order
 
     def __enter__(self) -> Trace:
         self._forward_order = ForwardOrder(self._model)
-        for path, module in {**self._modules, "": self._model}.items():
-            self._handles.append(module.register_forward_pre_hook(self._begin(path)))
-            self._handles.append(module.register_forward_hook(self._end))
+        modules = {**self._modules, "": self._model}
+        watched = [(module, path) for path, module in modules.items()]
+        self._hooks.open(self, before=watched, after=watched)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._forward_order.detach()
-        for handle in self._handles:
-            handle.remove()
+        self._hooks.close()
 
     def differentiate(self, loss: Tensor) -> None:
         """Look at the loss, and at all gradients from it down; none is written."""
@@ -155,29 +156,26 @@ class Trace:
         order = self._order.get(call.path)
         return None if order is None else layer_name(order, call.path, len(self._modules))
 
-    def _begin(self, path: str) -> Any:
-        def begin(module: nn.Module, inputs: Any) -> Any:
-            if self.loss is not None:  # a checkpointed layer runs again in the backward pass
-                return None
-            call = Call(path, module)
-            self._open.append(call)
-            self._events.append((INPUT, call))
-            x = first_tensor(inputs)
-            if x is None:
-                return None
-            call.values[INPUT] = see(x.detach())
-            if not x.requires_grad:
-                return None
-            if x is not inputs[0] or getattr(module, "inplace", False):
-                _note(x, call, INPUT)
-                return None
-            own = x.clone()  # its gradient is what comes back from this call alone
-            _note(own, call, INPUT)
-            return own, *inputs[1:]
+    def _begin(self, path: str, module: nn.Module, inputs: Any) -> Any:
+        if self.loss is not None:  # a checkpointed layer runs again in the backward pass
+            return None
+        call = Call(path, module)
+        self._open.append(call)
+        self._events.append((INPUT, call))
+        x = first_tensor(inputs)
+        if x is None:
+            return None
+        call.values[INPUT] = see(x.detach())
+        if not x.requires_grad:
+            return None
+        if x is not inputs[0] or getattr(module, "inplace", False):
+            _note(x, call, INPUT)
+            return None
+        own = x.clone()  # its gradient is what this call alone sends back
+        _note(own, call, INPUT)
+        return own, *inputs[1:]
 
-        return begin
-
-    def _end(self, module: nn.Module, _: Any, output: Any) -> None:
+    def _end(self, path: str, module: nn.Module, _: Any, output: Any) -> None:
         if self.loss is not None:
             return
         call = self._open.pop()
@@ -197,4 +195,4 @@ def _note(x: Tensor, call: Call, place: str) -> None:
     def look(gradient: Tensor) -> None:
         call.gradients[place] = see(gradient)
 
-    x.register_hook(look)
+    x.register_hook(unserializable_hook(look))

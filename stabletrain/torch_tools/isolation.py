@@ -1,15 +1,13 @@
 """Run a model without leaving a trace: what a pass changes is put back when the block ends, also by an exception.
 
-Checked on torch 2.13.0; the private parts of torch that are used here are `nn.Module._buffers` and the module name
-`torch._dynamo`.
+Checked on torch 2.13.0; the private part of torch that is used here is `nn.Module._buffers`.
 """
 
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stabletrain.errors import RequestError
+from stabletrain.torch_tools.eager import eagerly
 
 
 @contextmanager
@@ -95,9 +94,7 @@ def differentiable() -> Iterator[None]:
 
     Compiled code calls no hooks.
     """
-    is_compiling = "torch._dynamo" in sys.modules  # importing it takes a second
-    stance = torch.compiler.set_stance("force_eager") if is_compiling else nullcontext()
-    with torch.inference_mode(False), torch.enable_grad(), stance:
+    with torch.inference_mode(False), torch.enable_grad(), eagerly():
         yield
 
 

@@ -7,7 +7,7 @@ literal anywhere else.
 
 from __future__ import annotations
 
-from stabletrain.vocabulary.signals import DEAD, EQUAL, SATURATED, UPDATE
+from stabletrain.vocabulary.signals import CLIP, DEAD, EQUAL, GRADIENT, SATURATED, UPDATE
 
 TRAIN, VAL, TEST = STAGES = ("train", "val", "test")
 LOSS, ACCURACY, MSE = "loss", "accuracy", "mse"
@@ -22,6 +22,7 @@ NORM_TOTAL = "gradient/norm/total"  # before clipping
 NORM_AFTER = "clip/norm_after"
 CLIP_FRACTION = "clip/fraction"  # share of steps clipped so far
 
+SYSTEM = "system"
 SAMPLES_PER_SECOND = "system/samples_per_second"
 STEPS_PER_SECOND = "system/steps_per_second"
 STEP_SECONDS = "system/step_seconds"
@@ -60,6 +61,11 @@ def of_stage(stage: str, metric: str) -> str:
     return f"{stage}/{metric}"
 
 
+def is_monitoring(name: str) -> bool:
+    """Return whether a metric is one of the monitors (gradient, clipping, system) rather than a result."""
+    return name.partition("/")[0] in (GRADIENT, CLIP, SYSTEM)
+
+
 def metric_of(name: str, stage: str) -> str | None:
     """Return the metric in `name` if it is `<stage>/<metric>`, else None."""
     return layer_of(name, stage)
@@ -68,23 +74,6 @@ def metric_of(name: str, stage: str) -> str | None:
 def nonfinite_of(name: str) -> str:
     """Return where the non-finite values of a scalar are counted: `<signal>/nonfinite`."""
     return f"{name.partition('/')[0]}/{NONFINITE}"
-
-TRAIN, VAL, TEST = STAGES = ("train", "val", "test")
-LOSS, ACCURACY, MSE = "loss", "accuracy", "mse"
-VAL_LOSS, TEST_LOSS = "val/loss", "test/loss"
-VAL_ACCURACY, TEST_ACCURACY = "val/accuracy", "test/accuracy"
-VAL_MSE, TEST_MSE = "val/mse", "test/mse"
-SAMPLES_PER_SECOND = "system/samples_per_second"
-
-
-def of_stage(stage: str, metric: str) -> str:
-    """Return `<stage>/<metric>`, such as `val/accuracy`."""
-    return f"{stage}/{metric}"
-
-
-def metric_of(name: str, stage: str) -> str | None:
-    """Return the metric in `name` if it is `<stage>/<metric>`, else None."""
-    return layer_of(name, stage)
 
 
 def of_signal(signal: str, statistic: str) -> str:

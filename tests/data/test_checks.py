@@ -166,7 +166,7 @@ def test_an_empty_training_set_has_no_batch():
 
 
 @KINDS
-@pytest.mark.parametrize(("shape", "words"), [((0, 2), "sequences without steps"), ((4, 0), "inputs without numbers")])
+@pytest.mark.parametrize(("shape", "words"), [((0, 2), "sequences without steps"), ((4, 0), "inputs without elements")])
 def test_inputs_of_no_size(kind, shape, words):
     tensors, finish = make(kind)
     for split in SPLITS:

@@ -139,7 +139,7 @@ INSTALLED = [cls for cls in CONTRACT if importlib.util.find_spec(PACKAGES.get(cl
 
 def member(cls: type[Data], *values: Any) -> Any:
     """Return a row to test with, left out with its reason where the class's package is missing."""
-    reason = f"{cls.__name__} comes with the package {PACKAGES.get(cls)}"
+    reason = f"{cls.__name__} needs the package {PACKAGES.get(cls)}"
     return pytest.param(cls, *values, marks=pytest.mark.skipif(cls not in INSTALLED, reason=reason))
 
 
@@ -315,7 +315,7 @@ def test_same_seed_same_numbers(cls):
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_global_generators_are_left_alone(cls):
-    for module in (stabletrain.data.mnist_small._load, stabletrain.data.mnist1d._draw):
+    for module in (stabletrain.data.mnist_small._load, stabletrain.data.mnist1d._generate):
         module.cache_clear()
     torch.manual_seed(3)
     np.random.seed(3)

@@ -150,7 +150,7 @@ def test_labels_of_a_large_set_come_from_its_own_list_if_that_agrees(few):
     assert wrap_dataset(honest).num_outputs == 3
     silent = wrap_dataset(Pairs(1000, rare))
     assert silent.num_outputs == 2
-    with pytest.raises(RequestError, match="not among those looked at") as caught:
+    with pytest.raises(RequestError, match="beyond those found before training") as caught:
         [y for split in (silent.train, silent.val, silent.test) for _, y in split]
     assert caught.value.found == "2 at index 501"
     lying = Pairs(1000, lambda i: (X[i % 200], i % 2), targets=[i % 5 for i in range(1000)])
@@ -162,7 +162,7 @@ def test_a_dataset_may_name_its_number_of_classes(attributes):
     dataset = Pairs(100, lambda i: (X[i], 2 * (i % 2)), **attributes)  # 0 and 2 of 0 to 6
     assert wrap_dataset(dataset).num_outputs == 7
     beyond = Pairs(100, lambda i: (X[i], 7 * (i % 2)), **attributes)
-    assert "beyond its own classes" in refusal(beyond).problem
+    assert "beyond its own number of classes" in refusal(beyond).problem
 
 
 def spoiled(at, change):
@@ -181,32 +181,32 @@ def put(value):
     ("dataset", "words", "found"),
     [
         (Pairs(0, None), "is empty", "0 examples"),
-        (Pairs(50, lambda i: X[i]), "does not give pairs", "ndarray at index 0"),
-        (Pairs(50, lambda i: (X[i], 1, 2)), "does not give pairs", "tuple of 3 at index 0"),
-        (Pairs(50, lambda i: {"x": X[i], "y": 0}), "does not give pairs", "dict"),
+        (Pairs(50, lambda i: X[i]), "does not return pairs", "ndarray at index 0"),
+        (Pairs(50, lambda i: (X[i], 1, 2)), "does not return pairs", "tuple of 3 at index 0"),
+        (Pairs(50, lambda i: {"x": X[i], "y": 0}), "does not return pairs", "dict"),
         (spoiled(42, lambda x: (x[:5], 0)), "inputs of different shapes", "(5,) at index 42, (6,) at index 0"),
         (spoiled(42, lambda x: (x, [0])), "targets of different shapes", "(1,) at index 42, () at index 0"),
         (spoiled(42, put(np.nan)), "not finite", "1 of 100 examples, the first at index 42"),
         (spoiled(42, put(np.inf)), "not finite", "1 of 100 examples, the first at index 42"),
         (spoiled(42, lambda x: 1 / 0), "fails at index 42: ZeroDivisionError", "division by zero"),
         (Pairs(50, lambda i: (X[i], [np.nan][0])), "not finite", "50 of 50"),
-        (Pairs(50, lambda i: (X[i], 1)), "single class", "class 1 always"),
-        (Pairs(50, lambda i: (X[i], -(i % 2))), "no class", "-1 at index 1"),
+        (Pairs(50, lambda i: (X[i], 1)), "single class", "only class 1"),
+        (Pairs(50, lambda i: (X[i], -(i % 2))), "not classes", "-1 at index 1"),
         (Pairs(50, lambda i: (X[i], 1 + i % 3)), "with gaps", "3 labels from 1 to 3, without 0"),
         (Pairs(50, lambda i: (X[i], [0, 1, 5][i % 3])), "with gaps", "without 2"),
         (Pairs(50, lambda i: (X[i].reshape(3, 2), [0, 0, 10**9])), "with gaps", "2 labels from 0 to 1000000000"),
         (spoiled(42, put(1e300)), "not finite", "1 of 100 examples, the first at index 42"),
-        (Pairs(50, lambda i: (X[i] * 1j, i % 2)), "no number", "ndarray and int at index 0"),
-        (Pairs(50, lambda i: ("text", 1)), "no number", "str and int at index 0"),
-        (Pairs(50, lambda i: (X[i], "cat")), "no number", "ndarray and str"),
-        (Pairs(50, lambda i: (X[i], None)), "no number", "NoneType"),
-        (Pairs(50, lambda i: (Image.new("RGB", (4, 4)), i % 2)), "no number", "Image"),
-        (Pairs(50, lambda i: (X[i, 0], i % 2)), "no vectors", "shape ()"),
-        (Pairs(50, lambda i: (np.zeros((1, 1, 1, 1)), i % 2)), "no vectors", "(1, 1, 1, 1)"),
-        (Pairs(50, lambda i: (np.zeros((0, 2)), i % 2)), "no vectors", "(0, 2)"),
-        (Pairs(50, lambda i: (X[i], [0, 1])), "fit no classification", "(2,) for inputs of shape (6,)"),
-        (Pairs(50, lambda i: (X[i].reshape(3, 2), [0, 1])), "fit no classification", "(2,)"),
-        (Pairs(50, lambda i: (X[i], np.zeros((2, 2)))), "fit no regression", "(2, 2)"),
+        (Pairs(50, lambda i: (X[i] * 1j, i % 2)), "not numeric", "ndarray and int at index 0"),
+        (Pairs(50, lambda i: ("text", 1)), "not numeric", "str and int at index 0"),
+        (Pairs(50, lambda i: (X[i], "cat")), "not numeric", "ndarray and str"),
+        (Pairs(50, lambda i: (X[i], None)), "not numeric", "NoneType"),
+        (Pairs(50, lambda i: (Image.new("RGB", (4, 4)), i % 2)), "not numeric", "Image"),
+        (Pairs(50, lambda i: (X[i, 0], i % 2)), "not vectors", "shape ()"),
+        (Pairs(50, lambda i: (np.zeros((1, 1, 1, 1)), i % 2)), "not vectors", "(1, 1, 1, 1)"),
+        (Pairs(50, lambda i: (np.zeros((0, 2)), i % 2)), "not vectors", "(0, 2)"),
+        (Pairs(50, lambda i: (X[i], [0, 1])), "not fit a classification", "(2,) for inputs of shape (6,)"),
+        (Pairs(50, lambda i: (X[i].reshape(3, 2), [0, 1])), "not fit a classification", "(2,)"),
+        (Pairs(50, lambda i: (X[i], np.zeros((2, 2)))), "not fit a regression", "(2, 2)"),
     ],
 )
 def test_refuses(dataset, words, found):
@@ -218,7 +218,7 @@ def test_refuses(dataset, words, found):
 
 def test_refuses_half_labels():
     error = refusal(Pairs(50, lambda i: (X[i], i % 2 + 0.5)), task="classification")
-    assert (error.found, "no class" in error.problem) == ("0.5 at index 0", True)
+    assert (error.found, "not classes" in error.problem) == ("0.5 at index 0", True)
 
 
 class Endless(Dataset):

@@ -48,7 +48,7 @@ def test_sizes_follow_the_fractions():
     assert [len(x) for x, _ in all_splits(Digits(val_fraction=0.2, test_fraction=0.3))] == [899, 359, 539]
 
 
-def test_pixels_are_standardised():
+def test_pixels_are_standardized():
     """Mean 0 and mean square 1 over the whole data set, and the two constants are its own."""
     x = torch.cat([x for x, _ in all_splits(Digits())]).double()
     assert abs(x.mean().item()) < 1e-4

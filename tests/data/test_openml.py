@@ -84,7 +84,7 @@ def test_what_is_asked_of_openml(answer):
 
 
 @pytest.mark.parametrize("form", ["auto", "vector", "image"])
-def test_pixels_are_standardised_together(answer, form):
+def test_pixels_are_standardized_together(answer, form):
     frame = images()
     answer(frame)
     data = OpenML("made", image_shape=[3, 2, 2], form=form, seed=5)
@@ -106,7 +106,7 @@ def test_images_of_one_grey_are_zero_and_the_pixels_of_scikit_learn_stay(answer)
     assert (frame.drop(columns="kind") == np.float32(0.1)).all().all()
 
 
-def test_columns_of_a_table_are_standardised_one_by_one(answer):
+def test_columns_of_a_table_are_standardized_one_by_one(answer):
     answer(images())
     x = OpenML("made").train.tensors[0]
     assert x.mean(dim=0).abs().max() < 1e-6
@@ -148,12 +148,12 @@ def test_refuses_no_name(name):
 @pytest.mark.parametrize(
     ("error", "key", "words"),
     [
-        (URLError("Name or service not known"), "dataset", "not kept here and cannot be fetched"),
-        (TimeoutError("timed out"), "dataset", "not kept here and cannot be fetched"),
-        (PermissionError(13, "Permission denied"), "dataset", "not kept here and cannot be fetched"),
-        (HTTPError("https://www.openml.org", 503, "busy", None, None), "dataset", "not kept here and cannot be"),
-        (ValueError("No known dataset"), "dataset", "OpenML does not give this data set: No known dataset"),
-        (RuntimeError(""), "dataset", "OpenML does not give this data set: RuntimeError"),
+        (URLError("Name or service not known"), "dataset", "it cannot be downloaded"),
+        (TimeoutError("timed out"), "dataset", "it cannot be downloaded"),
+        (PermissionError(13, "Permission denied"), "dataset", "it cannot be downloaded"),
+        (HTTPError("https://www.openml.org", 503, "busy", None, None), "dataset", "it cannot be downloaded"),
+        (ValueError("No known dataset"), "dataset", "OpenML does not provide this data set: No known dataset"),
+        (RuntimeError(""), "dataset", "OpenML does not provide this data set: RuntimeError"),
         (KeyError("Could not find target_column='y'"), "target", "has no column 'y'"),
     ],
 )
@@ -179,7 +179,7 @@ def test_without_a_network_it_says_so_soon(monkeypatch, tmp_path):
     start = time.monotonic()
     error = refusal(dataset="iris")
     assert time.monotonic() - start < 10
-    assert "cannot be fetched" in error.problem
+    assert "cannot be downloaded" in error.problem
     assert str(tmp_path) in error.found
     assert error.command == "python -m stabletrain data=digits"
 

@@ -46,7 +46,7 @@ def test_blobs_have_their_classes_features_and_spread():
 
 
 @pytest.mark.parametrize("data", [Circles(seed=3), Blobs(seed=3)], ids=["circles", "blobs"])
-def test_training_set_is_standardised_and_stratified(data):
+def test_training_set_is_standardized_and_stratified(data):
     x, y = data.train.tensors
     assert x.mean(dim=0).abs().max() < 1e-6
     assert (x.square().mean(dim=0) - 1).abs().max() < 1e-5

@@ -11,7 +11,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from stabletrain.data import Table
 from stabletrain.data.splits import split_rows
-from stabletrain.data.tables.columns import encode_features, standardise
+from stabletrain.data.tables.columns import encode_features, standardize
 from stabletrain.errors import RequestError
 
 IRIS = Path(__file__).with_name("iris.csv")
@@ -95,10 +95,10 @@ def test_every_kind_of_column(tmp_path, name):
     assert data.num_inputs == 1 + 3 + 1 + 1 + 1
     for (x, _), part in zip(parts(data), rows, strict=True):
         for column, expected in (
-            (0, standardise(frame["size"].to_numpy(), rows[0])[part]),
+            (0, standardize(frame["size"].to_numpy(), rows[0])[part]),
             (slice(1, 4), one_hot[part]),  # blue, green, red
             (4, frame["is_new"].to_numpy()[part]),
-            (5, standardise(frame["count"].to_numpy(dtype=float), rows[0])[part]),
+            (5, standardize(frame["count"].to_numpy(dtype=float), rows[0])[part]),
             (6, np.zeros(len(part))),
         ):
             np.testing.assert_allclose(x.numpy()[:, column], expected, atol=1e-6)
@@ -106,13 +106,13 @@ def test_every_kind_of_column(tmp_path, name):
 
 def test_constant_in_the_training_rows_is_zero_everywhere():
     values = np.array([0.1] * 9 + [7.0])  # 0.1 nine times has a deviation of 1e-17
-    assert standardise(values, np.arange(9)).tolist() == [0.0] * 10
+    assert standardize(values, np.arange(9)).tolist() == [0.0] * 10
 
 
 def test_large_offsets_keep_their_digits():
     values = 1.7e9 + np.arange(100.0)  # seconds since 1970: float32 would see steps of 128
     np.testing.assert_allclose(
-        standardise(values, np.arange(100)), (np.arange(100) - 49.5) / np.arange(100).std(), rtol=1e-9
+        standardize(values, np.arange(100)), (np.arange(100) - 49.5) / np.arange(100).std(), rtol=1e-9
     )
 
 
@@ -304,8 +304,8 @@ def test_refuses_task(task, closest):
     ("changes", "key", "found"),
     [
         ({"size": np.nan}, "path", "size: 3 of 60 rows missing"),
-        ({"size": np.inf}, "path", "size: 3 of 60 rows infinite or beyond float32"),
-        ({"size": -1e39}, "path", "size: 3 of 60 rows infinite or beyond float32"),
+        ({"size": np.inf}, "path", "size: 3 of 60 rows infinite or outside float32"),
+        ({"size": -1e39}, "path", "size: 3 of 60 rows infinite or outside float32"),
         ({"colour": None}, "path", "colour: 3 of 60 rows missing"),
         ({"price": np.nan}, "target", "price: 3 of 60 rows missing"),
         ({"size": np.nan, "colour": None}, "path", "size: 3 of 60 rows missing; colour: 3 of 60 rows missing"),
@@ -332,7 +332,7 @@ def test_largest_numbers_stay_finite(tmp_path):
         (pd.date_range("2020-01-01", periods=300), "neither numbers"),
         ([b"x"] * 300, "neither numbers"),
         ([[1, 2]] * 300, "neither numbers"),
-        ([f"name {i}" for i in range(300)], "too many different texts"),
+        ([f"name {i}" for i in range(300)], "too many distinct texts"),
     ],
     ids=["dates", "bytes", "lists", "names"],
 )

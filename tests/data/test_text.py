@@ -116,7 +116,7 @@ def test_line_ends_and_a_byte_order_mark_are_no_characters(tmp_path):
 def test_a_file_named_by_digits(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "1984").write_text("abc" * 100)
-    assert Text(1984, num_steps=5).source.startswith("Characters of 1984: 3 different ones")
+    assert Text(1984, num_steps=5).source.startswith("Characters of 1984, 3 distinct ones")
 
 
 @pytest.mark.parametrize("path", ["missing.txt", "."])
@@ -131,8 +131,8 @@ def test_refuses_what_is_no_file(tmp_path, path):
     [
         (b"", "empty", "path"),
         (b"\xff\xfe\x00text", "cannot be read as text", "path"),
-        ("aaaa" * 100, "a single character", "path"),
-        ("".join(map(chr, range(0x4E00, 0x4E00 + 1001))), "too many different", "path"),
+        ("aaaa" * 100, "a single distinct character", "path"),
+        ("".join(map(chr, range(0x4E00, 0x4E00 + 1001))), "too many distinct", "path"),
         ("abcde", "too short", "path"),
         ("ab" * 50, "too short", "num_steps"),
     ],

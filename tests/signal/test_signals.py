@@ -8,6 +8,7 @@ from torch import nn
 
 from stabletrain.errors import RequestError
 from stabletrain.signal.watch import Watch
+from stabletrain.torch_tools.module_hooks import is_hooked
 from stabletrain.vocabulary.signals import ACTIVATION, CLIP, DELTA, MOMENT, SIGNALS, UPDATE, WEIGHT
 
 
@@ -105,15 +106,16 @@ def test_micro_batches_add_up_and_evaluation_does_not_count():
 def test_taps_are_on_the_model_only_when_expected():
     model = nn.Linear(3, 3)
     watch = Watch(model, signals=[ACTIVATION])
-    assert len(model._forward_hooks) == 2  # a tap, and the one that finds the order
+    assert is_hooked(model)
     watch.expect(taps=False)
     model(torch.randn(2, 3)).sum().backward()
+    assert not is_hooked(model)
     assert ACTIVATION not in watch.step().signals
     watch.expect(taps=True, histograms=False)
     model(torch.randn(2, 3)).sum().backward()
     assert watch.step().signals[ACTIVATION][0].histogram is None
     watch.detach()
-    assert len(model._forward_hooks) == 0
+    assert not is_hooked(model)
 
 
 @pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad])

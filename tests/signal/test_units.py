@@ -10,17 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from stabletrain.signal.unit_activity import MIN_SAMPLES, UnitTaps, find_equal_units
+from stabletrain.signal.sources.unit_activity import MIN_SAMPLES, UnitActivity, find_equal_units
 from stabletrain.signal.watch import Watch
+from stabletrain.torch_tools.module_hooks import is_hooked
 from stabletrain.vocabulary.signals import SIGNALS
 
 
 def count(model, *inputs):
-    taps = UnitTaps(model)
-    taps.open()
+    units = UnitActivity(model)
+    units.open()
     for x in inputs:
         model(x)
-    return taps.collect()
+    return units.take()
 
 
 def by_path(shares):
@@ -172,16 +173,16 @@ def test_a_look_goes_on_until_enough_samples_were_seen():
 
 def test_counts_begin_anew_after_each_share():
     model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1))
-    taps = UnitTaps(model)
-    taps.open()
+    units = UnitActivity(model)
+    units.open()
     for bias, expected in ((-99.0, 1.0), (99.0, 0.0)):
         nn.init.constant_(model[0].bias, bias)
         for _ in range(2):
-            assert taps.collect() == {}
+            assert units.take() == {}
             model(torch.randn(MIN_SAMPLES // 2, 3))
-        assert by_path(taps.collect()["dead"]) == {"2": expected}
-    taps.close()
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+        assert by_path(units.take()["dead"]) == {"2": expected}
+    units.close()
+    assert not any(map(is_hooked, model.modules()))
 
 
 def test_what_does_not_count():

@@ -10,6 +10,7 @@ from torch.nn.utils import parametrizations
 from stabletrain.signal.cadence import is_due
 from stabletrain.signal.layer_names import layer_name
 from stabletrain.signal.watch import Watch
+from stabletrain.torch_tools.module_hooks import is_hooked
 
 
 class Backwards(nn.Module):
@@ -62,10 +63,11 @@ def test_a_shared_weight_counts_once_where_it_is_first_used():
 
 def test_the_hooks_are_gone_after_one_pass():
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
-    Watch(model)
-    assert any(m._forward_pre_hooks for m in model.modules())
+    watch = Watch(model)
+    assert all(map(is_hooked, model.modules()))
     model(torch.ones(1, 3))
-    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
+    assert not any(map(is_hooked, model.modules()))
+    assert len(watch.layers) == 4
 
 
 def test_a_watch_made_after_the_forward_pass_falls_back_to_the_definition():
@@ -75,7 +77,7 @@ def test_a_watch_made_after_the_forward_pass_falls_back_to_the_definition():
     loss.backward()
     assert paths(watch.step())[0] == "scale"
     assert paths(watch.step())[1:3] == ["last.weight", "last.bias"]
-    assert not any(m._forward_pre_hooks for m in model.modules())
+    assert not any(map(is_hooked, model.modules()))
 
 
 @pytest.mark.parametrize("wrap", [parametrizations.weight_norm, parametrizations.spectral_norm])

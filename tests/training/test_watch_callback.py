@@ -16,6 +16,7 @@ from stabletrain.errors import RequestError
 from stabletrain.gradient import NormClip
 from stabletrain.record.reader import load_record
 from stabletrain.signal.cadence import is_due_by_decade
+from stabletrain.torch_tools.module_hooks import is_hooked
 from stabletrain.training import GradientWatch, RecordLogger, TrainingModule
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.signals import SIGNALS
@@ -128,12 +129,12 @@ def test_off_measures_nothing_and_leaves_no_hook(tmp_path):
     module, record = fit(tmp_path, watch)
     assert not record.layers
     assert watch.seconds == 0
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+    assert not any(map(is_hooked, module.modules()))
 
 
 def test_no_hook_stays_behind(tmp_path):
     module, _ = fit(tmp_path, GradientWatch(1, 1, signals=SIGNALS, signals_every=1))
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+    assert not any(map(is_hooked, module.modules()))
     assert not module.trainer.optimizers[0]._optimizer_step_post_hooks
 
 

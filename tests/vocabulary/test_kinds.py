@@ -51,3 +51,12 @@ def test_of_two_that_explain_each_other_one_yields():
         assert set(a.yields_to) <= mutual
         for name in mutual:
             assert (name in a.yields_to) + (a.name in KINDS[name].yields_to) == 1, (a.name, name)
+
+
+def test_no_kind_is_a_literal_outside_the_vocabulary():
+    package = Path(kinds.__file__).resolve().parents[1]
+    literal = re.compile(r'"({})"'.format("|".join(set(KINDS) - {"nonfinite"})))  # also the name of a statistic
+    files = [path for path in package.rglob("*.py") if path.parent.name != "vocabulary"]
+    found = {(path.name, text) for path in files for text in literal.findall(path.read_text())}
+    assert found == set(), "import the kind from stabletrain.vocabulary.kinds"
+    assert literal.findall('kind="vanishing"') == ["vanishing"]

@@ -19,6 +19,7 @@ from stabletrain.diagnosis.remedies import with_remedies
 from stabletrain.record.reader import load_record
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.vocabulary.finding import Finding, verdict_of
+from stabletrain.vocabulary.kinds import NONFINITE
 from stabletrain.vocabulary.statuses import DONE_CODE
 
 REPLAY = "--replay"
@@ -34,11 +35,11 @@ def examine(folder: RunFolder, error: BaseException | None = None) -> list[Findi
     """
     observations = observe(load_record(folder.path))
     findings = diagnose(observations)
-    if error is not None and not any(f.kind == "nonfinite" for f in findings):
+    if error is not None and not any(f.kind == NONFINITE.name for f in findings):
         from stabletrain.training.optimization.stability import NonFiniteGradient
 
         if isinstance(error, NonFiniteGradient):
-            found = Finding("nonfinite", "critical", None, error.step, error.step, {"norm": str(error.norm)})
+            found = Finding(NONFINITE.name, "critical", None, error.step, error.step, {"norm": str(error.norm)})
             findings = order_by_cause([with_remedies(found, observations.about), *findings])
     return [_with_offender(f, _read_offender(folder)) for f in findings]
 
@@ -50,7 +51,7 @@ def _read_offender(folder: RunFolder) -> dict[str, Any]:
 
 def _with_offender(finding: Finding, offender: dict[str, Any]) -> Finding:
     """Add to a finding of Inf or NaN where in the last step they first appeared."""
-    if finding.kind != "nonfinite" or not offender:
+    if finding.kind != NONFINITE.name or not offender:
         return finding
     names = ("phase", "layer", "tensor", "clean", "samples")
     evidence = finding.evidence | {f"offender_{name}": offender[name] for name in names if offender.get(name)}

@@ -10,6 +10,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from stabletrain.errors import RequestError, require_choice, require_range
+from stabletrain.vocabulary import metric_names as names
 
 SIGNALS = ("gradient", "delta", "activation", "weight", "update", "moment", "clip", "units")  # as in signal/snapshot
 GROUPS = (
@@ -85,7 +86,7 @@ class SearchSettings:
     """Overrides of every trial, before those of the command line."""
     parameters: dict[str, Any] = field(default_factory=dict)
     """What to search, as in the configuration: `clip: {max_norm: {low: 0.1, high: 10.0, log: true}}`, or `choices`."""
-    metric: str = "val/loss"
+    metric: str = names.VAL_LOSS
     """What a trial is judged by, at its end."""
     direction: str = "minimize"
     """minimize or maximize."""

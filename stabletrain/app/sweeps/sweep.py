@@ -19,10 +19,12 @@ from stabletrain.app.sweeps.sweep_child import outcome_of
 from stabletrain.errors import RequestError
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.record.sweep_folder import SweepFolder
+from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import HEALTHY
 from stabletrain.vocabulary.statuses import DONE_CODE, WRONG_REQUEST_CODE
 
-MAIN_METRICS = ("val/accuracy", "val/mse", "val/loss", "train/loss")  # the first one that any child has is shown
+# The first one that any child has is shown.
+MAIN_METRICS = (names.VAL_ACCURACY, names.VAL_MSE, names.VAL_LOSS, names.TRAIN_LOSS)
 
 
 def begin_sweep(output_dir: str | None, experiment_name: str) -> SweepFolder:

@@ -1,4 +1,4 @@
-"""Any data set of OpenML by its name, through scikit-learn, which keeps what it has fetched."""
+"""Any data set of OpenML by its name, downloaded and cached by scikit-learn."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from stabletrain.data.base import MAX_SEED, require_count, resolve_form
 from stabletrain.data.tables.table_file import require_complete
-from stabletrain.data.tables.tabular import STANDARDISED, Tabular
+from stabletrain.data.tables.tabular import STANDARDIZED, Tabular
 from stabletrain.errors import RequestError, require_choice
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TIMEOUT_S = 30.0  # of a network that does not answer; scikit-learn itself sets none
+TIMEOUT_S = 30.0  # for a network that does not respond; scikit-learn sets none
 EXAMPLES = "mnist_784, CIFAR_10, adult"
 
 
 @final
 class OpenML(Tabular):
-    """A data set of openml.org: fetched once, then read from scikit-learn's data folder, also without network.
+    """A data set of openml.org, downloaded once and then read from scikit-learn's data folder, also offline.
 
-    Columns are encoded as those of `Table`. With `image_shape`, rows are images: their pixels are standardised
-    together, and ``form=image`` gives them this shape. MNIST is `dataset=mnist_784 image_shape=[1,28,28]`, CIFAR-10
+    Columns are encoded as in `Table`. With `image_shape`, rows are images: all pixels are standardized by the same two
+    numbers, and ``form=image`` gives rows this shape. MNIST is `dataset=mnist_784 image_shape=[1,28,28]`, CIFAR-10
     `dataset=CIFAR_10 image_shape=[3,32,32]`.
 
     Attributes:
-        target: The column that is predicted.
+        target: The column to predict.
         classes: Values of the target in sorted order, class 0 first; None for a regression.
 
     Args:
         dataset: Name on openml.org, such as ``mnist_784``.
         version: Its version, from 1.
-        target: Column to predict; null for the one that OpenML names.
+        target: Column to predict; null for the default target on OpenML.
         task: ``classification``, ``regression`` or ``auto``; see `Table`.
         batch_size: Global batch size, from 1 to the size of the training set.
         form: ``vector`` or, with `image_shape`, ``image``; ``auto`` is ``vector``.
-        image_shape: Channels, height and width of a row; null if rows are no images.
-        val_fraction: Share of the rows that validates, above 0.
-        test_fraction: Share of the rows that tests, above 0; both shares together below 1.
-        seed: Which split, from 0 to 2³² - 1.
+        image_shape: Channels, height and width of a row; null if rows are not images.
+        val_fraction: Fraction of the rows used for validation, above 0.
+        test_fraction: Fraction of the rows used for testing, above 0; the two fractions add up to less than 1.
+        seed: Seed of the split, from 0 to 2³² - 1.
 
     Raises:
-        RequestError: The data set cannot be fetched, has gaps, or an argument is out of its range.
+        RequestError: The data set cannot be downloaded, has missing values, or an argument is out of range.
 
     References:
         Vanschoren et al. 2014, OpenML: Networked Science in Machine Learning.
@@ -94,20 +94,21 @@ class OpenML(Tabular):
 
     @property
     def source(self) -> str:
-        """One sentence that says where the numbers come from."""
+        """Where the data come from, in one sentence."""
         rows = f"({self.num_rows} rows)"
-        return f"Column {self.target!r} of {self._dataset} on openml.org {rows}, {self._what} {STANDARDISED}."
+        return f"Column {self.target!r} of {self._dataset} on openml.org {rows}, {self._what} {STANDARDIZED}."
 
 
 def fetch(dataset: str | None, version: int, target: str | None) -> tuple[pd.DataFrame, str]:
     """Return the data set as one data frame, and the name of its target.
 
     Raises:
-        RequestError: No name, no network and no copy, no such data set, or not just one target.
+        RequestError: No name is given; there is no local copy of the data set and it cannot be downloaded; it does not
+            exist; or it does not have exactly one target.
     """
     if dataset is None or not str(dataset).strip():
         raise RequestError(
-            "The data set has no name.",
+            "No data set is named.",
             key="dataset",
             found="null",
             allowed=f"a name on openml.org: {EXAMPLES}",
@@ -132,24 +133,24 @@ def fetch(dataset: str | None, version: int, target: str | None) -> tuple[pd.Dat
     names = bunch.target_names
     if len(names) != 1:
         found = ", ".join(map(str, names)) or "none"
-        raise RequestError(f"{dataset} names {len(names)} targets.", key="target", found=found, allowed="one column")
+        raise RequestError(f"{dataset} has {len(names)} targets.", key="target", found=found, allowed="one column")
     return bunch.frame.copy(deep=False), str(names[0])
 
 
 def _unfetched(error: Exception, found: str, folder: str) -> RequestError:
-    """Return what to do: about the network or the folder where those fail, about the name where OpenML answers."""
+    """Return the error: about the network or the folder where those fail, about the name where OpenML responds."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if isinstance(error, OSError):  # URLError, HTTPError and time-outs are too
         return RequestError(
-            f"The data set is not kept here and cannot be fetched: {reason}",
+            f"There is no local copy of the data set, and it cannot be downloaded: {reason}",
             key="dataset",
             found=f"{found}; no copy in {folder}",
-            allowed=f"a network, once; or a copy of the folder {folder}/openml of a machine that has fetched it "
-            "(SCIKIT_LEARN_DATA names another folder); or data that needs neither, such as digits",
+            allowed=f"a network connection, once; or a copy of the folder {folder}/openml from a machine that has the "
+            "data set (SCIKIT_LEARN_DATA sets another folder); or a data set that needs neither, such as digits",
             command="python -m stabletrain data=digits",
         )
     return RequestError(
-        f"OpenML does not give this data set: {reason}",
+        f"OpenML does not provide this data set: {reason}",
         key="dataset",
         found=found,
         allowed=f"a name and version on openml.org: {EXAMPLES}",
@@ -162,7 +163,7 @@ def _answer_within(seconds: float) -> Iterator[None]:
     socket.setdefaulttimeout(seconds)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "A network error occurred")  # said once, by the error
+            warnings.filterwarnings("ignore", "A network error occurred")  # the error reports it
             yield
     finally:
         socket.setdefaulttimeout(before)
@@ -170,7 +171,7 @@ def _answer_within(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def _blame_dataset() -> Iterator[None]:
-    """Name the setting that a table from openml.org has where a file has a path."""
+    """Report errors about `path`, which is the setting of a table file, as errors about `dataset`."""
     try:
         yield
     except RequestError as error:
@@ -182,7 +183,7 @@ def _resolve_form(form: str, image_shape: list[int] | None) -> str:
     form = resolve_form(form, OpenML.forms)
     if form == "image" and image_shape is None:
         raise RequestError(
-            "Rows become images only with a shape.",
+            "Rows cannot be read as images without a shape.",
             key="image_shape",
             found="null",
             allowed="channels, height and width: [1,28,28] for mnist_784, [3,32,32] for CIFAR_10",
@@ -196,7 +197,7 @@ def _require_features(table: pd.DataFrame, dataset: str) -> None:
             "The data set has no rows, or no column to predict from.",
             key="dataset",
             found=f"{dataset}: {len(table)} rows, {table.shape[1]} columns",
-            allowed="rows, and one column or more beside the target",
+            allowed="at least one row, and at least one column besides the target",
         )
 
 
@@ -205,7 +206,7 @@ def _require_pixels(shape: Any, num_features: int) -> None:
     are_counts = is_list and all(isinstance(size, Integral) and int(size) >= 1 for size in shape)
     if not are_counts or len(shape) != 3 or math.prod(shape) != num_features:
         raise RequestError(
-            "A row does not fill an image of this shape.",
+            "A row does not fit an image of this shape.",
             key="image_shape",
             found=list(shape) if is_list else shape,
             allowed=f"channels, height and width with a product of {num_features}",

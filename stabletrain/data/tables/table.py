@@ -1,4 +1,4 @@
-"""A table of one's own: a CSV or Parquet file in which one column is predicted from the others."""
+"""User-defined tables: a CSV or Parquet file in which one column is predicted from the others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import ClassVar, final
 
 from stabletrain.data.base import MAX_SEED, require_count, resolve_form
 from stabletrain.data.tables.table_file import read_table, require_complete, require_target
-from stabletrain.data.tables.tabular import STANDARDISED, Tabular
+from stabletrain.data.tables.tabular import STANDARDIZED, Tabular
 from stabletrain.errors import RequestError, require_choice
 
 
@@ -15,17 +15,17 @@ from stabletrain.errors import RequestError, require_choice
 class Table(Tabular):
     r"""The columns of a CSV or Parquet file: one is the target, all others are features.
 
-    Numbers are standardised by the mean and the deviation of the training split alone, since initialisations are
+    Numbers are standardized by the mean and standard deviation of the training split alone, since initializations are
     derived for inputs of mean 0 and mean square 1 (LeCun et al. 1998, section 4.3); a column that is constant there
-    becomes 0. Booleans become 0 and 1, text and categories one-hot, sorted, over the values of the whole file.
+    becomes 0. Booleans become 0 and 1. Text and categories become one-hot over the sorted values of the whole file.
 
-    The target of a regression is standardised in the same way. A network starts with outputs near 0, so that a
-    target in dollars would make the first gradients as large as its mean, whatever the network; standardised, to
-    predict the mean makes a mean squared error of 1, and 1 - MSE is about R². y = y' · `target_std` + `target_mean`
-    leads back.
+    The target of a regression is standardized in the same way. The outputs of an initialized network are near 0, so
+    that with a target in dollars the first gradients would be proportional to its mean. Once standardized, predicting
+    the mean gives a mean squared error of 1, and 1 - MSE is about R². To recover the original scale, compute
+    y' · `target_std` + `target_mean`.
 
     Attributes:
-        target: The column that is predicted.
+        target: The column to predict.
         classes: Values of the target in sorted order, class 0 first; None for a regression.
         target_mean: What was subtracted from the target; 0 for a classification.
         target_std: What the target was divided by; 1 for a classification.
@@ -37,14 +37,14 @@ class Table(Tabular):
             integers with at most 20 distinct values.
         batch_size: Global batch size, from 1 to the size of the training set. 32 is the usual small batch
             (Masters and Luschi 2018).
-        form: ``vector``, the only one that a table has; ``auto`` is ``vector``.
-        val_fraction: Share of the rows that validates, above 0.
-        test_fraction: Share of the rows that tests, above 0; both shares together below 1.
-        seed: Which split, from 0 to 2³² - 1. Classes keep their shares in all three splits where they have rows
-            enough; the rows of a class with fewer than three all train.
+        form: ``vector``; the same as ``auto``.
+        val_fraction: Fraction of the rows used for validation, above 0.
+        test_fraction: Fraction of the rows used for testing, above 0; the two fractions add up to less than 1.
+        seed: Seed of the split, from 0 to 2³² - 1. The split is stratified where classes have enough rows; all rows of
+            a class with fewer than three go to the training set.
 
     Raises:
-        RequestError: The file or the target is not there or not usable, or an argument is out of its range.
+        RequestError: The file or the target is missing or unusable, or an argument is out of range.
 
     Example:
         >>> import tempfile
@@ -90,14 +90,14 @@ class Table(Tabular):
 
     @property
     def source(self) -> str:
-        """One sentence that says where the numbers come from."""
-        return f"Column {self.target!r} of {self._file} ({self.num_rows} rows), {self._what} {STANDARDISED}."
+        """Where the data come from, in one sentence."""
+        return f"Column {self.target!r} of {self._file} ({self.num_rows} rows), {self._what} {STANDARDIZED}."
 
 
 def _resolve_form(form: str) -> str:
-    if form in ("sequence", "image"):  # what a family that reads those asks for
+    if form in ("sequence", "image"):  # requested by a family that takes these
         raise RequestError(
-            f"A table has no order among its columns: its rows are vectors, and make no {form}.",
+            f"The columns of a table have no order: its rows are vectors, and form={form} is not possible.",
             key="form",
             found=form,
             allowed="auto, vector",

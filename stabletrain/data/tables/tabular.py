@@ -1,4 +1,4 @@
-"""A data frame as data: one column is predicted from the others."""
+"""A data frame of which one column is predicted from the others."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ import torch
 
 from stabletrain.data.base import Data, Split, Task
 from stabletrain.data.splits import split_rows, split_sizes
-from stabletrain.data.tables.columns import encode_features, encode_pixels, kind_of, plain_values, standardise
+from stabletrain.data.tables.columns import encode_features, encode_pixels, kind_of, plain_values, standardize
 from stabletrain.errors import RequestError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MAX_CLASSES = 20  # distinct integers that are still read as classes; ratings and grades have fewer, counts more
-MIN_PER_SPLIT = 2  # a deviation needs two
+MAX_CLASSES = 20  # distinct integers that are still taken as classes; ratings and grades have fewer, counts more
+MIN_PER_SPLIT = 2  # a standard deviation needs two
 MIN_ROWS = 3 * MIN_PER_SPLIT
 MIN_PER_CLASS = 3  # one for each split
-STANDARDISED = "standardised by mean and deviation of the training set"
+STANDARDIZED = "standardized by mean and standard deviation of the training set"
 
 
 class Tabular(Data):
-    """A data frame without gaps, of which one column is predicted from the others; see `Table`.
+    """A data frame without missing values, of which one column is predicted from the others; see `Table`.
 
     Args:
-        table: Columns of numbers, booleans, text or categories; the target is taken out of it.
+        table: Columns of numbers, booleans, text or categories; the target column is removed from it.
         target: Name of the column to predict.
         task: ``classification``, ``regression`` or ``auto``.
         batch_size: Global batch size.
         form: What the shape of one input means.
-        fractions: Shares of the rows that validate and test.
-        seed: Which split.
-        image_shape: Channels, height and width where a row is an image; None where it is not.
+        fractions: Fractions of the rows for validation and for testing.
+        seed: Seed of the split.
+        image_shape: Channels, height and width if a row is an image, else None.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Tabular(Data):
         self.task = resolve_task(task, column)
         labels = self._set_classes(column) if self.task == "classification" else None
         rows = _split(len(table), *fractions, seed, labels)
-        targets = self._standardised(column, rows[0]) if labels is None else labels
+        targets = self._standardized(column, rows[0]) if labels is None else labels
         inputs = encode_features(table, rows[0]) if image_shape is None else encode_pixels(table, rows[0])
         inputs = inputs.reshape(len(inputs), *image_shape) if form == "image" and image_shape else inputs
         train, val, test = (_tensors(inputs, targets, part) for part in rows)
@@ -65,7 +65,7 @@ class Tabular(Data):
         return "numeric features" if self.classes else "numeric features and the target"
 
     def _set_classes(self, column: pd.Series) -> np.ndarray:
-        """Keep the classes, and return the number of each row's class, int64 (N,)."""
+        """Store the classes, and return the index of each row's class, int64 (N,)."""
         values, labels = np.unique(plain_values(column), return_inverse=True)
         if len(values) < 2:
             raise _single_value(self.target, values[0], "in the file")
@@ -73,26 +73,26 @@ class Tabular(Data):
         self.target_mean, self.target_std = 0.0, 1.0
         return labels.astype(np.int64)
 
-    def _standardised(self, column: pd.Series, train: np.ndarray) -> np.ndarray:
-        """Keep mean and deviation of the training set, and return the standardised target, float32 (N, 1)."""
+    def _standardized(self, column: pd.Series, train: np.ndarray) -> np.ndarray:
+        """Store mean and standard deviation of the training set, and return the standardized target, float32 (N, 1)."""
         values = column.to_numpy(dtype=np.float64)
         if np.ptp(values[train]) == 0:
             raise _single_value(self.target, values[train[0]], "in the training set")
         self.classes = None
         self.target_mean, self.target_std = float(values[train].mean()), float(values[train].std())
-        return standardise(values, train).astype(np.float32)[:, None]
+        return standardize(values, train).astype(np.float32)[:, None]
 
 
 def resolve_task(task: str, column: pd.Series) -> Task:
-    """Return the task to train: `task` itself, or the one that the target's values suggest for ``auto``.
+    """Return `task`, or for ``auto`` the task that the values of the target suggest.
 
     Raises:
-        RequestError: The target is of a type that cannot be predicted, or is text and the task a regression.
+        RequestError: The target is of an unsupported type, or is text although the task is a regression.
     """
     kind = kind_of(column, "target")
     if task == "regression" and kind == "text":
         raise RequestError(
-            "A regression predicts numbers, and the target holds text or categories.",
+            "A regression predicts numbers, but the target contains text or categories.",
             key="task",
             found=f"regression, of column {column.name!r} with values like {column.iloc[0]!r}",
             allowed="auto, classification",
@@ -107,7 +107,7 @@ def resolve_task(task: str, column: pd.Series) -> Task:
 def _split(
     num_rows: int, val_fraction: float, test_fraction: float, seed: int, labels: np.ndarray | None
 ) -> list[np.ndarray]:
-    """Return the row numbers of the three splits; the rows of a class that is too rare to be split all train."""
+    """Return the row indices of the three splits; all rows of a class that is too rare to split go to training."""
     if num_rows < MIN_ROWS:
         raise RequestError(
             "The file has too few rows for three splits.",
@@ -119,10 +119,10 @@ def _split(
     common, rare = np.flatnonzero(~is_rare), np.flatnonzero(is_rare)
     if labels is not None and len(common) < MIN_ROWS:
         raise RequestError(
-            f"Too few rows are of a class that has {MIN_PER_CLASS} rows or more.",
+            f"Too few rows belong to classes of {MIN_PER_CLASS} rows or more.",
             key="target",
             found=f"{labels.max() + 1} classes in {num_rows} rows",
-            allowed=f"{MIN_ROWS} rows or more in such classes; task=regression for a target that is a number",
+            allowed=f"{MIN_ROWS} rows or more in such classes; task=regression for a numeric target",
         )
     num_val, num_test = split_sizes(len(common), val_fraction, test_fraction, MIN_PER_SPLIT, "rows")
     strata = None if labels is None else labels[common]

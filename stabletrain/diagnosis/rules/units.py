@@ -14,7 +14,7 @@ from stabletrain.vocabulary.signals import DEAD, SATURATED
 
 SHARE = 0.5  # of a layer's units: AutoTrainer's dying ReLU, SageMaker Debugger's threshold_layer
 CRITICAL_SHARE = 0.9  # almost nothing passes
-MIN_MEASUREMENTS = 1  # each is over at least 512 samples, see signal/unit_activity
+MIN_MEASUREMENTS = 1  # each is over at least 512 samples, see signal/sources/unit_activity
 NUM_MEASUREMENTS = 3
 PERSISTENCE = 0.6
 GAP = 3

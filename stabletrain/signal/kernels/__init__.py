@@ -1,1 +1,1 @@
-"""Reading tensors fast: counts by exponent and sums of squares, on the CPU, on a GPU and over shards."""
+"""Fast reductions of tensors: counts by exponent and sums of squares, on the CPU, on a GPU and over shards."""

@@ -1,7 +1,7 @@
-"""The counting itself, on the CPU: float32's nine upper bits of one tensor, compiled by numba.
+"""The numba kernel for one tensor: counts of float32's nine upper bits, and the sum of squares.
 
-Measured against the alternatives in docs/LOG.md: a table of four columns, so that one element need not wait for the
-count of the one before it, runs at about one element per clock.
+Counts go to a table of four columns, so that an element does not wait for the count of the one before it. That takes
+about one clock cycle per element; docs/LOG.md compares it with the alternatives.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from stabletrain.signal.kernels.jit import compile_
 
 SHIFT, ONE = np.uint32(23), np.uint32(1)
 MAGNITUDE, INF = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
-LINE = 16  # elements of a cache line
-BLOCK = 2048  # elements, 8 kB: stay in the first cache between the two passes over them
-AHEAD = 2 * 4 * BLOCK  # bytes: counting one block takes as long as fetching the one after the next
-SUMMED = 64  # elements between two calls for memory: with 32 the compiler writes no vector instructions
-SUM_AHEAD = 40 * 64  # bytes, where only squares are summed
+LINE = 16  # elements in a cache line
+BLOCK = 2048  # elements, 8 kB: stay in the L1 cache between the two passes over them
+AHEAD = 2 * 4 * BLOCK  # bytes, two blocks: counting one block takes about as long as fetching one from memory
+SUMMED = 64  # elements between two groups of prefetches: with 32, LLVM does not vectorize the loop
+SUM_AHEAD = 40 * 64  # bytes to prefetch ahead where only squares are summed
 
 
 def pointer_to(element: Any) -> Any:
-    """Return a compiled function that takes an address, and returns a pointer to elements of a numba type."""
+    """Return a numba intrinsic that casts an address to a pointer to elements of a numba type."""
 
     @intrinsic
-    def cast(context, address):  # numba's own form: types in, a signature and a code generator out
+    def cast(context, address):  # numba's protocol: takes types, returns a signature and a code generator
         signature = types.CPointer(element)(types.int64)
 
         def generate(context, builder, signature, arguments):
@@ -44,7 +44,7 @@ def pointer_to(element: Any) -> Any:
 
 
 @intrinsic
-def _prefetch(context, address):  # a hint: reading past the end of a tensor is no error
+def _prefetch(context, address):  # only a hint: prefetching past the end of a tensor is not an error
     signature = types.void(types.int64)
 
     def generate(context, builder, signature, arguments):
@@ -64,7 +64,7 @@ as_bits, as_floats = pointer_to(types.uint32), pointer_to(types.float32)
 
 
 def _count_block(bits, table, ahead):
-    for j in range(len(bits) // LINE):  # from 0: numba then knows that no index is negative, a third of the time
+    for j in range(len(bits) // LINE):  # from 0: numba then omits checks for negative indices, for a third of the time
         _prefetch(ahead + 4 * LINE * j)  # pyright: ignore[reportCallIssue]
         for k in range(0, LINE, 4):
             table[0, bits[LINE * j + k] >> SHIFT] += ONE
@@ -83,7 +83,7 @@ def _sum_block(x):
 
 
 def _sum_one(address, size):
-    """Sum up the squares of one tensor, fetching each line of memory forty lines before it is read."""
+    """Sum the squares of one tensor, prefetching each cache line forty lines before it is read."""
     x = carray(as_floats(address), (size,), np.float32)
     total, end = 0.0, size // SUMMED * SUMMED
     for j in range(0, end, SUMMED):
@@ -113,14 +113,14 @@ def _count_nans(bits):
 
 
 _add_counts = compile_(_count_block)
-FREE_ORDER = {"reassoc", "contract"}  # the order of a sum is free, NaN is not
+FREE_ORDER = {"reassoc", "contract"}  # allows any order of summation, but still respects NaN and Inf
 square_sum = compile_(_sum_block, fastmath=FREE_ORDER)
 _num_zero = compile_(_count_zeros)
 _num_nan = compile_(_count_nans)
 
 
 def _count_one(address, size, table, counts, special):
-    """Count one tensor: its table of four columns is worked on in the first cache. Returns the sum of squares."""
+    """Count one tensor into `counts` and `special`; return the sum of squares. `table`, (4, 512), is scratch space."""
     total = 0.0
     table[:] = 0
     for start in range(0, size, BLOCK):

@@ -1,4 +1,4 @@
-"""Many tensors in one call, on the CPU: counted, or only their squares summed up, by all threads that torch has."""
+"""The CPU backend with numba: many tensors in one call, on all of torch's threads."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from stabletrain.signal.kernels.jit import compile_
 from stabletrain.signal.kernels.openmp import claim, find_team, run_together
 from stabletrain.signal.kernels.quantiles import find_quantiles_
 
-ELEMENTS_EACH = 100_000  # per thread: fewer are read in less time than it takes to hand them over
+ELEMENTS_EACH = 100_000  # per thread; fewer are not worth the cost of starting it
 
 _as_integers, _as_doubles, _as_counts = pointer_to(types.int64), pointer_to(types.float64), pointer_to(types.int32)
 
 
 def _compile_for_team(function: Callable[..., Any]) -> Any:
-    """Compile a function of one address, whose own `address` a team of threads can be given."""
+    """Compile a function of one address for a team of threads, which takes its machine code at `.address`."""
     signature = types.void(types.int64)
     try:
         return cfunc(signature, cache=True)(function)
@@ -35,8 +35,8 @@ def _compile_for_team(function: Callable[..., Any]) -> Any:
         return cfunc(signature)(function)
 
 
-# A job is an array of integers that all threads of a team read: which tensor comes next, how many there are, and the
-# addresses of the arrays.
+# A job is an array of integers shared by all threads of a team: the index of the next tensor, the number of tensors,
+# and the addresses of the arrays.
 def _make_job(addresses, sizes, sums, counts, special):
     job = np.empty(7, np.int64)
     job[0], job[1], job[2], job[3] = 0, len(sizes), addresses.ctypes.data, sizes.ctypes.data
@@ -52,12 +52,12 @@ _integers = compile_(_integers_at)
 
 
 def _count_claimed(job):
-    about = _integers(job, (7,))
-    num = about[1]
-    addresses, sizes = _integers(about[2], (num,)), _integers(about[3], (num,))
-    sums = carray(_as_doubles(about[4]), (num,), np.float64)
-    counts = carray(_as_counts(about[5]), (num, NUM_SIGNED_BINS), np.int32)
-    special = _integers(about[6], (num, 2))
+    fields = _integers(job, (7,))
+    num = fields[1]
+    addresses, sizes = _integers(fields[2], (num,)), _integers(fields[3], (num,))
+    sums = carray(_as_doubles(fields[4]), (num,), np.float64)
+    counts = carray(_as_counts(fields[5]), (num, NUM_SIGNED_BINS), np.int32)
+    special = _integers(fields[6], (num, 2))
     table = np.zeros((4, NUM_SIGNED_BINS), np.uint32)
     i = claim(job)
     while i < num:
@@ -66,10 +66,10 @@ def _count_claimed(job):
 
 
 def _sum_claimed(job):
-    about = _integers(job, (7,))
-    num = about[1]
-    addresses, sizes = _integers(about[2], (num,)), _integers(about[3], (num,))
-    sums = carray(_as_doubles(about[4]), (num,), np.float64)
+    fields = _integers(job, (7,))
+    num = fields[1]
+    addresses, sizes = _integers(fields[2], (num,)), _integers(fields[3], (num,))
+    sums = carray(_as_doubles(fields[4]), (num,), np.float64)
     i = claim(job)
     while i < num:
         sums[i] = sum_tensor(addresses[i], sizes[i])
@@ -91,7 +91,7 @@ def _count(team, work, max_threads, addresses, sizes, sums, counts, special):
 
 def _sum_squares(team, work, max_threads, addresses, sizes, sums):
     num_threads = min(max_threads, sizes.sum() // ELEMENTS_EACH)
-    job = _new_job(addresses, sizes, sums, sizes, sizes)  # the last two are not touched
+    job = _new_job(addresses, sizes, sums, sizes, sizes)  # the last two are not used
     if num_threads > 1:
         run_together(team, work, job.ctypes.data, num_threads)
     else:
@@ -100,7 +100,7 @@ def _sum_squares(team, work, max_threads, addresses, sizes, sums):
 
 
 def _sum_finite_squares(addresses, sizes, sums, nonfinite):
-    """As `_sum_squares`, where that found Inf or NaN: over the finite elements, the others counted."""
+    """Replace sums that are Inf or NaN by those over the finite elements, and count the other elements."""
     for i in range(len(addresses)):
         x = carray(as_floats(addresses[i]), (sizes[i],), np.float32)
         nonfinite[i] = 0
@@ -130,7 +130,7 @@ def sum_squares(tensors: Sequence[Tensor], sizes: np.ndarray) -> Reading:
 
 
 def count_exponents(tensors: Sequence[Tensor], sizes: np.ndarray) -> Reading:
-    """See `Backend.count_exponents`. 32-bit counts take half the time to write that 64-bit ones would."""
+    """See `Backend.count_exponents`."""
     addresses, num = _addresses_of(tensors), len(sizes)
     squares, counts, special = np.empty(num), np.empty((num, NUM_SIGNED_BINS), np.int32), np.empty((num, 2), np.int64)
     team = find_team()
@@ -154,7 +154,7 @@ def _addresses_of(tensors: Sequence[Tensor]) -> np.ndarray:
 
 
 def _sum_finite(addresses: np.ndarray, sizes: np.ndarray, squares: np.ndarray) -> np.ndarray:
-    """Replace sums that are not finite by those over the finite elements; return the numbers of the others."""
+    """Make `squares` sums over the finite elements; return the number of other elements of each tensor."""
     num_nonfinite = np.zeros(len(sizes), np.int64)
     _sum_finite_squares_(addresses, sizes, squares, num_nonfinite)
     return num_nonfinite

@@ -122,7 +122,8 @@ def _measure_floats(tensors: Sequence[Tensor], pieces: _Pieces, histograms: bool
     read = backend.count_exponents if histograms else backend.sum_squares
     reading = read(tensors, pieces.lengths)
     if pieces.firsts is not None:
-        reading = Reading(*(x if x is None else _add_pieces(x, pieces.firsts) for x in reading))
+        parts: Any = (None if x is None else _add_pieces(x, pieces.firsts) for x in reading)
+        reading = Reading(*parts)
 
     def finish() -> Arrays:
         bad = np.zeros(len(pieces.sizes), np.int64) if reading.num_nonfinite is None else reading.num_nonfinite

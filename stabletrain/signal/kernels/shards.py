@@ -1,4 +1,4 @@
-"""Tensors that lie in parts on several processes (DTensor): each measures its part, and the counts add up."""
+"""Measuring tensors that are sharded over processes (`DTensor`): each measures its part, and the results are summed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from stabletrain.torch_tools.local_shards import counted_part
 
 
 def measure_shards(layers: Sequence[str], tensors: Sequence[Tensor], *, histograms: bool) -> Measures:
-    """Measure tensors of which some are DTensors; every process must call it, and gets the whole.
+    """Measure tensors some of which are `DTensor`s. All processes must call this, and get the same result.
 
-    Each element is counted once, also where several processes hold it. Two collectives for all layers.
+    Each element is counted once, even if several processes hold it. Takes two collectives for all layers.
 
     Args:
         layers: Names, one for each tensor.
-        tensors: Plain tensors, held alike by all processes, or DTensors.
+        tensors: `DTensor`s, or plain tensors that are equal on all processes.
         histograms: Whether to count exponents too.
     """
     rank = dist.get_rank()
@@ -31,11 +31,11 @@ def measure_shards(layers: Sequence[str], tensors: Sequence[Tensor], *, histogra
 
 
 def add_up(signals: Mapping[str, Measures], device: torch.device) -> dict[str, Measures]:
-    """Add up what each process measured of its part of the batch; every process must call it, and gets the whole.
+    """Sum what each process measured on its part of the batch. All processes must call this, and get the same result.
 
     Args:
-        signals: The same signals of the same layers in every process. Two collectives for all of them.
-        device: Where the model is: NCCL sends from there.
+        signals: The same signals of the same layers on every process; two collectives for all of them.
+        device: Device of the model, which NCCL sends from.
     """
     if not signals:
         return {}
@@ -49,13 +49,13 @@ def add_up(signals: Mapping[str, Measures], device: torch.device) -> dict[str, M
 
 
 def _add_up(own: Measures, device: torch.device) -> Measures:
-    """Two collectives whose bytes do not depend on the number of processes: the largest rms, then all sums.
+    """Reduce in two collectives, whose size does not depend on the number of processes: largest rms, then all sums.
 
-    The squares are summed up in units of the largest rms, so that float64's own do not leave its range. Counts stay
-    exact: float64 has every integer up to 2**53.
+    Squares are summed in units of the largest rms, so that those of float64 tensors stay in range. Counts are exact,
+    since float64 represents every integer up to 2**53.
     """
     arrays = own.arrays
-    rms = np.nan_to_num(arrays.rms)  # NaN where no element is finite
+    rms = np.nan_to_num(arrays.rms)  # NaN if no element is finite
     largest = _reduce(rms, dist.ReduceOp.MAX, device)
     unit = np.where(largest > 0, largest, 1.0)
     sums = [own.sizes, arrays.num_nonfinite, np.square(rms / unit) * (own.sizes - arrays.num_nonfinite)]
@@ -66,19 +66,19 @@ def _add_up(own: Measures, device: torch.device) -> Measures:
     counts, special = None, None
     if own.with_counts:
         counts, special = whole[:, 3:-2].astype(np.int64), whole[:, -2:].astype(np.int64)
-    with np.errstate(invalid="ignore"):  # nothing finite: 0/0, which is NaN
+    with np.errstate(invalid="ignore"):  # no finite element: 0/0 = NaN
         root = np.sqrt(whole[:, 2] / (sizes - num_nonfinite)) * unit
     return Measures(own.layers, sizes, Arrays(root, num_nonfinite, counts, special), with_counts=own.with_counts)
 
 
 def _reduce(x: np.ndarray, operation: Any, device: torch.device) -> np.ndarray:
-    tensor = torch.tensor(x, device=device)  # a copy: it is added up in place
+    tensor = torch.tensor(x, device=device)  # a copy, since it is reduced in place
     dist.all_reduce(tensor, operation)
     return tensor.cpu().numpy()
 
 
 def _stack(parts: Sequence[Measures]) -> Measures:
-    """Return the rows of several signals as one."""
+    """Concatenate the rows of several signals."""
     arrays, with_counts = [x.arrays for x in parts], parts[0].with_counts
     fields = ("rms", "num_nonfinite", "counts", "special") if with_counts else ("rms", "num_nonfinite")
     columns = [np.concatenate([getattr(x, name) for x in arrays]) for name in fields]

@@ -1,4 +1,4 @@
-"""The counting itself, on a GPU: all tensors in one launch, each element read once. Needs Triton."""
+"""The Triton kernel: counts and sums of squares of all tensors in one launch, reading each element once."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from torch import Tensor
 from stabletrain.signal.histogram import NUM_SIGNED_BINS
 
 NUM_ODD = 3  # columns after the bins: Inf and NaN, subnormals, NaN
-BLOCK = 1024  # elements at a time: 8 a thread, for which 128 registers do, also with Triton 3.7
-CHUNK = 32 * BLOCK  # elements per program; at most 255 blocks, as one byte counts them
-SLOTS = 64  # exponents of the narrow table: before 3.8 Triton counts by votes of a warp, whose cost grows with the bins
+BLOCK = 1024  # elements at a time: 8 per thread, for which 128 registers are enough, with Triton 3.7 too
+CHUNK = 32 * BLOCK  # elements per program; at most 255 blocks, since counts per lane are one byte
+SLOTS = 64  # bins per sign of the narrow table: before Triton 3.8, `tl.histogram` takes longer the more bins it has
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}  # fused or not, the square of a float32 is exact in float64
 
 
 @triton.jit
 def _load_bits(address, index, inside, width):
-    """Load elements as the bits of a float32; beyond the end zeros. The width: 4 float32, 2 float16, 1 bfloat16."""
+    """Load elements as bits of float32, zeros past the end. Width is 4 for float32, 2 for float16, 1 for bfloat16."""
     if width == 4:
         bits = tl.load(address.to(tl.pointer_type(tl.int32)) + index, mask=inside, other=0)
     else:
         short = tl.load(address.to(tl.pointer_type(tl.int16)) + index, mask=inside, other=0)
         if width == 1:
             bits = short.to(tl.int32) << 16
-        else:  # the sign apart: widening may lose that of a NaN
+        else:  # the sign separately: conversion may lose that of a NaN
             wide = short.to(tl.float16, bitcast=True).to(tl.float32).to(tl.int32, bitcast=True)
             bits = (wide & 0x7FFFFFFF) | ((short.to(tl.int32) & 0x8000) << 16)
     return bits
@@ -35,14 +35,14 @@ def _load_bits(address, index, inside, width):
 
 @triton.jit
 def _lowest_slot(exponents, SLOTS: tl.constexpr, UNKNOWN: tl.constexpr):
-    """Return the exponent before those that the narrow table counts: most of them below the largest, some above."""
+    """Return the exponent below that of slot 1, such that a quarter of the slots lies above the largest exponent."""
     largest = tl.max(tl.where(exponents < 255, exponents, 0))
     return tl.where(largest == 0, UNKNOWN, largest + SLOTS // 4 - SLOTS)
 
 
 @triton.jit
 def _count(bits, narrow, table, lowest, BINS: tl.constexpr, SLOTS: tl.constexpr):
-    """Count one block: in the narrow table if all its exponents have a slot there, which the chunk's first ones set."""
+    """Count one block, in the narrow table if it has slots for all exponents; the chunk's first block sets them."""
     exponents = (bits >> 23) & 255
     if lowest == -BINS:
         lowest = _lowest_slot(exponents, SLOTS, -BINS)
@@ -80,13 +80,13 @@ def measure_chunk(
     Args:
         tensors: (L, 3) int64: address, number of elements, width as in `_load_bits`.
         chunks: (C, 2) int64: row in `tensors`, first element.
-        sums: (C,) float64, filled: the squares of the finite elements.
-        rows: (L, 3) int64, or (L, 515) with the bins before: added to. Integers add up alike in any order.
+        sums: (C,) float64, output: sum of squares over the finite elements.
+        rows: (L, 3) int64, or (L, 515) with the bins first; added to. Integer sums do not depend on the order.
         COUNTS: Whether to count exponents too.
         BINS: 512.
         SLOTS: Half the bins of the narrow table: 64.
         CHUNK: Elements per program, a multiple of `BLOCK`.
-        BLOCK: Elements at a time.
+        BLOCK: Elements read at a time.
     """
     program = tl.program_id(0)
     row = tl.load(chunks + 2 * program)
@@ -96,17 +96,17 @@ def measure_chunk(
     width = tl.load(tensors + 3 * row + 2)
     lanes = tl.arange(0, BLOCK)
     squares = tl.zeros((BLOCK,), tl.float64)
-    odd = tl.zeros((BLOCK,), tl.int32)  # three counts per lane, a byte each
+    odd = tl.zeros((BLOCK,), tl.int32)  # three counts per lane, one byte each
     table = tl.zeros((BINS,), tl.int32)
     narrow = tl.zeros((2 * SLOTS,), tl.int32)
-    lowest = -BINS  # not known yet
+    lowest = -BINS  # unknown so far
     stop = tl.minimum(start + CHUNK, size)
-    while start < stop:  # not `range`, which older interpreters of Triton do not run over tensors
+    while start < stop:  # not `range`, which older Triton interpreters do not support over tensors
         index = start + lanes
         bits = _load_bits(address, index, index < size, width)
         magnitude = bits & 0x7FFFFFFF
         is_finite = magnitude < 0x7F800000
-        x = tl.where(is_finite, bits, 0).to(tl.float32, bitcast=True).to(tl.float64)  # no square leaves its range
+        x = tl.where(is_finite, bits, 0).to(tl.float32, bitcast=True).to(tl.float64)  # squares stay in range
         squares += x * x
         odd += tl.where(is_finite, 0, 1)
         odd += tl.where((magnitude > 0) & (magnitude < 0x800000), 1 << 8, 0)
@@ -126,7 +126,7 @@ def measure_chunk(
 
 
 def launch_(tensors: Tensor, chunks: Tensor, sums: Tensor, rows: Tensor, *, histograms: bool) -> None:
-    """Start the kernel on the current stream: fills `sums`, adds to `rows`, waits for nothing."""
+    """Launch the kernel on the current stream: fills `sums` and adds to `rows`, without synchronizing."""
     if len(chunks):
         grid = (len(chunks),)
         kernel: Any = measure_chunk

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, StepLR
 
 from stabletrain.errors import RequestError, require_range
+from stabletrain.vocabulary import metric_names as names
 
 
 def warmup_cosine_factor(step: int, num_warmup_steps: int, total_steps: int, min_factor: float = 0.0) -> float:
@@ -243,7 +244,7 @@ class Plateau(Schedule):
     def attach(self, optimizer: Optimizer, total_steps: int) -> dict[str, Any]:
         """Return the optimizer with a rate that follows `val/loss`."""
         scheduler = ReduceLROnPlateau(optimizer, factor=self.factor, patience=self.patience_epochs)
-        return _configuration(optimizer, scheduler, "epoch", monitor="val/loss")
+        return _configuration(optimizer, scheduler, "epoch", monitor=names.VAL_LOSS)
 
 
 def _require_end(total_steps: int) -> None:

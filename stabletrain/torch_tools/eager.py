@@ -1,0 +1,57 @@
+"""Running compiled functions eagerly for a while, from several places that need not be nested.
+
+`torch.compiler.set_stance` restores the stance that it found, so two holders that do not end in reverse order would
+leave the wrong one behind. Here they are counted. Checked with torch 2.13.0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+_num_holders = 0
+_stance: Any = None  # what `torch.compiler.set_stance` returned
+
+
+def hold() -> None:
+    """Run compiled functions eagerly until the matching `release`."""
+    global _num_holders
+    _num_holders += 1
+    ensure()
+
+
+def release() -> None:
+    """End what `hold` began."""
+    global _num_holders, _stance
+    assert _num_holders > 0
+    _num_holders -= 1
+    if _num_holders == 0 and _stance is not None:
+        stance, _stance = _stance, None
+        stance.__exit__(None, None, None)
+
+
+def ensure() -> None:
+    """Set the stance if it is held and `torch.compile` has been loaded since; loading it here would take a second."""
+    global _stance
+    if _stance is None and _num_holders and is_compiler_loaded():
+        with contextlib.suppress(RuntimeError):  # inside a compiled function, which cannot change to eager any more
+            _stance = torch.compiler.set_stance("force_eager")
+
+
+def is_compiler_loaded() -> bool:
+    """Return whether `torch.compile` has been loaded completely."""
+    return hasattr(sys.modules.get("torch._dynamo"), "set_stance")
+
+
+@contextlib.contextmanager
+def eagerly() -> Iterator[None]:
+    """Run compiled functions eagerly within `with`."""
+    hold()
+    try:
+        yield
+    finally:
+        release()
