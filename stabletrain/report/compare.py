@@ -63,12 +63,12 @@ def write_comparison(folders: Sequence[RunFolder], page: Path) -> Path:
     return page
 
 
-def render_comparison(folders: Sequence[RunFolder], beside: Path) -> str:
+def render_comparison(folders: Sequence[RunFolder], page_dir: Path) -> str:
     """Return the page.
 
     Args:
         folders: The runs, in the order of the page.
-        beside: The folder that the page will be in; links to the runs' own pages are relative to it.
+        page_dir: The folder that the page will be in; links to the runs' own pages are relative to it.
     """
     import jinja2
 
@@ -79,7 +79,7 @@ def render_comparison(folders: Sequence[RunFolder], beside: Path) -> str:
     metrics = [m for m in METRICS if any(m in (run.summary.get("metrics") or {}) for run in runs)][:SHOWN_METRICS]
     shares = efficiencies([run.speed for run in runs])
     rows = [
-        _row(run, number, keys, metrics, share, beside, axes)
+        _row(run, number, keys, metrics, share, page_dir, axes)
         for number, (run, share) in enumerate(zip(runs, shares, strict=True), 1)
     ]
     scales = len({run.speed.world_size for run in runs}) > 1
@@ -130,7 +130,7 @@ def _row(
     keys: Sequence[str],
     metrics: Sequence[str],
     share: float | None,
-    beside: Path,
+    page_dir: Path,
     axes: Axes,
 ) -> dict[str, Any]:
     judged = judge(run.summary, run.findings)
@@ -140,7 +140,7 @@ def _row(
         "number": number,
         "name": run.name,
         "title": title,
-        "link": _link(run.folder.report, beside),
+        "link": _link(run.folder.report, page_dir),
         "verdict": judged.verdict,
         "heading": words.verdict_words(judged.verdict)[0],
         "sign": judged.sign,
@@ -161,11 +161,11 @@ def _value(value: Any) -> str:
     return "—" if value is None else words.number(value) if isinstance(value, float) else str(value)
 
 
-def _link(report: Path, beside: Path) -> str | None:
+def _link(report: Path, page_dir: Path) -> str | None:
     """Return a link from the page to a run's own page; None if it has none, or is on another drive."""
     if not report.is_file():
         return None
     try:
-        return quote(Path(os.path.relpath(report, beside.absolute())).as_posix())
+        return quote(Path(os.path.relpath(report, page_dir.absolute())).as_posix())
     except ValueError:
         return None

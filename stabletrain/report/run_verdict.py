@@ -44,7 +44,7 @@ def verdict_so_far(summary: Mapping[str, Any], findings: Sequence[Finding]) -> s
 
 
 def judge(summary: Mapping[str, Any], findings: Sequence[Finding]) -> Judged:
-    """Return the verdict on a run with its sign and colour.
+    """Return the verdict on a run with its sign and color.
 
     Args:
         summary: Content of `summary.json`.

@@ -42,7 +42,7 @@ def start_guarded(command: Sequence[str], log: IO[bytes], environment: Mapping[s
 
 
 def stop_guarded(process: subprocess.Popen[bytes]) -> None:
-    """Stop the whole process group: asked first, killed after `STOP_TIMEOUT_S`."""
+    """Stop the whole process group: SIGTERM first, SIGKILL after `STOP_TIMEOUT_S`."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)

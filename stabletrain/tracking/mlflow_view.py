@@ -26,7 +26,7 @@ VIEW_NAME = "Gradient health"
 _TAG = f"{tags.SAVED_VIEW}.{VIEW_ID}"
 _PREFIX = "deflate;"
 BY_LAYER = (names.GRADIENT_RMS, names.UPDATE_RATIO)
-_FOLDED = (*BY_LAYER, CLIP, *names.STAGES)  # MLflow adds a chart for each key that is not the first of one of ours
+_FOLDED = (*BY_LAYER, CLIP, *names.STAGES)  # MLflow adds a chart for every key that heads no chart of the view
 MAX_LENGTH = 20_000  # characters of an experiment tag
 PICTURES = (names.RIDGES, names.HEATMAP, names.UPDATE_RATIOS, names.TIME_SURFACE, names.CLIPPING)
 # MLflow titles a chart of several curves with the list of their names, so the explanation is in the section's name.

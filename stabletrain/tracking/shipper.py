@@ -18,7 +18,7 @@ from stabletrain.tracking.contents.artifacts import LogModel, ship_artifacts, sh
 from stabletrain.tracking.contents.description import describe
 from stabletrain.tracking.contents.images import pictures_there, upload_picture
 from stabletrain.tracking.contents.layer_table import WorstLayers
-from stabletrain.tracking.contents.params_and_tags import ship_about
+from stabletrain.tracking.contents.params_and_tags import ship_params_and_tags
 from stabletrain.tracking.contents.picture_plan import PicturePlan
 from stabletrain.tracking.metrics import Point, Progress, covers, decode_position, encode_position, read_events
 from stabletrain.tracking.runs import end_ms, find_run, first_info, is_training
@@ -192,7 +192,7 @@ class Shipper:
         if batch:
             result.points += self._send(run, batch, self._position)
         if info is not None:
-            ship_about(self._client, run, info)
+            ship_params_and_tags(self._client, run, info)
             self._info = info
         return self._plan
 
@@ -236,8 +236,8 @@ class Shipper:
         run_id = run.info.run_id
         summary = self.folder.read_summary() | result.links
         findings = self.folder.read_findings()
-        carried, already = ship_artifacts(self._client, run, self.folder, summary, self._worst.table())
-        result.artifacts, result.artifacts_already = len(carried), len(already)
+        uploaded, already = ship_artifacts(self._client, run, self.folder, summary, self._worst.table())
+        result.artifacts, result.artifacts_already = len(uploaded), len(already)
         self._client.set_tag(run_id, tags.NOTE, describe(summary, findings, self._info, DIED if died else None))
         if verdict := verdict_so_far(summary, findings):
             self._client.set_tag(run_id, tags.VERDICT, verdict)

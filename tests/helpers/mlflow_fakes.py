@@ -1,4 +1,4 @@
-"""Small runs as training leaves them, and what MLflow holds of them."""
+"""Small runs as training leaves them, and their content in MLflow."""
 
 import math
 from pathlib import Path
@@ -76,7 +76,7 @@ def write_steps(writer, steps, num_layers=3, every=10):
 
 
 def write_all_signals(writer, steps, num_layers=3, every=10):
-    """As `write_steps`, and updates, the gradient through time, and a gradient that is clipped from step 20 on."""
+    """As `write_steps`, with updates, the gradient through time, and a gradient that is clipped from step 20 on."""
     for step in steps:
         norms = {names.NORM_TOTAL: 5.0, names.NORM_AFTER: 1.0 if step >= 20 else 5.0}
         writer.write_scalars(step, norms | {names.CLIP_FRACTION: max(0, step - 19) / (step + 1)})
@@ -86,7 +86,7 @@ def write_all_signals(writer, steps, num_layers=3, every=10):
 
 
 def begin_run(path, info=INFO, steps=range(60), **options):
-    """Write the record of a run that still trains."""
+    """Write the record of a run that is still training."""
     folder = RunFolder(path)
     writer = RecordWriter(folder.events)
     if info is not None:
@@ -110,7 +110,7 @@ def finished_run(path, **options):
 
 
 def recorded(folder):
-    """Every scalar that MLflow gets of a small run as (name, step, value); of a repeated step the first."""
+    """Return every scalar of a small run that is shipped as (name, step, value); the first of a repeated step."""
     found = {}
     for entry, _ in read_entries(folder.events):
         if isinstance(entry, Scalar) and not entry.name.startswith(NOT_SHIPPED):
@@ -119,7 +119,7 @@ def recorded(folder):
 
 
 def shipped(uri, run_id):
-    """Every metric value on the server as (key, step, value)."""
+    """Return every metric value on the server as (key, step, value)."""
     client = open_client(uri)
     with quiet():
         keys = client.get_run(run_id).data.metrics

@@ -1,4 +1,4 @@
-"""The page that compares runs: what differs, one small drawing for each on common axes, how well processes paid."""
+"""The comparison page: differing settings, small plots of each run on common axes, scaling efficiency."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_run_without_anything_recorded_has_its_place(tmp_path):
 def test_fifty_runs_of_two_hundred_layers_stay_below_three_megabytes(tmp_path):
     folder = finished_run(tmp_path / "one", num_layers=200, steps=range(0, 1000, 20))
     one, three = (len(render_comparison([folder] * n, tmp_path).encode()) for n in (1, 3))
-    assert one + 49 * (three - one) / 2 < MAX_BYTES / 5  # far below: fewer layers or points need not be drawn
+    assert one + 49 * (three - one) / 2 < MAX_BYTES / 5  # far below: all layers and points can be drawn
 
 
 def test_the_command_compares_runs_and_sweeps(tmp_path, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""The report in a real browser: what the script draws and says."""
+"""The report in a real browser: the drawings and the texts of its script."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from report_fakes import SPARSE, exploding, healthy, nan_run, vanishing, with_al
 from stabletrain.record.reader import Record, Series
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.report.page import write_report
-from stabletrain.report.pictures.drawing import picture_of_words
+from stabletrain.report.pictures.drawing import text_picture
 from stabletrain.vocabulary.finding import Finding
 
 HOSTILE = '</script><img src=x onerror="document.title=1">'
 
 
-ONE_PIXEL = picture_of_words(1, 1, "")
+ONE_PIXEL = text_picture(1, 1, "")
 
 
 class Opened:
-    """A report in a browser, with what the browser complained about and asked for."""
+    """A report in a browser, with the messages and the requests of the browser."""
 
     def __init__(self, context: Any, path: Path, scripted: bool) -> None:
         self.page = context.new_page()
@@ -52,7 +52,7 @@ class Opened:
         return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
 
     def hover(self, row: float, column: float) -> None:
-        """Point at a place of the heatmap, in shares of its height and width."""
+        """Move the pointer over the heatmap, to a place given as fractions of its height and width."""
         box = self.page.locator("#heatmap").bounding_box()
         left, top, right, bottom = 168, 24, box["width"] - 8, box["height"] - 88
         self.page.mouse.move(box["x"] + left + column * (right - left), box["y"] + top + row * (bottom - top))
@@ -118,7 +118,7 @@ def test_click_and_arrow_keys_choose_for_good(open_report: Callable[..., Opened]
 
 
 def test_slider_moves_hills_and_distribution(open_report: Callable[..., Opened]):
-    record = exploding(6, 90)  # gradients grow by five decades
+    record = exploding(6, 90)  # gradients grow by five orders of magnitude
     report = open_report(record)
     places = []
     for key, step in (("Home", 0), ("End", 89)):
@@ -141,11 +141,11 @@ def test_play_runs_to_the_end(open_report: Callable[..., Opened]):
     report = open_report(healthy(3, 30))
     seen = report.page.evaluate("""() => new Promise(done => {
         const shown = document.querySelector("#shown"), seen = [];
-        const look = () => { if (seen.push(shown.textContent) > 1 && shown.textContent === "step 29") done(seen); };
-        new MutationObserver(look).observe(shown, {childList: true, characterData: true, subtree: true});
+        const note = () => { if (seen.push(shown.textContent) > 1 && shown.textContent === "step 29") done(seen); };
+        new MutationObserver(note).observe(shown, {childList: true, characterData: true, subtree: true});
         document.querySelector("#play").click();
-    })""")  # all that stands there, if for a moment only
-    assert "step 4" in seen  # it begins anew when it stands at the end
+    })""")  # every text that it showed, however briefly
+    assert "step 4" in seen  # at the end, it starts again from the beginning
     report.page.locator("#play", has_text="Play").wait_for()
     assert report.page.inner_text("#shown") == "step 29"
 

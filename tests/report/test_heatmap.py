@@ -74,7 +74,7 @@ def test_nonfinite_steps_are_red():
     cells = red[110:800, 255:760]
     assert cells[:, -20:].mean() > 0.95
     assert cells[:, :400].mean() == 0
-    assert red[60:95, 255:760].sum() > 30  # the crosses above: not only the colour
+    assert red[60:95, 255:760].sum() > 30  # the crosses above: Inf and NaN are not marked by color alone
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}'
 
 
 def write_record(path: Path, record: Record) -> RunFolder:
-    """Put a record on disk through the writer, as a run does."""
+    """Write a record to disk with the writer that runs use."""
     folder = RunFolder(path)
     writer = RecordWriter(folder.events)
     writer.write_info(record.info)
@@ -116,7 +116,7 @@ def test_page_of_a_vanishing_run(tmp_path: Path):
         "1,437 training examples",
     ):
         assert expected in page.text, expected
-    assert len(images(page)) == 2 + 3  # curves and heatmap; first, middle and last hills
+    assert len(images(page)) == 2 + 3  # curves and heatmap; ridges of the first, middle and last step
     assert ("a", "http://127.0.0.1:5000/#/experiments/1") in [(tag, a.get("href")) for tag, a in page.tags]
     assert not list(tmp_path.glob("run/.*"))
 
@@ -209,12 +209,12 @@ def test_info_of_unexpected_shape(tmp_path: Path):
 
 def test_size_and_time_of_a_large_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     record = with_all_signals(vanishing(200, 1000, num_histograms=100))
-    monkeypatch.setattr("stabletrain.report.page.load_record", lambda path: record)  # writing it takes long
+    monkeypatch.setattr("stabletrain.report.page.load_record", lambda path: record)  # writing it takes too long
     folder = RunFolder(tmp_path)
     folder.write_findings([VANISHING] * 200)
     start = time.process_time()
     html = render_report(folder)
-    assert time.process_time() - start < 30  # some 6 s on two cores
+    assert time.process_time() - start < 30  # about 6 s on two cores
     assert len(html.encode()) < 3_000_000
     assert "192 more" in html
 

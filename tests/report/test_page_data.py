@@ -22,7 +22,7 @@ from stabletrain.vocabulary.finding import Finding
 
 
 def decode_cells(source: dict[str, Any]) -> tuple[list[list[float]], list[list[bool]]]:
-    """Read cells as the page's script does."""
+    """Decode cells as the page's script does."""
     data = base64.b64decode(source["cells"])
     codes = [struct.unpack_from("<H", data, 2 * k)[0] for k in range(len(data) // 2)]
     num_columns = len(source["edges"]) - 1
@@ -37,7 +37,7 @@ def decode_cells(source: dict[str, Any]) -> tuple[list[list[float]], list[list[b
 
 
 def decode_frames(source: dict[str, Any], num_rows: int) -> list[list[dict[str, Any] | None]]:
-    """Read histograms as the page's script does: shares of zeros, of Inf and NaN, and of the others by bin."""
+    """Decode histograms as the page's script does: fractions of zeros, of Inf and NaN, and of the others by bin."""
     data, at, frames = base64.b64decode(source["data"]), 0, []
     for _ in source["steps"]:
         frame: list[dict[str, Any] | None] = []
@@ -202,5 +202,5 @@ def test_a_column_says_when_it_stands_for_several_steps():
     assert not signal_grid(record).merged
     grid = signal_grid(record, max_columns=30)
     assert grid.merged
-    assert grid.edges[-1] == 100  # no step that was not there
+    assert grid.edges[-1] == 100  # not beyond the last step
     assert signal_grid(Record(scalars={"gradient/rms/a": Series([0, 10], [1.0, 1.0])})).edges.tolist() == [0, 10, 20]

@@ -24,7 +24,7 @@ def last_step(record: Record) -> tuple[dict[str, Histogram], int]:
 
 
 def colored_columns(image: np.ndarray, row_share: tuple[float, float]) -> np.ndarray:
-    """Return the columns that hold ridge colours (neither grey nor white nor red) in a band of the plot's rows."""
+    """Return the columns that hold ridge colors (neither gray nor white nor red) in a band of the plot's rows."""
     top, bottom = (int((0.09 + 0.81 * share) * image.shape[0]) for share in row_share)
     plot = image[top:bottom, 260:740]
     colored = (plot.max(axis=2) - plot.min(axis=2) > 60) & (plot[..., 0] < plot[..., 1:].max(axis=2))
@@ -130,8 +130,15 @@ def test_any_number_of_layers(num_layers: int):
     assert pixels(draw_ridges(histograms, step=7, title="hostile $\\frac{ _^ 名前 🚀\n run")).shape == (900, 900, 3)
 
 
-def test_corners_are_drawn():
-    histograms, step = last_step(nan_run(4, 200))
-    draw_ridges(histograms, step=step, limits=(-6, 2))
-    draw_ridges({"L0.w": histogram_of(np.zeros(9)), "L1.w": histogram_of(np.ones(9))}, step=0, limits=(-9, -8))
-    draw_ridges({"L0." + "very_long_$name." * 9: histogram_of(np.zeros(9))}, step=0)
+def num_colored(histograms: dict[str, Histogram], limits: tuple[float, float] | None = None) -> int:
+    """Return the number of pixel columns that contain a ridge."""
+    return colored_columns(pixels(draw_ridges(histograms, step=0, limits=limits)), (0.0, 1.0)).size
+
+
+def test_corners_are_drawn_without_a_ridge():
+    histograms, _ = last_step(nan_run(4, 200))
+    assert num_colored(histograms, (-6, 2)) == 0  # NaN only
+    assert num_colored({"L0." + "very_long_$name." * 9: histogram_of(np.zeros(9))}) == 0
+    zeros_and_ones = {"L0.w": histogram_of(np.zeros(9)), "L1.w": histogram_of(np.ones(9))}
+    assert num_colored(zeros_and_ones, (-9, -8)) == 0  # beyond the axis
+    assert num_colored(zeros_and_ones, (-4, 4)) > 10

@@ -1,4 +1,4 @@
-"""The description at the top of a run's page in MLflow: what is seen before it is unfolded, and odd names."""
+"""The description of a run in MLflow: its order, its length, and escaping."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def test_the_verdict_comes_first_then_why_then_numbers_and_the_command():
         "### Verdict: ⚠️ vanishing\n\n"
         "It ended.\n\n"
         "**Findings**\n\n"
-        "- **critical: vanishing** in `L00.ab`, step 0 to 389. No \\*learning\\*. Try `activation=relu`, `init=he`.\n"
-        "    - it explains no_progress\n\n"
+        "- **critical: vanishing** in `L00.ab`, steps 0–389. No \\*learning\\*. Try `activation=relu`, `init=he`.\n"
+        "    - explains no_progress\n\n"
         "| metric | value |\n|---|---|\n| val/loss | 2.3026 |\n| val/accuracy | 0.1 |\n\n"
         "**Command**\n\n    train it"
     )

@@ -38,7 +38,7 @@ time.sleep(600)
 
 
 class Pipe:
-    """Lines as from a pipe: reading waits until there is one or it is closed."""
+    """Lines as from a pipe: reading blocks until there is a line or the pipe is closed."""
 
     def __init__(self):
         self._lines = queue.Queue()
@@ -81,7 +81,7 @@ class Following:
 def wait_until(condition, timeout_s=30):
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.05)
 
 
@@ -103,7 +103,7 @@ def test_it_ships_while_training_writes_and_ends_when_told(runs, uri):
     assert following.events[-1] == {"event": "done", "points": len(recorded(folder)), "images": following.result.images}
     assert shipped(uri, ready["run_id"]) == recorded(folder)
     assert get_run(uri, ready["run_id"]).info.status == "FINISHED"
-    assert "mlflow_run_id" not in folder.read_summary()  # that file is the training's
+    assert "mlflow_run_id" not in folder.read_summary()  # only the training process writes that file
 
 
 def test_it_waits_for_a_record_to_begin(runs, uri):
@@ -167,7 +167,7 @@ def test_a_server_down_then_up_then_killed_then_up_again_holds_every_point_once(
     following.wait_for("unreachable")
     process = server(free_port)
     ready = following.wait_for("ready")
-    wait_until(lambda: has_view(uri))  # the last thing of a pass
+    wait_until(lambda: has_view(uri))  # the last step of a pass
     assert shipped(uri, ready["run_id"]) == recorded(folder)
     stop_group(process)
     writer = RecordWriter(folder.events)
@@ -195,7 +195,7 @@ def has_view(uri):
 
 
 def other_name():
-    """A name of 127.0.0.1 that MLflow's server does not allow by itself, if this machine has one."""
+    """Return a name of 127.0.0.1 that MLflow's server refuses by default, if this machine has one."""
     name = socket.gethostname()
     with suppress(OSError):
         if socket.gethostbyname(name).startswith("127.") and not name.startswith("localhost"):

@@ -1,4 +1,4 @@
-"""Servers end with the process that started them, killed or not, with all of their workers."""
+"""Servers and their workers end with the process that started them, even if that is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The saved view and the slider are not documented by MLflow: whether they work only its page can tell."""
+"""The saved view and the slider are not documented by MLflow, so they are tested on its pages in a browser."""
 
 import shutil
 
@@ -84,6 +84,7 @@ def test_the_slider_moves_from_picture_to_picture(shipped_run, page):
     slider.press("ArrowRight")
     page.wait_for_function(f"before => JSON.stringify({SOURCES}) !== JSON.stringify(before)", arg=before)
     page.wait_for_function(LOADED, arg=2)
+    assert pictures(page) != before
 
 
 SOURCES = "[...document.querySelectorAll('img')].filter(i => i.src.includes('images')).map(i => i.src)"

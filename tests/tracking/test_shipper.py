@@ -33,7 +33,7 @@ from stabletrain.vocabulary.statuses import FAILED, FINISHED, RUNNING, STOPPED, 
 
 @pytest.fixture(autouse=True)
 def _drawn_quickly(monkeypatch):
-    """The pictures are tested in tests/report; here they only have to arrive."""
+    """Replace the drawings, which tests/report tests, by small images."""
     import io
 
     from PIL import Image
@@ -92,7 +92,7 @@ def test_a_crash_between_batches_costs_nothing_and_doubles_nothing(runs, uri, mo
 
     def crash(self, run_id, metrics=(), params=(), tags=(), synchronous=None):
         if metrics and len(sent) == num_batches:
-            if is_stored:  # the metrics, but not the position that stands for them
+            if is_stored:  # the metrics, but not the position after them
                 log_batch(self, run_id, metrics=metrics)
             raise KeyboardInterrupt
         sent.append(metrics)
@@ -137,7 +137,7 @@ def test_a_resumed_run_repeats_no_step_and_is_running_again(runs, uri):
     third = Shipper(folder, uri).ship()
     assert third.status == "FINISHED"
     assert third.artifacts == 3  # the summary, the table of layers and the event files changed
-    assert third.images == 2  # as it ends now
+    assert third.images == 2  # of the new last state
     assert shipped(uri, first.run_id) == recorded(folder)
 
 
@@ -154,7 +154,7 @@ def test_pictures_arrive_once_with_their_steps(runs, uri):
         names.HEATMAP + AT_END: [0],
     }
     assert result.images == len(there)
-    # One picture lost its small one (a crash between the two files): it is drawn again, and only it.
+    # The reduced version of one picture is missing (a crash between the two files): only that picture is drawn again.
     images = runs / "mlartifacts" / result.run_id / "artifacts" / "images"
     next(images.glob("gradient~ridges+step+20+*.webp")).unlink()
     again = Shipper(folder, uri).ship()
@@ -187,7 +187,7 @@ def test_every_signal_has_its_picture_and_the_view_its_card(runs, uri):
     lines = [c["selectedMetricKeys"] for c in state["compareRunCharts"] if c["type"] == "LINE"]
     assert [f"update/ratio/{layer_name(i)}" for i in range(3)] in lines
     assert len({c["uuid"] for c in state["compareRunCharts"]}) == len(state["compareRunCharts"])
-    # A run of the same experiment without these signals takes no card away.
+    # A run of the same experiment without these signals removes no card.
     second = finished_run(runs / "b", steps=range(20), info=INFO | {"run_uid": "uid-2"})
     Shipper(second, uri).ship()
     after = view_of(uri, result.experiment_id)
@@ -221,7 +221,7 @@ def test_the_table_of_layers_is_there_once(runs, uri):
     columns = dict(zip(table["columns"], zip(*table["data"], strict=True), strict=True))
     assert columns["layer"] == tuple(layer_name(i) for i in range(4))
     assert columns["update / weight"] == pytest.approx((0.001, 0.002, 0.003, 0.004))
-    with quiet():  # what `log_table` makes of the same numbers
+    with quiet():  # the result of `log_table` for the same numbers
         open_client(uri).log_table(result.run_id, {k: list(v) for k, v in columns.items()}, "logged.json")
     logged = json.loads((artifacts / "logged.json").read_text())
     assert logged["columns"] == table["columns"]
@@ -294,7 +294,7 @@ def test_the_end_of_a_run(runs, uri):
     assert lines[0] == "### Verdict: ⚠️ vanishing"
     assert "| val/accuracy | 0.93125 |" in lines
     assert (
-        "- **critical: vanishing** in `L00.rnn`, step 10 to 20. It \\| fades. Try `init=orthogonal`, `norm=layer`."
+        "- **critical: vanishing** in `L00.rnn`, steps 10–20. It \\| fades. Try `init=orthogonal`, `norm=layer`."
         in lines
     )
     assert "    python -m stabletrain model=rnn" in lines
@@ -317,14 +317,14 @@ def test_the_status(runs, uri, status, expected):
 
 def test_a_run_whose_process_died_is_killed_and_says_so(runs, uri):
     folder = begin_run(runs / "run", steps=range(2))
-    assert Shipper(folder, uri).ship().status == "RUNNING"  # this process wrote the record, and lives
+    assert Shipper(folder, uri).ship().status == "RUNNING"  # this process wrote the record and is alive
     result = Shipper(folder, uri).ship(ended=True)
     run = get_run(uri, result.run_id)
     assert run.info.status == "KILLED"
     assert "was killed or ran out of memory" in run.data.tags["mlflow.note.content"]
     event_file = next(folder.events.iterdir())
     event_file.rename(event_file.with_name(event_file.name.removesuffix(str(os.getpid())) + "4194303"))
-    assert Shipper(folder, uri).ship().status == "KILLED"  # found out by itself: no such process
+    assert Shipper(folder, uri).ship().status == "KILLED"  # inferred: there is no such process
 
 
 def test_nothing_recorded_yet_makes_no_run(runs, uri):

@@ -1,4 +1,4 @@
-"""The tags of a run: a person's are shown, the shipper's are not, and those of earlier versions are understood."""
+"""The tags of a run: those for people are listed, the shipper's are hidden, those of earlier versions are upgraded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _drawn_quickly(monkeypatch: pytest.MonkeyPatch):
 
 
 def give_former_names(uri: str, run_id: str) -> None:
-    """Rename the tags of a run to those that the version before wrote."""
+    """Rename the tags of a run to the names that earlier versions wrote."""
     client = open_client(uri)
     for new, old in tags.FORMER.items():
         value = get_run(uri, run_id).data.tags.get(new)
@@ -91,7 +91,7 @@ def test_a_run_that_grows_goes_on_where_the_version_before_stopped(runs, uri):
 
 
 def test_without_its_position_everything_is_sent_again(runs, uri):
-    """The control of the two tests above: it is the tag that keeps points from being sent twice."""
+    """The negative control of the two tests above: it is this tag that keeps points from being sent twice."""
     folder = finished_run(runs / "run", steps=range(30))
     first = Shipper(folder, uri).ship()
     open_client(uri).delete_tag(first.run_id, tags.POSITION)

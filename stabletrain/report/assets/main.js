@@ -198,7 +198,7 @@ function times() {
   for (const source of data.times) {
     const g = new Grid(source), parent = byId("time-charts"), figure = element("figure", "", parent);
     element("h3", g.label, figure);
-    const said = element("p", "", figure, "readout"), canvas = element("canvas", "", figure), view = new Heatmap(canvas, palette);
+    const shown = element("p", "", figure, "readout"), canvas = element("canvas", "", figure), view = new Heatmap(canvas, palette);
     canvas.tabIndex = 0;
     canvas.setAttribute("role", "application");
     let own = 0;
@@ -211,8 +211,8 @@ function times() {
       const { step } = cursor(), column = g.columnOf(step), value = g.log10(own, column);
       view.show(g, { cursor: { row: own, step }, height: 340 });
       const number = Number.isNaN(value) ? "no finite value recorded" : `${g.unit} ${fromLog(value)}`;
-      said.textContent = `${g.rows[own]} · ${g.stepsOf(column)} · ${number}${g.isBad(own, column) ? " · ✖ Inf/NaN" : ""}`;
-      canvas.setAttribute("aria-label", `Gradient through time of ${g.label}. Arrow keys move the cursor. ${said.textContent}`);
+      shown.textContent = `${g.rows[own]} · ${g.stepsOf(column)} · ${number}${g.isBad(own, column) ? " · ✖ Inf/NaN" : ""}`;
+      canvas.setAttribute("aria-label", `Gradient through time of ${g.label}. Arrow keys move the cursor. ${shown.textContent}`);
     });
   }
 }

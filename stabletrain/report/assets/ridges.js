@@ -75,13 +75,13 @@ class Distribution {
   show(grid, frame, row, height = 200) {
     const colors = theme(), { context, width } = prepare(this.canvas, height), frames = grid.frames;
     const box = { left: 46, top: 14, right: width - 14, bottom: height - 40 };
-    const centre = [width / 2, height / 2], style = { align: "center" };
-    if (!frames) return write(context, "no histograms of this signal were recorded", ...centre, colors.faint, style);
+    const center = [width / 2, height / 2], style = { align: "center" };
+    if (!frames) return write(context, "no histograms of this signal were recorded", ...center, colors.faint, style);
     const histogram = frames.at(frame, row), x = logAxis(frames, box);
     axisOfPowers(context, colors, frames, box, x);
     const label = `${grid.element} of one element` + (width < 520 ? "" : ": fraction of elements by magnitude");
     write(context, label, (box.left + box.right) / 2, height - 8, colors.faint, { size: 11, align: "center" });
-    if (!histogram) return write(context, "no histogram at this step", ...centre, colors.faint, style);
+    if (!histogram) return write(context, "no histogram at this step", ...center, colors.faint, style);
     const most = this.highest(frames, row);
     for (const share of niceTicks(0, most, 3, false)) {
       const y = box.bottom - (box.bottom - box.top) * share / most;

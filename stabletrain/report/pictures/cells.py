@@ -63,12 +63,12 @@ def draw_cells(axes: Axes, grid: Grid, low: float, high: float) -> None:
     axes.set_ylim(len(grid.rows) - 0.5, -0.5)
     axes.set_yticks([])
     label_steps(axes)
-    centres = (grid.edges[:-1] + grid.edges[1:]) / 2
+    centers = (grid.edges[:-1] + grid.edges[1:]) / 2
     bad = np.flatnonzero(grid.nonfinite.any(axis=0))
     if bad.size:
         bad = bad[np.unique(np.linspace(0, bad.size - 1, MAX_MARKS).round().astype(int))]
         above = axes.get_xaxis_transform()
-        axes.plot(centres[bad], [1.017] * bad.size, "X", color=ALARM, markersize=10, transform=above, clip_on=False)
+        axes.plot(centers[bad], [1.017] * bad.size, "X", color=ALARM, markersize=10, transform=above, clip_on=False)
 
 
 def label_steps(axes: Axes) -> None:

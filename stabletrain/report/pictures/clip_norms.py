@@ -17,7 +17,7 @@ from stabletrain.report.pictures.drawing import (
     INK,
     ORANGE,
     new_figure,
-    picture_of_words,
+    text_picture,
     to_png,
     write_text,
 )
@@ -54,7 +54,7 @@ def draw_clipping(record: Record) -> bytes:
         A PNG file.
     """
     if not has_clipping(record):
-        return picture_of_words(WIDTH_PX, HEIGHT_PX, "no step was clipped")
+        return text_picture(WIDTH_PX, HEIGHT_PX, "no step was clipped")
     figure = new_figure(WIDTH_PX, HEIGHT_PX)
     axes = figure.add_axes((0.11, 0.14, 0.8, 0.66))
     steps = _draw_norms(axes, record) or record.scalars[names.CLIP_FRACTION].steps

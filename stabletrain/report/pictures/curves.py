@@ -18,8 +18,8 @@ from stabletrain.report.pictures.drawing import (
     INK,
     ORANGE,
     new_figure,
-    picture_of_words,
     power_of_ten,
+    text_picture,
     to_png,
     whole_decades,
     write_text,
@@ -120,7 +120,7 @@ def draw_curves(record: Record) -> bytes:
     """
     panels = panels_of(record)
     if not panels:
-        return picture_of_words(WIDTH_PX, PANEL_PX, "no curve recorded yet")
+        return text_picture(WIDTH_PX, PANEL_PX, "no curve recorded yet")
     height = PANEL_PX * len(panels) + 60
     figure = new_figure(WIDTH_PX, height)
     bad = nonfinite_steps(record)

@@ -59,7 +59,7 @@ def printable(text: str) -> str:
     return "".join(c if font.get_char_index(ord(c)) else "?" for c in " ".join(text.split()))
 
 
-def picture_of_words(width_px: int, height_px: int, text: str) -> bytes:
+def text_picture(width_px: int, height_px: int, text: str) -> bytes:
     """Return a picture that contains only `text`, for a record without data to draw."""
     figure = new_figure(width_px, height_px)
     axes = figure.add_axes((0, 0, 1, 1))

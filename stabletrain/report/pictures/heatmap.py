@@ -18,7 +18,7 @@ from stabletrain.report.pictures.drawing import (
     INK,
     label_rows,
     new_figure,
-    picture_of_words,
+    text_picture,
     to_png,
     write_text,
 )
@@ -44,7 +44,7 @@ def draw_heatmap(record: Record, *, findings: Sequence[Finding] = ()) -> bytes:
     """
     grid = signal_grid(record)
     if not grid.log10.size:
-        return picture_of_words(SIZE_PX, SIZE_PX, "no gradient recorded yet")
+        return text_picture(SIZE_PX, SIZE_PX, "no gradient recorded yet")
     figure = new_figure(SIZE_PX, SIZE_PX)
     axes = figure.add_axes((0.28, 0.1, 0.57, 0.79))
     scale = figure.add_axes((0.885, 0.3, 0.03, 0.59))

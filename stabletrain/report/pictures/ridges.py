@@ -18,8 +18,8 @@ from stabletrain.report.pictures.drawing import (
     SEQUENTIAL,
     label_rows,
     new_figure,
-    picture_of_words,
     power_of_ten,
+    text_picture,
     to_png,
     whole_decades,
     write_text,
@@ -123,7 +123,7 @@ def draw_ridges(
     heading = f"{title} · step {step:,}" if title else f"Gradients per layer · step {step:,}"
     layers = sorted(histograms)
     if not layers:
-        return picture_of_words(SIZE_PX, SIZE_PX, f"step {step:,}: no histogram recorded")
+        return text_picture(SIZE_PX, SIZE_PX, f"step {step:,}: no histogram recorded")
     figure = new_figure(SIZE_PX, SIZE_PX)
     axes = figure.add_axes((0.28, 0.1, 0.55, 0.81))
     low, high = limits or ridge_limits(histograms)

@@ -11,8 +11,8 @@ from stabletrain.report.pictures.drawing import (
     FAINT,
     labelled_rows,
     new_figure,
-    picture_of_words,
     shorten,
+    text_picture,
     to_png,
     write_text,
 )
@@ -41,7 +41,7 @@ def draw_time_surface(record: Record) -> bytes:
     """
     grids = time_grids(record)
     if not grids:
-        return picture_of_words(WIDTH_PX, PANEL_PX, "no gradient through time recorded")
+        return text_picture(WIDTH_PX, PANEL_PX, "no gradient through time recorded")
     layers = list(grids)
     if len(layers) > MAX_LAYERS:
         layers = layers[: MAX_LAYERS // 2] + layers[-(MAX_LAYERS // 2) :]

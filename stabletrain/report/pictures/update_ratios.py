@@ -18,8 +18,8 @@ from stabletrain.report.pictures.drawing import (
     INK,
     ORANGE,
     new_figure,
-    picture_of_words,
     power_of_ten,
+    text_picture,
     to_png,
     whole_decades,
     write_text,
@@ -82,7 +82,7 @@ def draw_update_ratios(record: Record) -> bytes:
     """
     grid = ratio_grid(record)
     if not np.isfinite(grid.log10).any():
-        return picture_of_words(WIDTH_PX, HEIGHT_PX, "no update ratios recorded")
+        return text_picture(WIDTH_PX, HEIGHT_PX, "no update ratios recorded")
     figure = new_figure(WIDTH_PX, HEIGHT_PX)
     axes = figure.add_axes((0.11, 0.14, 0.86, 0.74))
     bands = bands_of(grid)

@@ -38,7 +38,7 @@ def ship_artifacts(
     """
     run_id = run.info.run_id
     there: dict[str, str] = json.loads(run.data.tags.get(tags.ARTIFACTS, "{}"))
-    carried, already = [], []
+    uploaded, already = [], []
     with tempfile.TemporaryDirectory(prefix="stabletrain-") as temporary:
         summary_file = Path(temporary, folder.summary.name)
         summary_file.write_text(json.dumps(summary, indent=2) + "\n")
@@ -58,10 +58,10 @@ def ship_artifacts(
             else:
                 client.log_artifact(run_id, str(path))
             there[path.name] = digest
-            carried.append(path.name)
-    if carried:
+            uploaded.append(path.name)
+    if uploaded:
         client.set_tag(run_id, tags.ARTIFACTS, json.dumps(there))
-    return carried, already
+    return uploaded, already
 
 
 def ship_model(

@@ -14,7 +14,7 @@ MAX_COLUMNS = 2048  # more than a picture has pixels
 
 
 @dataclass
-class ThinnedRecord:
+class DownsampledRecord:
     """Keeps the scalars and vectors with certain names at a bounded number of evenly spaced steps.
 
     Of counts of Inf and NaN it keeps the largest of the steps that it merges, so that none is lost.

@@ -23,7 +23,7 @@ MAX_TAG = 5000
 _SPLITS = {names.TRAIN: "", names.VAL: "-val", names.TEST: "-test"}  # splits, and the suffix of their names
 
 
-def ship_about(client: MlflowClient, run: Run, info: Mapping[str, Any]) -> None:
+def ship_params_and_tags(client: MlflowClient, run: Run, info: Mapping[str, Any]) -> None:
     """Log params, tags and datasets. Params that the run has already are kept: MLflow refuses to change one."""
     from mlflow.entities import Param, RunTag
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from stabletrain.record.reader import Entry, LayerHistogram, Record, Scalar, Vector
 from stabletrain.signal.histogram import Histogram
-from stabletrain.tracking.contents.downsample import MAX_COLUMNS, ThinnedRecord
+from stabletrain.tracking.contents.downsample import MAX_COLUMNS, DownsampledRecord
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import Finding
 from stabletrain.vocabulary.signals import GRADIENT
@@ -62,19 +62,19 @@ def _ridges_schedule() -> Schedule:
     return Schedule(num_first=10, growth=1.25)  # ten more for every tenfold of the steps
 
 
-def _course_schedule() -> Schedule:
+def _timeline_schedule() -> Schedule:
     return Schedule(num_first=1, growth=3.0, start=50, max_num=8)  # each shows everything before it
 
 
 @dataclass
-class Course:
+class Timeline:
     """A kind of picture with the step on its horizontal axis, from the first step on.
 
     Attributes:
         key: Name of the image in MLflow.
         draw: Draws the picture from a record and the findings.
         kept: The data that it shows.
-        beside: Further data, which may be recorded at other steps.
+        extra: Further data, which may be recorded at other steps.
         begins: Whether an entry is worth a picture; nothing is drawn before the first such entry.
         schedule: The steps at which it is drawn.
         last: Step and time in ms of the latest entry.
@@ -82,18 +82,18 @@ class Course:
 
     key: str
     draw: Callable[[Record, Sequence[Finding]], bytes]
-    kept: ThinnedRecord
-    beside: ThinnedRecord | None = None
+    kept: DownsampledRecord
+    extra: DownsampledRecord | None = None
     begins: Callable[[Scalar | Vector], bool] = lambda entry: True
-    schedule: Schedule = field(default_factory=_course_schedule)
+    schedule: Schedule = field(default_factory=_timeline_schedule)
     last: tuple[int, int] | None = None
     _has_begun: bool = False
 
     def take(self, entries: Sequence[Entry]) -> bool:
         """Add the entries of one event; return whether to draw a picture now."""
         matching = self.kept.take(entries)
-        if self.beside is not None:
-            self.beside.take(entries)
+        if self.extra is not None:
+            self.extra.take(entries)
         self._has_begun = self._has_begun or any(map(self.begins, matching))
         if not matching or not self._has_begun or matching[-1].step <= (self.last[0] if self.last else -1):
             return False
@@ -104,8 +104,8 @@ class Course:
         """Return the picture of the present state."""
         assert self.last is not None
         record = self.kept.copy()
-        if self.beside is not None:
-            record.scalars |= self.beside.copy().scalars
+        if self.extra is not None:
+            record.scalars |= self.extra.copy().scalars
         return Picture(self.key, *self.last, lambda: self.draw(record, findings))
 
 
@@ -115,11 +115,11 @@ class PicturePlan:
 
     Attributes:
         there: Pictures that the server has already.
-        courses: The kinds of pictures over the whole run.
+        timelines: The kinds of pictures over the whole run.
     """
 
     there: set[Identity]
-    courses: list[Course] = field(default_factory=lambda: new_courses())
+    timelines: list[Timeline] = field(default_factory=lambda: new_timelines())
     _pending: dict[Identity, Picture] = field(default_factory=dict)
     _last: tuple[int, int, dict[str, Histogram]] | None = None  # step, time, histograms
     _limits: tuple[float, float] | None = None
@@ -133,13 +133,13 @@ class PicturePlan:
             self._last = (found[-1].step, round(found[-1].time_s * 1000), histograms)
             if self._ridges.is_due(found[-1].step):
                 self._add(self._ridges_picture())
-        for course in self.courses:
-            if course.take(entries):
-                self._add(course.picture())
+        for timeline in self.timelines:
+            if timeline.take(entries):
+                self._add(timeline.picture())
 
     def plan_last(self, findings: Sequence[Finding] = ()) -> None:
         """Add pictures of the last state; called when the run has ended."""
-        pictures = [course.picture(findings) for course in self.courses if course.last is not None]
+        pictures = [timeline.picture(findings) for timeline in self.timelines if timeline.last is not None]
         if self._last is not None:
             pictures.insert(0, self._ridges_picture())
         for picture in pictures:
@@ -169,26 +169,26 @@ class PicturePlan:
         return Picture(names.RIDGES, step, time_ms, _ridges_drawing(histograms, step, self._limits))
 
 
-def new_courses() -> list[Course]:
+def new_timelines() -> list[Timeline]:
     """Return the kinds of pictures over the whole run."""
     return [
-        Course(names.HEATMAP, _draw_heatmap, _kept(names.GRADIENT_RMS, names.GRADIENT_NONFINITE), _clipping()),
-        Course(names.UPDATE_RATIOS, _draw_update_ratios, _kept(names.UPDATE_RATIO)),
-        Course(names.TIME_SURFACE, _draw_time_surface, _kept(names.TIME_NORM, max_columns=256)),
-        Course(names.CLIPPING, _draw_clipping, _clipping(), begins=_is_clipped),
+        Timeline(names.HEATMAP, _draw_heatmap, _kept(names.GRADIENT_RMS, names.GRADIENT_NONFINITE), _clipping()),
+        Timeline(names.UPDATE_RATIOS, _draw_update_ratios, _kept(names.UPDATE_RATIO)),
+        Timeline(names.TIME_SURFACE, _draw_time_surface, _kept(names.TIME_NORM, max_columns=256)),
+        Timeline(names.CLIPPING, _draw_clipping, _clipping(), begins=_is_clipped),
     ]
 
 
-def _clipping() -> ThinnedRecord:
-    return ThinnedRecord((names.NORM_TOTAL, names.NORM_AFTER, names.CLIP_FRACTION))
+def _clipping() -> DownsampledRecord:
+    return DownsampledRecord((names.NORM_TOTAL, names.NORM_AFTER, names.CLIP_FRACTION))
 
 
 def _is_clipped(entry: Scalar | Vector) -> bool:
     return isinstance(entry, Scalar) and entry.name == names.CLIP_FRACTION and entry.value > 0
 
 
-def _kept(*statistics: str, max_columns: int = MAX_COLUMNS) -> ThinnedRecord:
-    return ThinnedRecord(tuple(f"{statistic}/" for statistic in statistics), max_columns)
+def _kept(*statistics: str, max_columns: int = MAX_COLUMNS) -> DownsampledRecord:
+    return DownsampledRecord(tuple(f"{statistic}/" for statistic in statistics), max_columns)
 
 
 def _draw_heatmap(record: Record, findings: Sequence[Finding]) -> bytes:

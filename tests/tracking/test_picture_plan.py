@@ -1,4 +1,4 @@
-"""What is drawn: few pictures, the same ones however often and in whatever pieces the record is read."""
+"""The pictures of a run: few, and the same however often and in whatever pieces the record is read."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stabletrain.record.reader import Scalar, Vector
-from stabletrain.tracking.contents.downsample import ThinnedRecord
+from stabletrain.tracking.contents.downsample import DownsampledRecord
 from stabletrain.tracking.contents.picture_plan import AT_END, PicturePlan, Schedule
 from stabletrain.vocabulary import metric_names as names
 
@@ -100,7 +100,7 @@ def test_a_picture_shows_what_was_recorded_until_its_step(monkeypatch):
 
 
 def test_a_long_record_is_thinned_and_no_inf_is_lost():
-    kept = ThinnedRecord(("gradient/rms/", "gradient/nonfinite/", "time/norm/"), max_columns=16)
+    kept = DownsampledRecord(("gradient/rms/", "gradient/nonfinite/", "time/norm/"), max_columns=16)
     for step in range(1000):
         kept.take(gradients(step, nonfinite=7.0 if step == 777 else 0.0))
         kept.take([Vector("time/norm/L00.w", step, 0.0, np.full(2, step))])
@@ -114,7 +114,7 @@ def test_a_long_record_is_thinned_and_no_inf_is_lost():
 
 
 def test_a_copy_stays_as_it_was():
-    kept = ThinnedRecord(("gradient/rms/",))
+    kept = DownsampledRecord(("gradient/rms/",))
     kept.take(gradients(0))
     copy = kept.copy()
     kept.take(gradients(1))

@@ -1,4 +1,4 @@
-"""The MLflow run of a sweep: one, however many children come together, and every child linked to it."""
+"""The MLflow run of a sweep: concurrent children create only one, and each is linked to it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def make_sweep(path, num_children):
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory):
-    """A sweep whose four children were carried to a new store by four processes at once, and that store's client."""
+    """A sweep whose four children were shipped to a new store by four processes at once, and a client of that store."""
     sweep = make_sweep(tmp_path_factory.mktemp("sweeps") / "runs/sweep", 4)
     environment = {**os.environ, "PYTHONPATH": ROOT}
     environment.pop("MLFLOW_TRACKING_URI", None)

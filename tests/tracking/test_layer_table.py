@@ -1,4 +1,4 @@
-"""Which layers stand out, from the entries of a record."""
+"""The table of the most extreme layers, from the entries of a record."""
 
 import json
 

@@ -70,7 +70,9 @@ def test_clipping_is_seen_in_norms_or_in_the_share():
     assert has_clipping(with_all_signals(healthy(2, 30)))
     assert has_clipping(Record(scalars={"clip/fraction": Series([9], [0.1])}))
     assert not has_clipping(Record(scalars={"clip/fraction": Series([9], [0.0])}))
-    draw_clipping(Record(scalars={"clip/fraction": Series([9], [0.1])}))
+    without_norms = Record(scalars={"clip/fraction": Series([9], [0.1])})
+    blue = pixels(draw_clipping(without_norms))[60:110, 120:800]
+    assert ((blue[..., 2] > 150) & (blue[..., 0] < 60)).sum() > 100  # the bar of the fraction is drawn
 
 
 def test_findings_are_outlined_where_they_are():
