@@ -225,10 +225,15 @@ def loaded_by(code: str) -> set[str]:
     return set(json.loads(output.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("line", ["--help", "sync --help", "--version", "--cfg job model=rnn clip=norm"])
-def test_answers_without_torch(line):
+@pytest.mark.parametrize(
+    ("line", "needs_hydra"),
+    [("--help", False), ("sync --help", False), ("--version", False), ("--cfg job model=rnn clip=norm", True)],
+)
+def test_answers_without_torch(line, needs_hydra):
     code = f"from stabletrain.app.cli import main\nassert main({line.split()!r}) == 0"
-    assert loaded_by(code) & (HEAVY | {"tensorboard", "sklearn", "matplotlib"}) == set()
+    loaded = loaded_by(code)
+    assert loaded & (HEAVY | {"tensorboard", "sklearn", "matplotlib"}) == set()
+    assert loaded & {"hydra", "omegaconf"} == ({"hydra", "omegaconf"} if needs_hydra else set())
 
 
 def test_import_of_the_package_loads_nothing_else():
