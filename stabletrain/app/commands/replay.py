@@ -69,7 +69,7 @@ def _optimizer(module: pl.LightningModule, bundle: dict[str, Any]) -> Optimizer 
         world_size=1,
         global_step=bundle["step"],
     )
-    module._trainer = trainer  # what `TrainingModule` reads of a trainer (pytorch-lightning 2.6.6)
+    module._trainer = trainer  # all that our own module asks of it
     if len(bundle["optimizers"]) != 1:
         return None
     found: Any = module.configure_optimizers()
