@@ -50,7 +50,7 @@ def test_words_are_sorted_into_flags_folders_and_overrides(line, request_):
         ("--config", "--config", None),
         ("--help=3", "--help", None),
         ("--cfg hydra", "--cfg", None),
-        ("trian", "command", "train"),
+        ("trainn", "command", "train"),
     ],
 )
 def test_a_wrong_flag_or_command_is_refused(line, key, closest):
