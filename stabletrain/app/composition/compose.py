@@ -93,7 +93,7 @@ def compose_saved(path: Path, overrides: Sequence[str], config_dirs: Sequence[Pa
         for override in parsed:
             check_option(override, groups, overrides)
         chosen = [o for o in parsed if o.key_or_group in groups]
-        options = _hydra_compose([text_of(o) for o in chosen], config_dirs, overrides)
+        options = _hydra_compose([text_of(o) for o in chosen], config_dirs)
         for override in chosen:
             config[override.key_or_group] = options[override.key_or_group]
             config.choices[override.key_or_group] = override.value()
@@ -115,13 +115,13 @@ def compose_config(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -
     for override in parsed:
         check_option(override, groups, overrides)
     chosen = [o for o in parsed if o.key_or_group in groups]
-    known = _hydra_compose([text_of(o) for o in chosen], config_dirs, overrides)
+    known = _hydra_compose([text_of(o) for o in chosen], config_dirs)
     drop_leftovers(known, parsed, groups, config_dirs)
     parsed = [o if o in chosen else parse_override(add_or_set(o, known)) for o in parsed]
     for override in parsed:
         if override not in chosen and not is_own_setting(override, known):
             check_key(override, known, groups, config_dirs, overrides)
-    config = _hydra_compose([text_of(o) for o in parsed], config_dirs, overrides)
+    config = _hydra_compose([text_of(o) for o in parsed], config_dirs)
     drop_leftovers(config, parsed, groups, config_dirs)
     return config
 
@@ -136,7 +136,7 @@ def drop_leftovers(
     chosen = {o.key_or_group: text_of(o) for o in parsed if o.key_or_group in groups}
     if chosen.pop("experiment", None) is None or not chosen:
         return
-    alone = _hydra_compose(list(chosen.values()), config_dirs, list(chosen.values()))
+    alone = _hydra_compose(list(chosen.values()), config_dirs)
     added = {o.key_or_group.partition(".")[2] for o in parsed if o.is_add()}
     with open_dict(config):
         for group in chosen.keys() & config.keys():
@@ -174,7 +174,7 @@ def _resolve(config: DictConfig) -> dict[str, Any]:
     return plain
 
 
-def _hydra_compose(chosen: list[str], config_dirs: Sequence[Path], overrides: Sequence[str]) -> DictConfig:
+def _hydra_compose(chosen: list[str], config_dirs: Sequence[Path]) -> DictConfig:
     register_schema()
     path = ",".join(f"file://{d.absolute()}" for d in config_dirs)
     search = [f"hydra.searchpath=[{path}]"] if config_dirs else []
@@ -182,10 +182,10 @@ def _hydra_compose(chosen: list[str], config_dirs: Sequence[Path], overrides: Se
         with initialize_config_dir(str(find_config_dir()), version_base="1.3", job_name="stabletrain"):
             return hydra_compose("config", [*chosen, *search], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise _explain(error, overrides) from error
+        raise _explain(error) from error
 
 
-def _explain(error: Exception, overrides: Sequence[str]) -> RequestError:
+def _explain(error: Exception) -> RequestError:
     """Turn Hydra's error about a value into a RequestError."""
     match = re.search(r"Error merging override (.+)", str(error))
     if match and error.__cause__ is not None:
