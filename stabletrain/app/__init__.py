@@ -1,1 +1,1 @@
-"""The command line and composition: the only room that knows Hydra."""
+"""The command line and composition: the only package that imports Hydra."""

@@ -1,4 +1,4 @@
-"""What a run says on the screen: what it is, where to look, how it went."""
+"""What a run prints: what is trained, where its files are, and how it ended."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import HEALTHY, Finding
 
 SHOWN_GROUPS = ("model", "activation", "init", "norm", "residual", "clip", "optimizer", "data")
-FIRST_ANSWER_TIMEOUT_S = 20.0  # of a server that has not answered once during the run
+FIRST_ANSWER_TIMEOUT_S = 20.0  # for a server that has never answered during the run
 SHOWN_METRICS = (
     *(names.TRAIN_LOSS, names.VAL_LOSS, names.VAL_ACCURACY, names.VAL_MSE),
     *(names.TEST_ACCURACY, names.TEST_MSE),
@@ -28,7 +28,7 @@ SHOWN_METRICS = (
 
 
 class Console:
-    """Speaks for the first process of a run."""
+    """Print for the first process of a run."""
 
     def __init__(self) -> None:
         self.is_terminal = sys.stdout.isatty()
@@ -36,18 +36,18 @@ class Console:
         self._concluded = False
 
     def print(self, text: Any = "") -> None:
-        """Print a line or a table; above the progress bar while there is one. Markup is understood."""
+        """Print a line with rich markup, or a table; above the progress bar if there is one."""
         try:
             rich.get_console().print(text, soft_wrap=isinstance(text, str), highlight=False)
-        except (OSError, SystemExit):  # nobody reads any more (`| head`): the run goes on
-            self._lose_the_screen()
+        except (OSError, SystemExit):  # the reader is gone (`| head`); the run goes on
+            self._stop_printing()
 
-    def _lose_the_screen(self) -> None:
+    def _stop_printing(self) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
         rich.get_console().file = sys.stdout
 
     def progress(self) -> Any:
-        """Return the callback that shows progress: a bar in a terminal, lines elsewhere."""
+        """Return the callback that shows progress: a bar in a terminal, lines otherwise."""
         if self.is_terminal:
             from pytorch_lightning.callbacks import RichProgressBar
 
@@ -57,12 +57,12 @@ class Console:
         return LineProgress()
 
     def announce(self, composition: Composition, folder: RunFolder, info: dict[str, Any]) -> None:
-        """Say what is about to be trained."""
+        """Print what is about to be trained, and where its files go."""
         self.print(f"{_choices(composition)}  ({info['num_parameters']:,} parameters)")
         self.print(f"[dim]files[/]  {escape(short_path(folder.path))}")
 
     def describe(self, composition: Composition, dataset: Mapping[str, Any], num_parameters: int) -> None:
-        """Say what would be trained, and on what."""
+        """Print what would be trained, and on which data."""
         self.print(f"{_choices(composition)}  ({num_parameters:,} parameters)")
         counts = [
             f"{dataset[f'num_{split}']:,} {split}" for split in ("train", "val", "test") if f"num_{split}" in dataset
@@ -74,32 +74,32 @@ class Console:
             self.print(f"       {', '.join(counts)} examples")
 
     def advise(self, notes: Sequence[str], found: Any = None) -> None:
-        """Print what the checks noted, and the learning rate that was found."""
+        """Print the notes of the checks, and the learning rate that was found."""
         if found is not None:
-            self.print(f"[dim]rate[/]   {found.lr:.3g}, of {found.num_steps} tried up to {found.highest:.2g}")
+            self.print(f"[dim]rate[/]   {found.lr:.3g}, from {found.num_steps} tried up to {found.highest:.2g}")
         for note in notes:
             self.print(f"[yellow]note[/]   {escape(note)}")
 
     def warn(self, line: str) -> None:
-        """Print what the doctor says while the run goes on."""
+        """Print a warning of the doctor during the run."""
         self.print(f"[yellow]doctor[/] {escape(line)}")
 
     def start_shipper(self, folder: RunFolder) -> Any:
-        """Start to carry the record to MLflow, beside the training."""
+        """Start the process that ships the record to MLflow during training."""
         from stabletrain.tracking.shipper_process import ShipperProcess
 
-        return ShipperProcess(folder.path, self._hear)
+        return ShipperProcess(folder.path, self._on_event)
 
-    def _hear(self, event: dict[str, Any]) -> None:
+    def _on_event(self, event: dict[str, Any]) -> None:
         if event.get("event") == "ready":
             self._links = event
-            if not self._concluded:  # of a short run it is printed once, at the end
+            if not self._concluded:  # in a short run it is printed once, at the end
                 self._print_link(event)
         if event.get("event") == "note":
             self.print(f"[dim]MLflow[/] {escape(str(event.get('text')))}")
         if event.get("event") in ("unreachable", "failed") and not self._links.get("silent"):
             self._links = {**self._links, "silent": True}
-            self.print(f"[yellow]MLflow[/] is not served: {escape(str(event.get('reason')))}. The run goes on.")
+            self.print(f"[yellow]MLflow[/] is not available: {escape(str(event.get('reason')))}. The run goes on.")
         if event.get("event") in ("done", "unreachable", "failed"):
             self._links = {**self._links, "end": event["event"]}
 
@@ -107,7 +107,7 @@ class Console:
         self.print(f"[dim]MLflow[/] {escape(event['url'])}")
 
     def finish_shipper(self, shipper: Any, folder: RunFolder, timeout_s: float) -> None:
-        """Wait until the record is carried over, or say how to do so later; keep the links in the summary."""
+        """Wait until the record is shipped, or print how to ship it later; write the links to the summary."""
         has_answered = bool(self._links.get("run_id"))
         if has_answered:
             self.print("[dim]MLflow[/] gets the rest …")
@@ -123,11 +123,11 @@ class Console:
             if self._links["tracking_uri"].startswith("sqlite"):
                 self.print(f"       open it with  [bold]{escape(_ui_command(folder))}[/]")
         else:
-            self.print("[yellow]MLflow[/] has not got everything yet; carry the rest over later with")
+            self.print("[yellow]MLflow[/] does not have everything yet; ship the rest later with")
             self.print(f"       [bold]python -m stabletrain sync {escape(shlex.quote(short_path(folder.path)))}[/]")
 
     def conclude(self, folder: RunFolder, outcome: Any, findings: Sequence[Finding]) -> None:
-        """Print the verdict, the numbers and the findings."""
+        """Print the verdict, the metrics and the findings."""
         self._concluded = True
         verdict = folder.read_summary().get("verdict")
         colour = "green" if verdict == HEALTHY else "red"
@@ -143,7 +143,7 @@ class Console:
         self.print(f"[dim]report[/] {escape(short_path(folder.report))}")
 
     def show(self, findings: Sequence[Finding]) -> None:
-        """Print what was found as a table, what helps against it, and what harms nothing in one line."""
+        """Print a table of the findings, the suggested fixes, and one line for findings of severity `info`."""
         if (table := verdict_table(findings)) is not None:
             self.print(table)
         for line in advice_lines(findings):
@@ -158,7 +158,7 @@ def _choices(composition: Composition) -> str:
 
 
 def short_path(path: Any) -> str:
-    """Return a path relative to the current folder if it lies below it."""
+    """Return a path relative to the current folder if it is inside of it."""
     from pathlib import Path
 
     try:

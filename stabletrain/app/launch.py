@@ -1,4 +1,4 @@
-"""What a launcher outside says of its processes: torchrun or Slurm starts them, and the run takes its numbers there."""
+"""Launchers: torchrun or Slurm starts the processes, and the run takes the numbers of nodes and devices from them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from stabletrain.training.callbacks.requeue import Requeue
 
-_INTERACTIVE = ("bash", "interactive")  # job names under which Lightning takes Slurm for a terminal
+_INTERACTIVE = ("bash", "interactive")  # job names that Lightning 2.6.6 takes for a terminal on a node
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Launch:
         num_nodes: Nodes in the group.
         num_local: Processes on this node.
         run_id: Name of the job, the same in all its processes and after each restart; None if the launcher has none.
-        restarts: How often the launcher began again.
+        restarts: How often the launcher has restarted the job.
     """
 
     engine: str
@@ -43,11 +43,11 @@ class Launch:
 
     @property
     def id(self) -> str | None:
-        """What a run remembers of its launch: `torchrun-spring`, `slurm-17`."""
+        """Return the name of the launch that a run records, such as `torchrun-spring` or `slurm-17`."""
         return f"{self.engine}-{self.run_id}" if self.run_id else None
 
     def began(self, summary: Mapping[str, Any]) -> bool:
-        """Whether the run of this `summary.json` is this very job, begun before and not at its end."""
+        """Return whether the run of this `summary.json` was started by this job and has not ended."""
         is_ours = self.id is not None and summary.get("launch") == self.id
         return is_ours and (self.restarts > 0 or summary.get("status") not in (FINISHED, STOPPED))
 
@@ -56,8 +56,8 @@ def find_launch(environ: Mapping[str, str] | None = None) -> Launch | None:
     """Return what launched this process, or None if it was started by hand.
 
     Raises:
-        RequestError: A Slurm job of several tasks runs the program once, a node has more tasks than another, or
-            torchrun is asked for restarts that cannot succeed.
+        RequestError: A Slurm job with several tasks runs the program only once, the nodes have different numbers of
+            tasks, or torchrun is asked for restarts that cannot succeed.
     """
     environ = os.environ if environ is None else environ
     if "TORCHELASTIC_RUN_ID" in environ:
@@ -67,11 +67,11 @@ def find_launch(environ: Mapping[str, str] | None = None) -> Launch | None:
     num_tasks = int(environ.get("SLURM_NTASKS", "1"))
     if num_tasks > 1 and environ.get("SLURM_JOB_NAME") not in _INTERACTIVE:
         raise RequestError(
-            f"The Slurm job has {num_tasks} tasks, and this is one program: srun starts one for each task.",
+            f"The Slurm job has {num_tasks} tasks, but the program was started once: srun starts it for each task.",
             key="SLURM_NTASKS",
             found=num_tasks,
             allowed="srun before the command, or a job of one task",
-            command="python -m stabletrain … behind srun: srun python -m stabletrain …",
+            command="srun python -m stabletrain …",
         )
     return None
 
@@ -79,7 +79,7 @@ def find_launch(environ: Mapping[str, str] | None = None) -> Launch | None:
 def _torchrun(environ: Mapping[str, str]) -> Launch:
     num_nodes = int(environ.get("GROUP_WORLD_SIZE", "1"))
     run_id: str | None = environ["TORCHELASTIC_RUN_ID"]
-    if run_id == "none" or _is_uuid(run_id):  # nobody named the job: torchrun's defaults for several nodes and for one
+    if run_id == "none" or _is_uuid(run_id):  # the job has no name: torchrun's defaults for several nodes and for one
         run_id = _agent_id() if num_nodes == 1 else None
     restarts = int(environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     _require_own_store(environ)
@@ -87,14 +87,14 @@ def _torchrun(environ: Mapping[str, str]) -> Launch:
 
 
 def _require_own_store(environ: Mapping[str, str]) -> None:
-    """Refuse restarts that cannot succeed: new processes would read dead ones' addresses in torchrun's own store."""
+    """Refuse restarts that cannot succeed: the new processes would find the old ones' addresses in torchrun's store."""
     is_shared = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if is_shared and int(environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0:
         raise RequestError(
-            "torchrun would begin again in vain: the processes' addresses stay in its store, those of dead ones too.",
+            "A restart by torchrun would fail: its store keeps the addresses of the processes that have ended.",
             key="--max-restarts",
             found=environ["TORCHELASTIC_MAX_RESTARTS"],
-            allowed="0, or a store for each attempt: TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun on all nodes",
+            allowed="0, or a new store for each attempt: TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on all nodes",
             command="export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1",
         )
 
@@ -107,7 +107,7 @@ def _is_uuid(text: str) -> bool:
 
 
 def _agent_id() -> str:
-    """Name the torchrun above this process: it lives through every restart of its workers."""
+    """Return a name for the torchrun that started this process: it survives every restart of its workers."""
     from datetime import datetime
 
     import psutil
@@ -120,11 +120,11 @@ def _slurm(environ: Mapping[str, str]) -> Launch:
     num_nodes, num_tasks = int(environ["SLURM_STEP_NUM_NODES"]), int(environ["SLURM_STEP_NUM_TASKS"])
     if num_tasks % num_nodes:
         raise RequestError(
-            "The tasks do not divide over the nodes: every node needs as many processes.",
+            "The tasks cannot be divided equally among the nodes.",
             key="SLURM_STEP_NUM_TASKS",
             found=f"{num_tasks} tasks on {num_nodes} nodes",
             allowed=f"a multiple of {num_nodes}",
-            command="python -m stabletrain … behind srun --ntasks-per-node=…",
+            command="srun --ntasks-per-node=… python -m stabletrain …",
         )
     job = environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in environ:
@@ -135,10 +135,10 @@ def _slurm(environ: Mapping[str, str]) -> Launch:
 
 
 def as_launched(composition: Composition) -> Composition:
-    """Return the composition with the launcher's numbers of nodes and devices, so that nobody writes them twice.
+    """Return the composition with the launcher's numbers of nodes and devices.
 
     Raises:
-        RequestError: An override asks for another number than the launcher started.
+        RequestError: An override asks for a different number than the launcher started.
     """
     launch = find_launch()
     if launch is None:
@@ -148,10 +148,10 @@ def as_launched(composition: Composition) -> Composition:
     for key, value in values.items():
         if asked.get(key, str(value)) not in (str(value), "auto", "-1"):
             raise RequestError(
-                f"{launch.engine} started another number.",
+                f"{launch.engine} started a different number of processes or nodes.",
                 key=key,
                 found=asked[key],
-                allowed=f"{value}, which {launch.engine} says by itself: leave the setting out",
+                allowed=f"{value}, which is taken from {launch.engine}: leave the setting out",
                 closest=str(value),
             )
     if launch.num_nodes == 1:
@@ -160,7 +160,7 @@ def as_launched(composition: Composition) -> Composition:
 
 
 def requeue_when_asked(folder: RunFolder, trainer: pl.Trainer) -> Requeue | None:
-    """Make a run under Slurm save and requeue its job when Slurm's signal comes."""
+    """Under Slurm, add a callback that saves the run and requeues its job on Slurm's signal."""
     launch = find_launch()
     if launch is None or launch.engine != "slurm":
         return None

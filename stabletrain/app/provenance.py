@@ -1,4 +1,4 @@
-"""What a run is, for its record: command, commit, choices, versions."""
+"""The description of a run for its record: command, commit, choices, versions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGES = ("stabletrain", "torch", "pytorch-lightning", "mlflow", "hydra-core")
 
 
 def describe_run(composition: Composition, dataset: Mapping[str, Any], num_parameters: int) -> dict[str, Any]:
-    """Return plain data that says what the run is; it is written into the record."""
+    """Return plain data that describes the run, for its record."""
     config = composition.config
     commit, dirty = git_state()
     return {
@@ -42,7 +42,7 @@ def describe_run(composition: Composition, dataset: Mapping[str, Any], num_param
 
 
 def parameters_of(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the numbers that people tune, under the names of the overrides that change them."""
+    """Yield the hyperparameters, named after the overrides that change them."""
     yield "seed", config["seed"]
     for section in PARAMETER_SECTIONS:
         for name, value in (config[section] or {}).items():
@@ -56,7 +56,7 @@ def parameters_of(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def git_state() -> tuple[str | None, bool]:
     """Return the commit of the current folder's repository, and whether it has uncommitted changes.
 
-    An image has no repository: it is built with its commit in STABLETRAIN_GIT_COMMIT.
+    A container image has no repository; its build stores the commit in STABLETRAIN_GIT_COMMIT.
     """
     built_from = os.environ.get("STABLETRAIN_GIT_COMMIT")
     if built_from:
@@ -74,7 +74,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
-    """Return the installed versions, and Python's."""
+    """Return the versions of Python and of the installed packages."""
     found = {"python": platform.python_version()}
     for package in packages:
         try:

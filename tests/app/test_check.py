@@ -1,4 +1,4 @@
-"""`check`: what it refuses, what it notes, and that it trains and writes nothing; models and data of one's own."""
+"""`check`: what it refuses, what it notes, and that it trains and writes nothing; user-defined models and data."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ OWN = textwrap.dedent(
         def forward(self, x):
             return self.scale * self.last(torch.tanh(self.first(x.flatten(1))))
 
-    class Deaf(Net):
+    class Detached(Net):
         def forward(self, x):
             return super().forward(x).detach()
 
-    class Whole(Net):
+    class Integer(Net):
         def forward(self, x):
             return super().forward(x).round().long()
 
@@ -46,7 +46,7 @@ OWN = textwrap.dedent(
             super().__init__(num_inputs, num_outputs)
             self.first = nn.LazyLinear(8)
 
-    class Mute(pl.LightningModule):
+    class NoSteps(pl.LightningModule):
         def forward(self, x):
             return x
 
@@ -193,13 +193,13 @@ def test_what_fits_is_described_and_nothing_is_written(here, capsys, words, show
         ("model=custom model._target_=own_parts.Lit lr_find=true", "lr_find", "true"),
         ("model=custom model._target_=own_parts.Lit loss.label_smoothing=0.1", "loss.label_smoothing", "0.1"),
         ("model=custom model._target_=own_parts.Points", "model._target_", "own_parts.Points (type)"),
-        ("model=custom model._target_=own_parts.Deaf", "model", "without a gradient, torch.float32"),
-        ("model=custom model._target_=own_parts.Whole", "model", "without a gradient, torch.int64"),
+        ("model=custom model._target_=own_parts.Detached", "model", "without a gradient, torch.float32"),
+        ("model=custom model._target_=own_parts.Integer", "model", "without a gradient, torch.int64"),
         ("model=custom model._target_=own_parts.Frozen", "model", "4 weights, all frozen"),
         ("model=custom model._target_=torch.nn.Identity", "model", "none"),
         ("model=custom model._target_=own_parts.Lazy", "model", "weights without a size"),
         (
-            "model=custom model._target_=own_parts.Mute",
+            "model=custom model._target_=own_parts.NoSteps",
             "model._target_",
             "without training_step and configure_optimizers",
         ),

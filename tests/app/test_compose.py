@@ -104,7 +104,7 @@ def test_an_overlay_folder_adds_an_option(tmp_path):
         p
         for g in (*TARGET_GROUPS, "logger")
         for p in sorted((find_config_dir() / g).glob("*.yaml"))
-        if p.stem != "custom"  # names no class until the user does
+        if p.stem != "custom"  # has no class until the user names one
     ],
     ids=lambda p: f"{p.parent.name}-{p.stem}",
 )

@@ -1,4 +1,4 @@
-"""Depth works where theory says it should, and does not where it says it cannot."""
+"""Deep networks train where theory predicts it, and do not train where theory predicts that they cannot."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from stabletrain.vocabulary import metric_names as names
 pytestmark = [
     pytest.mark.slow,
 ]
-CHANCE = 0.12  # of ten classes; 270 images know a share of 0.1 to 0.02
+CHANCE = 0.12  # of ten classes; over 270 images an accuracy of 0.1 has a standard error of 0.02
 LEARNED = 0.90
-LIMIT_S = 120.0 * 2  # of computing: two minutes of two cores, whatever else the machine does
+LIMIT_S = 120.0 * 2  # of CPU time: two minutes on two cores, independent of the machine's load
 
 
 def train(folder, *overrides):
@@ -49,7 +49,7 @@ def test_five_hundred_layers_that_start_as_the_identity(tmp_path):
     assert metrics["test/accuracy"] >= LEARNED
     assert seconds < LIMIT_S
     assert len(profile) == 500
-    assert set(profile[1:]) == {0.0}  # α = 0: at first only the scales and both ends learn
+    assert set(profile[1:]) == {0.0}  # α = 0: at first only the scales, the first and the last layer learn
 
 
 def test_twenty_sigmoid_layers_with_small_weights_do_not_learn(tmp_path):
@@ -61,7 +61,7 @@ def test_twenty_sigmoid_layers_with_small_weights_do_not_learn(tmp_path):
 
 
 def test_the_finder_finds_the_rate_that_two_hundred_layers_need(tmp_path):
-    """At Adam's usual 1e-3 they stay at chance; `+lr_find=true` is the same command with a rate that works."""
+    """At Adam's usual 1e-3 they stay at chance level; `+lr_find=true` finds a learning rate that works."""
     metrics, _, seconds = train(
         tmp_path, "init=critical", "activation=tanh", "model=mlp", "model.depth=200", "+lr_find=true",
         "trainer.max_epochs=4",

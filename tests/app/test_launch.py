@@ -36,7 +36,7 @@ def launched(monkeypatch, variables: dict[str, str]) -> None:
         ({}, None),
         (TORCHRUN, Launch("torchrun", 2, 4, "spring")),
         (TORCHRUN | {"TORCHELASTIC_RESTART_COUNT": "2"}, Launch("torchrun", 2, 4, "spring", 2)),
-        (TORCHRUN | SLURM, Launch("torchrun", 2, 4, "spring")),  # one torchrun a node, started by srun
+        (TORCHRUN | SLURM, Launch("torchrun", 2, 4, "spring")),  # one torchrun per node, started by srun
         (TORCHRUN | {"TORCHELASTIC_RUN_ID": "none"}, Launch("torchrun", 2, 4, None)),
         (SLURM, Launch("slurm", 2, 4, "17")),
         (SLURM | {"SLURM_STEP_ID": "1"}, Launch("slurm", 2, 4, "17.1")),
@@ -126,7 +126,7 @@ def test_nodes_without_a_name_between_them_need_a_folder(monkeypatch):
         ("slurm-17", "running", 1, True),
         ("slurm-17", "running", 0, True),  # its node was lost: a new agent counts from 0
         ("slurm-17", "finished", 1, True),  # another process failed after the first was done
-        ("slurm-17", "finished", 0, False),  # a name used twice
+        ("slurm-17", "finished", 0, False),  # the same name used for a second job
         ("slurm-16", "running", 1, False),  # the folder of another job
         (None, "running", 1, False),
     ],

@@ -1,4 +1,4 @@
-"""Behind a real torchrun: a worker is killed, the group begins again, and the run goes on without an override."""
+"""Under a real torchrun: a worker is killed, the group restarts, and the run resumes without an override."""
 
 from __future__ import annotations
 

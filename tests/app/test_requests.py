@@ -1,4 +1,4 @@
-"""Every way to ask for something wrong ends with exit code 2 and an explanation, and leaves nothing behind."""
+"""Every wrong request ends with exit code 2 and an explanation, and leaves nothing behind."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def test_a_nonfinite_run_is_found_even_with_the_watch_off(here):
     assert main([*line, "logger=none", "output_dir=mine", "watch=off"]) == 3
     assert not (here / "mine/checkpoints").exists()  # it stopped in its first epoch
     (finding,) = json.loads((here / "mine/findings.json").read_text())
-    assert (finding["kind"], finding["layer"]) == ("nonfinite", "L00.rnn")  # from the step gone through once more
+    assert (finding["kind"], finding["layer"]) == ("nonfinite", "L00.rnn")  # found by running the step again
 
 
 def test_a_vanishing_run_is_named_and_strict_says_so(here):
@@ -160,7 +160,7 @@ def test_a_vanishing_run_is_named_and_strict_says_so(here):
     assert summary_of(here / "mine")["verdict"] == "vanishing"
     assert main([*line, "output_dir=strict", "doctor=strict"]) == 3
     assert main([*line, "output_dir=off", "doctor=off"]) == 0
-    assert summary_of(here / "off")["verdict"] is None  # nobody looked
+    assert summary_of(here / "off")["verdict"] is None  # the doctor was off
 
 
 def test_diagnose_and_report_read_the_record_again(here, capsys):

@@ -1,4 +1,4 @@
-"""Search: Optuna's proposals as children of one sweep; what diverges is the worst, what was tried is kept."""
+"""Search: trials are children of one sweep; a diverged trial counts as the worst, and finished trials are kept."""
 
 from __future__ import annotations
 

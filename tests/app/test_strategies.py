@@ -1,4 +1,4 @@
-"""Two gloo processes under DDP and FSDP2 do as one: numbers, clipping, layers, checkpoints, resuming, stopping."""
+"""Two gloo processes under DDP and FSDP2 match one: metrics, clipping, checkpoints, resuming, stopping."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def on_two(kind, folder, *more):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
-    """One process for two epochs, and all ways over two; and a bad number in one process."""
+    """Runs of one and of two processes over two epochs, resumed ones, and one with a NaN in a single process."""
     torch.set_num_threads(1)
     folder, here = tmp_path_factory.mktemp("strategies"), Path.cwd()
     two_epochs, one_epoch = "trainer.max_epochs=2", "trainer.max_epochs=1"
@@ -75,7 +75,7 @@ def test_both_processes_end_alike(codes):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_see_what_one_sees(runs, codes, kind):
-    assert load_record(runs / "one").scalars["clip/fraction"].values[-1] > 0.5  # the clip is at work
+    assert load_record(runs / "one").scalars["clip/fraction"].values[-1] > 0.5  # the clip acts
     assert_same_record(runs / kind, runs / "one")
     assert len(list((runs / kind / "tensorboard").iterdir())) == 1
 

@@ -1,4 +1,4 @@
-"""Sweeps: one folder with the children inside, one table, the worst exit code; a bad child stops no other."""
+"""Sweeps: one folder with all children, one table, the worst exit code; a failing child does not stop the others."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_children_run_side_by_side(here, capfd):
 
 def test_children_that_are_refused_or_diverge_stop_no_other(here, capsys):
     lines = ["norm=none,group", "clip=none", "optimizer=sgd", "optimizer.lr=0.1,1e20", "output_dir=mine"]
-    assert main(["-m", *TINY, "model.width=9", *lines]) == 3  # 9 units make no 8 groups
+    assert main(["-m", *TINY, "model.width=9", *lines]) == 3  # 9 units cannot be divided into 4 groups
     outcomes = {tuple(o["overrides"][-4:]): o for o in SweepFolder("mine").read_outcomes()}
     codes = {(k[0], k[3]): o["exit_code"] for k, o in outcomes.items()}
     assert codes == {

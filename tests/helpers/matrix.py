@@ -1,4 +1,4 @@
-"""Runs compositions of options: each builds, trains three steps, watches, saves and reloads, or is refused."""
+"""Run compositions of options: each trains three steps, is watched, saved and reloaded, or is refused."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ GROUPS = (
     "watch",
     "doctor",
 )
-# Small enough to train three steps of in a moment; what an option needs in order to mean something.
+# Small data, and the settings without which an option is not valid.
 SIZES = {
     "data=adding": {"num_steps": 12, "num_train": 64, "num_val": 32, "num_test": 16},
     "data=temporal_order": {"num_steps": 12, "num_train": 64, "num_val": 32, "num_test": 16},
@@ -75,9 +75,9 @@ OWN = {
     "data": {"_target_": "matrix_parts.Waves", "batch_size": 16},
 }
 SMALL = {"width": 16, "depth": 3}
-# Families that come in two kinds, by one setting of the model.
+# Models with two variants, by one of their settings.
 VARIANTS = {"transformer_post": ("transformer", {"placement": "post"}), "resnet_pre": ("resnet", {"order": "pre"})}
-# What an option is tried with where the family's default would have it refused.
+# What an option is tried with, where the model's defaults would have it refused.
 SUPPORT = {
     ("init", "depth_scaled"): {"residual": "add"},
     ("init", "fixup"): {"residual": "add"},
@@ -87,7 +87,7 @@ SUPPORT = {
 
 @dataclass
 class Result:
-    """What became of one composition."""
+    """The result of one composition."""
 
     choices: dict[str, str]
     refusal: str | None = None
@@ -96,7 +96,7 @@ class Result:
 
     @property
     def outcome(self) -> str:
-        """Return which list of the tally it belongs to."""
+        """Return the list of the tally that it belongs to."""
         if self.failure:
             return "failed"
         if self.refusal:
@@ -106,7 +106,7 @@ class Result:
 
 @dataclass
 class Tally:
-    """What became of a family."""
+    """The results of a family."""
 
     family: str
     worked: list[dict[str, str]] = field(default_factory=list)
@@ -128,7 +128,7 @@ class Tally:
         return Counter(self.refused_pairs.values()).most_common()
 
     def __str__(self) -> str:
-        """Give the counts in one line."""
+        """Return the counts in one line."""
         reasons = Counter(r.refusal for r in self.refused)
         return (
             f"{self.family}: {self.num_compositions} compositions, "
@@ -168,7 +168,7 @@ def section(group: str, option: str) -> str:
 
 @functools.cache
 def defaults(family: str) -> dict[str, str]:
-    """Return the options that a family takes where nothing else is chosen."""
+    """Return the default options of a family."""
     if family == "custom":
         return {**defaults("mlp"), "model": family}
     choices = compose([f"model={VARIANTS.get(family, (family,))[0]}"]).choices
@@ -176,7 +176,7 @@ def defaults(family: str) -> dict[str, str]:
 
 
 def compose_quickly(choices: dict[str, str], folder: Path) -> Composition:
-    """Return what `compose` would, from sections that were composed once."""
+    """Return what `compose` returns, from sections that are composed only once."""
     config = json.loads(base())
     for group, option in choices.items():
         config[group] = json.loads(section(group, option))
@@ -195,7 +195,7 @@ def compose_quickly(choices: dict[str, str], folder: Path) -> Composition:
 
 
 class SilentConsole(Console):
-    """Says nothing."""
+    """Print nothing."""
 
     def print(self, text: str = "") -> None:
         pass
@@ -214,7 +214,7 @@ def run_case(choices: dict[str, str], folder: Path) -> Result:
         is_explained = error.__cause__ is None or isinstance(error.__cause__, RequestError)
         if is_explained or choices["trainer"] == "gpu":
             result.refusal = error.problem
-        else:  # an exception in other words is no reason
+        else:  # a wrapped exception is a failure, not a refusal
             result.failure = traceback.format_exc()
     except NonFiniteGradient as error:
         result.divergence = str(error)
@@ -326,7 +326,7 @@ def cover(family: str, folder: Path, say=lambda result: None) -> Tally:
 
 @contextlib.contextmanager
 def shared_data(monkeypatch) -> Iterator[None]:
-    """Build each data set once: what a composition changes is everything around it."""
+    """Build each data set only once for all compositions."""
     made: dict[str, object] = {}
 
     def build_once(config):

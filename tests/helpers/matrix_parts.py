@@ -1,4 +1,4 @@
-"""A model and a data set of a user's own."""
+"""A user-defined model and data set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stabletrain.network.normalization import build_norm
 
 
 class Net(nn.Module):
-    """One hidden layer, made of the parts that it is given."""
+    """A network with one hidden layer, made of the given parts."""
 
     def __init__(self, num_inputs: int, num_outputs: int, parts: Parts, width: int = 8) -> None:
         super().__init__()

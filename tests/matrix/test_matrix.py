@@ -42,7 +42,7 @@ def test_every_pair_trains_or_explains_itself(family, tmp_path, monkeypatch):
 
 
 def test_a_composition_that_breaks_is_no_refusal(tmp_path, monkeypatch):
-    """The control: what raises, saves other weights, or is not watched, counts as a failure."""
+    """The control: a composition that raises, diverges, or is not watched counts as such."""
     monkeypatch.setattr("stabletrain.network.models.mlp.HiddenLayer.forward", lambda self, x: x / "0")
     result = matrix.run_case(matrix.defaults("mlp"), tmp_path / "broken")
     assert result.outcome == "failed"
@@ -60,7 +60,7 @@ def test_a_composition_that_breaks_is_no_refusal(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("family", ["mlp", "rnn", "lstm", "gru", "cnn", "resnet", "densenet1d", "transformer"])
 def test_every_family_trains_in_two_processes(family, tmp_path):
-    """`trainer=ddp_cpu` starts a second process of the command, so that it stands outside the array."""
+    """`trainer=ddp_cpu` starts a second process of the command, and is therefore not part of the covering array."""
     words = [
         f"model={family}",
         "clip=zscore",

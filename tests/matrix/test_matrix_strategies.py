@@ -1,4 +1,4 @@
-"""Every clip, several models, accumulation, precision and compilation under DDP and FSDP2: two processes do as one."""
+"""Every clip, several models, accumulation, precision and compilation under DDP and FSDP2: two processes match one."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def runs(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_do_as_one(runs, name, kind):
     assert_same_record(runs / f"{name}_{kind}", runs / name)
-    assert_same_checkpoint(runs / f"{name}_{kind}", runs / name, atol=1e-5)  # Adam magnifies what is nearly zero
+    assert_same_checkpoint(runs / f"{name}_{kind}", runs / name, atol=1e-5)  # Adam amplifies tiny gradients
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,4 +1,4 @@
-"""What is installed is what is here, works from everywhere, and imports no more than it needs."""
+"""The distribution holds exactly this tree, works from any folder, and imports no more than it needs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HEAVY = {"torch", "pytorch_lightning", "lightning_fabric", "torchmetrics", "mlfl
 
 
 def run(command: list[str | Path], cwd: Path, **variables: str) -> str:
-    """Run a command without this process' own paths and return its output; what it says on failure is the failure."""
+    """Run a command without this process's paths and return its output; a failure shows what it printed."""
     hidden = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTEST_ADDOPTS", "COVERAGE_PROCESS_START")
     env = {k: v for k, v in os.environ.items() if k not in hidden} | {"PYTHONDONTWRITEBYTECODE": "1"} | variables
     done = subprocess.run([str(c) for c in command], cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
@@ -39,7 +39,7 @@ def run(command: list[str | Path], cwd: Path, **variables: str) -> str:
     return done.stdout
 
 
-# --- what is installed is what is here -----------------------------------------------------------------------------
+# --- the distribution holds this tree -----------------------------------------------------------------------------
 
 
 def test_packages_are_the_folders_that_exist():
@@ -74,7 +74,7 @@ def test_every_import_is_a_declared_dependency():
     homes = packages_distributions()
     declared = set(requirements(*PROJECT["project"]["optional-dependencies"]))
     undeclared = {m for m in imported_modules() if not declared & {canonicalize_name(d) for d in homes.get(m, [m])}}
-    assert undeclared <= {"triton"}  # which torch's CUDA builds bring, and which is looked for there alone
+    assert undeclared <= {"triton"}  # part of torch's CUDA builds, and imported only with them
 
 
 def test_constraints_pin_every_dependency_within_its_range():
@@ -104,7 +104,7 @@ def source(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(source, tmp_path_factory) -> Path:
-    """A folder with an sdist and the wheel that was built from it."""
+    """A folder with an sdist and the wheel built from it."""
     out = tmp_path_factory.mktemp("dist")
     run([sys.executable, "-m", "build", "--no-isolation", "--outdir", out, "."], cwd=source)
     return out
@@ -139,7 +139,7 @@ def test_sdist_holds_what_a_build_needs_and_no_tests(built):
 
 
 def make_environment(folder: Path) -> Path:
-    """Make a virtual environment that sees what this one sees, and return its interpreter; downloads nothing."""
+    """Make a virtual environment that can import what this one can, and return its interpreter; downloads nothing."""
     venv.create(folder, with_pip=False, symlinks=os.name != "nt")
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     paths = json.loads(run([python, "-c", "import json, sysconfig; print(json.dumps(sysconfig.get_paths()))"], folder))
@@ -156,7 +156,7 @@ def install(python: Path, *arguments: str | Path) -> None:
 
 @pytest.fixture(scope="module")
 def overlay(tmp_path_factory) -> Path:
-    """A user's own folder of options, with a clip that we do not have."""
+    """A user's folder of options, with a clip of its own."""
     folder = tmp_path_factory.mktemp("overlay")
     (folder / "clip").mkdir()
     (folder / "clip/mine.yaml").write_text("_target_: stabletrain.gradient.NormClip\nmax_norm: 0.125\n")
@@ -165,7 +165,7 @@ def overlay(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def composed(overlay) -> tuple[str, str, str]:
-    """What the checkout says, run in the checkout."""
+    """The output of the checkout, run in the checkout."""
     return ask([sys.executable, "-m", "stabletrain"], ROOT, overlay)
 
 
@@ -225,10 +225,15 @@ def loaded_by(code: str) -> set[str]:
     return set(json.loads(output.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("line", ["--help", "sync --help", "--version", "--cfg job model=rnn clip=norm"])
-def test_answers_without_torch(line):
+@pytest.mark.parametrize(
+    ("line", "needs_hydra"),
+    [("--help", False), ("sync --help", False), ("--version", False), ("--cfg job model=rnn clip=norm", True)],
+)
+def test_answers_without_torch(line, needs_hydra):
     code = f"from stabletrain.app.cli import main\nassert main({line.split()!r}) == 0"
-    assert loaded_by(code) & (HEAVY | {"tensorboard", "sklearn", "matplotlib"}) == set()
+    loaded = loaded_by(code)
+    assert loaded & (HEAVY | {"tensorboard", "sklearn", "matplotlib"}) == set()
+    assert loaded & {"hydra", "omegaconf"} == ({"hydra", "omegaconf"} if needs_hydra else set())
 
 
 def test_import_of_the_package_loads_nothing_else():

@@ -1,1 +1,1 @@
-"""From a configuration to the objects of a run."""
+"""Build the objects of a run from its configuration."""

@@ -1,4 +1,4 @@
-"""From a configuration to the objects of a run."""
+"""Build the objects of a run from its configuration."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from stabletrain.training.optimization.schedule import TorchSchedule
 
 @dataclass(frozen=True)
 class Built:
-    """What a run is made of.
+    """The objects of a run.
 
     Attributes:
-        data: Train, validation and test sets.
-        network: Initialized network; of a LightningModule that is not ours, the module itself.
-        module: The Lightning module around it.
-        datamodule: What feeds it.
-        clip: What is done to the gradient.
-        callbacks: What the module needs beside it.
+        data: Training, validation and test sets.
+        network: The initialized network; for a user's LightningModule, the module itself.
+        module: The LightningModule that trains the network.
+        datamodule: The LightningDataModule.
+        clip: The gradient clipping.
+        callbacks: Callbacks that a user's LightningModule needs for clipping and for its losses.
     """
 
     data: Data | LoadedData
@@ -48,10 +48,10 @@ class Built:
 
 
 def build(config: Mapping[str, Any]) -> Built:
-    """Build data, network and module; the weights follow from the seed.
+    """Build data, network and module; the weights depend only on the seed.
 
     Raises:
-        RequestError: A section does not fit what it names.
+        RequestError: A section does not fit its class, or the parts do not fit one another.
     """
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     data = build_data(config)
@@ -74,7 +74,7 @@ def build(config: Mapping[str, Any]) -> Built:
 
 
 def _optimizer(config: Mapping[str, Any]) -> Any:
-    """Return the optimizer's factory, tried once on a throw-away weight so that its complaints come early."""
+    """Return the optimizer's factory, called once on a dummy weight so that wrong settings are reported early."""
     section = config["optimizer"]
     factory = make(section, "optimizer", config["allow_targets"])
     for key, is_open in (("lr", True), ("weight_decay", False)):
@@ -87,7 +87,7 @@ def _optimizer(config: Mapping[str, Any]) -> Any:
 
 
 def _schedule(config: Mapping[str, Any]) -> Schedule:
-    """Return the schedule; one of torch's is asked at the end of every epoch."""
+    """Return the schedule; one of torch's schedulers is stepped at the end of every epoch."""
     section, allowed = config["schedule"], config["allow_targets"]
     factory = make(section, "schedule", allowed)
     target = resolve_target(section["_target_"], "schedule._target_", expected_types("schedule"), allowed)
@@ -95,14 +95,14 @@ def _schedule(config: Mapping[str, Any]) -> Schedule:
         return factory()
     if issubclass(target, ReduceLROnPlateau):
         raise RequestError(
-            "ReduceLROnPlateau waits for a measure, which a scheduler taken by name is not given.",
+            "ReduceLROnPlateau needs a metric, which a scheduler given by name does not receive.",
             key="schedule",
             found=section["_target_"],
-            allowed="plateau, which does the same on val/loss; or a scheduler that counts steps",
+            allowed="plateau, which does the same for val/loss; or a scheduler that only counts steps",
             closest="plateau",
             command="schedule=plateau",
         )
     probe = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
     if not isinstance(factory(probe), LRScheduler):
-        raise RequestError("The schedule makes no scheduler.", key="schedule._target_", found=section["_target_"])
+        raise RequestError("The schedule returns no scheduler.", key="schedule._target_", found=section["_target_"])
     return TorchSchedule(factory)

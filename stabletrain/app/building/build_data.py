@@ -1,4 +1,4 @@
-"""The data of a run: one of ours, a Dataset, or a LightningDataModule."""
+"""Build the data of a run: a built-in data set, a user's Dataset, or a LightningDataModule."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from stabletrain.errors import RequestError
 from stabletrain.training.datamodule_shapes import LoadedData
 from stabletrain.training.lightning_internals import has_hook
 
-# Settings of `data=custom` that are about the splits: for a Dataset, not for its own constructor.
+# Settings of `data=custom` for splitting a Dataset; they are not arguments of its constructor.
 SPLIT_SETTINGS = ("batch_size", "val_fraction", "test_fraction", "seed", "task", "form")
 
 
 def build_data(config: Mapping[str, Any]) -> Data | LoadedData:
-    """Build the data set, in the form that the model's family takes.
+    """Build the data set, in the form of input that the model takes.
 
     Raises:
-        RequestError: The data has no such form, or its settings do not fit it.
+        RequestError: The data does not come in such a form, or its settings are not valid.
     """
     section = dict(config["data"])
     target = resolve_target(section["_target_"], "data._target_", expected_types("data"), config["allow_targets"])
@@ -39,7 +39,7 @@ def build_data(config: Mapping[str, Any]) -> Data | LoadedData:
     if isinstance(built, pl.LightningDataModule):
         if not has_hook("train_dataloader", built):
             raise RequestError(
-                "The data module has nothing to train on.",
+                "The data module has no training data.",
                 key="data._target_",
                 found=f"{type(built).__name__} without train_dataloader",
                 allowed="a LightningDataModule with train_dataloader",
@@ -49,7 +49,7 @@ def build_data(config: Mapping[str, Any]) -> Data | LoadedData:
 
 
 def _kept(section: Mapping[str, Any], target: Any) -> dict[str, Any]:
-    """Leave out the settings of the splits where the class has no such parameter."""
+    """Leave out the settings for splitting if the class has no such parameter."""
     parameters = inspect.signature(target).parameters
     return {k: v for k, v in section.items() if k not in SPLIT_SETTINGS or k in parameters}
 
@@ -61,7 +61,7 @@ def _wrap(dataset: Dataset[Any], section: Mapping[str, Any]) -> Data:
 
 
 def accepted_forms(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the forms of input that the chosen family takes, the natural one first; () if it does not say."""
+    """Return the forms of input that the model takes, the preferred one first; () if it declares none."""
     target = resolve_target(
         config["model"].get("_target_"), "model._target_", expected_types("model"), config["allow_targets"]
     )
@@ -70,10 +70,10 @@ def accepted_forms(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def choose_form(config: Mapping[str, Any], data_class: Any) -> str:
-    """Return the form of the data that suits the model: the first that both know, `auto` if one does not say.
+    """Return the model's preferred form among those of the data; `auto` if either declares none.
 
     Raises:
-        RequestError: They have none in common.
+        RequestError: Model and data have no form in common.
     """
     wanted, offered = accepted_forms(config), getattr(data_class, "forms", ())
     if not wanted or not offered or (wanted == ("vector",) and "vector" not in offered):
@@ -83,17 +83,17 @@ def choose_form(config: Mapping[str, Any], data_class: Any) -> str:
         return common[0]
     suited = {"vector": "mlp", "sequence": "rnn", "image": "cnn"}[offered[0]]
     raise RequestError(
-        f"The model takes {' or '.join(wanted)} input, and this data comes as {' or '.join(offered)}.",
+        f"The model takes {' or '.join(wanted)} input, but this data comes as {' or '.join(offered)}.",
         key="model",
         found=config["model"]["_target_"].rpartition(".")[2],
-        allowed=f"a family for {' or '.join(offered)} input, such as {suited}",
+        allowed=f"a model for {' or '.join(offered)} input, such as {suited}",
         closest=suited,
         command=f"model={suited}",
     )
 
 
 def examples_of(data: Data | LoadedData, num_examples: int, split: str = "train") -> Tensor:
-    """Return the inputs of the first examples of a split: (num_examples, …), fewer if there are not as many."""
+    """Return the inputs of the first examples of a split, (num_examples, …); fewer if the split is smaller."""
     if isinstance(data, LoadedData):
         return data.examples(num_examples)
     chosen: Any = getattr(data, split)

@@ -1,4 +1,4 @@
-"""The network of a run: a family of ours with its parts, any module, or a LightningModule as it is."""
+"""Build the network of a run: a built-in model with its parts, any module, or a user's LightningModule as it is."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from stabletrain.torch_tools.isolation import preserve_rng
 from stabletrain.training.datamodule_shapes import LoadedData
 from stabletrain.training.lightning_internals import has_hook
 
-_NUM_INIT_EXAMPLES = 256  # that an initialization may measure; an LSUV deviation is then known to 4 %
-_NUM_TRIED = 2  # examples passed through a copy of the network before anything is written; batch norm needs two
+_NUM_INIT_EXAMPLES = 256  # for data-dependent initialization; LSUV then knows a standard deviation to 4%
+_NUM_TRIED = 2  # examples in the trial forward pass; batch norm needs two
 
 
 def build_network(config: Mapping[str, Any], data: Data | LoadedData, *, initialized: bool = True) -> nn.Module:
-    """Build the network, and initialize it unless its weights will be loaded.
+    """Build the network, and initialize it unless its weights are loaded later.
 
     Raises:
-        RequestError: The parts do not fit one another, the family, or the data.
+        RequestError: The parts do not fit one another, the model, or the data.
     """
     parts = Parts(
         activation=_make(config, "activation"), norm=_make(config, "norm"), residual=_make(config, "residual")
@@ -56,7 +56,7 @@ def build_network(config: Mapping[str, Any], data: Data | LoadedData, *, initial
 
 
 def parameters_of_target(config: Mapping[str, Any]) -> set[str]:
-    """Return the names of the parameters that the model's class takes."""
+    """Return the names of the parameters of the model's constructor."""
     target = resolve_target(
         config["model"].get("_target_"), "model._target_", expected_types("model"), config["allow_targets"]
     )
@@ -64,10 +64,10 @@ def parameters_of_target(config: Mapping[str, Any]) -> set[str]:
 
 
 def _offer(config: Mapping[str, Any], data: Data | LoadedData, parts: Parts) -> dict[str, Any]:
-    """Return what a family may ask for by name."""
+    """Return what is passed to a model's constructor if it has a parameter of that name."""
     num_inputs = data.num_inputs
     if accepted_forms(config) == ("vector",):
-        num_inputs = math.prod(examples_of(data, 1)[0].shape)  # what is not a vector is laid out flat
+        num_inputs = math.prod(examples_of(data, 1)[0].shape)  # other forms are flattened
     return {
         "num_inputs": num_inputs,
         "num_outputs": data.num_outputs,
@@ -81,7 +81,7 @@ def _offer(config: Mapping[str, Any], data: Data | LoadedData, parts: Parts) -> 
 def _takes_any_width(parts: Parts) -> bool:
     try:
         parts.norm(1)
-    except RequestError:  # group norm of one unit
+    except RequestError:  # a group norm does not divide one unit
         return False
     return True
 
@@ -91,15 +91,15 @@ def _require_form(config: Mapping[str, Any], data: Data | LoadedData, parameters
     is_flattened = wanted == ("vector",) and "vector" not in getattr(data, "forms", ())
     if wanted and data.form not in wanted and not is_flattened:
         raise RequestError(
-            f"The model takes {' or '.join(wanted)} input, the data gives {data.form} input.",
+            f"The model takes {' or '.join(wanted)} input, but the data has {data.form} input.",
             key="data.form",
             found=config["data"].get("form"),
-            allowed=f"auto, or a form of the kind {' or '.join(wanted)}",
+            allowed=f"auto, or a form of {' or '.join(wanted)} input",
             command="data.form=auto",
         )
     if data.per_step and wanted and "output" not in parameters:
         raise RequestError(
-            "This data asks for an output at every step, and the model gives one for each example.",
+            "This data has a target at every step, but the model has one output per example.",
             key="model",
             found=config["model"]["_target_"].rpartition(".")[2],
             allowed="rnn, lstm, gru, transformer",
@@ -109,18 +109,18 @@ def _require_form(config: Mapping[str, Any], data: Data | LoadedData, parameters
 
 
 def _require_parts(config: Mapping[str, Any], parts: Parts, parameters: set[str]) -> None:
-    """Refuse a norm or a residual for a model that would never hear of it."""
+    """Refuse a norm or a residual for a model whose constructor does not take them."""
     if "parts" in parameters:
         return
     norm = config["norm"]["_target_"].rpartition(".")[2]
     residual = config["residual"]["_target_"].rpartition(".")[2]
-    for key, found, is_heard in (
+    for key, found, is_used in (
         ("norm", norm, _takes_any_width(parts) and isinstance(parts.norm(1), NoNorm)),
         ("residual", residual, residual == NoResidual.__name__),
     ):
-        if not is_heard:
+        if not is_used:
             raise RequestError(
-                "The model's class takes no `parts`: this choice would change nothing.",
+                "The model's constructor takes no `parts`, so this choice would have no effect.",
                 key=key,
                 found=found,
                 allowed="none; weight or spectral for norm; or a model whose constructor takes `parts`",
@@ -130,11 +130,11 @@ def _require_parts(config: Mapping[str, Any], parts: Parts, parameters: set[str]
 
 
 def _require_hooks(module: pl.LightningModule) -> None:
-    """Refuse a LightningModule without the two methods that nothing trains without."""
+    """Refuse a LightningModule without the two methods that training requires."""
     missing = [name for name in ("training_step", "configure_optimizers") if not has_hook(name, module)]
     if missing:
         raise RequestError(
-            "The LightningModule lacks what training calls.",
+            "The LightningModule lacks methods that training requires.",
             key="model._target_",
             found=f"{type(module).__name__} without {' and '.join(missing)}",
             allowed="a LightningModule with training_step and configure_optimizers, or a plain torch.nn.Module",
@@ -142,7 +142,7 @@ def _require_hooks(module: pl.LightningModule) -> None:
 
 
 def _require_weights(network: nn.Module) -> None:
-    """Refuse a network without weights to train, or with weights whose size is not known yet."""
+    """Refuse a network without weights to train, or with uninitialized lazy weights."""
     weights = list(network.parameters())
     if any(isinstance(w, nn.UninitializedParameter) for w in weights):
         problem, found = "The network has lazy layers, whose weights cannot be initialized.", "weights without a size"
@@ -153,11 +153,13 @@ def _require_weights(network: nn.Module) -> None:
         )
     else:
         return
-    raise RequestError(problem, key="model", found=found, allowed="weights with sizes, one or more with requires_grad")
+    raise RequestError(
+        problem, key="model", found=found, allowed="weights of known size, one or more with requires_grad"
+    )
 
 
 def _try_once(network: nn.Module, data: Data | LoadedData) -> None:
-    """Pass two examples through a copy, so that what does not fit is said before anything is written."""
+    """Run a copy of the network on two examples, so that errors are reported before anything is written."""
     examples = examples_of(data, _NUM_TRIED)
     try:
         with preserve_rng():
@@ -166,7 +168,7 @@ def _try_once(network: nn.Module, data: Data | LoadedData) -> None:
         raise
     except Exception as error:
         raise RequestError(
-            f"The network cannot take the data: {str(error).strip().splitlines()[0] if str(error) else error!r}",
+            f"The network fails on the data: {str(error).strip().splitlines()[0] if str(error) else error!r}",
             key="model",
             found=f"inputs of shape {tuple(examples.shape)}",
             allowed="a composition whose parts fit one another and the data",
@@ -176,21 +178,21 @@ def _try_once(network: nn.Module, data: Data | LoadedData) -> None:
 
 
 def _require_outputs(outputs: Any, expected: tuple[int, ...]) -> None:
-    """Refuse outputs that the loss cannot take, or that no gradient comes back from."""
+    """Refuse outputs that do not fit the loss, or that are not connected to the weights."""
     shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else ()
     if shape != expected:
         raise RequestError(
-            "The network's outputs do not fit the data.",
+            "The network's outputs do not have the shape that the data needs.",
             key="model",
             found=f"outputs of shape {shape or type(outputs).__name__}",
             allowed=f"shape (batch, {', '.join(map(str, expected[1:]))})",
         )
     if not outputs.requires_grad:
         raise RequestError(
-            "No gradient comes back from the network's outputs.",
+            "The network's outputs have no gradient.",
             key="model",
             found=f"outputs without a gradient, {outputs.dtype}",
-            allowed="outputs of floating point that depend on the weights: no detach, no argmax, no torch.no_grad",
+            allowed="floating-point outputs that depend on the weights: no detach, no argmax, no torch.no_grad",
         )
 
 

@@ -1,4 +1,4 @@
-"""Lightning's trainer and the loggers of a run."""
+"""Build Lightning's trainer and the loggers of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known to go wrong, said before anything is trained: refusals, and notes that train all the same."""
+"""Combinations that are known to fail, which are refused, and questionable ones, which get a note."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from stabletrain.training.datamodule import DataModule
 from stabletrain.training.optimization.gradient_clipping import require_one_clip
 
 # Yang et al. 2019, A Mean Field Theory of Batch Normalization: the squared gradient of a plain ReLU network grows by
-# π / (π − 1) = 1.467 a layer; 20 layers make 2,100, and its root 46.
+# π / (π − 1) = 1.467 per layer: 2,100-fold over 20 layers, and the gradient itself 46-fold.
 _MAX_PLAIN_BATCH_NORM = 20
 
 
 def check(config: Mapping[str, Any], built: Built, world_size: int) -> list[str]:
-    """Check a built composition and return notes on what trains but is at odds with its sources.
+    """Check a built composition and return notes on what trains but is questionable.
 
     Args:
         config: The configuration.
-        built: What was made of it.
+        built: The objects built from it.
         world_size: Number of processes.
 
     Raises:
-        RequestError: Something would fail, or silently do nothing.
+        RequestError: Something would fail during training, or silently have no effect.
     """
     if isinstance(built.data, Data):
         check_data(built.data)
@@ -67,10 +67,10 @@ def _require_batch_for_norm(built: Built, world_size: int) -> None:
     local = built.data.batch_size // world_size
     if local <= 1 and any(isinstance(m, _BatchNorm | StepBatchNorm) for m in built.network.modules()):
         raise RequestError(
-            "Batch norm measures over the examples of a batch, and each process sees only one.",
+            "Batch norm needs the statistics of several examples, and each process has only one.",
             key="data.batch_size",
             found=f"{built.data.batch_size} over {world_size} process{'es' if world_size > 1 else ''}",
-            allowed=f"an integer from {2 * world_size}, or a norm of single examples: norm=layer, norm=group",
+            allowed=f"an integer from {2 * world_size}, or a norm within single examples: norm=layer, norm=group",
             command=f"data.batch_size={2 * world_size}",
         )
 
@@ -78,11 +78,11 @@ def _require_batch_for_norm(built: Built, world_size: int) -> None:
 def _require_automatic_clipping(config: Mapping[str, Any], built: Built) -> None:
     if not built.module.automatic_optimization and not isinstance(built.clip, NoClip):
         raise RequestError(
-            "The model steps its optimizers by itself (manual optimization), where nothing stands between its "
+            "The model steps its optimizers itself (manual optimization), so gradients cannot be clipped between its "
             "backward pass and its step.",
             key="clip",
             found=config["clip"]["_target_"].rpartition(".")[2],
-            allowed="none; clip in the model, with stabletrain.clip_gradients_",
+            allowed="none; clip inside the model with stabletrain.clip_gradients_",
             closest="none",
             command="clip=none",
         )
@@ -93,9 +93,9 @@ def _require_automatic_clipping(config: Mapping[str, Any], built: Built) -> None
 def _require_labels_to_smooth(config: Mapping[str, Any], built: Built) -> None:
     epsilon = config["loss"]["label_smoothing"]
     if epsilon and (built.data.task != "classification" or not isinstance(built.module, TrainingModule)):
-        whose = "a regression has no labels" if isinstance(built.module, TrainingModule) else "the model brings its own"
+        reason = "a regression has no labels" if isinstance(built.module, TrainingModule) else "the model has its own"
         raise RequestError(
-            f"Label smoothing acts on the loss of a classification, and {whose}.",
+            f"Label smoothing changes the loss of a classification, but {reason}.",
             key="loss.label_smoothing",
             found=epsilon,
             allowed="0 here",
@@ -104,10 +104,10 @@ def _require_labels_to_smooth(config: Mapping[str, Any], built: Built) -> None:
 
 
 def _require_moving_branches(config: Mapping[str, Any], built: Built) -> None:
-    """Refuse branches whose last weight and whose scale are both zero: each waits for the other to move."""
+    """Refuse branches whose last weight and scale are both zero: the gradient of each is then zero forever."""
     if _option(config, "init") == "Fixup" and any(isinstance(b.residual, ReZeroResidual) for b in _branches(built)):
         raise RequestError(
-            "Fixup starts the last weight of a branch at 0 and ReZero its scale: the gradient of both is 0 for ever.",
+            "Fixup initializes the last weight of a branch to 0 and ReZero its scale: the gradient of both stays 0.",
             key="init",
             found="fixup with residual=rezero",
             allowed="fixup with residual=add, or rezero with another init",
@@ -116,7 +116,7 @@ def _require_moving_branches(config: Mapping[str, Any], built: Built) -> None:
         )
 
 
-def _note_identity_starts(config: Mapping[str, Any], built: Built) -> Iterator[str]:
+def _note_identity_branches(config: Mapping[str, Any], built: Built) -> Iterator[str]:
     norms = [m for m in built.network.modules() if isinstance(m, Norm) and not isinstance(m, NoNorm)]
     if norms and _option(config, "init") == "Fixup":
         yield "init=fixup is made for networks without norm; with one it is not needed (Zhang et al. 2019)."
@@ -131,49 +131,49 @@ def _note_deep_batch_norm(config: Mapping[str, Any], built: Built) -> Iterator[s
     if num_norms > _MAX_PLAIN_BATCH_NORM and joins and not has_skips and _option(config, "residual") == "NoResidual":
         yield (
             f"Batch norm without skips: over {num_norms} layers the gradient grows about "
-            f"{1.467 ** (num_norms / 2):,.0f}-fold (Yang et al. 2019); residual=add mends it."
+            f"{1.467 ** (num_norms / 2):,.0f}-fold (Yang et al. 2019); residual=add fixes it."
         )
 
 
 def _note_adaptive_clip(config: Mapping[str, Any], built: Built) -> Iterator[str]:
     if _option(config, "clip") == "AdaptiveClip" and _option(config, "norm") == "WeightNorm":
         yield (
-            "clip=adaptive compares gradients with weights, and weight norm makes the size of its weights "
+            "clip=adaptive compares gradients with weights, but weight norm makes the size of its weights "
             "arbitrary: clip=norm is the safer limit."
         )
 
 
 def _note_selu(config: Mapping[str, Any], built: Built) -> Iterator[str]:
     if _option(config, "activation") == "SELU" and _option(config, "init") != "LeCun":
-        yield "activation=selu normalizes itself only with init=lecun (Klambauer et al. 2017)."
+        yield "activation=selu is self-normalizing only with init=lecun (Klambauer et al. 2017)."
 
 
 def _note_own_optimizer(config: Mapping[str, Any], built: Built) -> Iterator[str]:
     if isinstance(built.module, pl.LightningModule) and not isinstance(built.module, TrainingModule):
-        yield "The model is a LightningModule: its own optimizer, schedule and loss are used, not those chosen here."
+        yield "The model is a LightningModule: its own optimizer, schedule and loss are used, not the configured ones."
 
 
 def _note_processes(config: Mapping[str, Any], built: Built, world_size: int) -> Iterator[str]:
     strategy = config["trainer"].get("strategy")
     if world_size == 1 and strategy in ("ddp", *SHARDED):
         yield (
-            f"trainer.strategy={strategy} with one device trains as one process does; trainer.devices=2 makes two, "
+            f"trainer.strategy={strategy} with one device runs a single process; trainer.devices=2 runs two, "
             "also on the CPU: trainer.accelerator=cpu."
         )
     has_batch_norm = any(isinstance(m, _BatchNorm) for m in built.network.modules())
     if world_size > 1 and has_batch_norm and not config["trainer"].get("sync_batchnorm"):
         yield (
-            f"Batch norm measures the {built.data.batch_size // world_size} examples of each process and not the "
-            "whole batch: +trainer.sync_batchnorm=true (GPUs, ddp) measures all, norm=layer needs none."
+            f"Batch norm uses the {built.data.batch_size // world_size} examples of each process and not the whole "
+            "batch: +trainer.sync_batchnorm=true (GPUs, ddp) uses all, norm=layer needs no statistics of the batch."
         )
     if world_size > 1 and strategy in SHARDED and _option(config, "optimizer") == "Muon":
-        yield "Under FSDP2 Muon gathers every matrix on every step, and rounds to bfloat16 in another order."
+        yield "Under FSDP2, Muon gathers every matrix on every step, and rounds to bfloat16 in a different order."
     if world_size > 1 and not isinstance(built.datamodule, DataModule):
-        yield f"The data module is your own: {world_size} processes make batches {world_size} times as large."
+        yield f"With your own data module, {world_size} processes make the batches {world_size} times as large."
 
 
 NOTES: tuple[Callable[[Mapping[str, Any], Built], Iterator[str]], ...] = (
-    _note_identity_starts,
+    _note_identity_branches,
     _note_deep_batch_norm,
     _note_adaptive_clip,
     _note_selu,

@@ -1,4 +1,4 @@
-"""The best network of a run, rebuilt from its folder."""
+"""Rebuild the best network of a run from its folder, and log it to MLflow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that can be known before a run: built, checked, and nothing written."""
+"""Build and check everything that a run needs, before anything is written."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that could begin.
+    """A run that is ready to start.
 
     Attributes:
-        composition: What it is made of; of a run that looked for its learning rate, with that rate.
+        composition: The composition; after `lr_find=true`, with the learning rate that was found.
         built: Data, network and module.
         trainer: Lightning's trainer.
-        record: The run's own event file.
+        record: The logger that writes the run's event file.
         loggers: The other loggers, by name.
-        watch: What measures the gradients.
-        doctor: What is said of them during the run; None if nobody is asked.
-        notes: What trains, but is at odds with its sources.
-        found: What the learning rate finder saw, if it was asked.
+        watch: The callback that measures the gradients.
+        doctor: The callback that warns during the run; None with `doctor=off`.
+        notes: Notes on what trains but is questionable.
+        found: The result of the learning rate finder, if it ran.
     """
 
     composition: Composition
@@ -71,7 +71,7 @@ def prepare(
     """Build a run and check it; nothing is written.
 
     Raises:
-        RequestError: The composition, the data or the machine do not fit.
+        RequestError: The composition is not valid, or does not fit the data or the machine.
     """
     check_tracking_uri(composition.config, folder.path)
     quiet_libraries()
@@ -104,7 +104,7 @@ def prepare(
         ],
         plugins=[ManifestCheckpointIO()],
         default_root_dir=str(folder.path),
-        use_distributed_sampler=not isinstance(built.datamodule, DataModule),  # ours shards by itself
+        use_distributed_sampler=not isinstance(built.datamodule, DataModule),  # ours divides the examples itself
         enable_model_summary=False,
         enable_progress_bar=console.is_terminal,
     )
@@ -121,9 +121,9 @@ def _compile(config: Mapping[str, Any], built: Built, watch: GradientWatch) -> l
 def _find_lr(config: Mapping[str, Any], built: Built) -> FoundRate:
     lr = config["optimizer"].get("lr")
     if not isinstance(built.module, TrainingModule) or lr is None:
-        whose = "the optimizer has no lr" if isinstance(built.module, TrainingModule) else "the model brings its own"
+        reason = "the optimizer has no lr" if isinstance(built.module, TrainingModule) else "the model has its own"
         raise RequestError(
-            f"The learning rate finder sets optimizer.lr, and {whose}.",
+            f"The learning rate finder sets optimizer.lr, but {reason}.",
             key="lr_find",
             found="true",
             allowed="false here",
@@ -133,7 +133,7 @@ def _find_lr(config: Mapping[str, Any], built: Built) -> FoundRate:
 
 
 def check_tracking_uri(config: Mapping[str, Any], run_dir: Path) -> None:
-    """Refuse an address that no tracking server can have; one that does not answer is no mistake."""
+    """Refuse an address with an unknown scheme; a server that does not answer is not an error."""
     mlflow = (config["logger"] or {}).get("mlflow")
     if mlflow is None:
         return
@@ -141,7 +141,7 @@ def check_tracking_uri(config: Mapping[str, Any], run_dir: Path) -> None:
     uri = str(explicit) if not isinstance(explicit, str | None) else resolve_tracking_uri(explicit, run_dir)
     if uri.partition(":")[0].partition("+")[0] not in TRACKING_SCHEMES:
         raise RequestError(
-            "MLflow knows no store of this kind.",
+            "MLflow has no store of this kind.",
             key="logger.mlflow.tracking_uri",
             found=uri,
             allowed="http://HOST:PORT, https://HOST, sqlite:////ABSOLUTE/PATH/mlflow.db, or another database",
@@ -150,7 +150,7 @@ def check_tracking_uri(config: Mapping[str, Any], run_dir: Path) -> None:
 
 
 def quiet_libraries() -> None:
-    """Keep hints that are not for our users off the screen; warnings about their own code stay."""
+    """Silence the hints of libraries that do not concern our users; warnings about the users' own code stay."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
@@ -164,8 +164,8 @@ def quiet_libraries() -> None:
         ".*resuming from a checkpoint that ended before the epoch ended.*",
         ".*could not find the monitored key in the returned metrics.*",
         ".*The dirpath has changed from.*",
-        ".*The `srun` command is available.*",  # Slurm's own way is sbatch; a machine that has it may train by itself
+        ".*The `srun` command is available.*",  # on a machine of a Slurm cluster, where srun is optional
     ):
         warnings.filterwarnings("ignore", message=message)
     if not is_first_process():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (the first process speaks for all)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (only the first process prints)

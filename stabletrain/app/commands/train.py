@@ -36,33 +36,15 @@ def run(composition: Composition, arguments: Sequence[str] = (), callbacks: Sequ
     composition = as_launched(composition)
     folder, checkpoint = choose_folder(composition.config)
     from stabletrain.app.building.prepare import prepare
-    from stabletrain.training.loggers import MLflowLogger
-    from stabletrain.training.run import check_resumable, execute
+    from stabletrain.training.run import check_resumable
 
     console = Console()
     prepared = prepare(composition.in_folder(folder.path), folder, console, callbacks)
-    composition, built, config = prepared.composition, prepared.built, prepared.composition.config
+    config = prepared.composition.config
     if checkpoint is not None:
-        check_resumable(checkpoint, built.module, config["trainer"])
-    shipper = None
-    if is_first_process():
-        num_parameters = sum(p.numel() for p in built.network.parameters())
-        info = describe_run(composition, built.data.describe(), num_parameters) | child_info(composition, folder.path)
-        info["training"] = _plan(prepared)
-        _begin(folder, composition, info, checkpoint, prepared.record)
-        console.announce(composition, folder, info)
-        console.advise(prepared.notes, prepared.found)
-        if any(isinstance(logger, MLflowLogger) for logger in prepared.loggers.values()):
-            shipper = console.start_shipper(folder)
-    os.environ[OUTPUT_DIR_OF_PARENT] = str(folder.path)
-    requeue = requeue_when_asked(folder, prepared.trainer)
-    try:
-        outcome = execute(prepared.trainer, built.module, built.datamodule, folder, checkpoint)
-    finally:
-        os.environ.pop(OUTPUT_DIR_OF_PARENT, None)
-        prepared.record.close()
-        if requeue is not None:
-            requeue.close()
+        check_resumable(checkpoint, prepared.built.module, config["trainer"])
+    shipper = _start(prepared, folder, checkpoint, console) if is_first_process() else None
+    outcome = _execute(prepared, folder, checkpoint)
     if not is_first_process():
         _leave_if_requeued(outcome.error)
         return EXIT_CODES[outcome.status]
@@ -75,6 +57,36 @@ def run(composition: Composition, arguments: Sequence[str] = (), callbacks: Sequ
         assert outcome.error is not None
         raise outcome.error
     return _exit_code(outcome.status, findings, config["doctor"]["fail_on"])
+
+
+def _start(prepared: Any, folder: RunFolder, checkpoint: Path | None, console: Console) -> Any:
+    """Write what the run is and print it; return the process that ships the record, None without MLflow."""
+    from stabletrain.training.loggers import MLflowLogger
+
+    composition, built = prepared.composition, prepared.built
+    num_parameters = sum(p.numel() for p in built.network.parameters())
+    info = describe_run(composition, built.data.describe(), num_parameters) | child_info(composition, folder.path)
+    info["training"] = _plan(prepared)
+    _begin(folder, composition, info, checkpoint, prepared.record)
+    console.announce(composition, folder, info)
+    console.advise(prepared.notes, prepared.found)
+    is_shipped = any(isinstance(logger, MLflowLogger) for logger in prepared.loggers.values())
+    return console.start_shipper(folder) if is_shipped else None
+
+
+def _execute(prepared: Any, folder: RunFolder, checkpoint: Path | None) -> Any:
+    """Train, with the folder known to further processes, and close the record; return the outcome."""
+    from stabletrain.training.run import execute
+
+    os.environ[OUTPUT_DIR_OF_PARENT] = str(folder.path)
+    requeue = requeue_when_asked(folder, prepared.trainer)
+    try:
+        return execute(prepared.trainer, prepared.built.module, prepared.built.datamodule, folder, checkpoint)
+    finally:
+        os.environ.pop(OUTPUT_DIR_OF_PARENT, None)
+        prepared.record.close()
+        if requeue is not None:
+            requeue.close()
 
 
 def _plan(prepared: Any) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""From overrides to a checked configuration."""
+"""Compose overrides into a checked configuration."""

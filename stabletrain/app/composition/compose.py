@@ -1,4 +1,4 @@
-"""From overrides to a configuration, with an answer for every way to get one wrong."""
+"""Compose overrides into a configuration; every mistake is explained by a RequestError."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Composition:
     Attributes:
         config: Plain, resolved data.
         choices: Chosen option by group.
-        overrides: The overrides that led to it.
-        source: Hydra's configuration object, where references between settings are not resolved yet.
+        overrides: The overrides, as they were typed.
+        source: Hydra's configuration object, in which interpolations are not resolved yet.
     """
 
     config: dict[str, Any]
@@ -47,16 +47,16 @@ class Composition:
     source: DictConfig
 
     def in_folder(self, output_dir: Path) -> Composition:
-        """Return the same composition with the run's folder known, for the settings that refer to it."""
+        """Return the composition with the run's folder set, for the settings that refer to it."""
         source = self.source.copy()
         source.output_dir = str(output_dir)
         source.choices = self.choices
-        if OmegaConf.select(source, "data.path"):  # a file: the same one from any folder, when the run is resumed
+        if OmegaConf.select(source, "data.path"):  # absolute, so that a run can be resumed from any folder
             source.data.path = str(Path(source.data.path).absolute())
         return replace(self, config=_resolve(source), source=source)
 
     def with_values(self, values: Mapping[str, Any]) -> Composition:
-        """Return the same composition with some settings at other values."""
+        """Return the composition with some settings changed."""
         source = self.source.copy()
         for key, value in values.items():
             OmegaConf.update(source, key, value, force_add=True)
@@ -68,11 +68,11 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[Path] = (), sav
 
     Args:
         overrides: Hydra overrides, `key=value`.
-        config_dirs: Folders of further options, before our own.
-        saved: A run's `config.yaml` to start from, instead of the defaults.
+        config_dirs: Folders with more options, which take precedence over the built-in ones.
+        saved: A run's `config.yaml` to start from instead of the defaults.
 
     Raises:
-        RequestError: A group, option, key, type or range is wrong; it says which and what would mend it.
+        RequestError: A group, option, key, type or range is wrong; the error names it and the command that fixes it.
     """
     if saved is not None:
         config = compose_saved(saved, overrides, config_dirs)
@@ -81,10 +81,10 @@ def compose(overrides: Sequence[str] = (), config_dirs: Sequence[Path] = (), sav
 
 
 def compose_saved(path: Path, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> DictConfig:
-    """Read a run's `config.yaml` back and apply overrides: options replace their whole section."""
+    """Read a run's `config.yaml` and apply overrides; an option replaces its whole section."""
     if not path.is_file():
         raise RequestError(
-            "There is no such configuration.", key="--config", found=path, allowed="the config.yaml of a run"
+            "The configuration file does not exist.", key="--config", found=path, allowed="the config.yaml of a run"
         )
     groups = list_groups(config_dirs)
     parsed = [parse_override(o) for o in overrides]
@@ -93,7 +93,7 @@ def compose_saved(path: Path, overrides: Sequence[str], config_dirs: Sequence[Pa
         for override in parsed:
             check_option(override, groups, overrides)
         chosen = [o for o in parsed if o.key_or_group in groups]
-        options = _hydra_compose([text_of(o) for o in chosen], config_dirs, overrides)
+        options = _hydra_compose([text_of(o) for o in chosen], config_dirs)
         for override in chosen:
             config[override.key_or_group] = options[override.key_or_group]
             config.choices[override.key_or_group] = override.value()
@@ -103,7 +103,7 @@ def compose_saved(path: Path, overrides: Sequence[str], config_dirs: Sequence[Pa
                 OmegaConf.update(config, override.key_or_group, override.value(), force_add=override.is_add())
     except (OmegaConfBaseException, YAMLError) as error:
         key = getattr(error, "full_key", None) or "--config"
-        raise RequestError(f"{path} does not fit: {_first_line(error)}", key=key, found=path) from error
+        raise RequestError(f"{path} is not a valid configuration: {_first_line(error)}", key=key, found=path) from error
     check_ranges(OmegaConf.to_container(config))  # pyright: ignore[reportArgumentType]
     return config
 
@@ -115,13 +115,13 @@ def compose_config(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -
     for override in parsed:
         check_option(override, groups, overrides)
     chosen = [o for o in parsed if o.key_or_group in groups]
-    known = _hydra_compose([text_of(o) for o in chosen], config_dirs, overrides)
+    known = _hydra_compose([text_of(o) for o in chosen], config_dirs)
     drop_leftovers(known, parsed, groups, config_dirs)
     parsed = [o if o in chosen else parse_override(add_or_set(o, known)) for o in parsed]
     for override in parsed:
         if override not in chosen and not is_own_setting(override, known):
             check_key(override, known, groups, config_dirs, overrides)
-    config = _hydra_compose([text_of(o) for o in parsed], config_dirs, overrides)
+    config = _hydra_compose([text_of(o) for o in parsed], config_dirs)
     drop_leftovers(config, parsed, groups, config_dirs)
     return config
 
@@ -129,14 +129,14 @@ def compose_config(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -
 def drop_leftovers(
     config: DictConfig, parsed: Sequence[Override], groups: dict[str, list[str]], config_dirs: Sequence[Path]
 ) -> None:
-    """Take an experiment's numbers out of a group for which the user chose an option that has no such setting.
+    """Remove an experiment's settings from a group whose option the user replaced by one without these settings.
 
     Hydra merges both: `experiment=exploding_time init=he` would keep the experiment's `init.std`, which `he` lacks.
     """
     chosen = {o.key_or_group: text_of(o) for o in parsed if o.key_or_group in groups}
     if chosen.pop("experiment", None) is None or not chosen:
         return
-    alone = _hydra_compose(list(chosen.values()), config_dirs, list(chosen.values()))
+    alone = _hydra_compose(list(chosen.values()), config_dirs)
     added = {o.key_or_group.partition(".")[2] for o in parsed if o.is_add()}
     with open_dict(config):
         for group in chosen.keys() & config.keys():
@@ -145,7 +145,7 @@ def drop_leftovers(
 
 
 def to_composition(config: DictConfig, overrides: Sequence[str] = ()) -> Composition:
-    """Resolve a composed configuration and check the ranges of its typed part."""
+    """Resolve a composed configuration and check the ranges of its typed sections."""
     choices = {k: v for k, v in config.hydra.runtime.choices.items() if v is not None and "/" not in k}
     with open_dict(config):
         config = config.copy()
@@ -164,17 +164,17 @@ def _resolve(config: DictConfig) -> dict[str, Any]:
         if key and key.endswith("._target_"):
             group = key.partition(".")[0]
             raise RequestError(
-                f"{group}=custom needs the class to make.",
+                f"{group}=custom needs the name of your class.",
                 key=key,
                 found="nothing",
-                allowed="the dotted name of a class that can be imported from here",
+                allowed="the dotted name of a class that can be imported from the current folder",
                 command=f"{key}=my.module.Class",
             ) from error
         raise RequestError(f"The configuration is incomplete: {_first_line(error)}", key=key) from error
     return plain
 
 
-def _hydra_compose(chosen: list[str], config_dirs: Sequence[Path], overrides: Sequence[str]) -> DictConfig:
+def _hydra_compose(chosen: list[str], config_dirs: Sequence[Path]) -> DictConfig:
     register_schema()
     path = ",".join(f"file://{d.absolute()}" for d in config_dirs)
     search = [f"hydra.searchpath=[{path}]"] if config_dirs else []
@@ -182,11 +182,11 @@ def _hydra_compose(chosen: list[str], config_dirs: Sequence[Path], overrides: Se
         with initialize_config_dir(str(find_config_dir()), version_base="1.3", job_name="stabletrain"):
             return hydra_compose("config", [*chosen, *search], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise _explain(error, overrides) from error
+        raise _explain(error) from error
 
 
-def _explain(error: Exception, overrides: Sequence[str]) -> RequestError:
-    """Turn what Hydra says of a value that does not fit into a request error."""
+def _explain(error: Exception) -> RequestError:
+    """Turn Hydra's error about a value into a RequestError."""
     match = re.search(r"Error merging override (.+)", str(error))
     if match and error.__cause__ is not None:
         key, value = key_of(match.group(1).strip()), value_of(match.group(1).strip())
@@ -208,7 +208,7 @@ def _allowed(reason: str) -> str:
         "not a ListConfig": "a list: [a,b]",
         "is not Optional": "a value, not null",
     }
-    return next((text for sign, text in words.items() if sign in reason), "a value of the setting's type")
+    return next((text for phrase, text in words.items() if phrase in reason), "a value of the setting's type")
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""What a `_target_` may name, whether its section fits its signature, and the one call that makes it."""
+"""Resolve a `_target_`, check its section against its signature, and instantiate it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stabletrain.signatures import find_unknown
 
 
 def expected_types(group: str) -> tuple[type, ...]:
-    """Return the classes that a group's `_target_` must be, or inherit from."""
+    """Return the classes of which a group's `_target_` must be a subclass."""
     import pytorch_lightning as pl
     from pytorch_lightning.loggers.logger import Logger
     from torch import nn, optim
@@ -45,22 +45,21 @@ def expected_types(group: str) -> tuple[type, ...]:
 
 
 def make(section: Mapping[str, Any], key: str, allow_targets: Sequence[str] = ()) -> Callable[..., Any]:
-    """Return a factory for a section: its `_target_` with the section's numbers bound.
+    """Return a factory for a section: its `_target_` with the section's settings bound.
 
-    The target is resolved and compared with what the group expects, and the section is bound to its signature,
-    before anything is called.
+    The target is resolved and its type checked, and the section is bound to its signature, before anything is called.
 
     Args:
         section: Plain data with `_target_`.
         key: Where the section stands, `model` or `logger.mlflow`.
-        allow_targets: Packages whose functions may be named.
+        allow_targets: Packages whose functions may be targets.
 
     Raises:
-        RequestError: No `_target_`, a target of the wrong kind, an unknown or missing setting, a wrong type.
+        RequestError: There is no `_target_`, it has the wrong type, or a setting is unknown or of the wrong type.
     """
     if not isinstance(section, Mapping) or "_target_" not in section:
         raise RequestError(
-            f"{key} names no class to make.", key=f"{key}._target_", found=section, allowed="the dotted name of a class"
+            f"{key} names no class.", key=f"{key}._target_", found=section, allowed="the dotted name of a class"
         )
     group = key.split(".")[0]
     target = resolve_target(section["_target_"], f"{key}._target_", expected_types(group), allow_targets)
@@ -71,7 +70,7 @@ def make(section: Mapping[str, Any], key: str, allow_targets: Sequence[str] = ()
 
 
 def resolve_target(name: Any, key: str, expected: tuple[type, ...], allow_targets: Sequence[str]) -> Any:
-    """Import what a dotted name stands for, and refuse what its group does not expect."""
+    """Import the object with a dotted name, and refuse it if its group expects another type."""
     kinds = " or ".join(f"{t.__module__}.{t.__qualname__}" for t in expected)
     target = _locate(name, key, f"the dotted name of a {kinds}")
     if isinstance(target, type) and issubclass(target, expected):
@@ -95,8 +94,8 @@ def _locate(name: Any, key: str, allowed: str) -> Any:
 
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
-        sys.path.append(here)  # classes in the current folder, also for the console script
-    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it would print what is raised here anyway
+        sys.path.append(here)  # for classes in the current folder, which the console script does not add
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it would print the error that is raised below
     try:
         return get_object(name)
     except Exception as error:
@@ -105,7 +104,7 @@ def _locate(name: Any, key: str, allowed: str) -> Any:
 
 
 def _check_nested(value: Any, key: str, expected: tuple[type, ...], allow_targets: Sequence[str]) -> None:
-    """Hold every `_target_` inside a section to the same rule: Hydra would call those too."""
+    """Check every `_target_` inside a section too, since Hydra would instantiate it."""
     from torch import nn
 
     if isinstance(value, Mapping):
@@ -140,21 +139,21 @@ def bind(target: Any, settings: Mapping[str, Any], key: str) -> None:
 def _type_hints(target: Any) -> dict[str, Any]:
     try:
         return typing.get_type_hints(target.__init__ if isinstance(target, type) else target)
-    except Exception:  # forward references of other packages that only their type checker knows
+    except Exception:  # forward references that resolve only for a type checker
         return {}
 
 
 def _check_type(key: str, value: Any, hint: Any, *, is_ours: bool) -> None:
     from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
-    if isinstance(value, float) and math.isnan(value) and not is_ours:  # torch's activations and schedulers take it
+    if isinstance(value, float) and math.isnan(value) and not is_ours:  # torch's activations and schedulers accept it
         raise RequestError(f"{key} is not a number.", key=key, found=value, allowed="a number")
     if isinstance(value, Mapping):
-        return  # a nested section: Hydra makes an object of it
+        return  # a nested section, which Hydra instantiates
     try:
         adapter = TypeAdapter(hint)
     except PydanticUserError:
-        return  # not plain data: torch's own classes check themselves
+        return  # not plain data; torch checks it
     try:
         adapter.validate_python(value, strict=not isinstance(value, list))
     except ValidationError as error:
@@ -180,7 +179,7 @@ def _type_words(hint: Any) -> str:
 
 
 def _instantiate(section: Mapping[str, Any], key: str) -> Callable[..., Any]:
-    """Return the target with its settings bound; the sections inside are made at once."""
+    """Return the target with its settings bound; nested sections are instantiated at once."""
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
@@ -193,35 +192,35 @@ def _instantiate(section: Mapping[str, Any], key: str) -> Callable[..., Any]:
             cause.key = f"{inner}.{cause.key}" if cause.key else inner
             raise cause from error
         raise RequestError(
-            f"{inner} cannot be made: {str(cause or error).strip().splitlines()[0]}",
+            f"{inner} cannot be instantiated: {str(cause or error).strip().splitlines()[0]}",
             key=inner,
             found=section,
-            allowed="what its documentation says",
+            allowed="see its documentation",
         ) from error
 
 
 def _inner_section(message: str, key: str) -> str:
-    """Return the key of the section that Hydra could not make, which it names in its message's last line."""
+    """Return the key of the section that Hydra could not instantiate, from the last line of its message."""
     last = message.strip().splitlines()[-1]
     name = last.partition("full_key: ")[2].strip() if "full_key: " in last else ""
     return f"{key}.{name}" if name else key
 
 
 def call(factory: Callable[..., Any], key: str, section: Mapping[str, Any], *args: Any, **objects: Any) -> Any:
-    """Call the factory; say which section a complaint is about."""
+    """Call the factory; an error names the section at fault."""
     try:
         return factory(*args, **objects)
     except RequestError as error:
-        if error.key and error.key.partition(".")[0] not in (*GROUPS, key):  # else it names its section already
+        if error.key and error.key.partition(".")[0] not in (*GROUPS, key):  # otherwise it already names its section
             error.key = f"{key}.{error.key}"
         raise
     except AssertionError:
-        raise  # ours
+        raise  # our own mistake
     except Exception as error:
         settings = ", ".join(f"{key}.{k}={v}" for k, v in section.items() if not k.startswith("_"))
         raise RequestError(
-            f"{section['_target_']} refuses its settings: {str(error) or type(error).__name__}",
+            f"{section['_target_']} does not accept its settings: {str(error) or type(error).__name__}",
             key=key,
             found=settings,
-            allowed="what its documentation says",
+            allowed="see its documentation",
         ) from error

@@ -1,1 +1,1 @@
-"""Several runs of one command: sweeps and searches."""
+"""Sweeps and searches: several runs started by one command."""
