@@ -1,4 +1,4 @@
-"""The examples in the docstrings are true."""
+"""The examples in the docstrings run and print what they show."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import pytest
 
 import stabletrain
 
-# Modules that need a package which may not be there.
-OPTIONAL = {"stabletrain.signal.kernels.triton_kernel": "triton", "stabletrain.integrations.ray": "ray"}
+OPTIONAL = {  # modules that need a package that may be missing
+    "stabletrain.signal.kernels.triton_kernel": "triton",
+    "stabletrain.integrations.huggingface": "transformers",
+    "stabletrain.integrations.ray": "ray",
+}
 MODULES = sorted(
     m.name
     for m in pkgutil.walk_packages(stabletrain.__path__, "stabletrain.")

@@ -1,4 +1,4 @@
-"""The callback in a real Hugging Face `Trainer`: the numbers of a plain loop, and not one weight changed."""
+"""The callback in a real Hugging Face `Trainer`: the numbers of a plain loop, and no weight changed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ import torch
 
 import stabletrain as st
 from stabletrain.app.output_dir import open_run
+from stabletrain.diagnosis.doctor import diagnose
+from stabletrain.diagnosis.findings_text import describe
+from stabletrain.diagnosis.recorded_run import observe
 from stabletrain.record.reader import load_record
 from stabletrain.torch_tools.module_hooks import is_hooked
 from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.finding import verdict_of
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
-# what transformers says about itself, and about a machine without a GPU
+# warnings of transformers about itself and about a machine without a GPU
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
@@ -32,7 +36,7 @@ NUM_STEPS, BATCH, LENGTH, VOCABULARY, LR = 6, 4, 8, 40, 0.05
 def dataset() -> list[dict[str, torch.Tensor]]:
     tokens = torch.randint(VOCABULARY, (NUM_STEPS * BATCH, LENGTH), generator=torch.Generator().manual_seed(1))
     labels = tokens.clone()
-    labels[:, 0] = -100  # the first token is no target: the trainer then divides the loss by what the model does
+    labels[:, 0] = -100  # the first token is no target; the trainer and the model then average the loss alike
     return [{"input_ids": x, "labels": y} for x, y in zip(tokens, labels, strict=True)]
 
 
@@ -54,14 +58,14 @@ def make_gpt2(**more):
 def make_bert():
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    return transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=VOCABULARY, **sizes))  # with its dropout
+    return transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=VOCABULARY, **sizes))  # with dropout
 
 
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 
 
 def train(model, dataset, folder, callbacks=(), **settings):
-    """Train in order, by plain gradient descent unless told otherwise."""
+    """Train on the examples in order, with plain SGD by default."""
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
         **{
@@ -129,8 +133,9 @@ def test_it_records_the_numbers_of_a_plain_loop(dataset, tmp_path, capsys):
     assert_same(record, snapshots)
     layer = record.layers[3]
     expected = np.asarray(snapshots[2][layer].histogram.counts)
-    assert np.abs(record.histograms[layer][2].counts - expected).sum() <= 0.02 * expected.sum()  # rounding moves few
-    assert record.scalars[names.TRAIN_LOSS].steps == [1, 3, 5]
+    assert np.abs(record.histograms[layer][2].counts - expected).sum() <= 0.02 * expected.sum()  # rounding moves a few
+    assert record.scalars[names.TRAIN_LOSS].steps == record.scalars[names.LR].steps == [1, 3, 5]
+    assert record.scalars[names.LR].values == pytest.approx([LR] * 3)
     out = capsys.readouterr().out
     assert f"verdict: healthy   after {NUM_STEPS} steps" in out
     assert f"python -m stabletrain report {tmp_path}" in out
@@ -211,7 +216,9 @@ def test_a_vanishing_gradient_is_named(dataset, tmp_path, capsys):
     model = make_gpt2(tie_word_embeddings=False)
     model.transformer.h[0].register_forward_hook(_pass_a_millionth_back)
     train(model, dataset, tmp_path, [every_step()], learning_rate=1e-9)
-    assert "verdict: vanishing" in capsys.readouterr().out
+    findings = diagnose(observe(load_record(tmp_path)))
+    assert verdict_of(findings) == "vanishing"
+    assert "\n".join(describe(findings, NUM_STEPS)) in capsys.readouterr().out
     assert json.loads((tmp_path / "findings.json").read_text())[0]["kind"] == "vanishing"
 
 

@@ -1,4 +1,4 @@
-"""st.Doctor in a plain loop: the same findings as the rules on the same numbers, and what it prints."""
+"""`st.Doctor` in a plain loop: the findings of the rules on the same numbers, and its report."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ def test_clipping_and_the_rate_are_seen_through_the_optimizer():
     doctor.validate(accuracy=0.5)
     scalars = doctor.observations.scalars
     assert (scalars["train/lr"].steps.tolist(), scalars["val/accuracy"].steps.tolist()) == ([0, 6], [11])
-    assert scalars["clip/norm_after"].values == pytest.approx([0.5] * 10, rel=1e-4)  # looked at on ten steps
+    assert scalars["clip/norm_after"].values == pytest.approx([0.5] * 10, rel=1e-4)  # measured on ten steps
     assert scalars["clip/fraction"].values.tolist() == [1.0] * 10
     assert doctor.observations.rms["update"].steps.tolist() == list(range(10))
 
 
-def test_time_is_followed_now_and_then():
+def test_the_gradient_through_time_is_measured_now_and_then():
     model = nn.RNN(2, 4, batch_first=True)
     doctor = st.Doctor(model)
     for _ in range(31):
@@ -118,7 +118,7 @@ def test_a_healthy_report_is_one_line():
 
 
 @pytest.mark.parametrize("make", [nn.ReLU, lambda: nn.Linear(2, 1).requires_grad_(False), small])
-def test_a_model_without_gradients_is_not_ill(make):
+def test_a_model_without_gradients_is_healthy(make):
     doctor = st.Doctor(make())
     assert doctor.verdict == "healthy"
     for _ in range(5):

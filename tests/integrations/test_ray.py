@@ -1,4 +1,4 @@
-"""Training on Ray, as far as it goes without Ray; tests/cluster/ray.sh trains on a real one."""
+"""What can be tested without Ray; tests/cluster/ray.sh trains on a real cluster."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Checkpoints: written atomically, with a manifest whose checksum is verified."""
+
 from __future__ import annotations
 
 import hashlib
@@ -40,5 +42,5 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
     with pytest.raises(RequestError, match="damaged"):
         ManifestCheckpointIO().load_checkpoint(path, weights_only=True)
     ManifestCheckpointIO().save_checkpoint({"epoch": 2}, tmp_path / "other.ckpt")
-    manifest_path(tmp_path / "other.ckpt").unlink()  # another tool's checkpoint: nothing to compare with
+    manifest_path(tmp_path / "other.ckpt").unlink()  # as for a checkpoint of another tool: no checksum
     assert ManifestCheckpointIO().load_checkpoint(tmp_path / "other.ckpt", weights_only=True)["epoch"] == 2

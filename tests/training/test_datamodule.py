@@ -1,3 +1,5 @@
+"""The same global batches for any number of processes, and as many batches in every process."""
+
 from __future__ import annotations
 
 import math
@@ -25,7 +27,7 @@ def test_two_processes_see_together_the_batches_that_one_sees():
     whole, halves = batches(1, 0), (batches(2, 0), batches(2, 1))
     assert len(whole) == len(halves[0]) == len(halves[1]) == 1257 // 32
     for batch, first, second in zip(whole, *halves, strict=True):
-        together = torch.stack([first, second], dim=1).flatten(0, 1)  # every other sample is the other process's
+        together = torch.stack([first, second], dim=1).flatten(0, 1)  # the processes alternate
         assert together.equal(batch)
 
 
@@ -46,7 +48,7 @@ def test_shards_hold_each_sample_once(size, num_shards):
 def test_every_shard_has_the_same_number_of_batches(size, num_shards, wanted):
     batch_size = eval_batch_size(size, num_shards, wanted)
     counts = {math.ceil(len(ShardSampler(size, num_shards, i)) / batch_size) for i in range(num_shards)}
-    assert len(counts) == 1 or size < num_shards  # fewer samples than processes: refused before
+    assert len(counts) == 1 or size < num_shards  # the remaining case, fewer samples than processes, is refused earlier
 
 
 def test_a_batch_that_does_not_divide_is_refused():

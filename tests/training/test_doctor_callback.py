@@ -1,4 +1,4 @@
-"""The doctor as a callback: what a plain loop and the record find, in few lines; and it may stop a run."""
+"""The doctor as a callback: the findings of a plain loop and of the record, printed briefly; it may stop a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NUM_STEPS, LR = 60, 1e-3
 
 
 class Foreign(pl.LightningModule):
-    """A module that knows nothing of the doctor; its network is its own."""
+    """A LightningModule that is not composed by stabletrain."""
 
     def __init__(self, depth: int) -> None:
         super().__init__()
@@ -108,5 +108,11 @@ def test_a_critical_finding_that_stays_stops_the_run(tmp_path, monkeypatch):
 
 
 def test_a_severity_that_does_not_exist_is_refused():
-    with pytest.raises(st.RequestError, match="fail_on"):
+    with pytest.raises(st.RequestError, match="fail_on") as caught:
         st.callbacks.Doctor(fail_on="fatal")
+    assert (caught.value.key, caught.value.found) == ("fail_on", "fatal")
+
+
+def test_the_callback_and_the_doctor_of_a_plain_loop_are_two_classes_with_two_names():
+    assert st.callbacks.Doctor.__name__ == "DoctorCallback"
+    assert st.Doctor.__name__ == "Doctor"

@@ -25,8 +25,10 @@ def test_finds_a_rate_that_trains_and_leaves_all_as_it_was(optimizer, tmp_path, 
     torch.manual_seed(0)
     module = TrainingModule(MLP(64, 10), "classification", 10, optimizer)
     before = [p.detach().clone() for p in module.parameters()]
+    generator = torch.get_rng_state()
     found = find_lr(module, DataModule(Digits()), 1e-5, "cpu")
     assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+    assert torch.equal(torch.get_rng_state(), generator)
     assert list(tmp_path.iterdir()) == []
     assert type(module) is TrainingModule
     assert MIN_LR < found.lr < found.highest <= MAX_LR

@@ -1,4 +1,4 @@
-"""What a run leaves that a gradient stopped: the offender by name, and a bundle that brings it back."""
+"""What a run that a non-finite gradient stopped leaves: the offender by name, and a bundle that reproduces it."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_the_poisoned_sample_is_named_and_the_state_is_that_before_the_step(tmp_
 
 
 class Late(nn.Module):
-    """Takes, from the fourth call on, the root of what dropout may have set to 0: hangs on the random numbers."""
+    """From the fourth call on, takes the square root of what dropout may have set to 0: depends on random numbers."""
 
     def __init__(self):
         super().__init__()
@@ -181,4 +181,6 @@ def test_any_lightning_module(tmp_path):
     found = find_in_step(module, (torch.randn(4, 3),), 0, random_state(module.device))
     assert (found.phase, found.layer, found.clean) == ("loss", None, "L01.head")
     assert "log" not in vars(module)
+    with pytest.warns(UserWarning, match=r"self\.log"):  # the control
+        module.log("loss", 0.0)
     assert find_offender(module, lambda x: module.head(module.body(x)).mean(), torch.randn(4, 3)) is None

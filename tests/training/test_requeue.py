@@ -1,4 +1,4 @@
-"""A signal of Slurm's: noted at once, answered between two steps."""
+"""Slurm's signal: flagged when it arrives, handled between two steps."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from stabletrain.training.callbacks.requeue import Requeue, RequeueRequest, requ
 
 class FakeStrategy:
     def __init__(self, others: bool) -> None:
-        self.others, self.num_questions, self.log = others, 0, []
+        self.others, self.num_checks, self.log = others, 0, []
 
     def reduce_boolean_decision(self, decision: bool, *, all: bool) -> bool:
         assert not all
-        self.num_questions += 1
+        self.num_checks += 1
         return decision or self.others
 
     def barrier(self) -> None:
@@ -51,7 +51,7 @@ def finish_steps(requeue: Requeue, trainer: Any, num_steps: int) -> None:
 def test_the_signal_is_answered_at_the_next_question_and_in_order(strategy):
     requeue = Requeue("last.ckpt", requeue=lambda: strategy.log.append("requeue"))  # pyright: ignore[reportArgumentType]
     finish_steps(requeue, trainer_of(strategy), 25)
-    assert (strategy.num_questions, strategy.log) == (2, [])  # nobody asked: two questions, nothing saved
+    assert (strategy.num_checks, strategy.log) == (2, [])  # no signal: two checks, nothing saved
     os.kill(os.getpid(), signal.SIGUSR1)
     finish_steps(requeue, trainer_of(strategy), 9)
     assert strategy.log == []
@@ -92,8 +92,13 @@ def test_a_handler_that_was_there_requeues_and_gets_its_signal_back(strategy):
 
 
 def test_a_late_signal_does_not_end_the_report(strategy):
-    Requeue("last.ckpt", requeue=lambda: None).close()  # pyright: ignore[reportArgumentType]
-    os.kill(os.getpid(), signal.SIGUSR1)  # by default it would end this process
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    requeue = Requeue("last.ckpt", requeue=lambda: strategy.log.append("requeue"))  # pyright: ignore[reportArgumentType]
+    requeue.close()
+    os.kill(os.getpid(), signal.SIGUSR1)  # the default action would end this process
+    finish_steps(requeue, trainer_of(strategy), 10)
+    assert (requeue.is_asked, strategy.log) == (False, [])
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
 
 
 @pytest.mark.parametrize(

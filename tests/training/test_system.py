@@ -1,4 +1,4 @@
-"""What the system's callback writes: per process, and throughput of all."""
+"""System metrics: names by process, and the number of examples in a batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROW = [50.0, 100.0, math.nan, math.nan, 1.0, 2.0]
 def test_one_process_needs_no_rank():
     found = name_by_rank([ROW])
     assert found["system/cpu_utilization_percentage"] == 50.0
-    assert set(found) == {f"system/{OF_PROCESS[i]}" for i in (0, 1, 4, 5)}  # no GPU, no number
+    assert set(found) == {f"system/{OF_PROCESS[i]}" for i in (0, 1, 4, 5)}  # without a GPU, its metrics are left out
 
 
 def test_several_processes_carry_their_rank():

@@ -1,4 +1,4 @@
-"""The watch in Lightning's loop: cadence, all signals, micro-batches, loss scaling, and nothing changed."""
+"""The watch in Lightning's loop: cadence, all signals, micro-batches, loss scaling, and training unchanged."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def steps_of(record, signal, statistic="rms"):
 def test_every_signal_at_its_cadence(tmp_path):
     watch = GradientWatch(2, 5, signals=SIGNALS, signals_every=5)
     _, record = fit(tmp_path, watch)
-    assert steps_of(record, "gradient") == {(0, 1, 3, 4, 5, 7, 9)}  # every second, and where histograms are due
+    assert steps_of(record, "gradient") == {(0, 1, 3, 4, 5, 7, 9)}  # every second step, and where histograms are due
     assert {tuple(h) for h in record.histograms.values()} == {(0, 4, 9)}
     for signal in SIGNALS[1:-1]:
         assert steps_of(record, signal) == {(0, 4, 9)}, signal
@@ -95,7 +95,7 @@ def test_two_hundred_steps_are_bit_identical_with_the_watch_on_and_off(tmp_path)
     watched, record = fit(tmp_path / "on", watch, num_steps=200)
     alone, _ = fit(tmp_path / "off", num_steps=200)
     assert steps_of(record, "update") == {tuple(range(200))}
-    assert steps_of(record, "activation", "dead") == {(127,)}  # batches of four
+    assert steps_of(record, "activation", "dead") == {(127,)}  # after 128 batches of four
     for a, b in zip(watched.parameters(), alone.parameters(), strict=True):
         assert torch.equal(a, b)
 
@@ -160,7 +160,7 @@ def test_refuses(settings, key):
 
 
 class Reader(nn.Module):
-    """Has a recurrent layer, dropout, and a batch norm whose statistics must not see the probe."""
+    """Has a recurrent layer, dropout, and batch norm, whose statistics the measurement must not change."""
 
     def __init__(self):
         super().__init__()
