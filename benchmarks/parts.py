@@ -1,7 +1,7 @@
-"""What a part costs: the time of a training step with it, over that of the same network without it.
+"""The cost of a model part: the time of a training step with it, relative to the same network without it.
 
-Every option of a group takes steps in turn, in one process and on one core, so that what else the machine does slows
-all of them alike; printed is the median, over all rounds, of the ratio to the group's first option in the same round.
+The options of a group take turns in one process on one core, so that other load slows all of them alike. Printed is the
+median over rounds of the ratio to the group's first option in the same round.
 
     python benchmarks/parts.py norm 40
 """
@@ -42,9 +42,9 @@ RESIDUALS = {
     "dense": DenseResidual,
 }
 ACTIVATION_ORDER = ["identity", *sorted(set(ACTIVATIONS) - {"identity"})]
-STEPS = 3  # a round
+STEPS = 3  # per round
 
-# Network and input of each column; batches of 64.
+# Network and input shape of each column; batches of 64.
 NETWORKS = {
     "mlp": (lambda p: MLP(64, 10, p, depth=8, width=256), (64, 64)),
     "cnn": (lambda p: CNN(3, 10, p, depth=4, width=32), (64, 3, 16, 16)),
@@ -54,7 +54,7 @@ NETWORKS = {
 
 
 def build(group: str, option: str, network: str) -> nn.Module | None:
-    """Build one network, None where the option does not fit it."""
+    """Build one network; return None if it does not support the option."""
     activation, norm, residual = nn.Tanh, NoNorm, NoResidual
     if network == "transformer":
         norm, residual = LayerNorm, AddResidual
@@ -99,7 +99,7 @@ class Stepper:
 
 
 def compare(steppers: dict[str, Stepper], rounds: int) -> dict[str, tuple[float, float]]:
-    """Return, for each, the median ratio to the first and the median time of a step in milliseconds."""
+    """Return the median ratio to the first and the median time of a step in milliseconds, for each."""
     for stepper in steppers.values():
         stepper.time_s()
     times: dict[str, list[float]] = {name: [] for name in steppers}
@@ -125,7 +125,7 @@ def print_group(group: str, rounds: int) -> None:
 
 
 def print_families(rounds: int) -> None:
-    """Every family at its default size, on a batch of 64 sequences of 8 steps of 8 features, or images of 8 × 8."""
+    """Compare all families at their default sizes, on batches of 64: sequences of 8 steps of 8, or 8 × 8 images."""
     steppers = {
         "mlp": Stepper(MLP(64, 10), (64, 64)),
         "rnn": Stepper(RNN(8, 10), (64, 8, 8)),
@@ -139,7 +139,7 @@ def print_families(rounds: int) -> None:
         "gru unrolled": Stepper(GRU(8, 10, implementation="unrolled"), (64, 8, 8)),
         "rnn unrolled": Stepper(RNN(8, 10, implementation="unrolled"), (64, 8, 8)),
     }
-    print("| family | parameters | ms a step | over mlp |")
+    print("| family | parameters | ms per step | over mlp |")
     for name, (ratio, ms) in compare(steppers, rounds).items():
         count = sum(p.numel() for p in steppers[name].model.parameters())
         print(f"| {name} | {count:,} | {ms:.1f} | {ratio:.1f} |")

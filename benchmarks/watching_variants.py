@@ -1,4 +1,4 @@
-"""Ways of looking at every layer on every step: ours, and others' where they are installed."""
+"""Ways of watching every layer on every step: stabletrain, and other tools where they are installed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stabletrain.signal.watch import Watch
 
 
 class Variant:
-    """Sets `stepper.look` in `begin`, takes it back in `end`; the stepper may be replaced by one of its own."""
+    """Sets `stepper.look` in `begin` and resets it in `end`; a variant may use a stepper of its own instead."""
 
     title = "nothing"
 
@@ -32,14 +32,14 @@ class Variant:
         self.stepper.look = lambda: None
 
     def close(self) -> None:
-        """Let go of files."""
+        """Close files."""
 
     def _look(self) -> None:
         self.num_looks += 1
 
 
 class Histograms(Variant):
-    """What a block leaves to be written, the first step of the next one writes: every step's writing is timed."""
+    """What one block leaves unwritten is written by the first step of the next one, so that all writing is timed."""
 
     title, histograms = "stabletrain, histograms", True
 
@@ -88,7 +88,7 @@ class TensorBoard(Variant):
 
 
 class WandB(Variant):
-    """`watch` puts hooks on the gradients; `log` ends the step."""
+    """`watch` registers hooks on the gradients; `log` ends the step."""
 
     title = "W&B `watch`"
 
@@ -116,13 +116,13 @@ class WandB(Variant):
 
 
 class Cockpit(Variant):
-    """A model of its own, since BackPACK changes it for good. It counts each sample's gradient, all layers in one."""
+    """Uses a model of its own, since BackPACK modifies it permanently. Bins each sample's gradient over all layers."""
 
     title = "Cockpit `GradHist1d`"
 
     def __init__(self, stepper: Stepper, folder: Path) -> None:
         super().__init__(_Extended(stepper), folder)
-        self.stepper.step()  # raises where BackPACK does not know a layer
+        self.stepper.step()  # raises if BackPACK does not support a layer
 
     def begin(self) -> None:
         pass
@@ -168,7 +168,7 @@ VARIANTS: tuple[type[Variant], ...] = (Norms, Histograms, PlainNorms, TensorBoar
 
 @contextmanager
 def open_variants(stepper: Stepper, folder: Path) -> Iterator[tuple[dict[str, Variant], dict[str, str]]]:
-    """Make all variants that can be made here; say why the others cannot."""
+    """Yield the variants that work here, and the reason for each that does not."""
     made: dict[str, Variant] = {}
     missing: dict[str, str] = {}
     stepper.step()
@@ -177,7 +177,7 @@ def open_variants(stepper: Stepper, folder: Path) -> Iterator[tuple[dict[str, Va
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 made[kind.title] = kind(stepper, folder)
-        except Exception as error:  # not installed, or the model is not one for it
+        except Exception as error:  # not installed, or the model is not supported
             missing[kind.title] = f"{type(error).__name__}: {error}".splitlines()[0][:160]
     try:
         yield made, missing
