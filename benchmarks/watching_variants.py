@@ -1,4 +1,4 @@
-"""Methods to measure every layer on every step: those of stabletrain, and of other tools if they are installed."""
+"""Ways of watching every layer on every step: stabletrain, and other tools where they are installed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stabletrain.signal.watch import Watch
 
 
 class Variant:
-    """Sets `stepper.look` in `begin` and resets it in `end`; may replace the stepper by its own."""
+    """Sets `stepper.look` in `begin` and resets it in `end`; a variant may use a stepper of its own instead."""
 
     title = "nothing"
 
@@ -39,7 +39,7 @@ class Variant:
 
 
 class Histograms(Variant):
-    """Snapshots that a block leaves unwritten are written by the first step of the next one, so that all are timed."""
+    """What one block leaves unwritten is written by the first step of the next one, so that all writing is timed."""
 
     title, histograms = "stabletrain, histograms", True
 
@@ -116,7 +116,7 @@ class WandB(Variant):
 
 
 class Cockpit(Variant):
-    """Uses its own model, which BackPACK modifies; counts each sample's gradient, all layers in one histogram."""
+    """Uses a model of its own, since BackPACK modifies it permanently. Bins each sample's gradient over all layers."""
 
     title = "Cockpit `GradHist1d`"
 
@@ -168,7 +168,7 @@ VARIANTS: tuple[type[Variant], ...] = (Norms, Histograms, PlainNorms, TensorBoar
 
 @contextmanager
 def open_variants(stepper: Stepper, folder: Path) -> Iterator[tuple[dict[str, Variant], dict[str, str]]]:
-    """Create the variants that are available; return for the others why they are not."""
+    """Yield the variants that work here, and the reason for each that does not."""
     made: dict[str, Variant] = {}
     missing: dict[str, str] = {}
     stepper.step()

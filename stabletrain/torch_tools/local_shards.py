@@ -71,7 +71,7 @@ def shard_like(whole: Tensor, like: Any) -> Any:
 
 
 def select(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """Return the parameters that have a gradient, each once; sparse COO gradients are coalesced in place."""
+    """Return the parameters that have a gradient, each once; sparse gradients are coalesced in place."""
     chosen = list({id(p): p for p in parameters if p.grad is not None}.values())
     for parameter in chosen:
         gradient = parameter.grad

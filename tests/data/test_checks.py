@@ -1,4 +1,4 @@
-"""Every guard on data, held against one flaw each, in memory and made lazily; and data without flaws passes."""
+"""Every check of data fails on its flaw, in memory and lazily built; data without flaws pass."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ SPLITS = ("train", "val", "test")
 
 
 class Made(Data):
-    """Three splits of sequences as they are given."""
+    """Three given splits of sequences."""
 
     name = "made"
     forms = ("sequence",)
@@ -43,7 +43,7 @@ class Lazy(LazySplit):
 
 
 class Plain(Dataset):
-    """A Dataset that says nothing but its length."""
+    """A Dataset with a length and no other attributes."""
 
     def __init__(self, inputs, targets):
         self._inputs, self._targets = inputs, targets
@@ -56,7 +56,7 @@ class Plain(Dataset):
 
 
 def make(kind=None, task="classification", per_step=False, **options):
-    """Flawless splits of 600 examples, and a function that spoils them before they are wrapped."""
+    """Valid splits of 600 examples, and a function that introduces a flaw before they are wrapped."""
     generator = torch.Generator().manual_seed(0)
     tensors = {}
     for split in SPLITS:

@@ -1,4 +1,4 @@
-"""The copying problem against a reference that reads it symbol by symbol, and its baseline against the loss itself."""
+"""The copying problem against a slow reference that reads symbol by symbol, and its baseline against the loss."""
 
 import math
 
@@ -16,7 +16,7 @@ SMALL = {"num_train": 50, "num_val": 30, "num_test": 40, "batch_size": 5}
 
 
 def slow_answer(shown: list[int]) -> list[int]:
-    """What is asked for, by reading: remember symbols, and after the marker (9) say them one a step."""
+    """Return the targets: remember symbols, and output them one per step after the marker (9)."""
     memory, answers, is_marked = [], [], False
     for symbol in shown:
         answers.append(memory.pop(0) if is_marked else 8)

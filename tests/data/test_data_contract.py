@@ -1,4 +1,4 @@
-"""What every data set keeps: one row a class, and one YAML a class."""
+"""The contract of all data sets: one row and one YAML file for each class."""
 
 import doctest
 import hashlib
@@ -138,7 +138,7 @@ INSTALLED = [cls for cls in CONTRACT if importlib.util.find_spec(PACKAGES.get(cl
 
 
 def member(cls: type[Data], *values: Any) -> Any:
-    """Return a row to test with, left out with its reason where the class's package is missing."""
+    """Return a row to test with, skipped where the package of the class is missing."""
     reason = f"{cls.__name__} needs the package {PACKAGES.get(cls)}"
     return pytest.param(cls, *values, marks=pytest.mark.skipif(cls not in INSTALLED, reason=reason))
 
@@ -150,7 +150,7 @@ FORMS = [member(cls, form) for cls, (_, forms) in CONTRACT.items() for form in f
 
 @pytest.fixture(autouse=True)
 def _openml(monkeypatch):
-    """One made data set of images of 3 × 4 pixels in three classes, instead of the network."""
+    """Replace the network by one synthetic data set: images of 3 × 4 pixels in three classes."""
     rng = np.random.default_rng(0)
     labels = pd.Series(np.arange(90) % 3).map({0: "a", 1: "b", 2: "c"}).astype("category")
     frame = pd.DataFrame(rng.integers(0, 256, (90, 12)), columns=[f"pixel{i}" for i in range(12)]).assign(kind=labels)
@@ -330,7 +330,7 @@ def test_global_generators_are_left_alone(cls):
 
 
 def test_second_process_sees_the_same_numbers_and_no_framework():
-    """One process for all classes: their digests, and what importing and building them loads."""
+    """Digests of all classes, and the modules that importing and building them loads, from one process."""
     rows = [(cls.__name__, CONTRACT[cls][0]) for cls in INSTALLED if cls is not OpenML]  # which is made in this process
     code = f"""
 import json, sys

@@ -1,4 +1,4 @@
-"""Datasets of one's own: what is read from their examples, how they are split, and every way to be refused."""
+"""User-defined Datasets: what is inferred from their examples, how they are split, and all that is refused."""
 
 import random
 
@@ -38,7 +38,7 @@ def refusal(dataset, **arguments) -> RequestError:
 
 @pytest.fixture
 def few(monkeypatch):
-    """At most 100 examples are looked at."""
+    """Limit the scan to 100 examples."""
     monkeypatch.setattr(scan, "MAX_SCANNED", 100)
 
 
@@ -222,7 +222,7 @@ def test_refuses_half_labels():
 
 
 class Endless(Dataset):
-    """With examples, and a length that is not known."""
+    """Has examples, but an unknown length."""
 
     def __getitem__(self, index):
         return X[index], index % 2

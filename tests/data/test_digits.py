@@ -1,4 +1,4 @@
-"""The digits against scikit-learn's own array, and the splits against counting."""
+"""The digits against scikit-learn's array, and the splits against counts."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from stabletrain.errors import RequestError
 
 
 def counted(images: torch.Tensor) -> list[tuple[int, ...]]:
-    """Back to the counts 0 to 16 of scikit-learn, as tuples."""
+    """Undo the standardization: scikit-learn's counts 0 to 16, as tuples."""
     raw = (images.flatten(1).double() * 0.37605 + 0.30526) * 16
     assert (raw - raw.round()).abs().max() < 1e-4
     return [tuple(row) for row in raw.round().int().tolist()]
@@ -49,7 +49,7 @@ def test_sizes_follow_the_fractions():
 
 
 def test_pixels_are_standardized():
-    """Mean 0 and mean square 1 over the whole data set, and the two constants are its own."""
+    """Mean 0 and mean square 1 over the whole data set, and the constants are the data set's own."""
     x = torch.cat([x for x, _ in all_splits(Digits())]).double()
     assert abs(x.mean().item()) < 1e-4
     assert abs(x.square().mean().item() - 1) < 1e-4

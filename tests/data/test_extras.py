@@ -1,4 +1,4 @@
-"""Packages of an extra: imported where they are, and named with the command that brings them where they are not."""
+"""Optional packages: imported if installed, else named together with the command that installs them."""
 
 import json
 import sys

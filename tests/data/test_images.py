@@ -1,4 +1,4 @@
-"""MNIST's images against the package's own array, MNIST-1D against its source; what is said where they are missing."""
+"""MNIST's images against the package's array, MNIST-1D against its source; the error where a package is missing."""
 
 import sys
 

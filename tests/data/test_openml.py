@@ -1,4 +1,4 @@
-"""OpenML as scikit-learn would answer, and as it answers without a network; encodings against those of tables."""
+"""OpenML with scikit-learn mocked, and for real without a network; encodings against those of tables."""
 
 import socket
 import time
@@ -37,7 +37,7 @@ def images(num_rows: int = 60) -> pd.DataFrame:
 
 @pytest.fixture
 def answer(monkeypatch):
-    """A function that says what fetch_openml returns or raises; it returns the list of the calls."""
+    """Return a function that sets what `fetch_openml` returns or raises; it returns the list of calls."""
 
     def prepare(frame, target="kind"):
         calls = []
@@ -169,7 +169,7 @@ def test_says_what_failed(answer, monkeypatch, tmp_path, error, key, words):
 
 
 def test_without_a_network_it_says_so_soon(monkeypatch, tmp_path):
-    """The real scikit-learn, with a port where nothing listens as the only way out."""
+    """The real scikit-learn, with a proxy on a port where nothing listens."""
     monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path))
     for name in ("http_proxy", "https_proxy", "HTTPS_PROXY", "HTTP_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")

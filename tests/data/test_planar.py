@@ -1,4 +1,4 @@
-"""Points in a plane: their geometry, undone from the standardisation, and who can learn them."""
+"""Points in a plane: their geometry after undoing the standardization, and which models can learn them."""
 
 import numpy as np
 import pytest

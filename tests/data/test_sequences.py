@@ -1,4 +1,4 @@
-"""The made sequences against slow references that read the definition symbol by symbol."""
+"""The synthetic sequences against slow references that follow the definition symbol by symbol."""
 
 from fractions import Fraction
 
@@ -111,7 +111,7 @@ def test_validation_and_test_sets_ignore_the_training_size(cls):
 @pytest.mark.parametrize("cls", [Adding, TemporalOrder])
 @pytest.mark.parametrize("seed", range(6))
 def test_no_sequence_is_in_two_splits(cls, seed):
-    """Seeds 1 to 3 also stand for the streams of the splits: none may repeat another."""
+    """Seeds 1 to 3 equal the stream numbers of the splits: no two data sets may coincide."""
     data = cls(num_train=300, num_val=300, num_test=300, num_steps=40, seed=seed, form="vector")
     rows = [tuple(row) for split in (data.train, data.val, data.test) for row in split.tensors[0].tolist()]
     assert len(set(rows)) == 900

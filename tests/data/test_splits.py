@@ -1,4 +1,4 @@
-"""The rows of three splits: against scikit-learn's own cuts, and where a class is too rare to be cut."""
+"""The rows of three splits: against scikit-learn's own splits, and with classes too rare to stratify."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Tables against plain numpy and scikit-learn, and every way in which a file or a target is refused."""
+"""Tables against plain numpy and scikit-learn, and every reason to refuse a file or a target."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Windows of a text against slices of the text itself, and every way in which a text is refused."""
+"""Windows of a text against slices of the text, and every reason to refuse a text."""
 
 from pathlib import Path
 

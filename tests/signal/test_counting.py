@@ -46,7 +46,7 @@ def backend(request):
 
 
 def reference(values) -> np.ndarray:
-    """Count by frexp in float64, one number at a time."""
+    """Count with `frexp` in float64, one number at a time."""
     counts = np.zeros(256, dtype=np.int64)
     for x in np.asarray(values, dtype=np.float64).ravel():
         if not math.isfinite(x):

@@ -34,7 +34,7 @@ every_way = pytest.mark.parametrize("way", WAYS, ids=["torch", "triton"])
 SPECIAL = [0.0, -0.0, 1e-45, -1e-45, 1.1754942e-38, 1.1754944e-38, 1.0, -1.9999999, 2.0, 3.4028235e38]
 SPECIAL += [math.inf, -math.inf, math.nan, -math.nan, 1e-30, 1e30]
 FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True, allow_subnormal=True)
-SHADES = torch.arange(0, 2**31, 2**23, dtype=torch.int64).to(torch.int32).view(torch.float32)  # one of each exponent
+SHADES = torch.arange(0, 2**31, 2**23, dtype=torch.int64).to(torch.int32).view(torch.float32)  # one for each exponent
 LISTS = st.lists(hnp.arrays(np.float32, st.integers(0, 40), elements=FLOATS), min_size=1, max_size=5)
 
 
@@ -93,7 +93,7 @@ def test_sizes_around_blocks_and_chunks(way):
 
 @every_way
 def test_exponents_near_and_far_from_the_first_ones(way):
-    """Blocks with exponents near the chunk's first ones are counted in a narrow table, the others in a wide one."""
+    """Blocks with exponents near those of the chunk's first block use the narrow table, others the wide one."""
     near = torch.randn(3 * 1024)
     outlier, middle = near.clone(), near.clone()
     outlier[1024 + 5] = 1e-30
@@ -209,7 +209,7 @@ def test_a_watch_measures_the_same_through_it(way, monkeypatch):
 @pytest.mark.skipif(not HAS_TRITON, reason="no Triton")
 @pytest.mark.skipif(IS_INTERPRETED, reason="this is that run")
 def test_the_kernel_interpreted():
-    """Without a GPU the kernel's own code still runs, in Triton's interpreter, which is chosen at import."""
+    """Without a GPU, the kernel runs in Triton's interpreter, which is enabled by an environment variable at import."""
     chosen = ["-k", "triton", "-q", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *chosen, __file__]
     done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
@@ -232,7 +232,7 @@ def test_the_kernel_compiles_without_a_gpu(capability, histograms):
     signature = {"tensors": "*i64", "chunks": "*i64", "sums": "*fp64", "rows": "*i64"}
     source = ASTSource(kernel, signature | dict.fromkeys(constants, "constexpr"), constants)
     compiled = compile(source, target=GPUTarget("cuda", capability, 32), options=triton_kernel.OPTIONS)
-    assert ".ftz" not in compiled.asm["ptx"]  # subnormals are numbers
+    assert ".ftz" not in compiled.asm["ptx"]  # subnormals must not be flushed to zero
     assert ".local" not in compiled.asm["ptx"]
 
 
@@ -245,7 +245,7 @@ def test_nothing_in_the_step_waits(way):
     try:
         read = [way(tensors, histograms) for histograms in (True, False)]
         with pytest.raises(RuntimeError):
-            tensors[1].item()  # the mode is on
+            tensors[1].item()  # the control: the mode is on
     finally:
         torch.cuda.set_sync_debug_mode("default")
     expected = measure_tensors([""] * 4, [x.cpu() for x in tensors], histograms=True).arrays
@@ -261,7 +261,7 @@ def test_the_kernel_is_what_measures_on_a_gpu():
 def test_what_happens_to_a_tensor_afterwards_is_not_measured():
     values = [random_bits(200_000, seed=i) for i in range(20)]
     readers, busy = [], torch.randn(4000, 4000, device=DEVICE)
-    for x in values:  # each is overwritten, given back and its memory taken again, while the device is still busy
+    for x in values:  # each is overwritten, freed and its memory reused while the device is still busy
         torch.mm(busy, busy)
         gradient = x.pin_memory().to(DEVICE, non_blocking=True)
         readers.append(device.measure_on_device([gradient], True))

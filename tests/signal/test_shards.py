@@ -1,4 +1,4 @@
-"""Two processes: the sum over FSDP2's shards is the histogram of the gathered gradient, and DDP counts once."""
+"""Two processes: over FSDP2 shards, the counts add up to those of the full gradient; under DDP each counts once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stabletrain.vocabulary.signals import SIGNALS
 
 
 class Network(nn.Module):
-    """Odd sizes, and a first axis of one: an empty shard in the second process."""
+    """Odd sizes, and a first axis of size 1, which makes an empty shard on the second process."""
 
     def __init__(self):
         super().__init__()
@@ -35,7 +35,7 @@ class Network(nn.Module):
 
 
 def run(network, plain, batch, rank):
-    """One step of one process; returns the snapshot, complete."""
+    """Take one step on one process; return the snapshot and the full gradients."""
     x, y = batch
     optimizer = torch.optim.Adam(plain.parameters(), lr=0.1)
     watch = Watch(network, optimizer=optimizer, signals=[s for s in SIGNALS if s not in ("activation", "delta")])
@@ -71,7 +71,7 @@ def check_fsdp(rank):
         assert (found.size, found.num_nonfinite) == (reference.size, reference.num_nonfinite)
         assert found.rms == pytest.approx(reference.rms, rel=1e-9)
     own = [p.grad.to_local().numel() for p in network.parameters()]
-    assert sum(own) < sum(x.size for x in snapshot.layers)  # the control: no process held it all
+    assert sum(own) < sum(x.size for x in snapshot.layers)  # the control: no process holds all elements
     for signal in ("weight", "update", "moment", "clip"):
         sizes = [x.size for x in snapshot.signals[signal]]
         assert sizes == [x.size for x in snapshot.layers], signal
@@ -86,7 +86,7 @@ def check_ddp(rank):
     snapshot, gathered = run(wrapped, network, batches()[rank], rank)
     x, y = (torch.cat(parts) for parts in zip(*batches(), strict=True))
     nn.functional.cross_entropy(alone(x), y).backward()
-    assert [s.size for s in snapshot.layers] == [p.numel() for p in alone.parameters()]  # once, not once a process
+    assert [s.size for s in snapshot.layers] == [p.numel() for p in alone.parameters()]  # once, not once per process
     expected = measure_tensors([s.layer for s in snapshot.layers], gathered, histograms=True)
     assert snapshot.layers == expected
     for statistics, parameter in zip(snapshot.layers, alone.parameters(), strict=True):
@@ -94,7 +94,7 @@ def check_ddp(rank):
 
 
 def check_mixed(rank):
-    """Sharded on either axis, replicated, not summed up yet, plain, empty, bfloat16 and not finite, all at once."""
+    """Sharded on either axis, replicated, partial, plain, empty, bfloat16 and non-finite, all at once."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
@@ -140,7 +140,7 @@ def work(rank, folder):
             outcome = traceback.format_exc()
         (Path(folder) / f"{name}.{rank}").write_text(outcome)
     torch.distributed.destroy_process_group()
-    os._exit(0)  # gloo's threads at times abort the interpreter's own end, when a mesh was made
+    os._exit(0)  # with a device mesh, gloo's threads sometimes abort the interpreter's shutdown
 
 
 @pytest.fixture(scope="module")

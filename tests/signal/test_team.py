@@ -1,4 +1,4 @@
-"""The same numbers from one thread and from all of torch's, whichever thread takes which tensor."""
+"""One thread and all of torch's threads give the same numbers, whichever thread reads which tensor."""
 
 import subprocess
 import sys
@@ -47,7 +47,7 @@ def test_threads_change_no_bit(tensors, threads, histograms):
 
 
 def test_a_team_is_asked_only_where_there_is_work_for_it(tensors, threads, monkeypatch):
-    """An address that is no function would end the process: it is not called for little work, nor by one thread."""
+    """Calling the address 1 would crash: it is not called for little work, nor with one thread."""
     monkeypatch.setattr(numba_kernel, "find_team", lambda: 1)
     threads(1)
     measured(tensors, True)

@@ -1,4 +1,4 @@
-"""Where numba cannot be imported everything still runs, with the same numbers."""
+"""Without numba, watching, recording and training run and give the same numbers."""
 
 from __future__ import annotations
 
