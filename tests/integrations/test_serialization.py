@@ -363,7 +363,7 @@ def fit(module, callbacks, folder):
     trainer = pl.Trainer(
         logger=False,
         callbacks=[*callbacks, ModelCheckpoint(folder / "each", every_n_train_steps=2, save_top_k=-1)],
-        default_root_dir=folder,
+        default_root_dir=folder / "tensorboard",  # where `load_record` reads
         max_steps=6,
         max_epochs=-1,
         accelerator="cpu",
