@@ -1,4 +1,4 @@
-"""On which steps to look."""
+"""On which steps to measure."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import math
 def is_due(step: int, every: int) -> bool:
     """Whether something done `every` steps is due on `step`.
 
-    Due on the first step, where initialisation shows, and then on the last step of each group of `every`:
+    Due on the first step, where the initialization shows, and then on the last step of each group of `every`:
     0, every-1, 2*every-1 … These are the steps on which Lightning logs with `log_every_n_steps=every`.
 
     Args:
         step: Number of optimizer steps done before this one, from 0.
-        every: Steps between two looks; 0 means never.
+        every: Steps between two measurements; 0 means never.
     """
     return every > 0 and (step == 0 or (step + 1) % every == 0)
 
 
 def is_due_by_decade(step: int, points: int) -> bool:
-    """Whether a look that comes `points` times in each tenfold of the steps is due on `step`.
+    """Whether a measurement that is made `points` times per decade of steps is due on `step`.
 
-    Looks are close together at first, where most happens, and far apart later: the number of steps done, step + 1,
-    is the rounded 10**(k/points) for a whole k. With 20 points that is every step up to 8, and 110 looks in the
+    Measurements are frequent at first, where most changes, and rare later: the number of steps done, step + 1,
+    is the rounded 10**(k/points) for a whole k. With 20 points that is every step up to 8, and 110 measurements in the
     first million.
 
     Args:
         step: Number of optimizer steps done before this one, from 0.
-        points: Looks per tenfold; 0 means never.
+        points: Measurements per decade; 0 means never.
     """
     if points <= 0:
         return False

@@ -1,4 +1,4 @@
-"""What a watch saw on one step: numbers only, no torch, so that rules, records and reports can share them."""
+"""The measurements of one step: numbers only, no torch, so that rules, records and reports can share them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stabletrain.signal.layer_statistics import Measures
 from stabletrain.vocabulary.signals import UPDATE, WEIGHT
 
 
-@dataclass(slots=True)  # not frozen: one is made on every step, and that would take it twice as long
+@dataclass(slots=True)  # not frozen, which would double the time to create one, on every step
 class Snapshot:
     """All layers with a gradient on one step, in forward order, and what else was measured.
 
@@ -36,7 +36,7 @@ class Snapshot:
 
     @property
     def is_on_device(self) -> bool:
-        """Whether looking at the numbers may wait for a GPU."""
+        """Whether reading the numbers may wait for a GPU."""
         return any(getattr(x, "on_device", False) for x in (self.layers, *self.signals.values()))
 
     @property

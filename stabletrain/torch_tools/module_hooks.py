@@ -11,6 +11,7 @@ What relies on the internals of torch (checked with torch 2.13.0):
 - Global hooks run before the hooks of the module itself.
 - `torch.compile` guards on global hooks. So they do nothing while a graph is recorded, and compiled functions run
   eagerly while a table is open: hooks are called, and nothing is compiled twice.
+- `torch.export.export(strict=True)` refuses every model while there are global hooks; the default, `False`, does not.
 - `OptimizedModule.__call__` warns that global hooks are called for the wrapper too. No table contains the wrapper.
 """
 

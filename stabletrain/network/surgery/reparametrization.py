@@ -14,6 +14,7 @@ from stabletrain.errors import RequestError
 from stabletrain.network.introspection.weights import find_parameters, is_transposed_linear
 from stabletrain.network.models.unrolled import Unrolled
 from stabletrain.network.normalization import SpectralNorm, WeightNorm
+from stabletrain.torch_tools.parametrized_pickle import make_picklable_
 
 REPARAMETRIZATIONS: dict[Any, str] = {WeightNorm: "weight", SpectralNorm: "spectral"}
 
@@ -55,6 +56,7 @@ def reparametrize_(network: nn.Module, kind: str) -> nn.Module:
             parametrizations.weight_norm(owner, name, dim=axis)
         else:
             parametrizations.spectral_norm(owner, name, dim=axis)
+        make_picklable_(owner)
     return network
 
 
