@@ -62,7 +62,6 @@ MOVED = {
     "network.foreign": "network.introspection.branches",
     "network.init_base": "network.initialization.base",
     "network.lsuv": "network.initialization.lsuv",
-    "network.meanfield": "network.meanfield.gaussian_signal",
     "network.mlp": "network.models.mlp",
     "network.moments": "network.initialization.variance_scaling",
     "network.parametrized": "network.introspection.parametrized",

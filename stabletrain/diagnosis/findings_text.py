@@ -34,7 +34,7 @@ def place(finding: Finding) -> str:
 def steps(finding: Finding) -> str:
     """Return on which steps a finding was measured."""
     first, last = finding.first_step, finding.last_step
-    return f"step {first}" if first == last else f"steps {first}–{last}"
+    return f"step {first:,}" if first == last else f"steps {first:,}–{last:,}"
 
 
 def measured(finding: Finding) -> str:

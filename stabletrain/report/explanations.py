@@ -65,8 +65,3 @@ def duration(seconds: Any) -> str:
 def percent(share: Any) -> str:
     """Format a fraction as a percentage."""
     return f"{share:.1%}" if isinstance(share, int | float) and math.isfinite(share) else NO_NUMBER
-
-
-def steps(first: int, last: int) -> str:
-    """Return `step 5` or `steps 5–90`."""
-    return f"step {first:,}" if first == last else f"steps {first:,}–{last:,}"

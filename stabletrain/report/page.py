@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stabletrain.diagnosis.findings_text import place
+from stabletrain.diagnosis.findings_text import place, steps
 from stabletrain.record.reader import Record, load_record
 from stabletrain.record.run_folder import RunFolder, replace_file
 from stabletrain.report import explanations as words
@@ -85,13 +85,11 @@ def _finding_part(finding: Finding, info: Mapping[str, Any], symptoms: Sequence[
         "sign": words.SEVERITY_SIGNS[finding.severity],
         "heading": words.verdict_words(finding.kind)[0],
         "where": place(finding),
-        "steps": words.steps(finding.first_step, finding.last_step),
+        "steps": steps(finding),
         "advice": finding.advice,
         "evidence": " · ".join(f"{str(k).replace('_', ' ')}: {words.number(v)}" for k, v in finding.evidence.items()),
         "commands": [(rerun_command(info, override), why) for override, why in finding.remedies],
-        "symptoms": [
-            f"{words.verdict_words(f.kind)[0]}: {place(f)}, {words.steps(f.first_step, f.last_step)}" for f in symptoms
-        ],
+        "symptoms": [f"{words.verdict_words(f.kind)[0]}: {place(f)}, {steps(f)}" for f in symptoms],
     }
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import rich.console
 
 from stabletrain.app.findings_table import MAX_ROWS, advice_lines, notes_line, verdict_table
-from stabletrain.diagnosis.findings_text import describe, measured
+from stabletrain.diagnosis.findings_text import describe, measured, steps
 from stabletrain.vocabulary.finding import Finding, by_cause
 
 
@@ -90,3 +91,8 @@ def test_each_cause_has_its_advice_and_why_each_override_helps():
 def test_what_harms_nothing_takes_one_line():
     assert notes_line([CAUSE, SYMPTOM]) is None
     assert notes_line([CAUSE, NOTE]) == "  [dim]also seen, harmless so far: saturation[/]"
+
+
+def test_steps_have_separators():
+    assert steps(replace(CAUSE, first_step=5, last_step=5)) == "step 5"
+    assert steps(replace(CAUSE, first_step=1000, last_step=12000)) == "steps 1,000–12,000"
