@@ -15,11 +15,11 @@ from numba import (
 from torch import Tensor
 
 from stabletrain.signal.histogram import NUM_SIGNED_BINS
-from stabletrain.signal.kernels.backend import Reading
 from stabletrain.signal.kernels.exponents import as_floats, count_tensor, pointer_to, sum_tensor
 from stabletrain.signal.kernels.jit import compile_
 from stabletrain.signal.kernels.openmp import claim, find_team, run_together
 from stabletrain.signal.kernels.quantiles import find_quantiles_
+from stabletrain.signal.kernels.reading import Reading
 
 ELEMENTS_EACH = 100_000  # per thread; fewer are not worth the cost of starting it
 

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from stabletrain.signal.histogram import NONFINITE_BIN, NUM_BINS, NUM_SIGNED_BINS, ZERO_BIN
-from stabletrain.signal.kernels.backend import Reading
+from stabletrain.signal.kernels.reading import Reading
 
 BLOCK = 2**15  # elements whose float64 squares or int64 bins, 256 KiB, stay in the second-level cache
 MANTISSA_BITS = np.uint32(23)

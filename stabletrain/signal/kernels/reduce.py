@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from stabletrain.signal.histogram import NONFINITE_BIN, NUM_BINS, NUM_SIGNED_BINS
-from stabletrain.signal.kernels.backend import Reading, choose_backend
+from stabletrain.signal.kernels.backend import choose_backend
+from stabletrain.signal.kernels.reading import Reading
 from stabletrain.signal.layer_statistics import Arrays, Measures
 from stabletrain.torch_tools.local_shards import part_of
 
