@@ -1,1 +1,1 @@
-"""Measuring: the one-pass histogram, layer names in forward order, per-layer statistics. Observes, never changes."""
+"""Measure per-layer statistics: one-pass histograms, layer names in forward order. Nothing is changed by it."""

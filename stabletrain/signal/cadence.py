@@ -6,10 +6,10 @@ import math
 
 
 def is_due(step: int, every: int) -> bool:
-    """Whether something done `every` steps is due on `step`.
+    """Return whether something that is done every `every` steps is due on `step`.
 
-    Due on the first step, where the initialization shows, and then on the last step of each group of `every`:
-    0, every-1, 2*every-1 … These are the steps on which Lightning logs with `log_every_n_steps=every`.
+    It is due on the first step, which shows the initialization, and then on the last of every `every` steps: 0,
+    every-1, 2*every-1, … These are the steps on which Lightning logs with `log_every_n_steps=every`.
 
     Args:
         step: Number of optimizer steps done before this one, from 0.
@@ -19,11 +19,11 @@ def is_due(step: int, every: int) -> bool:
 
 
 def is_due_by_decade(step: int, points: int) -> bool:
-    """Whether a measurement that is made `points` times per decade of steps is due on `step`.
+    """Return whether a measurement that is made `points` times per decade of steps is due on `step`.
 
-    Measurements are frequent at first, where most changes, and rare later: the number of steps done, step + 1,
-    is the rounded 10**(k/points) for a whole k. With 20 points that is every step up to 8, and 110 measurements in the
-    first million.
+    Measurements are frequent early in training, where most changes, and rare later. They are due where step + 1 equals
+    10**(k/points), rounded, for an integer k. With 20 points, that is every step up to 8, and 110 measurements in the
+    first million steps.
 
     Args:
         step: Number of optimizer steps done before this one, from 0.

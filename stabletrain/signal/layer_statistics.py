@@ -1,4 +1,4 @@
-"""One signal of all layers on one step, as arrays: what costs little to make, to merge and to write."""
+"""One signal of all layers on one step, stored as arrays, which are cheap to create, to merge and to write."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from stabletrain.signal.histogram import NONFINITE_BIN, NUM_BINS, ZERO_BIN, Hist
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """Statistics of one layer: of its gradient, or of what else was measured.
+    """Statistics of one layer's gradient or of another of its signals.
 
     Attributes:
         layer: `L<index in forward order>.<parameter path>`.
         size: Number of elements.
         rms: Root mean square over the finite elements, or None if none is finite.
         num_nonfinite: Number of Inf and NaN.
-        histogram: Counts by binary exponent, or None where only norms were asked for.
+        histogram: Counts by binary exponent; None if only norms were requested.
     """
 
     layer: str
@@ -33,13 +33,13 @@ class LayerStatistics:
 
 @dataclass(frozen=True)
 class Arrays:
-    """What is measured of L tensors.
+    """The measured statistics of L tensors.
 
     Attributes:
-        rms: (L,) float64 over the finite elements; NaN where none is finite.
+        rms: (L,) float64, over the finite elements; NaN where none is finite.
         num_nonfinite: (L,) int64.
-        counts: (L, 512) int32 or int64, bin sign·256 + exponent; None where only norms were asked for.
-        special: (L, 2) int64, subnormals and NaN; None where `counts` is.
+        counts: (L, 512) int32 or int64, by bin sign·256 + exponent; None if only norms were requested.
+        special: (L, 2) int64, number of subnormals and of NaN; None if `counts` is None.
     """
 
     rms: np.ndarray
@@ -49,17 +49,17 @@ class Arrays:
 
 
 class Measures(Sequence[LayerStatistics]):
-    """Statistics per layer in forward order. A sequence of `LayerStatistics`, which are made when asked for.
+    """A sequence of `LayerStatistics` in forward order, which are created on access.
 
     Args:
-        layers: Names, (L,).
-        sizes: Numbers of elements, (L,) int64.
-        arrays: The numbers, or a function that returns them: what a GPU measured is waited for on first use.
+        layers: Layer names, (L,).
+        sizes: (L,) int64, numbers of elements.
+        arrays: The statistics, or a function that returns them. It is called on first use, and may wait for a GPU.
         with_counts: Whether exponents were counted.
-        on_device: Whether the numbers may still be on their way from a GPU.
+        on_device: Whether a GPU may still be computing the statistics.
     """
 
-    __slots__ = ("_arrays", "layers", "on_device", "sizes", "with_counts")  # one is made on every step
+    __slots__ = ("_arrays", "layers", "on_device", "sizes", "with_counts")  # one is created on every step
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Measures(Sequence[LayerStatistics]):
 
     @classmethod
     def of(cls, layers: Sequence[LayerStatistics]) -> Measures:
-        """Return given statistics as arrays; either all or none of them have a histogram. Signs may be unknown."""
+        """Return statistics as arrays; all or none of them have a histogram. Unknown signs count as positive."""
         if isinstance(layers, cls):
             return layers
         histograms = [x.histogram for x in layers if x.histogram is not None]
@@ -100,7 +100,7 @@ class Measures(Sequence[LayerStatistics]):
 
     @property
     def arrays(self) -> Arrays:
-        """The numbers, waited for if need be."""
+        """The statistics; the first access may wait for a GPU."""
         if callable(self._arrays):
             self._arrays = self._arrays()
         return self._arrays
@@ -126,7 +126,14 @@ class Measures(Sequence[LayerStatistics]):
         )
 
     def quantiles(self, shares: Sequence[float]) -> np.ndarray:
-        """Return quantiles of |x|, exact to their bin (a factor of 2): (L, len(shares)), NaN where none is finite."""
+        """Return quantiles of |x|, exact to their bin (a factor of 2).
+
+        Args:
+            shares: Fractions of the elements below each quantile, 0 to 1.
+
+        Returns:
+            (L, len(shares)) float64; NaN for layers without a finite element.
+        """
         from stabletrain.signal.kernels.quantiles import find_quantiles_
 
         assert self.arrays.counts is not None
@@ -135,9 +142,10 @@ class Measures(Sequence[LayerStatistics]):
         return found
 
     def shifted(self, exponent: int) -> Measures:
-        """Return the statistics of x · 2**exponent: what a loss scaler multiplied is divided again.
+        """Return the statistics of x · 2**exponent, for example to undo the factor of a loss scaler.
 
-        Bins move as a whole. What leaves float32's normal range is counted with the zeros, or in the last finite bin.
+        Whole bins are moved. Elements that leave the normal range of float32 are counted with the zeros or in the last
+        finite bin.
         """
 
         def shift() -> Arrays:
@@ -165,11 +173,11 @@ class Measures(Sequence[LayerStatistics]):
 
 
 def merge(parts: Sequence[Arrays], part_sizes: Sequence[np.ndarray]) -> Arrays:
-    """Return the statistics of the whole from those of its parts: micro-batches, or the shards of several processes.
+    """Return the statistics of whole tensors from those of their parts: micro-batches, or shards of several processes.
 
     Args:
-        parts: What was measured of each part.
-        part_sizes: (L,) elements of each part.
+        parts: The statistics of each part.
+        part_sizes: For each part, its numbers of elements, (L,) int64.
     """
     num_nonfinite = np.sum([part.num_nonfinite for part in parts], axis=0)
     num_finite = [n - part.num_nonfinite for n, part in zip(part_sizes, parts, strict=True)]
@@ -197,7 +205,7 @@ def _hypot(columns: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _shift_bins(counts: np.ndarray, exponent: int) -> np.ndarray:
-    """Move the bins 1 to 254 of either sign by `exponent` places."""
+    """Move bins 1 to 254 of both signs by `exponent` bins."""
     places = np.clip(np.arange(NUM_BINS) + exponent, ZERO_BIN, NONFINITE_BIN - 1)
     places[[ZERO_BIN, NONFINITE_BIN]] = ZERO_BIN, NONFINITE_BIN
     shifted = np.zeros_like(counts)

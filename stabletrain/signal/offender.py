@@ -1,4 +1,4 @@
-"""The first value that is not finite: in which phase of a step it appears, in which layer, in which samples."""
+"""Find the first non-finite value of a training step: its phase, its layer, and the samples that cause it."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stabletrain.signal.splitting import find_samples, leaves, length_of
-from stabletrain.signal.trace import Seen, Trace, see
+from stabletrain.signal.trace import NonFinite, Trace, count_nonfinite
 from stabletrain.torch_tools.isolation import differentiable, isolated, preserve_rng, require_scalar
+from stabletrain.torch_tools.replacements import without_step_hooks
 
 DATA, PARAMETER, FORWARD, LOSS, BACKWARD, OPTIMIZER = "data", "parameter", "forward", "loss", "backward", "optimizer"
 PHASES = (DATA, PARAMETER, FORWARD, LOSS, BACKWARD, OPTIMIZER)
-MAX_SAMPLES = 32  # named
+MAX_SAMPLES = 32  # reported at most
 
 LossFunction = Callable[[Any], Tensor]
 
 
 @dataclass(frozen=True)
 class Offender:
-    """The first tensor that holds Inf or NaN, and the nearest one that does not.
+    """The first tensor that contains Inf or NaN, and the nearest finite layer.
 
     Attributes:
         phase: `data`, `parameter`, `forward`, `loss`, `backward` or `optimizer`.
-        layer: Its layer, named as in the activation signal; of `parameter` and `optimizer` as in the gradient signal.
-            None of what belongs to no layer: the batch, the loss.
-        tensor: Which tensor: `batch[0]`, `output`, `gradient of the input`, `exp_avg_sq`, …
-        clean: The nearest layer whose tensors are finite: the one before in `forward` and `loss`, the one behind in
-            `backward`; None at the end of the network.
+        layer: Layer of the tensor, named as in the activation signal; in the phases `parameter` and `optimizer` as in
+            the gradient signal. None if the tensor belongs to no layer, such as the batch or the loss.
+        tensor: Name of the tensor: `batch[0]`, `output`, `gradient of the input`, `exp_avg_sq`, …
+        clean: The nearest layer whose tensors are finite: the previous one in `forward` and `loss`, the following one
+            in `backward`. None if there is none.
         num_nonfinite: Number of Inf and NaN in the tensor.
-        size: Number of its elements.
-        samples: Places in the batch, at most 32, whose own values are not finite; none where only all together are.
+        size: Number of elements of the tensor.
+        samples: Indices into the batch, at most 32, of samples that are not finite on their own; empty if only the
+            whole batch is not finite.
     """
 
     phase: str
@@ -59,23 +61,24 @@ class Offender:
 def find_offender(
     model: nn.Module, loss_fn: LossFunction, batch: Any, *, optimizer: Optimizer | None = None
 ) -> Offender | None:
-    """Go through one step again and return the first tensor that is not finite, None if all of them are.
+    """Rerun one training step and return the first tensor that is not finite, or None if all are finite.
 
-    Looked at are the loss and the gradients of the parameters; if one of these is not finite, in this order: the batch,
-    the parameters, the outputs of the layers in the order in which they run, the loss, and the gradients from the loss
-    down. If all are finite and an optimizer is given: its state, and the parameters after a step on trial.
+    The loss and the gradients of the parameters are computed first. If one of these is not finite, the following are
+    checked in this order: the batch, the parameters, the outputs of the layers in forward order, the loss, and the
+    gradients in the order of backpropagation. If all are finite and an optimizer is given, its state is checked, and
+    the parameters after a trial step that is then undone.
 
-    Parameters, gradients, buffers, the optimizer's state and random states are as before when it returns. Hooks on the
-    model run.
+    Parameters, gradients, buffers, the optimizer's state and random states are restored. Hooks on the model run.
 
     Args:
-        model: Any module, with the weights that the step began with.
-        loss_fn: Maps a batch to the loss: calls the model. Called again with parts of the batch, to find the samples.
-        batch: Tensors along whose first axis the samples lie, in tuples, lists or mappings.
-        optimizer: What steps the parameters.
+        model: Any module, with the weights from before the step.
+        loss_fn: Maps a batch to the loss by calling the model. It is called again with parts of the batch, to find the
+            samples.
+        batch: Tensors whose first axis is that of the samples, in tuples, lists or mappings.
+        optimizer: The optimizer of the parameters.
 
     Raises:
-        RequestError: The loss is not one number.
+        RequestError: The loss is not a scalar.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
@@ -86,7 +89,7 @@ def find_offender(
         ('data', 'batch', (3,))
     """
     with isolated(model):
-        trace = _follow(model, loss_fn, batch)
+        trace = _run(model, loss_fn, batch)
         if trace.is_finite:
             return None if optimizer is None else _in_optimizer(trace, optimizer)
         return (
@@ -96,7 +99,7 @@ def find_offender(
         )
 
 
-def _follow(model: nn.Module, loss_fn: LossFunction, batch: Any) -> Trace:
+def _run(model: nn.Module, loss_fn: LossFunction, batch: Any) -> Trace:
     trace = Trace(model)
     with preserve_rng(), differentiable(), trace:
         loss = loss_fn(batch)
@@ -106,29 +109,29 @@ def _follow(model: nn.Module, loss_fn: LossFunction, batch: Any) -> Trace:
 
 def _in_data(batch: Any) -> Offender | None:
     for name, tensor in leaves(batch):
-        seen = see(tensor)
-        if seen.num_nonfinite:
+        found = count_nonfinite(tensor)
+        if found.num_nonfinite:
             rows = (~tensor.isfinite()).flatten(1).any(1) if tensor.dim() > 1 else ~tensor.isfinite().reshape(-1)
             samples = rows.nonzero().flatten()[:MAX_SAMPLES].tolist()
-            return Offender(DATA, None, f"batch{name}", None, *seen, tuple(samples))
+            return Offender(DATA, None, f"batch{name}", None, *found, tuple(samples))
     return None
 
 
 def _in_parameters(trace: Trace, optimizer: Optimizer | None) -> Offender | None:
     for layer, parameter in trace.parameters.items():
-        seen = see(parameter.detach())
-        if seen.num_nonfinite:
-            state = _state_of(optimizer, parameter)
-            bad = {key: found for key, x in state.items() if (found := see(x)).num_nonfinite}
-            if bad and len(bad) < len(state):  # a gradient would have spoiled all of it: the state went first
-                key, found = next(iter(bad.items()))
-                return Offender(OPTIMIZER, layer, key, None, *found)
-            return Offender(PARAMETER, layer, "parameter", None, *seen)
+        found = count_nonfinite(parameter.detach())
+        if found.num_nonfinite:
+            counts = {key: count_nonfinite(x) for key, x in _state_of(optimizer, parameter).items()}
+            bad = {key: count for key, count in counts.items() if count.num_nonfinite}
+            if bad and len(bad) < len(counts):  # a bad gradient would have affected all of it, so the state was first
+                key, count = next(iter(bad.items()))
+                return Offender(OPTIMIZER, layer, key, None, *count)
+            return Offender(PARAMETER, layer, "parameter", None, *found)
     return None
 
 
 def _in_pass(trace: Trace, find: Callable[[], tuple[int, ...]]) -> Offender | None:
-    """Return what is wrong in the forward pass, the loss or the backward pass."""
+    """Return the offender in the forward pass, the loss or the backward pass."""
     assert trace.loss is not None
     if trace.loss.num_nonfinite:
         found = trace.first_bad_output()
@@ -136,29 +139,29 @@ def _in_pass(trace: Trace, find: Callable[[], tuple[int, ...]]) -> Offender | No
             return Offender(LOSS, None, "loss", trace.last_layer, *trace.loss, find())
         buffer = found.bad_buffer()
         if buffer is not None:
-            name, seen = buffer
-            return Offender(PARAMETER, found.layer, name, found.clean, *seen)
-        return Offender(FORWARD, found.layer, found.tensor, found.clean, *found.seen, find())
+            name, nonfinite = buffer
+            return Offender(PARAMETER, found.layer, name, found.clean, *nonfinite)
+        return Offender(FORWARD, found.layer, found.tensor, found.clean, *found.nonfinite, find())
     found = trace.first_bad_gradient()
     assert found is not None
-    return Offender(BACKWARD, found.layer, found.tensor, found.clean, *found.seen, find())
+    return Offender(BACKWARD, found.layer, found.tensor, found.clean, *found.nonfinite, find())
 
 
 def _samples(model: nn.Module, loss_fn: LossFunction, batch: Any, trace: Trace) -> tuple[int, ...]:
-    """Return the samples that go wrong by themselves: forward, or where the loss is finite, backward."""
+    """Return the samples whose loss alone is not finite, or if the loss is finite, whose gradients are not."""
     assert trace.loss is not None
     only_forward = bool(trace.loss.num_nonfinite)
 
-    def goes_wrong(part: Any) -> bool:
+    def fails(part: Any) -> bool:
         with preserve_rng(), differentiable():  # the same random numbers in every pass
             loss = loss_fn(part)
             if only_forward or not bool(loss.isfinite()):
                 return not bool(loss.isfinite())
             parameters = [p for p in trace.parameters.values() if p.requires_grad]
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-            return any(see(g).num_nonfinite for g in gradients if g is not None)
+            return any(count_nonfinite(g).num_nonfinite for g in gradients if g is not None)
 
-    return find_samples(batch, length_of(batch), goes_wrong, MAX_SAMPLES)
+    return find_samples(batch, length_of(batch), fails, MAX_SAMPLES)
 
 
 def _state_of(optimizer: Optimizer | None, parameter: nn.Parameter) -> Mapping[str, Tensor]:
@@ -169,33 +172,31 @@ def _state_of(optimizer: Optimizer | None, parameter: nn.Parameter) -> Mapping[s
 def _in_optimizer(trace: Trace, optimizer: Optimizer) -> Offender | None:
     for layer, parameter in trace.parameters.items():
         for key, x in _state_of(optimizer, parameter).items():
-            seen = see(x)
-            if seen.num_nonfinite:
-                return Offender(OPTIMIZER, layer, key, None, *seen)
-    after = _step_on_trial(trace, optimizer)
-    bad = next(((layer, seen) for layer, seen in after.items() if seen.num_nonfinite), None)
+            found = count_nonfinite(x)
+            if found.num_nonfinite:
+                return Offender(OPTIMIZER, layer, key, None, *found)
+    after = _try_step(trace, optimizer)
+    bad = next(((layer, found) for layer, found in after.items() if found.num_nonfinite), None)
     return Offender(OPTIMIZER, bad[0], "parameter after the step", None, *bad[1]) if bad is not None else None
 
 
 @torch.no_grad()
-def _step_on_trial(trace: Trace, optimizer: Optimizer) -> dict[str, Seen]:
-    """Step with the gradients of the trace, look at the parameters, and take the step back."""
+def _try_step(trace: Trace, optimizer: Optimizer) -> dict[str, NonFinite]:
+    """Step with the gradients of the trace, check the parameters, and undo the step."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     before = [(p, p.detach().clone(), p.grad) for p in parameters]
     groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     state = {p: dict(s) for p, s in optimizer.state.items()}
     values = {p: {k: v.clone() for k, v in s.items() if isinstance(v, Tensor)} for p, s in state.items()}
-    hooks = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
-    optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks = type(hooks[0])(), type(hooks[1])()
     try:
         for p in parameters:
             p.grad = trace.gradients.get(id(p))
-        type(optimizer).step(optimizer)  # not the instance's, in which a schedule counts
-        return {layer: see(p.detach()) for layer, p in trace.parameters.items()}
-    except TypeError:  # it asks for a closure, and would go through the step again
+        with without_step_hooks(optimizer):
+            type(optimizer).step(optimizer)  # not `optimizer.step`, in which a schedule counts the steps
+        return {layer: count_nonfinite(p.detach()) for layer, p in trace.parameters.items()}
+    except TypeError:  # the optimizer requires a closure, and would rerun the forward and backward pass
         return {}
     finally:
-        optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks = hooks
         for p, value, gradient in before:
             p.copy_(value)
             p.grad = gradient

@@ -1,4 +1,4 @@
-"""The measurements of one step: numbers only, no torch, so that rules, records and reports can share them."""
+"""The measurements of one step: plain numbers without torch, which rules, records and reports can share."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from stabletrain.signal.layer_statistics import Measures
 from stabletrain.vocabulary.signals import UPDATE, WEIGHT
 
 
-@dataclass(slots=True)  # not frozen, which would double the time to create one, on every step
+@dataclass(slots=True)  # not frozen, which would double the time to create one on every step
 class Snapshot:
-    """All layers with a gradient on one step, in forward order, and what else was measured.
+    """The gradient statistics of one step, for all layers with a gradient in forward order, and the other signals.
 
     Attributes:
         step: Number of the step.
         layers: The gradient's statistics per layer.
-        signals: Those of the other signals, by name. What the optimizer's step brings about (`update`, `moment`,
-            `clip`) comes in when that step is done.
-        units: Share of `dead` and of `saturated` units by layer, of the layers of which enough samples were seen; of
-            the first step those that are `equal`.
+        signals: The statistics of the other signals, by name. `update`, `moment` and `clip` are added once the
+            optimizer's step is done.
+        units: Fractions of `dead` and of `saturated` units by layer, for layers that have seen enough samples; on the
+            first step also of `equal` units.
     """
 
     step: int
@@ -36,19 +36,19 @@ class Snapshot:
 
     @property
     def is_on_device(self) -> bool:
-        """Whether reading the numbers may wait for a GPU."""
+        """Whether reading the numbers may have to wait for a GPU."""
         return any(getattr(x, "on_device", False) for x in (self.layers, *self.signals.values()))
 
     @property
     def has_histograms(self) -> bool:
-        """Whether the gradient's exponents were counted; does not wait for a GPU."""
+        """Whether the gradient's exponents were counted; reading this does not wait for a GPU."""
         if isinstance(self.layers, Measures):
             return self.layers.with_counts
         return any(x.histogram is not None for x in self.layers)
 
     @property
     def update_ratios(self) -> Mapping[str, float]:
-        """‖ΔW‖/‖W‖ by layer, where both were measured and W is not zero."""
+        """‖ΔW‖/‖W‖ by layer, for layers where both were measured and W is not zero."""
         weights = {x.layer: x.rms for x in self.signals.get(WEIGHT, ()) if x.rms}
         updates = {x.layer: x.rms for x in self.signals.get(UPDATE, ()) if x.rms is not None}
         return {layer: rms / weights[layer] for layer, rms in updates.items() if layer in weights}

@@ -1,4 +1,4 @@
-"""Batches taken apart: which samples go wrong by themselves."""
+"""Split a batch, to find the samples that fail on their own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def leaves(batch: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of fractions in a batch with their places: `[0]`, `['image']`, `[1][0]`."""
+    """Yield the floating point and complex tensors in a batch with their paths: `[0]`, `['image']`, `[1][0]`."""
     if isinstance(batch, Tensor):
         if batch.is_floating_point() or batch.is_complex():
             yield name, batch
@@ -22,7 +22,7 @@ def leaves(batch: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def length_of(batch: Any) -> int:
-    """Return the number of samples: the length of the first tensor with an axis, 0 without one."""
+    """Return the number of samples: the length of the first tensor that is not a scalar, or 0 without one."""
     if isinstance(batch, Tensor):
         return len(batch) if batch.dim() else 0
     parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
@@ -30,28 +30,31 @@ def length_of(batch: Any) -> int:
 
 
 def select(batch: Any, samples: Sequence[int], length: int) -> Any:
-    """Return the batch of some of its samples; what has another length stays whole."""
+    """Return a batch of some of the samples; parts of another length are kept whole."""
     if isinstance(batch, Tensor):
         return batch[list(samples)] if batch.dim() and len(batch) == length else batch
     if isinstance(batch, Mapping):
         return {key: select(part, samples, length) for key, part in batch.items()}
     if isinstance(batch, list | tuple):
         if len(batch) == length and not any(isinstance(part, Tensor | Mapping | list | tuple) for part in batch):
-            return [batch[i] for i in samples]  # names or texts, one for each sample
+            return [batch[i] for i in samples]  # strings or numbers, one per sample
         parts = [select(part, samples, length) for part in batch]
         return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
     return batch
 
 
-def find_samples(batch: Any, length: int, goes_wrong: Callable[[Any], bool], max_num: int) -> tuple[int, ...]:
-    """Return samples that go wrong by themselves, by halves: log2(length) passes for a single one.
+def find_samples(batch: Any, length: int, fails: Callable[[Any], bool], max_num: int) -> tuple[int, ...]:
+    """Find the samples that fail on their own, by bisection: 2 log2(length) calls of `fails` for a single one.
 
     Args:
-        batch: Goes wrong as a whole.
-        length: Its number of samples.
-        goes_wrong: Called with parts of the batch. One that it cannot take (batch norm asks for two samples) is named
-            as a whole.
-        max_num: Samples to find at most.
+        batch: A batch that fails as a whole.
+        length: Number of samples in the batch.
+        fails: Called with a part of the batch; returns whether it fails. If it raises (batch norm requires two
+            samples), the part that was being halved is returned as a whole.
+        max_num: Maximum number of samples to return.
+
+    Returns:
+        Indices of samples; empty if neither half of the batch fails.
     """
     found: list[int] = []
     waiting = [range(length)]
@@ -62,8 +65,8 @@ def find_samples(batch: Any, length: int, goes_wrong: Callable[[Any], bool], max
             continue
         halves = [part[: len(part) // 2], part[len(part) // 2 :]]
         try:
-            wrong = [half for half in halves if goes_wrong(select(batch, half, length))]
-        except Exception:  # of the user's own code, which may ask anything of a batch
+            wrong = [half for half in halves if fails(select(batch, half, length))]
+        except Exception:  # user code may require anything of a batch
             wrong = []
         if not wrong and len(part) == length:
             return ()

@@ -1,4 +1,4 @@
-"""The gradient of the loss by a recurrent layer's states, step by step: numbers only, no torch."""
+"""The gradient of the loss with respect to the states of a recurrent layer: plain numbers, without torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-REVERSE = "_reverse"  # ends the name of a direction that reads the sequence backwards, as in torch's parameters
+REVERSE = "_reverse"  # suffix of the backward direction, as in the parameter names of torch
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,7 +16,7 @@ class TimeGradient:
 
     Attributes:
         layer: Module path, stacked layer and direction, such as `rnn.l0` or `rnn.l1_reverse`.
-        norms: (T,) float64, 2-norm over the batch and the units, at the places t = 0 … T-1 of the sequence.
+        norms: (T,) float64, 2-norms over batch and units, at positions t = 0 … T-1 of the sequence.
     """
 
     layer: str
@@ -24,15 +24,15 @@ class TimeGradient:
 
     @property
     def backwards(self) -> np.ndarray:
-        """The norms from the state that was computed last to the one computed first: the way of the chain rule."""
+        """The norms in the order of backpropagation, from the state that was computed last to the first."""
         return self.norms if self.layer.endswith(REVERSE) else self.norms[::-1]
 
     @property
     def decades_per_step(self) -> float | None:
-        """Change of log10 of the norm from one step to the one before it, by least squares; None without two norms.
+        """Slope of log10 of the norm per step of backpropagation, by least squares; None with fewer than two norms.
 
-        Below 0 the gradient vanishes over time, above 0 it explodes; 10**decades_per_step is the factor of one step.
-        Steps whose norm is zero or not finite are left out.
+        If it is negative, the gradient vanishes over time; if positive, it explodes. Each step multiplies the norm by
+        10**decades_per_step. Steps whose norm is zero or not finite are left out.
         """
         places = np.flatnonzero(np.isfinite(self.backwards) & (self.backwards > 0))
         if places.size < 2:
@@ -41,6 +41,6 @@ class TimeGradient:
 
     @property
     def ratio(self) -> float | None:
-        """Norm at the state computed first over that at the one computed last; None if that is zero or not finite."""
+        """Norm at the first computed state over that at the last; None if one is not finite or the last is 0."""
         first, last = float(self.backwards[-1]), float(self.backwards[0])
         return first / last if math.isfinite(first) and math.isfinite(last) and last > 0 else None

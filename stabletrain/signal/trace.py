@@ -1,4 +1,4 @@
-"""One forward and backward pass, looked at from layer to layer."""
+"""Run one forward and backward pass, and count non-finite values layer by layer."""
 
 from __future__ import annotations
 
@@ -17,55 +17,63 @@ from stabletrain.torch_tools.module_hooks import ModuleHooks
 INPUT, OUTPUT = "input", "output"
 
 
-class Seen(NamedTuple):
-    """How much of a tensor is not finite."""
+class NonFinite(NamedTuple):
+    """Number of Inf and NaN in a tensor, and its number of elements."""
 
     num_nonfinite: int
     size: int
 
 
-def see(x: Tensor) -> Seen:
-    """Count Inf and NaN; of a sparse tensor in its values."""
+def count_nonfinite(x: Tensor) -> NonFinite:
+    """Count Inf and NaN; in a sparse tensor, among its values."""
     values = x.coalesce().values() if x.is_sparse else x
-    return Seen(values.numel() - int(values.isfinite().sum()), values.numel())
+    return NonFinite(values.numel() - int(values.isfinite().sum()), values.numel())
 
 
 @dataclass(eq=False)
 class Call:
-    """One call of a module: what was seen of its tensors (`input`, `output`) and of their gradients."""
+    """One call of a module: counts for its tensors (`input`, `output`) and for their gradients."""
 
     path: str
     module: nn.Module
-    values: dict[str, Seen] = field(default_factory=dict)
-    gradients: dict[str, Seen] = field(default_factory=dict)
+    values: dict[str, NonFinite] = field(default_factory=dict)
+    gradients: dict[str, NonFinite] = field(default_factory=dict)
 
     def is_bad(self, place: str) -> bool:
-        """Whether the input or output is not finite."""
+        """Return whether the input or output is not finite."""
         return place in self.values and self.values[place].num_nonfinite > 0
 
 
-class Found(NamedTuple):
-    """A tensor that is not finite, between two layers or in one."""
+class BadTensor(NamedTuple):
+    """A tensor that is not finite, between two layers or within one.
+
+    Attributes:
+        layer: Layer of the tensor; None if it belongs to no layer.
+        tensor: Name of the tensor, such as `output` or `gradient of the input`.
+        clean: The nearest layer whose tensors are finite.
+        nonfinite: Number of non-finite elements, and size.
+        call: The call in which it was found.
+    """
 
     layer: str | None
     tensor: str
     clean: str | None
-    seen: Seen
+    nonfinite: NonFinite
     call: Call
 
-    def bad_buffer(self) -> tuple[str, Seen] | None:
-        """Return a buffer of the module that spoils its output; those of masks may hold −Inf."""
+    def bad_buffer(self) -> tuple[str, NonFinite] | None:
+        """Return a buffer of the module that makes its output non-finite; −Inf is allowed, since masks contain it."""
         module = self.call.module
         if self.tensor != OUTPUT or (isinstance(module, nn.modules.batchnorm._NormBase) and module.training):
             return None
         for name, buffer in module.named_buffers(recurse=False):
             if bool((buffer.isnan() | buffer.isposinf()).any()):
-                return name, see(buffer)
+                return name, count_nonfinite(buffer)
         return None
 
 
 class Trace:
-    """Notes, within `with`, every call of a layer of a model; `differentiate` adds the gradients.
+    """Records every call of a layer of a model inside a `with` block; `differentiate` adds the gradients.
 
     Args:
         model: Any module.
@@ -74,11 +82,11 @@ class Trace:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._modules = watched_modules(model)
-        self._events: list[tuple[str, Call]] = []  # each call twice: as it begins, and as it ends
+        self._events: list[tuple[str, Call]] = []  # each call twice: at its beginning and at its end
         self._open: list[Call] = []
         self._order: dict[str, int] = {}
         self._hooks = ModuleHooks(before=Trace._begin, after=Trace._end)
-        self.loss: Seen | None = None
+        self.loss: NonFinite | None = None
         self.gradients: dict[int, Tensor] = {}  # of the loss, by id of the parameter
         self.parameters: Mapping[str, nn.Parameter] = {}  # in forward order
 
@@ -94,9 +102,9 @@ class Trace:
         self._hooks.close()
 
     def differentiate(self, loss: Tensor) -> None:
-        """Look at the loss, and at all gradients from it down; none is written."""
+        """Check the loss, and compute all gradients without writing to `p.grad`."""
         self.parameters = self._forward_order.named_parameters()
-        self.loss = see(loss.detach())
+        self.loss = count_nonfinite(loss.detach())
         wanted = [p for p in self.parameters.values() if p.requires_grad]
         if loss.requires_grad and wanted:
             found = torch.autograd.grad(loss, wanted, allow_unused=True)
@@ -104,55 +112,64 @@ class Trace:
 
     @property
     def is_finite(self) -> bool:
-        """Whether neither the loss nor a gradient holds Inf or NaN."""
+        """Whether the loss and all gradients are free of Inf and NaN."""
         assert self.loss is not None
-        return not self.loss.num_nonfinite and not any(see(g).num_nonfinite for g in self.gradients.values())
+        if self.loss.num_nonfinite:
+            return False
+        return not any(count_nonfinite(g).num_nonfinite for g in self.gradients.values())
 
     @property
     def last_layer(self) -> str | None:
         """The layer that ran last."""
         return next((name for place, call in reversed(self._events) if (name := self._name(call))), None)
 
-    def first_bad_output(self) -> Found | None:
-        """Return the first tensor of the forward pass that is not finite, and stays so.
+    def first_bad_output(self) -> BadTensor | None:
+        """Return the first tensor of the forward pass that is not finite and is not made finite by a later layer.
 
-        A layer that takes Inf and puts out finite numbers has mended it: a softmax, of scores that are masked.
+        For example, softmax maps masked scores of −Inf to finite outputs.
         """
         found, clean = None, None
         for place, call in self._events:
             if call.is_bad(place):
                 if found is None and (place == OUTPUT or self._name(call) is not None):
-                    found = Found(self._name(call), place, clean, call.values[place], call)
+                    found = BadTensor(self._name(call), place, clean, call.values[place], call)
             elif place == OUTPUT and OUTPUT in call.values:
                 found = None if call.is_bad(INPUT) else found
                 clean = self._name(call) or clean if found is None else clean
         return found
 
-    def first_bad_gradient(self) -> Found | None:
-        """Return the first gradient, from the loss down, that is not finite.
+    def first_bad_gradient(self) -> BadTensor | None:
+        """Return the first gradient that is not finite, in the order of backpropagation.
 
-        That of an output, when all layers behind are clean, comes from what lies between: the loss, or functions. That
-        of an input or a parameter, when the output's is finite, comes from the layer itself.
+        If all following layers are finite and the gradient of an output is not, the cause lies in between: in the loss
+        or in functions. If the gradient of an output is finite and that of the input or of a parameter is not, the
+        cause is the layer itself.
         """
         clean = None
         for place, call in reversed(self._events):
-            seen = call.gradients.get(place)
-            if seen is not None and seen.num_nonfinite:
-                return Found(self._name(call), f"gradient of the {place}", clean, seen, call)
+            nonfinite = call.gradients.get(place)
+            if nonfinite is not None and nonfinite.num_nonfinite:
+                return BadTensor(self._name(call), f"gradient of the {place}", clean, nonfinite, call)
             if place == INPUT:
                 for name, parameter in call.module.named_parameters(recurse=False):
-                    gradient = self.gradients.get(id(parameter))
-                    if gradient is not None and see(gradient).num_nonfinite:
-                        return Found(self._name(call), f"gradient of {name}", clean, see(gradient), call)
+                    nonfinite = self._bad_gradient(parameter)
+                    if nonfinite is not None:
+                        return BadTensor(self._name(call), f"gradient of {name}", clean, nonfinite, call)
                 clean = self._name(call) or clean
-        for layer, parameter in self.parameters.items():  # that of a module that is used without being called
-            gradient = self.gradients.get(id(parameter))
-            if gradient is not None and see(gradient).num_nonfinite:
-                return Found(layer, "gradient", None, see(gradient), Call(layer, self._model))
+        for layer, parameter in self.parameters.items():  # of modules that are used without being called
+            nonfinite = self._bad_gradient(parameter)
+            if nonfinite is not None:
+                return BadTensor(layer, "gradient", None, nonfinite, Call(layer, self._model))
         return None
 
+    def _bad_gradient(self, parameter: nn.Parameter) -> NonFinite | None:
+        """Return the counts of a parameter's gradient; None if it has none or if it is finite."""
+        gradient = self.gradients.get(id(parameter))
+        nonfinite = None if gradient is None else count_nonfinite(gradient)
+        return nonfinite if nonfinite is not None and nonfinite.num_nonfinite else None
+
     def _name(self, call: Call) -> str | None:
-        """Return a layer's name; a model without parameters of its own is no layer."""
+        """Return the layer name of a call; None if the module is not a layer."""
         order = self._order.get(call.path)
         return None if order is None else layer_name(order, call.path, len(self._modules))
 
@@ -165,15 +182,15 @@ class Trace:
         x = first_tensor(inputs)
         if x is None:
             return None
-        call.values[INPUT] = see(x.detach())
+        call.values[INPUT] = count_nonfinite(x.detach())
         if not x.requires_grad:
             return None
         if x is not inputs[0] or getattr(module, "inplace", False):
-            _note(x, call, INPUT)
+            _count_gradient(x, call, INPUT)
             return None
-        own = x.clone()  # its gradient is what this call alone sends back
-        _note(own, call, INPUT)
-        return own, *inputs[1:]
+        copy = x.clone()  # its gradient comes from this call alone
+        _count_gradient(copy, call, INPUT)
+        return copy, *inputs[1:]
 
     def _end(self, path: str, module: nn.Module, _: Any, output: Any) -> None:
         if self.loss is not None:
@@ -186,13 +203,13 @@ class Trace:
             return
         if call.path in self._modules and not (not call.path and y.dim() == 0):
             self._order.setdefault(call.path, len(self._order))
-        call.values[OUTPUT] = see(y.detach())
+        call.values[OUTPUT] = count_nonfinite(y.detach())
         if y.requires_grad:
-            _note(y, call, OUTPUT)
+            _count_gradient(y, call, OUTPUT)
 
 
-def _note(x: Tensor, call: Call, place: str) -> None:
-    def look(gradient: Tensor) -> None:
-        call.gradients[place] = see(gradient)
+def _count_gradient(x: Tensor, call: Call, place: str) -> None:
+    def count(gradient: Tensor) -> None:
+        call.gradients[place] = count_nonfinite(gradient)
 
-    x.register_hook(unserializable_hook(look))
+    x.register_hook(unserializable_hook(count))

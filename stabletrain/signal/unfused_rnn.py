@@ -1,4 +1,4 @@
-"""Computes torch's fused recurrent layers step by step with their own weights, so that every state can be observed."""
+"""Compute the fused recurrent layers of torch step by step from their weights, so that every state can be observed."""
 
 from __future__ import annotations
 

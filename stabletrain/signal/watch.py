@@ -1,4 +1,4 @@
-"""Measuring every layer in any training loop."""
+"""Measure every layer in any training loop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stabletrain.vocabulary.signals import GRADIENT, SIGNALS
 
 
 class Watch:
-    """Measures the gradient of every parameter of a model, and other signals if requested; changes nothing.
+    """Measures the gradient of every parameter of a model, and other signals if requested, and changes nothing.
 
     Call `step()` after `backward()` and before `optimizer.step()`. Layers are named in the order of the first forward
     pass after the watch was created. Parameters without a gradient (frozen, unused) are left out.
@@ -37,7 +37,7 @@ class Watch:
             backward and forward pass before the call), `weight`, `update`, `moment`, `clip` and `units`.
 
     Raises:
-        RequestError: A signal does not exist, or requires the optimizer.
+        RequestError: A signal does not exist, or requires an optimizer and none was given.
 
     Example:
         >>> import torch
@@ -78,16 +78,16 @@ class Watch:
 
     @property
     def layers(self) -> list[str]:
-        """Layer names in forward order, as far as it is known; `step` fixes it."""
+        """Layer names in forward order, as far as the order is known; the first `step` fixes it."""
         return list(self._parameters[0] if self._parameters else self._order.named_parameters())
 
     def expect(self, taps: bool, *, histograms: bool = True, num_parts: int = 1) -> None:
-        """State whether to measure outputs in the coming forward pass; by default every pass is measured.
+        """Set whether to measure outputs in the coming forward pass; by default every pass is measured.
 
         Args:
-            taps: Whether to measure `delta`, `activation` and `units` for the next step. `units` continues on as many
-                further steps as it takes to see enough samples.
-            histograms: Whether to count the distributions of `delta` and `activation` too.
+            taps: Whether to measure `delta`, `activation` and `units` on the next step. `units` continues on the
+                following steps until it has seen enough samples.
+            histograms: Whether to compute histograms of `delta` and `activation` too.
             num_parts: Number of processes whose losses are averaged, each of which sees a part of the batch.
         """
         for source in self._sources:
@@ -99,7 +99,7 @@ class Watch:
         return any(source.is_open for source in self._sources)
 
     def collect_outputs(self, loss_scale: float = 1.0) -> Mapping[str, Measures]:
-        """Return `activation` and `delta` measured since the last call; `step` does so unless they are passed to it."""
+        """Return `activation` and `delta` measured since the last call; `step` calls this unless `outputs` is given."""
         found: dict[str, Measures] = {}
         for source in self._sources:
             found.update(source.collect(loss_scale))
@@ -117,7 +117,7 @@ class Watch:
         """Measure the gradients as they are now, and the other signals.
 
         Args:
-            histograms: Whether to count distributions too.
+            histograms: Whether to compute histograms too.
             step: Number of this step; by default one more than the last.
             others: Whether to measure the signals other than the gradient on this step.
             loss_scale: Factor, a power of two, by which a gradient scaler multiplied the loss: `delta` is divided by
@@ -130,7 +130,7 @@ class Watch:
         self._step = self._step if step is None else step
         names, parameters = self._named_parameters()
         gradients = [g for p in parameters if (g := p.grad) is not None and p.requires_grad]
-        if len(gradients) < len(names):  # one that was frozen later may keep its last gradient
+        if len(gradients) < len(names):  # a parameter that was frozen later may keep its last gradient
             pairs = zip(names, parameters, strict=True)
             found = {n: p for n, p in pairs if p.grad is not None and p.requires_grad}
             names, parameters = tuple(found), tuple(found.values())
@@ -150,7 +150,7 @@ class Watch:
 
     @property
     def is_sharded(self) -> bool:
-        """Whether parameters are sharded over several processes: then each of them must call `step`."""
+        """Whether parameters are sharded over several processes; then each process must call `step`."""
         return any_sharded(self._order.model.parameters())
 
     def detach(self) -> None:
@@ -162,7 +162,7 @@ class Watch:
 
     def _before_step(self, step: Step, others: bool) -> None:
         if others and self._of_step:
-            self._forget()  # the previous step was never taken
+            self._forget()  # the optimizer never took the previous step
         for source in self._sources:
             if others or source.is_always_due:
                 source.before_step(step)

@@ -1,1 +1,1 @@
-"""What several packages need of torch, once: shards, isolated model runs, recurrent equations, private internals."""
+"""Helpers around torch that several packages share: shards, isolated model runs, recurrent steps, torch internals."""

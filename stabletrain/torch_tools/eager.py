@@ -1,7 +1,7 @@
-"""Running compiled functions eagerly for a while, from several places that need not be nested.
+"""Run compiled functions eagerly for a while, at the request of several holders that need not be nested.
 
-`torch.compiler.set_stance` restores the stance that it found, so two holders that do not end in reverse order would
-leave the wrong one behind. Here they are counted. Checked with torch 2.13.0.
+`torch.compiler.set_stance` restores the stance that it found, so that two holders which do not exit in reverse order
+would leave the wrong stance. Here holders are counted instead. Checked with torch 2.13.0.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def hold() -> None:
 
 
 def release() -> None:
-    """End what `hold` began."""
+    """Undo one call of `hold`."""
     global _num_holders, _stance
     assert _num_holders > 0
     _num_holders -= 1
@@ -35,10 +35,13 @@ def release() -> None:
 
 
 def ensure() -> None:
-    """Set the stance if it is held and `torch.compile` has been loaded since; loading it here would take a second."""
+    """Set the stance if it is held and `torch.compile` has been loaded since.
+
+    `torch.compile` is not loaded here, which would take a second.
+    """
     global _stance
     if _stance is None and _num_holders and is_compiler_loaded():
-        with contextlib.suppress(RuntimeError):  # inside a compiled function, which cannot change to eager any more
+        with contextlib.suppress(RuntimeError):  # inside a compiled function, which can no longer run eagerly
             _stance = torch.compiler.set_stance("force_eager")
 
 

@@ -1,6 +1,6 @@
-"""Run a model without leaving a trace: what a pass changes is put back when the block ends, also by an exception.
+"""Run a model without side effects: what a pass changes is restored when the block ends, even by an exception.
 
-Checked on torch 2.13.0; the private part of torch that is used here is `nn.Module._buffers`.
+Uses the private attribute `nn.Module._buffers` (checked with torch 2.13.0).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stabletrain.torch_tools.eager import eagerly
 
 @contextmanager
 def isolated(model: nn.Module) -> Iterator[None]:
-    """Restore the model's modes and buffers and all random number generators on exit.
+    """Restore the modes and buffers of a model and all random number generators on exit.
 
     Weights and plain Python attributes are not covered. Differentiate with `torch.autograd.grad`, which leaves `p.grad`
     alone; `backward()` would add to it.
@@ -38,7 +38,7 @@ def isolated(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def preserve_rng() -> Iterator[None]:
-    """Restore Python's, NumPy's and torch's global generators on exit: the CPU's and those of all CUDA devices in use.
+    """Restore the global random number generators of Python, NumPy and torch (CPU and CUDA devices in use) on exit.
 
     Example:
         >>> with preserve_rng():
@@ -72,9 +72,9 @@ def preserve_modes(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def preserve_buffers(model: nn.Module) -> Iterator[None]:
-    """Restore every buffer on exit, the running statistics of batch norm among them: the same tensor, the same values.
+    """Restore every buffer on exit, such as the running statistics of batch norm: the same tensor with the same values.
 
-    Buffers that are registered inside stay: the model may rely on them from then on.
+    Buffers that are registered inside the block are kept, since the model may rely on them from then on.
     """
     buffers = [(module, name, buffer) for module in model.modules() for name, buffer in module._buffers.items()]
     values = [None if buffer is None else buffer.detach().clone() for _, _, buffer in buffers]
@@ -85,33 +85,33 @@ def preserve_buffers(model: nn.Module) -> Iterator[None]:
             module._buffers[name] = buffer
             if buffer is not None and value is not None:
                 with torch.inference_mode(buffer.is_inference()):
-                    buffer.data.copy_(value)  # `.data`: a graph that saved the buffer stays valid
+                    buffer.data.copy_(value)  # `.data` keeps a graph valid that saved the buffer
 
 
 @contextmanager
 def differentiable() -> Iterator[None]:
-    """Record operations for autograd, whatever the caller's mode, and run compiled functions uncompiled.
+    """Record operations for autograd, whatever the caller's mode, and run compiled functions eagerly.
 
-    Compiled code calls no hooks.
+    Compiled code does not call hooks.
     """
     with torch.inference_mode(False), torch.enable_grad(), eagerly():
         yield
 
 
 def require_scalar(loss: Any, allowed: str) -> Tensor:
-    """Return what a loss function returned.
+    """Return a loss if it is a tensor of one element.
 
     Args:
-        loss: What the function returned.
-        allowed: What the function should be, for the error message.
+        loss: The return value of a loss function.
+        allowed: What the loss function should be, for the error message.
 
     Raises:
-        RequestError: It is not a tensor of one element.
+        RequestError: The loss is not a tensor of one element.
     """
     if isinstance(loss, Tensor) and loss.numel() == 1:
         return loss
     raise RequestError(
-        "The loss is not one number.",
+        "The loss is not a scalar.",
         key="loss_fn",
         found=f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__,
         allowed=allowed,

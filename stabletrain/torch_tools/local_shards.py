@@ -1,8 +1,8 @@
-"""Distributed (`DTensor`) and sparse tensors: the local part of one, and norms over all its shards.
+"""Access the local part of distributed (`DTensor`) and sparse tensors, and compute norms over all shards.
 
-Everything else in the package that must tell a `DTensor` from a plain tensor asks here. Each process computes on its
-local part; results are then reduced over the processes of the tensor's mesh. All processes must therefore make the same
-calls in the same order, even those whose shard is empty.
+This is the only module that distinguishes a `DTensor` from a plain tensor; all others call it. Each process computes on
+its local part; results are then reduced over the processes of the tensor's mesh. All processes must therefore make the
+same calls in the same order, even those whose shard is empty.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def any_sharded(tensors: Iterable[Tensor]) -> bool:
 
 
 def part_of(tensor: Any) -> Tensor:
-    """Return the elements that this process holds, as a view: its shard, or the values of a sparse tensor.
+    """Return the elements that this process holds as a view: its shard, or the values of a sparse tensor.
 
-    The values are a view only if the sparse tensor is coalesced; `select` makes sure of that.
+    The values are a view only if the sparse tensor is coalesced, which `select` ensures.
     """
     if is_sharded(tensor):
         return tensor.to_local()
@@ -40,7 +40,7 @@ def counted_part(tensor: Any, rank: int) -> Tensor:
     """Return the elements that this process counts, so that over all processes each element is counted once.
 
     Args:
-        tensor: A `DTensor`, or a plain tensor that every process holds whole.
+        tensor: A `DTensor`, or a plain tensor of which every process holds a copy.
         rank: Rank of this process in the default group; rank 0 counts what is not sharded.
     """
     if is_sharded(tensor) and not any(p.is_partial() for p in tensor.placements):
@@ -50,20 +50,20 @@ def counted_part(tensor: Any, rank: int) -> Tensor:
         )
         local = tensor.to_local()
         return local if is_counted else local.new_empty(0)
-    if is_sharded(tensor):  # pending sums: no process holds the value yet
+    if is_sharded(tensor):  # pending sums, whose value no process holds yet
         tensor = tensor.full_tensor()
     return tensor if rank == 0 else tensor.new_empty(0)
 
 
 def holds_whole_rows(tensor: Any) -> bool:
-    """Return whether every row (index of the first axis) of a `DTensor` lies in one process as a whole."""
+    """Return whether each row (index of the first axis) of a `DTensor` is held by one process in full."""
     return all(p.is_replicate() or p.is_shard(0) for p in tensor.placements)
 
 
 def shard_like(whole: Tensor, like: Any) -> Any:
-    """Return a tensor that every process holds whole as a `DTensor` with the mesh and placements of `like`.
+    """Shard a tensor of which every process holds a copy, with the mesh and placements of `like`.
 
-    Nothing is communicated: each process keeps its own part.
+    Nothing is communicated; each process keeps its own part.
     """
     from torch.distributed.tensor import distribute_tensor
 
@@ -87,16 +87,16 @@ def gradients_of(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
 
 @torch.no_grad()
 def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0, scale: float | None = None) -> list[Tensor]:
-    """‖t‖_p of each tensor, over all its shards.
+    """Return ‖t‖_p of each tensor, over all its shards.
 
     Args:
         tensors: Dense, sparse or distributed.
-        norm_type: p > 0; `inf` for the largest magnitude.
+        norm_type: p > 0; `inf` for the maximum of |t|.
         scale: If given, elements are divided by it in float64 before raising to the power, and the result is
             ‖t‖_p / scale.
 
     Returns:
-        Scalar tensors, equal on every process; float32 for half precision inputs, float64 if scaled.
+        Scalar tensors, identical on every process; float32 for half-precision inputs, float64 if scaled.
     """
     norms = [_part_norm(part_of(t.detach()), norm_type, scale) for t in tensors]
     for indices in _group_by_placement(tensors):
@@ -107,7 +107,7 @@ def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0, scale: float
 
 
 def widen(tensor: Tensor, scale: float | None = None) -> Tensor:
-    """Return a tensor in at least float32; with a `scale`, divided by it in float64."""
+    """Return a tensor in float32 or wider; with `scale`, divided by it in float64."""
     if scale is not None:
         return tensor.double() / scale
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
@@ -134,7 +134,7 @@ def _group_by_placement(tensors: Sequence[Tensor]) -> list[list[int]]:
 
 
 def _over_shards(norms: Tensor, like: Any, norm_type: float) -> Tensor:
-    """Reduce the norms of shards; a NaN in any of them gives NaN on every process, for the maximum too."""
+    """Reduce the norms of shards; a NaN in any of them results in NaN on every process, even for the maximum."""
     from torch.distributed.tensor import DTensor, Partial, Replicate
 
     def reduce(values: Tensor, operation: str) -> Tensor:

@@ -1,17 +1,18 @@
-"""Forward hooks that leave nothing on the modules they watch.
+"""Forward hooks that store nothing on the modules that they observe.
 
 A hook registered with `module.register_forward_hook` is stored in the module's `__dict__`. It is then pickled, copied
 and scripted with the module: `torch.save(model)` fails on a hook that is a local function, and a copy keeps calling
-the hooks of the original. The hooks here are kept in a table beside the modules, and torch's global forward hooks look
-them up while the table is open. Modules can be pickled, copied, traced, scripted, exported and compiled at any time.
+the hooks of the original. The hooks here are kept in a table outside of the modules, in which torch's global forward
+hooks look them up while the table is open. Modules can be pickled, copied, traced, scripted, exported and compiled at
+any time.
 
-What relies on the internals of torch (checked with torch 2.13.0):
+This relies on internals of torch (checked with torch 2.13.0):
 
 - `Module._forward_hooks` identifies a module: replicas of `nn.DataParallel` share it with their original.
 - Global hooks run before the hooks of the module itself.
-- `torch.compile` guards on global hooks. So they do nothing while a graph is recorded, and compiled functions run
-  eagerly while a table is open: hooks are called, and nothing is compiled twice.
-- `torch.export.export(strict=True)` refuses every model while there are global hooks; the default, `False`, does not.
+- `torch.compile` guards on global hooks. Therefore they do nothing while a graph is recorded, and compiled functions
+  run eagerly while a table is open, so that hooks are called and nothing is compiled twice.
+- `torch.export.export(strict=True)` rejects every model while there are global hooks; the default, `False`, does not.
 - `OptimizedModule.__call__` warns that global hooks are called for the wrapper too. No table contains the wrapper.
 """
 
@@ -30,7 +31,7 @@ from stabletrain.torch_tools import eager
 
 BeforeHook = Callable[[Any, Any, nn.Module, Any], Any]  # (owner, key, module, inputs) -> None, or other inputs
 AfterHook = Callable[[Any, Any, nn.Module, Any, Any], Any]  # (owner, key, module, inputs, output) -> None, or another
-_Table = dict[int, tuple[Any, Any]]  # id of Module._forward_hooks: that dict, so that the id is not reused; the key
+_Table = dict[int, tuple[Any, Any]]  # id(module._forward_hooks): (that dict, kept so that the id is not reused; key)
 
 _WARNING = r"Using `torch.compile\(module\)` when there are global hooks"
 
@@ -38,8 +39,8 @@ _WARNING = r"Using `torch.compile\(module\)` when there are global hooks"
 class ModuleHooks:
     """A set of forward hooks, called between `open` and `close`.
 
-    A hook is an unbound method of its owner, which is referenced weakly: when the owner is dropped, so are the hooks. A
-    pickled or copied `ModuleHooks` is closed.
+    A hook is an unbound method of its owner. The owner is referenced weakly: when it is garbage-collected, its hooks
+    are removed. A pickled or copied `ModuleHooks` is closed.
 
     Args:
         before: Called as `before(owner, key, module, inputs)`; what it returns, unless None, replaces the inputs.
@@ -71,12 +72,12 @@ class ModuleHooks:
     def open(
         self, owner: Any, *, before: Iterable[tuple[nn.Module, Any]] = (), after: Iterable[tuple[nn.Module, Any]] = ()
     ) -> None:
-        """Call the hooks from now on; those of an earlier `open` are replaced.
+        """Start calling the hooks, and replace those of an earlier `open`.
 
         Args:
             owner: The hooks' first argument.
-            before: Modules whose inputs are watched, each once, with the key that the hook is called with.
-            after: Modules whose outputs are watched, likewise.
+            before: Pairs (module, key) for which `before` is called with that key; each module once.
+            after: Pairs (module, key) for which `after` is called with that key; each module once.
         """
         self._owner = weakref.ref(owner)
         self._before, self._after = _table(before), _table(after)
@@ -99,7 +100,7 @@ def is_hooked(module: nn.Module) -> bool:
 
 
 _open: tuple[weakref.ref[ModuleHooks], ...] = ()
-_handles: list[Any] = []  # of the global hooks, which are registered while anything is open
+_handles: list[Any] = []  # of the global hooks, which are registered while any `ModuleHooks` is open
 
 
 def _table(hooks: Iterable[tuple[nn.Module, Any]]) -> _Table:
@@ -107,7 +108,7 @@ def _table(hooks: Iterable[tuple[nn.Module, Any]]) -> _Table:
 
 
 def _update_open(changed: ModuleHooks | None) -> None:
-    """Enter or remove `changed`, drop what was garbage-collected, and register the global hooks if any are needed."""
+    """Add or remove `changed`, drop garbage-collected entries, and register or remove the global hooks."""
     global _open
     kept = tuple(ref for ref in _open if ref() not in (None, changed))
     _open = kept if changed is None or not changed.is_open else (*kept, weakref.ref(changed))
@@ -124,7 +125,7 @@ def _update_open(changed: ModuleHooks | None) -> None:
 
 
 def _is_recording() -> bool:
-    """Return whether torch records a graph, by `torch.compile`, `torch.export` or `torch.jit.trace`."""
+    """Return whether `torch.compile`, `torch.export` or `torch.jit.trace` is recording a graph."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
 
 
@@ -162,7 +163,7 @@ def _call_after(module: nn.Module, inputs: Any, output: Any) -> Any:
 
 
 def _ignore_warning() -> None:
-    """Filter the warning, once: each change of the filters makes Python forget which warnings it has shown."""
+    """Filter the warning, once, since each change of the filters resets which warnings Python has already shown."""
     if eager.is_compiler_loaded() and not any(
         f[0] == "ignore" and _pattern(f[1]) == _WARNING for f in warnings.filters
     ):

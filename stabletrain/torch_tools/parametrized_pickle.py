@@ -1,11 +1,13 @@
-"""Pickling modules whose weights are parametrized by `torch.nn.utils.parametrize`.
+"""Pickle modules whose weights are parametrized by `torch.nn.utils.parametrize`.
 
-Parametrizing a module replaces its class by one that is made at run time, has a property for each parametrized tensor,
-and refuses to be pickled. `make_picklable_` gives that class a `__reduce_ex__` that rebuilds it when it is loaded.
+Parametrizing a module replaces its class by one that is created at run time, has a property for each parametrized
+tensor, and cannot be pickled. `make_picklable_` gives that class a `__reduce_ex__` that rebuilds it when it is loaded.
 
-`weight_norm` also registers a local function that translates state dicts of its predecessor. Pickles leave it out.
+`weight_norm` also registers a local function that converts state dicts of the older `torch.nn.utils.weight_norm`.
+Pickles leave it out.
 
-It calls `_inject_new_class` and `_inject_property` of `torch.nn.utils.parametrize` (checked with torch 2.13.0).
+Uses the private functions `_inject_new_class` and `_inject_property` of `torch.nn.utils.parametrize` (checked with
+torch 2.13.0).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from torch.nn.utils import parametrize
 
 
 def make_picklable_(module: nn.Module) -> nn.Module:
-    """Let a parametrized module be pickled, and return it; copies made by `copy.deepcopy` can be pickled too.
+    """Make a parametrized module picklable, and return it; copies made by `copy.deepcopy` are picklable too.
 
     Example:
         >>> import pickle, torch

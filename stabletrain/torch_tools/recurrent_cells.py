@@ -1,7 +1,7 @@
-"""One step of an LSTM and of a GRU, for code that runs torch's recurrent layers step by step.
+"""Compute one step of an LSTM or a GRU, for code that runs the recurrent layers of torch step by step.
 
 The equations, the order of the gates and the names are those of `torch.nn.LSTM` and `torch.nn.GRU`. The functions
-start from the products W x and W h, so that a caller can compute W x for all time steps in one multiplication, and can
+take the products W x and W h, so that a caller can compute W x for all time steps in one multiplication, and can
 normalize the products.
 """
 
@@ -29,7 +29,7 @@ def step_lstm(
         gates: The summed products (batch, 4H), stacked as input, forget, cell and output gate.
         cell: c_{t−1}, (batch, H).
         activation: φ; tanh in torch.
-        normalize_cell: N, applied only where h_t reads the cell state; None for the identity.
+        normalize_cell: N, applied to c_t only in the equation of h_t; None for the identity.
 
     Returns:
         h_t and c_t, (batch, H) each. A projection of h_t (`proj_size`) is left to the caller.
@@ -61,8 +61,8 @@ def step_gru(
     The paper writes z for 1 − z, and applies r to h_{t−1} rather than to its product.
 
     Args:
-        reset: r, (batch, H). The caller applies the sigmoid, since on a CPU σ of both gates at once and σ of each gate
-            differ in the last bit, and each caller keeps its order.
+        reset: r, (batch, H). The caller applies the sigmoid: on a CPU, σ of both gates at once and σ of each gate
+            differ in the last bit, and callers compute it differently.
         update: z, (batch, H).
         from_input: W_in x_t + b_in, (batch, H).
         from_hidden: W_hn h_{t−1} + b_hn, (batch, H).

@@ -1,4 +1,4 @@
-"""Whether two runs saw the same numbers, and whether their checkpoints hold the same."""
+"""Compare the records and the checkpoints of two runs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from stabletrain.vocabulary.metric_names import QUANTILES
 
 
 def assert_same_record(found: Path, expected: Path, rtol: float = 2e-5) -> None:
-    """Compare all series to `rtol`, and all histograms: as many elements, and hardly one in another bin.
+    """Compare all series up to `rtol`, and all histograms: equal sizes, and at most 0.1% of elements in another bin.
 
-    Quantiles are read from the bins, in which one element counts much where a layer has few.
+    Quantiles are compared up to 5%: they are computed from the bins, where one element of a small layer weighs a lot.
     """
     one, other = load_record(expected), load_record(found)
     assert other.layers == one.layers
@@ -35,7 +35,7 @@ def assert_same_record(found: Path, expected: Path, rtol: float = 2e-5) -> None:
 
 
 def assert_same_checkpoint(found: Path, expected: Path, atol: float = 1e-6) -> None:
-    """Compare weights and the optimizer's state: names, order, plain whole tensors, values."""
+    """Compare weights and optimizer states: names, order and values; all tensors are plain and unsharded."""
     a, b = (torch.load(p / "checkpoints/last.ckpt", weights_only=True) for p in (found, expected))
     assert list(a["state_dict"]) == list(b["state_dict"])
     assert {type(v) for v in a["state_dict"].values()} == {torch.Tensor}

@@ -1,4 +1,4 @@
-"""Counts how often the host waits for the value of a tensor, on the CPU, where such a read costs nothing."""
+"""Count reads of tensor values by the host. They are counted on the CPU; on a GPU, each would wait for the device."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ READS = {
     aten.unique_dim,
     aten.repeat_interleave,
 }
-# These read without dispatching anything on the CPU, or copy to the host on another device.
+# These read without dispatching an operation on the CPU, or copy from another device to the host.
 COPIES = {torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.cpu, torch.Tensor.__contains__}
 
 
 class HostReads(TorchDispatchMode):
-    """Counts reads while active; `total` is their number, `by_name` says which operations they were."""
+    """Counts reads while active: `total` is their number, `by_name` the number per operation."""
 
     def __init__(self) -> None:
         super().__init__()

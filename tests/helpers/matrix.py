@@ -1,4 +1,4 @@
-"""Run compositions of options: each trains three steps, is watched, saved and reloaded, or is refused."""
+"""Run compositions of options. Each trains for three steps, is watched, saved and reloaded, or is rejected."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ GROUPS = (
     "watch",
     "doctor",
 )
-# Small data, and the settings without which an option is not valid.
+# Small data, and the settings that an option requires.
 SIZES = {
     "data=adding": {"num_steps": 12, "num_train": 64, "num_val": 32, "num_test": 16},
     "data=temporal_order": {"num_steps": 12, "num_train": 64, "num_val": 32, "num_test": 16},
@@ -75,9 +75,9 @@ OWN = {
     "data": {"_target_": "matrix_parts.Waves", "batch_size": 16},
 }
 SMALL = {"width": 16, "depth": 3}
-# Models with two variants, by one of their settings.
+# Variants of a model: the option, and the settings that differ.
 VARIANTS = {"transformer_post": ("transformer", {"placement": "post"}), "resnet_pre": ("resnet", {"order": "pre"})}
-# What an option is tried with, where the model's defaults would have it refused.
+# Other options that an option is tried with if it is rejected with the defaults of a model.
 SUPPORT = {
     ("init", "depth_scaled"): {"residual": "add"},
     ("init", "fixup"): {"residual": "add"},
@@ -96,7 +96,7 @@ class Result:
 
     @property
     def outcome(self) -> str:
-        """Return the list of the tally that it belongs to."""
+        """Return the name of the list in `Tally` that the result belongs to."""
         if self.failure:
             return "failed"
         if self.refusal:
@@ -120,11 +120,11 @@ class Tally:
 
     @property
     def num_compositions(self) -> int:
-        """Return how many compositions were tried."""
+        """Return the number of compositions that were tried."""
         return len(self.worked) + len(self.refused) + len(self.diverged) + len(self.failed)
 
     def reasons(self) -> list[tuple[str, int]]:
-        """Return why pairs were refused, and how many for each reason."""
+        """Return the reasons why pairs were rejected, with the number of pairs for each."""
         return Counter(self.refused_pairs.values()).most_common()
 
     def __str__(self) -> str:
@@ -139,7 +139,8 @@ class Tally:
         )
 
 
-UNUSABLE = {"data": {"openml"}, "trainer": {"ddp", "ddp_cpu", "fsdp"}}  # network; processes: test_matrix_strategies
+# They require a download, or several processes, which test_matrix_strategies.py covers.
+UNUSABLE = {"data": {"openml"}, "trainer": {"ddp", "ddp_cpu", "fsdp"}}
 
 
 @functools.cache
@@ -176,7 +177,7 @@ def defaults(family: str) -> dict[str, str]:
 
 
 def compose_quickly(choices: dict[str, str], folder: Path) -> Composition:
-    """Return what `compose` returns, from sections that are composed only once."""
+    """Return the same as `compose`, from sections that are composed only once."""
     config = json.loads(base())
     for group, option in choices.items():
         config[group] = json.loads(section(group, option))
@@ -269,12 +270,12 @@ def pairs_of(choices: dict[str, str]) -> set[tuple]:
 
 
 def cover(family: str, folder: Path, say=lambda result: None) -> Tally:
-    """Try every pair of options from any two groups, each in a composition that works or is refused for that pair.
+    """Try every pair of options from any two groups, in a composition that works or that is rejected for this pair.
 
-    First every option alone; an option that is refused alone takes its pairs along. Then a covering array of the
-    others. A refused composition says nothing about the pairs in it that are not to blame: each of those is tried
-    again with the family's own defaults around it. So is each pair of a composition of twelve options that together
-    diverge and are stopped for it; one option or one pair that diverges is a failure.
+    First, every option is tried alone; if it is rejected, so are all of its pairs. The others are then tried in a
+    covering array. If such a composition of twelve options is rejected, or diverges and is stopped, each of its pairs
+    is tried again with the defaults of the family, since not every pair is a cause. A single option or pair
+    that diverges is a failure.
     """
     tally, known = Tally(family), defaults(family)
     number = itertools.count()

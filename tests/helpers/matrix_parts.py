@@ -11,7 +11,7 @@ from stabletrain.network.normalization import build_norm
 
 
 class Net(nn.Module):
-    """A network with one hidden layer, made of the given parts."""
+    """A network with one hidden layer, built from the given parts."""
 
     def __init__(self, num_inputs: int, num_outputs: int, parts: Parts, width: int = 8) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Small runs as training leaves them, and their content in MLflow."""
+"""Create small run folders like those of training, and read their content back from MLflow."""
 
 import math
 from pathlib import Path
@@ -76,7 +76,7 @@ def write_steps(writer, steps, num_layers=3, every=10):
 
 
 def write_all_signals(writer, steps, num_layers=3, every=10):
-    """As `write_steps`, with updates, the gradient through time, and a gradient that is clipped from step 20 on."""
+    """Like `write_steps`, with updates, the gradient through time, and a gradient that is clipped from step 20 on."""
     for step in steps:
         norms = {names.NORM_TOTAL: 5.0, names.NORM_AFTER: 1.0 if step >= 20 else 5.0}
         writer.write_scalars(step, norms | {names.CLIP_FRACTION: max(0, step - 19) / (step + 1)})
@@ -110,7 +110,7 @@ def finished_run(path, **options):
 
 
 def recorded(folder):
-    """Return every scalar of a small run that is shipped as (name, step, value); the first of a repeated step."""
+    """Return every scalar of a run that is shipped, as (name, step, value); of a repeated step only the first."""
     found = {}
     for entry, _ in read_entries(folder.events):
         if isinstance(entry, Scalar) and not entry.name.startswith(NOT_SHIPPED):

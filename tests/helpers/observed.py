@@ -1,4 +1,4 @@
-"""Observations made by hand."""
+"""Create observations from given values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stabletrain.vocabulary.signals import GRADIENT
 
 
 def table(values, steps=None, layers=None) -> Table:
-    """Return (T, L) values as a table; a single row stands for ten looks."""
+    """Return (T, L) values as a table; a single row is repeated for ten measurements."""
     values = np.array(values, np.float64)
     values = np.tile(values, (10, 1)) if values.ndim == 1 else values
     steps = np.arange(len(values)) if steps is None else np.array(steps)
@@ -25,7 +25,7 @@ def series(values, steps=None) -> Series:
 def observed(
     gradient=None, losses=None, num_steps=None, prior_loss=None, *, units=None, time=None, choices=None, **more
 ) -> Observations:
-    """Return observations of a gradient, losses, and more signals by name; `scalars` are added as they are."""
+    """Return observations of a gradient, losses, and other signals by name; `scalars` are added unchanged."""
     scalars = {name: series(values) for name, values in more.pop("scalars", {}).items()}
     if losses is not None:
         scalars[names.TRAIN_LOSS] = series(losses)

@@ -1,4 +1,4 @@
-"""Snapshots read back from a record, for comparison with what was measured."""
+"""Read snapshots back from a record, for comparison with the measured ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from stabletrain.vocabulary import metric_names as names
 
 
 def snapshots_of(record: Record) -> tuple[Snapshot, ...]:
-    """Return the per-layer statistics by step. A layer without one finite element has no rms on that step."""
+    """Return the per-layer statistics by step. A layer without a finite element has no rms on that step."""
     by_step: dict[int, list[LayerStatistics]] = {}
     rms = {
         layer: dict(zip(s.steps, s.values, strict=True)) for layer, s in record.of_layers(names.GRADIENT_RMS).items()
@@ -17,7 +17,7 @@ def snapshots_of(record: Record) -> tuple[Snapshot, ...]:
     for layer, series in record.of_layers(names.GRADIENT_NONFINITE).items():
         for step, num_nonfinite in zip(series.steps, series.values, strict=True):
             histogram = record.histograms.get(layer, {}).get(step)
-            size = histogram.size if histogram else sizes.get(layer, 0)  # a sparse gradient's size changes
+            size = histogram.size if histogram else sizes.get(layer, 0)  # the size of a sparse gradient varies
             statistics = LayerStatistics(layer, size, rms.get(layer, {}).get(step), int(num_nonfinite), histogram)
             by_step.setdefault(step, []).append(statistics)
     return tuple(Snapshot(step, tuple(by_step[step])) for step in sorted(by_step))

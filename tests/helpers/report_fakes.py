@@ -1,6 +1,6 @@
-"""Synthetic records whose gradients follow a given function of layer and step, under the names that real runs use.
+"""Create synthetic records whose gradients are a given function of layer and step, with the names of a real run.
 
-`tests/report/test_fakes.py` compares their names with those of a real run.
+`tests/report/test_fakes.py` compares the names with those of a real run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def nonfinite_of(layer: str) -> str:
     return names.of_layer(names.GRADIENT_NONFINITE, layer)
 
 
-SPARSE = {  # records in which nearly everything is missing
+SPARSE = {  # records in which almost everything is missing
     "empty": Record(),
     "one step": Record(scalars={rms_of("L0.w"): Series([5], [1e-3])}),
     "zeros": Record(scalars={rms_of("L0.w"): Series([0, 1], [0.0, 0.0])}),
@@ -68,7 +68,7 @@ def make_record(
     num_histograms: int = 9,
     loss: Callable[[int], float] = lambda step: 2.3 * math.exp(-step / 60) + 0.1,
 ) -> Record:
-    """Make the record of a run whose gradient's rms has the base-10 logarithm `log10_rms(layer, step)`."""
+    """Return the record of a run in which log10 of the gradient's rms is `log10_rms(layer, step)`, plus noise."""
     random = np.random.default_rng(1)
     layers = [layer_name(k, num_layers) for k in range(num_layers)]
     record = Record(info=dict(INFO))

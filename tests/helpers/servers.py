@@ -1,4 +1,4 @@
-"""A real MLflow server on this machine, and pages in a real browser."""
+"""Start a local MLflow server; settings of the browser that opens pages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHROMIUM_ARGUMENTS = [
     "--no-first-run",
 ]
 
-START_TIMEOUT_S = 150  # a machine that does much else at once takes a minute to import MLflow
+START_TIMEOUT_S = 150  # on a busy machine, importing MLflow takes a minute
 
 
 def find_free_port() -> int:

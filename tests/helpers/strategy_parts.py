@@ -1,4 +1,4 @@
-"""A LightningModule for runs on two processes: with a parameter of its own, and a loss that can go wrong on one."""
+"""A LightningModule for runs on two processes, with its own parameter, and a loss that can be NaN on one of them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Two gloo processes that take many command lines one after the other: their start takes longer than a small run.
+"""Run many command lines one after another in the same two gloo processes, which take longer to start than a small run.
 
-They are started as torchrun starts them. Each line is run by `stabletrain.app.cli.main` in both; exit codes and what
-was printed on the error stream lie in `<folder>/outcomes.<rank>.json`.
+The processes get the environment of torchrun. `stabletrain.app.cli.main` runs each line in both; the exit codes and
+the text on the error stream are written to `<folder>/outcomes.<rank>.json`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROOT = str(Path(__file__).parents[2])
 
 
 def run_together(folder: Path, lines: list[list[str]], num_processes: int = 2, timeout_s: float = 300) -> list[dict]:
-    """Run command lines in `folder`; return for each line {"codes": [of each process], "errors": [texts]}."""
+    """Run command lines in `folder`; return for each line {"codes": [one per process], "errors": [texts]}."""
     (folder / "lines.json").write_text(json.dumps(lines))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -65,7 +65,7 @@ def _work(folder: Path) -> None:
             code = traceback.format_exc()
         outcomes.append((code, errors.getvalue()))
         (folder / f"outcomes.{os.environ['RANK']}.json").write_text(json.dumps(outcomes))
-    os._exit(0)  # gloo's threads at times abort the interpreter's own end, when a mesh was made
+    os._exit(0)  # with a device mesh, gloo's threads sometimes abort the interpreter's shutdown
 
 
 if __name__ == "__main__":

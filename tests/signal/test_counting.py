@@ -1,4 +1,4 @@
-"""The one-pass histogram and the root mean square of both CPU backends against slow references, in every dtype."""
+"""Compare the one-pass histogram and the rms of both CPU backends with slow references, in every dtype."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def root_mean_square(x):
     return rms
 
 
-prepare()  # neither compilation nor torch's own first call is part of a timed example
+prepare()  # so that neither compilation nor torch's first call is part of a timed example
 count_exponents(torch.zeros(1))
 
 
@@ -203,13 +203,13 @@ def test_rms_of_float64_has_float64s_range(size):
 
 @pytest.mark.parametrize("num_elements", [2**20 - 1, 2**20, 2**20 + 1, 3 * 2**20 + 5])
 def test_rms_over_several_blocks(num_elements):
-    x = torch.rand(num_elements, 2)[:, 0] + 0.5  # every other element of its storage
+    x = torch.rand(num_elements, 2)[:, 0] + 0.5  # a strided view of every other element
     exact = float(np.sqrt(np.mean(x.numpy().astype(np.float64) ** 2)))
     assert root_mean_square(x) == pytest.approx(exact, rel=1e-5)
 
 
 def test_rms_of_very_many_elements_does_not_stand_still():
-    x = torch.ones(1).expand(400_000_000)  # one element in memory; a sum in eight float32 lanes stops at 2**27
+    x = torch.ones(1).expand(400_000_000)  # one element in memory; a sum in eight float32 lanes would saturate at 2**27
     assert root_mean_square(x) == pytest.approx(1.0)
 
 

@@ -1,4 +1,4 @@
-"""Measuring on a GPU, with PyTorch operations and with the Triton kernel, compared with the CPU bit by bit."""
+"""Compare measurements on a GPU, by PyTorch operations and by the Triton kernel, with those on the CPU bit by bit."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ every_way = pytest.mark.parametrize("way", WAYS, ids=["torch", "triton"])
 SPECIAL = [0.0, -0.0, 1e-45, -1e-45, 1.1754942e-38, 1.1754944e-38, 1.0, -1.9999999, 2.0, 3.4028235e38]
 SPECIAL += [math.inf, -math.inf, math.nan, -math.nan, 1e-30, 1e30]
 FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True, allow_subnormal=True)
-SHADES = torch.arange(0, 2**31, 2**23, dtype=torch.int64).to(torch.int32).view(torch.float32)  # one for each exponent
+SHADES = torch.arange(0, 2**31, 2**23, dtype=torch.int64).to(torch.int32).view(torch.float32)  # one number per exponent
 LISTS = st.lists(hnp.arrays(np.float32, st.integers(0, 40), elements=FLOATS), min_size=1, max_size=5)
 
 
@@ -93,7 +93,7 @@ def test_sizes_around_blocks_and_chunks(way):
 
 @every_way
 def test_exponents_near_and_far_from_the_first_ones(way):
-    """Blocks with exponents near those of the chunk's first block use the narrow table, others the wide one."""
+    """Blocks with exponents close to those of the first block of a chunk use the narrow table, others the wide one."""
     near = torch.randn(3 * 1024)
     outlier, middle = near.clone(), near.clone()
     outlier[1024 + 5] = 1e-30
@@ -170,7 +170,7 @@ def test_where_the_kernel_does_not_run_a_warning_says_so_once(monkeypatch):
     try:
         with pytest.warns(UserWarning, match="No module named 'triton'"):
             assert not device.has_kernel(torch.device("cuda", 7))
-        assert not device.has_kernel(torch.device("cuda", 7))  # a second warning would be an error here
+        assert not device.has_kernel(torch.device("cuda", 7))  # a second warning would raise here
     finally:
         device.has_kernel.cache_clear()
     assert not device.has_kernel(torch.device("cpu"))
@@ -207,7 +207,7 @@ def test_a_watch_measures_the_same_through_it(way, monkeypatch):
 
 
 @pytest.mark.skipif(not HAS_TRITON, reason="no Triton")
-@pytest.mark.skipif(IS_INTERPRETED, reason="this is that run")
+@pytest.mark.skipif(IS_INTERPRETED, reason="this is the interpreted run")
 def test_the_kernel_interpreted():
     """Without a GPU, the kernel runs in Triton's interpreter, which is enabled by an environment variable at import."""
     chosen = ["-k", "triton", "-q", "-p", "no:cacheprovider"]
@@ -217,7 +217,7 @@ def test_the_kernel_interpreted():
     assert "skipped" not in done.stdout.splitlines()[-1]
 
 
-@pytest.mark.skipif(not HAS_TRITON or IS_INTERPRETED, reason="no Triton, or its compiler is switched off")
+@pytest.mark.skipif(not HAS_TRITON or IS_INTERPRETED, reason="no Triton, or its interpreter replaces the compiler")
 @pytest.mark.parametrize("histograms", [True, False])
 @pytest.mark.parametrize("capability", [75, 80, 90])
 def test_the_kernel_compiles_without_a_gpu(capability, histograms):
@@ -245,7 +245,7 @@ def test_nothing_in_the_step_waits(way):
     try:
         read = [way(tensors, histograms) for histograms in (True, False)]
         with pytest.raises(RuntimeError):
-            tensors[1].item()  # the control: the mode is on
+            tensors[1].item()  # negative control: the mode is on
     finally:
         torch.cuda.set_sync_debug_mode("default")
     expected = measure_tensors([""] * 4, [x.cpu() for x in tensors], histograms=True).arrays

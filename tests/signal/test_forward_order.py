@@ -1,4 +1,4 @@
-"""Forward order on models that make it hard: functional use, lists, parametrizations, copies, failures."""
+"""Test the forward order on difficult models: functional use, lists, parametrizations, copies, failed passes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def num_hooks(model: nn.Module) -> int:
 
 
 class Shuffled(nn.Module):
-    """A list of layers, called in an order of its own."""
+    """A list of layers that are called in a given order."""
 
     def __init__(self, call_order: list[int]):
         super().__init__()
@@ -59,7 +59,7 @@ def test_more_than_a_hundred_layers_sort_by_name():
 
 
 class Attention(nn.Module):
-    """Multiplies by a layer's weight itself, as nn.MultiheadAttention does; holds a list of parameters."""
+    """Uses the weight of a layer without calling it, as `nn.MultiheadAttention` does; has a list of parameters."""
 
     def __init__(self):
         super().__init__()
@@ -100,7 +100,7 @@ def test_attention_keeps_its_output_projection():
 
 
 class Nested(nn.Module):
-    """Parameters of its own at every level."""
+    """Has its own parameter at every level of nesting."""
 
     def __init__(self, child: nn.Module | None = None):
         super().__init__()
@@ -176,7 +176,7 @@ def test_a_copy_of_a_watched_model_is_not_watched(duplicate):
     other = duplicate(model)
     other(torch.ones(1, 3))
     assert num_hooks(other) == 0
-    assert num_hooks(model) > 0  # the original still waits
+    assert num_hooks(model) > 0  # the original's hooks stay
     model(torch.ones(1, 3)).sum().backward()
     assert [x.layer for x in watch.step().layers] == [f"L0{i}.layers.{k}.weight" for i, k in enumerate([2, 0, 1])]
 
@@ -225,7 +225,7 @@ def test_two_watches_do_not_disturb_each_other():
 def test_asking_for_the_layers_early_does_not_fix_their_order():
     model = Shuffled([1, 0])
     watch = Watch(model)
-    assert watch.layers == ["L00.layers.0.weight", "L01.layers.1.weight"]  # all that is known: the definition
+    assert watch.layers == ["L00.layers.0.weight", "L01.layers.1.weight"]  # the order of definition
     model(torch.ones(1, 3)).sum().backward()
     expected = ["L00.layers.1.weight", "L01.layers.0.weight"]
     assert watch.layers == expected

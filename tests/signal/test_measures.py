@@ -1,4 +1,4 @@
-"""Many tensors measured at once: signs, special values, merging, and the same numbers as one at a time."""
+"""Test measuring many tensors at once: signs, special values, merging, and equality with one tensor at a time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def measure(*tensors, histograms=True) -> Measures:
 
 
 def reference(values) -> dict:
-    """Look at one number at a time, in float64."""
+    """Count one number at a time, in float64."""
     positive, negative = np.zeros(256, np.int64), np.zeros(256, np.int64)
     num_subnormal = num_nan = 0
     for x in np.asarray(values, dtype=np.float64).ravel():
@@ -130,9 +130,9 @@ def test_given_statistics_become_arrays_and_back():
 def test_underflow_of_float16_is_known_from_any_format():
     x = torch.tensor([2.0**-26, -(2.0**-26), 2.0**-25, 2.0**-14, 1.0, 0.0, math.nan])
     histogram = measure(x)[0].histogram
-    assert histogram.share_below(-25) == pytest.approx(2 / 5)  # rounded to zero in float16
+    assert histogram.share_below(-25) == pytest.approx(2 / 5)  # these round to zero in float16
     assert float(x[0].half()) == 0.0
-    assert histogram.share_below(-14) == pytest.approx(3 / 5)  # and these are subnormals there
+    assert histogram.share_below(-14) == pytest.approx(3 / 5)  # these are zero or subnormal in float16
     assert histogram.share_below(128) == 1.0
     assert measure(torch.zeros(3))[0].histogram.share_below(-25) == 0.0
     assert measure(torch.tensor([1e-40, 1.0]))[0].histogram.share_below(-25) == 0.5
@@ -148,7 +148,7 @@ def test_what_one_summand_does_not_keep_the_sum_does_not_either():
 
 @given(hnp.arrays(np.float32, 40, elements=st.floats(-(2.0**60), 2.0**60, width=32)), st.integers(-20, 20))
 def test_a_shift_multiplies_by_a_power_of_two(values, exponent):
-    values = np.where(np.abs(values) < 2.0**-60, np.float32(0), values)  # the rest stays within float32's range
+    values = np.where(np.abs(values) < 2.0**-60, np.float32(0), values)  # the results stay in float32's range
     shifted = measure(torch.from_numpy(values)).shifted(exponent)[0]
     expected = measure(torch.from_numpy(np.ldexp(values, exponent)))[0]
     assert shifted.histogram == expected.histogram
@@ -165,7 +165,7 @@ def test_a_shift_beyond_the_range_stays_in_the_outermost_bins():
 @pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 127, 128, 1000, 200_001])
 @pytest.mark.parametrize("exponent", [-140, 0, 120])
 def test_sums_of_squares_at_the_ends_of_what_is_read_together(size, exponent):
-    x = torch.randn(size + 1)[1:] * 2.0**exponent  # not at the beginning of a line of memory
+    x = torch.randn(size + 1)[1:] * 2.0**exponent  # not aligned to a cache line
     values = x.numpy().astype(np.float64)
     expected = [math.sqrt(float((values**2).mean()))] if size else [math.nan]
     for histograms in (False, True):
@@ -174,7 +174,7 @@ def test_sums_of_squares_at_the_ends_of_what_is_read_together(size, exponent):
 
 
 class Subclass(torch.Tensor):
-    """A tensor that may not be what its address says."""
+    """A tensor whose memory need not hold its values."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The first offender: one case for each phase, the layers beside it as negative controls, and nothing changed."""
+"""Test the first offender: one case per phase, with neighboring layers as negative controls, and no side effects."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_log_of_zero_in_the_forward_pass():
         model[0].weight.mul_(0.1)
     x[6] = -1e6 * model[0].weight[0].detach()  # the first tanh is −1
     assert find(model, (x, y)) is None
-    model[2].bias.data.fill_(0.9)  # −0.1 for the sixth alone
+    model[2].bias.data.fill_(0.9)  # −0.1 for sample 6 only
     found = find(model, (x, y))
     assert found == Offender("forward", "L03.3", "output", "L02.2", 4, 32, (6,))
 
@@ -191,7 +191,7 @@ def test_two_branches_share_a_tensor_and_one_of_them_is_to_blame():
 
         def forward(self, x):
             h = self.stem(x) * 0
-            return self.head(self.bad(h) + self.good(h))  # the good one runs later
+            return self.head(self.bad(h) + self.good(h))  # `good` runs later
 
     found = find(Fork())
     assert (found.phase, found.layer, found.tensor) == ("backward", "L01.bad", "gradient of the input")
@@ -250,7 +250,7 @@ def test_everything_is_restored_to_the_bit(make, spoil):
     optimizer = make(model.parameters(), lr=0.01)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
     x, y = batch(16)
-    if spoil != "step":  # whose first step makes the state
+    if spoil != "step":  # the first step creates the state
         cross_entropy(model)((x, y)).backward()
         optimizer.step()
     if spoil == "data":

@@ -1,4 +1,4 @@
-"""Two processes: over FSDP2 shards, the counts add up to those of the full gradient; under DDP each counts once."""
+"""On two processes, counts over FSDP2 shards add up to those of the full gradient; under DDP it is counted once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stabletrain.vocabulary.signals import SIGNALS
 
 
 class Network(nn.Module):
-    """Odd sizes, and a first axis of size 1, which makes an empty shard on the second process."""
+    """A network with odd sizes, and a first axis of size 1, which results in an empty shard on the second process."""
 
     def __init__(self):
         super().__init__()
@@ -71,7 +71,7 @@ def check_fsdp(rank):
         assert (found.size, found.num_nonfinite) == (reference.size, reference.num_nonfinite)
         assert found.rms == pytest.approx(reference.rms, rel=1e-9)
     own = [p.grad.to_local().numel() for p in network.parameters()]
-    assert sum(own) < sum(x.size for x in snapshot.layers)  # the control: no process holds all elements
+    assert sum(own) < sum(x.size for x in snapshot.layers)  # negative control: no process holds all elements
     for signal in ("weight", "update", "moment", "clip"):
         sizes = [x.size for x in snapshot.signals[signal]]
         assert sizes == [x.size for x in snapshot.layers], signal
@@ -94,7 +94,7 @@ def check_ddp(rank):
 
 
 def check_mixed(rank):
-    """Sharded on either axis, replicated, partial, plain, empty, bfloat16 and non-finite, all at once."""
+    """Measure sharded (on either axis), replicated, partial, plain, empty, bfloat16 and non-finite tensors at once."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
@@ -127,7 +127,7 @@ TASKS = {"fsdp": check_fsdp, "ddp": check_ddp, "mixed": check_mixed}
 
 
 def work(rank, folder):
-    warnings.simplefilter("ignore")  # torch's own, about gloo
+    warnings.simplefilter("ignore")  # from torch, about gloo
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=60)

@@ -1,4 +1,4 @@
-"""The signals beside the gradient, each against what autograd or the optimizer says by itself."""
+"""Compare the signals other than the gradient with values computed directly by autograd or the optimizer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stabletrain.vocabulary.signals import ACTIVATION, CLIP, DELTA, MOMENT, SIGN
 
 
 class Network(nn.Module):
-    """Calls one layer twice, and has a recurrent layer whose output is a tuple."""
+    """A network that calls one layer twice and has a recurrent layer, whose output is a tuple."""
 
     def __init__(self):
         super().__init__()
@@ -63,7 +63,7 @@ def test_activations_and_deltas_are_what_autograd_says():
             "twice",
             "rnn",
             "head",
-        ]  # forward order; dropout puts out its input
+        ]  # forward order, without dropout, which passes its input on
         for name, statistics in found.items():
             whole = torch.cat([t.flatten() for t in expected[name]])
             assert statistics.size == whole.numel()
@@ -100,7 +100,7 @@ def test_micro_batches_add_up_and_evaluation_does_not_count():
     whole = model(batches.flatten(0, 1))
     assert snapshot.signals[ACTIVATION][1].size == 3 * 5 * 4
     assert snapshot.signals[ACTIVATION][1].rms == pytest.approx(rms(whole), rel=1e-5)
-    assert set(watch.step().signals) == {ACTIVATION}  # of that one pass, which nobody followed back
+    assert set(watch.step().signals) == {ACTIVATION}  # of the last pass, which had no backward pass
 
 
 def test_taps_are_on_the_model_only_when_expected():

@@ -1,4 +1,4 @@
-"""One thread and all of torch's threads give the same numbers, whichever thread reads which tensor."""
+"""Results are identical for one thread and for all threads of torch, whichever thread measures which tensor."""
 
 import subprocess
 import sys
@@ -47,7 +47,7 @@ def test_threads_change_no_bit(tensors, threads, histograms):
 
 
 def test_a_team_is_asked_only_where_there_is_work_for_it(tensors, threads, monkeypatch):
-    """Calling the address 1 would crash: it is not called for little work, nor with one thread."""
+    """The team is not used for little work or with one thread: calling the address 1 would crash."""
     monkeypatch.setattr(numba_kernel, "find_team", lambda: 1)
     threads(1)
     measured(tensors, True)

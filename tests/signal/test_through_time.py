@@ -1,4 +1,4 @@
-"""Gradient through time against finite differences, against theory on linear networks, and corners."""
+"""Compare the gradient through time with finite differences and with theory on linear networks; test edge cases."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ FUSED = [nn.RNN, nn.LSTM, nn.GRU]
 
 
 def weigh(outputs):
-    """A loss that looks at every output, differently."""
+    """A loss that weights every output differently."""
     y = outputs[0] if isinstance(outputs, tuple) else outputs
     return (y * torch.linspace(0.5, 1.5, y.numel(), dtype=y.dtype).reshape(y.shape)).square().sum()
 
 
 def finite_differences(model, inputs, loss_fn, spy, cell, step, size, h=1e-5):
-    """Norm of the central differences of the loss by each number of one state, which `spy` shifts on its way."""
+    """Return the norm of the loss's central differences with respect to one state, whose elements `spy` shifts."""
     found = []
     for place in range(math.prod(size)):
         losses = []
@@ -43,7 +43,7 @@ def finite_differences(model, inputs, loss_fn, spy, cell, step, size, h=1e-5):
 
 
 class ShiftedReplay:
-    """Runs a fused layer by the replay, with one state of one cell moved."""
+    """Runs a fused layer step by step, with one state of one cell shifted."""
 
     def __init__(self, model, cell, step, shift):
         self.model, self.cell, self.step, self.shift, self.seen = model, cell, step, shift, 0
@@ -62,7 +62,7 @@ class ShiftedReplay:
 
 
 class ShiftedStep(ShiftedReplay):
-    """The same for our layers, whose `step` returns the state."""
+    """The same for the recurrent layers of `stabletrain.network`, whose `step` returns the state."""
 
     def __enter__(self):
         step = self.model.rnn.step
@@ -92,7 +92,7 @@ def test_equals_finite_differences(kind, settings):
 
 @pytest.mark.parametrize("kind", FUSED)
 def test_equals_the_kernel_cut_after_each_step(kind):
-    """Nothing of the replay is in here: torch's kernel reads up to t, and from t on, with h_t a leaf in between."""
+    """Reference without the replay: torch's kernel runs up to t and from t on, with h_t as a leaf tensor in between."""
     model, inputs = kind(INPUTS, WIDTH).double(), torch.randn(STEPS, BATCH, INPUTS, dtype=torch.float64)
     (found,) = gradient_through_time(model, inputs, weigh)
     for t in range(STEPS):
@@ -145,11 +145,11 @@ def test_a_symmetric_matrix_decays_at_the_rate_of_its_largest_singular_value():
     (found,) = gradient_through_time(linear_rnn(weight), torch.randn(3, 60, 1, dtype=torch.float64), torch.sum)
     rates = found.backwards[1:] / found.backwards[:-1]
     assert rates[20:] == pytest.approx(np.full(39, 0.8), rel=1e-4)
-    assert (rates <= 0.8 + 1e-9).all()  # never faster than the largest singular value allows
+    assert (rates <= 0.8 + 1e-9).all()  # bounded by the largest singular value
 
 
 def test_of_other_matrices_the_rate_is_the_spectral_radius_in_the_long_run():
-    """The control: where the matrix is not normal, the largest singular value bounds each step, and is not the rate."""
+    """Negative control: for a non-normal matrix, the largest singular value bounds each step, but is not the rate."""
     weight = torch.tensor([[0.9, 2.0], [0.0, 0.5]], dtype=torch.float64)
     (found,) = gradient_through_time(linear_rnn(weight), torch.randn(1, 80, 1, dtype=torch.float64), torch.sum)
     rates = found.backwards[1:] / found.backwards[:-1]
@@ -168,7 +168,7 @@ def test_no_matrix_lets_it_grow_faster_than_its_largest_singular_value():
 
 
 def test_the_outputs_own_gradient_is_another():
-    """The control: what a fused kernel shows of its outputs leaves out the path through later states."""
+    """Negative control: the gradient of a fused kernel's outputs lacks the path through later states."""
     model, inputs = nn.RNN(INPUTS, WIDTH), torch.randn(STEPS, BATCH, INPUTS)
     outputs = model(inputs)[0]
     (direct,) = torch.autograd.grad(weigh(outputs), outputs)
@@ -275,7 +275,7 @@ def test_of_a_mean_loss_the_norms_are_those_of_the_sum_over_the_number_of_exampl
 def test_no_recurrent_layer_and_no_path_to_the_loss():
     assert gradient_through_time(nn.Linear(3, 1), torch.randn(2, 3), torch.sum) == ()
     found = gradient_through_time(nn.RNN(INPUTS, WIDTH), torch.randn(STEPS, BATCH, INPUTS), lambda y: y[0][0].sum())
-    assert (found[0].norms[0] > 0, set(found[0].norms[1:])) == (True, {0.0})  # only the first output is looked at
+    assert (found[0].norms[0] > 0, set(found[0].norms[1:])) == (True, {0.0})  # the loss uses the first output only
 
 
 def test_packed_sequences_are_refused():
@@ -296,7 +296,7 @@ def test_half_precision_and_what_is_not_finite():
 
 
 def test_slope_and_ratio_of_known_norms():
-    norms = 10.0 ** -np.arange(6.0)[::-1]  # a tenth at each step back
+    norms = 10.0 ** -np.arange(6.0)[::-1]  # a factor of 0.1 per step back in time
     forwards, backwards = TimeGradient("rnn.l0", norms), TimeGradient("rnn.l0_reverse", norms)
     assert (forwards.decades_per_step, forwards.ratio) == (pytest.approx(-1.0), pytest.approx(1e-5))
     assert (backwards.decades_per_step, backwards.ratio) == (pytest.approx(1.0), pytest.approx(1e5))

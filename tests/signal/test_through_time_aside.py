@@ -1,4 +1,4 @@
-"""Gradient through time of models that train, are compiled, checkpointed or extended: followed, left as they were."""
+"""Test the gradient through time of training, compiled, checkpointed and extended models, which it leaves unchanged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STEPS, BATCH, INPUTS, WIDTH = 5, 2, 3, 4
 
 
 def weigh(outputs):
-    """A loss that looks at every output, differently."""
+    """A loss that weights every output differently."""
     y = outputs[0] if isinstance(outputs, tuple) else outputs
     return (y * torch.linspace(0.5, 1.5, y.numel(), dtype=y.dtype).reshape(y.shape)).square().sum()
 
@@ -70,14 +70,14 @@ def test_a_model_that_fails_is_left_as_it_was():
 
 
 def replayed_outputs(model, arguments):
-    """Return the first output of a model under the replay."""
+    """Return the first output of a model whose recurrent layers are replayed."""
     seen = []
     gradient_through_time(model, arguments, lambda y: seen.append(y[0]) or y[0].sum())
     return seen[0].detach()
 
 
 class Extended(nn.LSTM):
-    """What a user writes to have the outputs alone."""
+    """A user-defined subclass that returns only the outputs."""
 
     def forward(self, input):
         return super().forward(input)[0]
@@ -139,7 +139,7 @@ def test_a_caller_without_gradients_gets_the_same(mode):
     x, state = torch.randn(STEPS, BATCH, INPUTS), torch.randn(1, BATCH, WIDTH)
     (expected,) = gradient_through_time(model, (x, (state, state)), weigh)
     with mode():
-        arguments = (x.clone(), [state.clone(), state.clone()])  # a list of states, as the kernel takes it too
+        arguments = (x.clone(), [state.clone(), state.clone()])  # the kernel also accepts a list of states
         (found,) = gradient_through_time(model, arguments, weigh)
         assert not torch.is_grad_enabled()
     assert found.norms.tolist() == expected.norms.tolist()
@@ -159,7 +159,7 @@ def test_a_state_that_the_model_overwrites():
 
     model, x = Damped(), torch.randn(STEPS, BATCH, INPUTS)
     trained = gradient_through_time(model, x, torch.sum)[0].norms
-    assert trained[-1] == pytest.approx(0.5 * math.sqrt(BATCH * WIDTH))  # the halving is on the way from h to the loss
+    assert trained[-1] == pytest.approx(0.5 * math.sqrt(BATCH * WIDTH))  # the halving lies between h and the loss
     assert gradient_through_time(model.requires_grad_(False), x, torch.sum)[0].norms == pytest.approx(trained)
 
 
@@ -169,7 +169,7 @@ def test_weights_that_are_normalized_by_iteration_are_not_iterated():
     outputs = replayed_outputs(model, x)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     torch.testing.assert_close(model.eval()(x)[0].detach(), outputs)
-    _ = model.train().weight_hh_l0  # the control: to read it while training iterates
+    _ = model.train().weight_hh_l0  # negative control: reading it in training mode iterates
     assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

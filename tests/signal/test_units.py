@@ -1,4 +1,4 @@
-"""Dead and saturated units against a slow count, where they are looked for, and how a look ends."""
+"""Compare dead and saturated units with a slow count; test where they are measured and when a measurement ends."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def by_path(shares):
 
 
 def slow_share(samples, is_marked, is_idle):
-    """Samples (n, units), unit by unit and sample by sample."""
+    """Return the fraction of idle units of `samples` (n, units), computed element by element."""
     idle = [is_idle(sum(is_marked(float(v)) for v in column) / len(column)) for column in samples.T]
     return sum(idle) / len(idle)
 
@@ -78,7 +78,7 @@ def test_units_of_convolutions_lie_on_axis_one_and_positions_are_samples():
     )
     model[1].bias.data = torch.tensor([-50.0, 0.0, 50.0, 0.0])
     found = count(model, torch.randn(8, 1, 8, 8))
-    assert by_path(found["dead"]) == {"1": 0.0, "4": 0.25}  # the last layer saw eight samples
+    assert by_path(found["dead"]) == {"1": 0.0, "4": 0.25}  # the last layer has seen only eight samples
     assert by_path(found["saturated"]) == {"2": 0.5}
 
 
@@ -191,7 +191,7 @@ def test_what_does_not_count():
     with torch.no_grad():
         assert count(model, x) == {}
     assert count(copy.deepcopy(model).eval(), x) == {}
-    model[0].requires_grad_(False)  # no gradient goes back to what comes into the last layer
+    model[0].requires_grad_(False)  # then the input of the last layer requires no gradient
     assert count(model, x) == {}
     assert count(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1)), torch.empty(0, 3)) == {}
 

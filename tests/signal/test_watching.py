@@ -1,4 +1,4 @@
-"""Which layers a watch names, in which order, and that it changes nothing."""
+"""Test which layers a watch measures, in which order, and that it changes nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stabletrain.torch_tools.module_hooks import is_hooked
 
 
 class Backwards(nn.Module):
-    """Defines its layers in another order than it uses them; one is never used, one is frozen, one is used twice."""
+    """Defines its layers in a different order than it calls them; one is unused, one frozen, one called twice."""
 
     def __init__(self):
         super().__init__()
@@ -49,7 +49,7 @@ def test_layers_come_in_the_order_of_the_forward_pass():
         "last.bias",
     ]
     unused, frozen = (next(n for n in watch.layers if word in n) for word in ("unused", "frozen"))
-    assert unused > frozen  # what no pass reached comes last
+    assert unused > frozen  # layers that the pass did not reach come last
     assert sorted(watch.layers) == watch.layers
 
 

@@ -1,4 +1,4 @@
-"""Without numba, watching, recording and training run and give the same numbers."""
+"""Watching, recording and training give the same results without numba."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def run(program: str, *words: str) -> None:
 
 
 def recorded(folder: Path) -> tuple[dict, dict]:
-    """Return the statistics and the histograms that were recorded of the layers."""
+    """Return the recorded statistics and histograms of the layers."""
     entries = [entry for entry, _ in read_entries(folder)]
     scalars = {(x.name, x.step): x.value for x in entries if isinstance(x, Scalar) and "/L0" in x.name}
     histograms = {(x.signal, x.layer, x.step): x.histogram for x in entries if isinstance(x, LayerHistogram)}

@@ -171,6 +171,6 @@ def test_a_differentiable_block_records_whatever_surrounds_it(mode):
 def test_a_loss_is_one_number():
     assert require_scalar(torch.ones(1, 1), "").shape == (1, 1)
     for loss, found in ((torch.ones(2), "a tensor of shape (2,)"), (1.0, "float")):
-        with pytest.raises(RequestError, match="not one number") as caught:
+        with pytest.raises(RequestError, match="not a scalar") as caught:
             require_scalar(loss, "a function that returns a scalar tensor")
         assert (caught.value.found, caught.value.key) == (found, "loss_fn")

@@ -1,4 +1,4 @@
-"""Everything that `Watch` measures beside the gradient: one class per signal, listed in `SOURCES`."""
+"""Everything that `Watch` measures besides the gradient: one class per signal, listed in `SOURCES`."""
 
 from stabletrain.signal.sources.output_statistics import OutputStatistics
 from stabletrain.signal.sources.parameter_statistics import Clip, Moment, Update, Weight

@@ -20,18 +20,20 @@ from stabletrain.signal.sources.source import Source
 from stabletrain.torch_tools.module_hooks import ModuleHooks
 from stabletrain.vocabulary.signals import ACTIVATION, DELTA
 
-_WEIGHT = re.compile(r"(^|\.)parametrizations\.")  # of spectral and weight norm: its output is a weight
-PASS_THROUGH = (nn.Identity, nn.Dropout, nn.Flatten, nn.Unflatten)  # modules whose output is their input
+_WEIGHT = re.compile(r"(^|\.)parametrizations\.")  # of spectral and weight norm, whose output is a weight
+PASS_THROUGH = (nn.Identity, nn.Dropout, nn.Flatten, nn.Unflatten)  # modules that pass their input on
 
 
 class OutputStatistics(Source):
     """Measures the outputs of a model's layers while it trains, and the gradients with respect to these outputs.
 
-    A layer is a module that has parameters of its own or no children; the model itself may be one. Of a tuple, such as
-    recurrent layers return, the first tensor is measured. Several calls before `collect` are merged: micro-batches, or
-    a layer that is used twice. Passes in evaluation mode or without a graph are not measured. The hooks are active
-    between `open` and `close`. Left out is the gradient of an output that is a view (such as that of `nn.Linear` for
-    inputs with three axes) and is then overwritten in place: autograd does not compute it.
+    A layer is a module that has parameters of its own or no children, which includes the model itself. If the output
+    is a tuple, as that of recurrent layers, its first tensor is measured. Several calls before `collect` are merged:
+    micro-batches, or a layer that is used twice. Passes in evaluation mode or without a graph are not measured. The
+    hooks are active between `open` and `close`.
+
+    If an output is a view (such as that of `nn.Linear` for inputs with three axes) and is then overwritten in place,
+    its gradient is not measured, since autograd does not compute it.
 
     Args:
         model: Any module.
@@ -44,7 +46,7 @@ class OutputStatistics(Source):
         super().__init__(model, signals)
         self._requested = [signal for signal in self.signals if signal in signals]
         self._modules = watched_modules(model)
-        self._order: dict[str, int] = {}  # path: place in forward order
+        self._order: dict[str, int] = {}  # path: position in forward order
         self._parts: dict[str, dict[str, list[Measures]]] = {signal: {} for signal in self._requested}
         self._hooks = ModuleHooks(after=OutputStatistics._measure_output)
         self._histograms = True
@@ -57,10 +59,10 @@ class OutputStatistics(Source):
         return self._hooks.is_open
 
     def open(self, *, histograms: bool = True, num_parts: int = 1) -> None:
-        """Activate the hooks, and discard what was not collected.
+        """Activate the hooks, and discard measurements that were not collected.
 
         Args:
-            histograms: Whether to count distributions.
+            histograms: Whether to compute histograms.
             num_parts: Number of processes whose losses are averaged: `delta` of this process is divided by it.
         """
         self._histograms, self._num_parts = histograms, num_parts
@@ -70,7 +72,7 @@ class OutputStatistics(Source):
             self._hooks.open(self, after=[(module, path) for path, module in self._modules.items()])
 
     def expect(self, wanted: bool, *, histograms: bool = True, num_parts: int = 1) -> None:
-        """Open for the coming forward pass if it is to be measured, else close."""
+        """Activate the hooks if the coming forward pass is to be measured; otherwise deactivate them."""
         self.open(histograms=histograms, num_parts=num_parts) if wanted else self.close()
 
     def close(self) -> None:
@@ -78,7 +80,7 @@ class OutputStatistics(Source):
         self._hooks.close()
 
     def collect(self, loss_scale: float = 1.0) -> Mapping[str, Measures]:
-        """Return what was measured since `open` or the last `collect`, by signal; `delta` divided by the loss scale."""
+        """Return the measurements since `open` or the last `collect`, by signal; `loss_scale` divides `delta`."""
         found = {signal: self._merged(parts) for signal, parts in self._parts.items() if parts}
         for parts in self._parts.values():
             parts.clear()
@@ -90,7 +92,7 @@ class OutputStatistics(Source):
         tensor = first_tensor(output)
         if tensor is None or not module.training or not torch.is_grad_enabled():
             return
-        if not path and tensor.dim() == 0:  # a loss: under data parallelism the LightningModule itself is called
+        if not path and tensor.dim() == 0:  # a loss; under data parallelism, the LightningModule itself is called
             return
         self._order.setdefault(path, len(self._order))
         if ACTIVATION in self._requested:
@@ -133,7 +135,7 @@ def merge_calls(calls: Sequence[Measures]) -> Arrays:
 
 
 def watched_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the layers by path: modules that have parameters of their own or no children, each once."""
+    """Return the layers by path, each once: modules that have parameters of their own or no children."""
     return {path: m for path, m in model.named_modules() if _is_watched(m) and not _WEIGHT.search(path)}
 
 
@@ -148,7 +150,7 @@ def _divide(gradient: Tensor, num_parts: int) -> Tensor:
 
 
 def first_tensor(value: Any) -> Tensor | None:
-    """Return the first tensor of a module's inputs or output; None if it is not floating point or complex."""
+    """Return the first tensor of a module's inputs or output; None unless it is floating point or complex."""
     while isinstance(value, tuple | list) and value:
         value = value[0]
     if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()):

@@ -10,11 +10,11 @@ from torch.optim import Optimizer
 from stabletrain.signal.sources.source import Source, Step, measure
 from stabletrain.vocabulary.signals import CLIP, MOMENT, UPDATE, WEIGHT
 
-SECOND_MOMENTS = ("exp_avg_sq", "square_avg", "sum", "v")  # of Adam and AdamW, of RMSprop, of Adagrad, and of others
+SECOND_MOMENTS = ("exp_avg_sq", "square_avg", "sum", "v")  # Adam and AdamW, RMSprop, Adagrad, others
 
 
 class Weight(Source):
-    """Measures the weights before the step; without histograms if only `update` needs their size."""
+    """Measures the weights before the step; without histograms if only `update` requires their norm."""
 
     signals = (WEIGHT,)
     needed_by = (UPDATE,)
@@ -26,7 +26,7 @@ class Weight(Source):
 
 
 class Clip(Source):
-    """Measures the gradient that the optimizer uses."""
+    """Measures the gradient that the optimizer uses, after clipping."""
 
     signals = (CLIP,)
     needs_optimizer = True
@@ -40,12 +40,12 @@ class Clip(Source):
         step.snapshot.signals[CLIP] = measure(list(gradients), list(gradients.values()), step.histograms)
 
     def after_step(self, step: Step, optimizer: Optimizer) -> None:
-        """Measure the gradients if the backward pass was part of the optimizer's step, as it is in Lightning."""
+        """Measure the gradients here if the backward pass was part of the optimizer's step, as in Lightning."""
         self.at_step(step)
 
 
 class Update(Source):
-    """Measures what the step adds to the weights."""
+    """Measures ΔW, what the step adds to the weights."""
 
     signals = (UPDATE,)
     needs_optimizer = True
@@ -69,7 +69,7 @@ class Update(Source):
 
 
 class Moment(Source):
-    """Measures the optimizer's second moment, of parameters that have one."""
+    """Measures the optimizer's second moment, for parameters that have one."""
 
     signals = (MOMENT,)
     needs_optimizer = True

@@ -1,4 +1,4 @@
-"""What every source of signals has in common, and what it is told about a training step."""
+"""The base class of all sources of signals, and the description of a training step that they receive."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from stabletrain.torch_tools.local_shards import any_sharded
 
 @dataclass(slots=True)
 class Step:
-    """One optimizer step as a source is told about it.
+    """One optimizer step, as passed to the sources.
 
     Attributes:
         names: Layer names of the parameters that have a gradient, in forward order.
         parameters: Those parameters.
-        snapshot: Where the source puts what it measures.
-        histograms: Whether to count distributions.
-        is_first: Whether it is the first step that is measured.
+        snapshot: Receives the measurements of the source.
+        histograms: Whether to compute histograms.
+        is_first: Whether this is the first step that is measured.
     """
 
     names: Sequence[str]
@@ -36,7 +36,7 @@ class Step:
 
 
 class Source:
-    """Measures one signal, or several that share their hooks, around a training step. It observes only.
+    """Measures one signal, or several that share hooks, around a training step, and changes nothing.
 
     A subclass names its signals and overrides the methods that it needs; `SOURCES` lists it. `Watch` calls, in this
     order: `expect` before the forward pass, `collect` and `before_step` after the backward pass, `at_step` as the
@@ -44,21 +44,21 @@ class Source:
 
     Args:
         model: The watched model.
-        signals: The signals that were asked for.
+        signals: The signals that were requested.
     """
 
     signals: ClassVar[tuple[str, ...]]
-    needed_by: ClassVar[tuple[str, ...]] = ()  # signals of other sources that need what this one measures
+    needed_by: ClassVar[tuple[str, ...]] = ()  # signals of other sources that require those of this one
     needs_optimizer: ClassVar[bool] = False
-    is_always_due: ClassVar[bool] = False  # whether `before_step` is called on steps that measure the gradient alone
-    seconds: float = 0.0  # spent within the forward and backward passes
+    is_always_due: ClassVar[bool] = False  # call `before_step` also on steps that measure only the gradient
+    seconds: float = 0.0  # spent in hooks during forward and backward passes
 
     def __init__(self, model: nn.Module, signals: Sequence[str]) -> None:
         self.is_requested = bool(set(signals) & set(self.signals))
 
     @property
     def is_open(self) -> bool:
-        """Whether hooks are on the model."""
+        """Whether hooks are active on the model."""
         return False
 
     def open(self) -> None:
@@ -68,7 +68,7 @@ class Source:
         """Prepare for the coming forward pass; see `Watch.expect`."""
 
     def collect(self, loss_scale: float) -> Mapping[str, Measures]:
-        """Return what was measured of this process' part of the batch since the last call."""
+        """Return what was measured since the last call, on the part of the batch that this process has seen."""
         return {}
 
     def before_step(self, step: Step) -> None:
@@ -78,10 +78,10 @@ class Source:
         """Measure as the optimizer's step begins, after clipping."""
 
     def after_step(self, step: Step, optimizer: Optimizer) -> None:
-        """Measure what the optimizer's step did."""
+        """Measure the effect of the optimizer's step."""
 
     def forget(self) -> None:
-        """Release what is kept from `before_step` to `after_step`."""
+        """Release what `before_step` has kept for `after_step`."""
 
     def close(self) -> None:
         """Remove all hooks."""

@@ -16,10 +16,10 @@ from stabletrain.torch_tools.local_shards import is_sharded
 from stabletrain.torch_tools.module_hooks import ModuleHooks
 from stabletrain.vocabulary.signals import DEAD, EQUAL, SATURATED, UNITS
 
-MIN_SAMPLES = 512  # a unit that is active on 1% is expected 5 times, and 0 times in 0.6% of all measurements
-MIN_ACTIVE = 0.01  # fraction of the samples; a dead unit is active on fewer
-MAX_SATURATED = 0.5  # fraction of the samples; a saturated unit is at the ends of its range on more
-MIN_EQUAL = 0.5  # fraction of a layer's units; rows of zeros left by pruning are fewer
+MIN_SAMPLES = 512  # a unit active on 1% is expected to be active 5 times, and never in 0.6% of measurements
+MIN_ACTIVE = 0.01  # fraction of samples; a dead unit is active on fewer
+MAX_SATURATED = 0.5  # fraction of samples; a saturated unit is at an end of its range on more
+MIN_EQUAL = 0.5  # fraction of a layer's units; pruning leaves fewer rows of zeros
 EDGE = 0.99  # of the distance from the center of the range to its end; for the logistic function 0.01 and 0.99
 
 CHANNELS_FIRST = (
@@ -37,11 +37,11 @@ CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.RNNBase, nn.RNNCellBase
 
 @torch.no_grad()
 def find_equal_units(layers: Sequence[str], parameters: Sequence[Tensor]) -> dict[str, dict[str, float]]:
-    """Return the fraction of units that are copies of the first one, for layers where it is more than half.
+    """Return the fraction of units that are copies of the first one, for layers where it exceeds one half.
 
-    A unit is a row of a weight: the weights that lead to one output. Units that are initialized alike get the same
-    gradient and stay alike (Goodfellow et al. 2016, section 8.4), unless a later layer distinguishes them. Sharded
-    weights are skipped.
+    A unit is a row of a weight matrix: the weights of one output. Units that are initialized identically receive the
+    same gradient and stay identical (Goodfellow et al. 2016, section 8.4), unless a later layer distinguishes them.
+    Sharded weights are skipped.
 
     Args:
         layers: Names of the parameters.
@@ -71,17 +71,17 @@ class UnitActivity(Source):
     50%, where c is the center of the activation's range and r half its width.
 
     A unit is one position on the feature axis: axis 1 for convolutions and batch norms, the last axis otherwise. All
-    other axes are samples: examples, positions, time steps. At least 512 samples are counted, over several steps where
-    batches are small; then the layer's fraction is reported and its counts start again.
+    other axes are samples: examples, positions, time steps. At least 512 samples are counted, over several steps if
+    batches are small; then the layer's fraction is reported and its counts are reset.
 
     - `dead` is measured at the input of each module that has parameters of its own, so that `F.relu` in a forward pass
-      is covered too, and only where the input requires a gradient: constant pixels are not dead units.
+      is covered too, and only if that input requires a gradient, since constant pixels are not dead units.
     - `saturated` is measured at the outputs of bounded activations (range c ± r) and of `nn.RNN` with tanh. Gates
-      saturate by design and are left out, as are the cells of LSTM and GRU, and an activation that ends the network.
+      saturate by design and are left out, as are the cells of LSTM and GRU, and the output activation of the network.
 
     Layers are named as in the activation signal. Passes in evaluation mode or without a graph are not counted. Under
-    data parallelism each process counts its own part of the batch, and the first one's fractions are recorded. Unlike
-    other signals, a fraction that is complete waits for the GPU.
+    data parallelism each process counts its own part of the batch, and the fractions of rank 0 are recorded. Unlike
+    for other signals, reading a complete fraction waits for the GPU.
 
     Args:
         model: Any module.
@@ -102,7 +102,7 @@ class UnitActivity(Source):
     def __init__(self, model: nn.Module, signals: Sequence[str] = (UNITS,)) -> None:
         super().__init__(model, signals)
         self._modules = watched_modules(model)
-        self._order: dict[str, int] = {}  # path: place in forward order
+        self._order: dict[str, int] = {}  # path: position in forward order
         gated = [f"{path}." for path, m in model.named_modules() if isinstance(m, nn.RNNBase) and "RNN" not in m.mode]
         self._dead = {
             p: _Tally() for p, m in self._modules.items() if next(m.parameters(recurse=False), None) is not None
@@ -113,8 +113,8 @@ class UnitActivity(Source):
             for path, limits in self._limits.items()
             if limits is not None and not path.startswith(tuple(gated))
         }
-        self._is_channels_first = False  # layout of the last layer with weights
-        self._is_incomplete = False  # a tally has begun and needs more samples
+        self._is_channels_first = False  # layout of the most recent layer with weights
+        self._is_incomplete = False  # whether a tally needs more samples
         self._hooks = ModuleHooks(before=UnitActivity._count_active, after=UnitActivity._count_saturated)
         self.seconds = 0.0
 
@@ -124,7 +124,7 @@ class UnitActivity(Source):
         return self._hooks.is_open
 
     def expect(self, wanted: bool, *, histograms: bool = True, num_parts: int = 1) -> None:
-        """Open for the coming step if it is to be measured, or if the counts of the last one are incomplete."""
+        """Activate the hooks if the coming step is to be measured, or if counts of the last one are incomplete."""
         self.open() if wanted or self._is_incomplete else self.close()
         self._is_incomplete = False
 
@@ -142,12 +142,12 @@ class UnitActivity(Source):
         self._hooks.close()
 
     def before_step(self, step: Step) -> None:
-        """Put the fractions that are complete into the snapshot, and on the first step those of equal units."""
+        """Add the complete fractions to the snapshot, and on the first step those of equal units."""
         units = self.take()
         step.snapshot.units = units | find_equal_units(step.names, step.parameters) if step.is_first else units
 
     def take(self) -> dict[str, dict[str, float]]:
-        """Return the complete fractions of `dead` and `saturated` units by layer, and start their counts again."""
+        """Return the complete fractions of `dead` and `saturated` units by layer, and reset their counts."""
         found = {
             DEAD: self._shares(self._dead, lambda active: active < MIN_ACTIVE),
             SATURATED: self._shares(self._saturated, lambda at_end: at_end > 2 * MAX_SATURATED - 1),
@@ -197,7 +197,7 @@ class UnitActivity(Source):
 
 
 class _Tally:
-    """Each unit's marks, summed over samples. A NaN makes the sum NaN: the unit is neither dead nor saturated."""
+    """Per-unit sums of marks over samples. A NaN makes the sum NaN, so that the unit is neither dead nor saturated."""
 
     __slots__ = ("num_samples", "sums")
 
@@ -213,11 +213,11 @@ class _Tally:
         self.num_samples = 0
 
     def add(self, marks: Tensor, axis: int) -> None:
-        """Add marks of 0 and 1, or of −1 and 1: computing signs takes a third of the time of comparisons.
+        """Add marks of 0 and 1, or of −1 and 1. They are computed by signs, in a third of the time of comparisons.
 
         Args:
-            marks: Detached from the graph.
-            axis: The units; all other axes are samples.
+            marks: A tensor detached from the graph.
+            axis: The axis of the units; all other axes are samples.
         """
         if not marks.numel():
             return
@@ -234,7 +234,7 @@ class _Tally:
 def _feature_axis(module: nn.Module, x: Tensor) -> int | None:
     """Return the axis of the units in the input of a module; None if it is unknown."""
     layout = getattr(module, "layout", None)
-    if isinstance(layout, str):  # one of our norms, which states its layout
+    if isinstance(layout, str):  # a norm of `stabletrain.network`, which states its layout
         return 1 if layout == "channels" else -1
     if isinstance(module, CHANNELS_LAST) or x.dim() <= 2:
         return -1
@@ -242,12 +242,12 @@ def _feature_axis(module: nn.Module, x: Tensor) -> int | None:
 
 
 def _range_of(module: nn.Module) -> tuple[float, float] | None:
-    """Return the center of a bounded activation's range and the distance from it beyond which it is saturated."""
+    """Return the center of a bounded activation's range and the distance beyond which it counts as saturated."""
     if isinstance(module, nn.Tanh | nn.Softsign) or (isinstance(module, nn.RNN) and module.mode == "RNN_TANH"):
         return 0.0, EDGE
     if isinstance(module, nn.Sigmoid | nn.Hardsigmoid):
         return 0.5, EDGE - 0.5
-    if isinstance(module, nn.Hardtanh) and not isinstance(module, nn.ReLU6):  # ReLU6 is 0 half of the time
+    if isinstance(module, nn.Hardtanh) and not isinstance(module, nn.ReLU6):  # ReLU6 is at 0 for half of its inputs
         return (module.max_val + module.min_val) / 2, EDGE * (module.max_val - module.min_val) / 2
     return None
 
@@ -257,7 +257,7 @@ def _is_measured(module: nn.Module) -> bool:
 
 
 def _is_hidden(module: nn.Module, at_input: bool) -> bool:
-    """Whether the last module's tensor is not the output of the network, which may well reach the ends of its range."""
+    """Return whether the last module's tensor is not the network's output, which may reach the ends of its range."""
     return at_input or isinstance(module, nn.RNNBase)
 
 
