@@ -174,4 +174,6 @@ def test_options_go_to_the_class():
 
 @pytest.mark.parametrize("init", sorted(INITIALIZATIONS.keys() - {"depth_scaled", "fixup", "chrono"}))
 def test_module_without_weights(init):
-    initialize_(nn.Sequential(nn.ReLU()), init, inputs=torch.ones(2, 2))
+    module, state = nn.Sequential(nn.ReLU()), torch.get_rng_state()
+    assert initialize_(module, init, inputs=torch.ones(2, 2)) is module
+    assert torch.equal(torch.get_rng_state(), state), "no random number is sampled where there is nothing to fill"
