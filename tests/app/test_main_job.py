@@ -214,6 +214,7 @@ def keep(page, name: str) -> None:
         page.screenshot(path=Path(folder, f"{name}.png"))
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down_costs_nothing_and_gets_everything_later(tmp_path, server, free_port):
     down = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port}"}
     short = [*MAIN_JOB, "trainer.max_epochs=6", "output_dir=mine"]

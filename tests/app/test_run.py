@@ -202,6 +202,7 @@ def test_a_sweep_runs_every_combination(here):
     assert chosen == {("default", 0), ("default", 1), ("he", 0), ("he", 1)}
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_losses_and_statistics_of_one(here):
     line = [*SMALL, "watch=every_step", "trainer.max_epochs=1"]
     one = spawn(here, *line, "trainer=cpu", "trainer.max_epochs=1", "output_dir=one", OMP_NUM_THREADS="1")
@@ -290,6 +291,7 @@ def test_a_class_of_ones_own_in_the_current_folder(here):
     assert load_record(here / "mine").layers[0] == "L00.net.0.weight"
 
 
+@pytest.mark.slow
 def test_a_folder_with_odd_characters(here):
     name = "my run ü=1"
     words = [*SMALL[:2], "trainer=debug", f'output_dir="{name}"']

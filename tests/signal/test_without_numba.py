@@ -112,6 +112,7 @@ def test_the_record_is_the_same(numbers):
     assert_same_record(found, expected)
 
 
+@pytest.mark.slow
 def test_a_run_of_the_command_line_records_the_same(tmp_path):
     for how in ("hidden", "there"):
         run(TRAINED, how, str(tmp_path / how))

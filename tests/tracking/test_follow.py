@@ -158,6 +158,7 @@ def test_a_parent_killed_outright_leaves_a_killed_run_with_all_its_points(runs, 
     assert "was killed or ran out of memory" in run.data.tags["mlflow.note.content"]
 
 
+@pytest.mark.slow
 def test_a_server_down_then_up_then_killed_then_up_again_holds_every_point_once(runs, server, free_port):
     uri = f"http://127.0.0.1:{free_port}"
     folder = begin_run(runs / "run", steps=range(20))

@@ -60,6 +60,7 @@ def shipped(tmp_path_factory):
     return sweep, open_client(embedded_uri(sweep.path.parent))
 
 
+@pytest.mark.slow
 def test_four_children_that_come_together_make_one_store_one_experiment_one_parent(shipped):
     sweep, client = shipped
     assert (sweep.path.parent / "mlflow.db").is_file()
