@@ -1,6 +1,6 @@
 """Every pair of options from any two groups, for every family: it trains, or it is refused with a reason.
 
-Minutes, not seconds: `python -m pytest -m matrix -n 2 -rP`, which `.ci/run` calls; the counts are printed.
+Minutes, not seconds: `python -m pytest -m matrix -n 2 -rP`, which `.ci/nightly` calls; the counts are printed.
 """
 
 from __future__ import annotations
