@@ -124,9 +124,10 @@ class TrainingModule(pl.LightningModule):
         if self.task == "classification":
             outputs, y = outputs.flatten(0, -2), y.flatten()
         metric.update(outputs, y)
-        shown = stage == "val"
-        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, prog_bar=shown)
-        self.log(f"{stage}/{self.metric_name}", metric, on_step=False, on_epoch=True, prog_bar=shown)
+        shown = stage == names.VAL
+        self.log(names.of_stage(stage, names.LOSS), loss, on_step=False, on_epoch=True, prog_bar=shown)
+        name = names.of_stage(stage, self.metric_name)
+        self.log(name, metric, on_step=False, on_epoch=True, prog_bar=shown)
 
     def configure_gradient_clipping(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,

@@ -13,8 +13,8 @@ TRAIN, VAL, TEST = STAGES = ("train", "val", "test")
 LOSS, ACCURACY, MSE = "loss", "accuracy", "mse"
 
 TRAIN_LOSS, VAL_LOSS, TEST_LOSS = "train/loss", "val/loss", "test/loss"
-TRAIN_ACCURACY, VAL_ACCURACY, TEST_ACCURACY = "train/accuracy", "val/accuracy", "test/accuracy"
-TRAIN_MSE, VAL_MSE, TEST_MSE = "train/mse", "val/mse", "test/mse"
+VAL_ACCURACY, TEST_ACCURACY = "val/accuracy", "test/accuracy"
+VAL_MSE, TEST_MSE = "val/mse", "test/mse"
 TRAIN_NONFINITE = "train/nonfinite"  # number of Inf and NaN among the training's scalars so far
 LR = "train/lr"  # recorded where it changes
 

@@ -91,9 +91,9 @@ class SystemWatch(Callback):
         writer = find_writer(trainer) if trainer.is_global_zero else None
         if writer is not None:
             throughput = {
-                name_of("steps_per_second"): num_steps / seconds,
-                name_of("step_seconds"): seconds / num_steps,
-                name_of("samples_per_second"): sum(row[-2] for row in rows) / seconds,
+                names.STEPS_PER_SECOND: num_steps / seconds,
+                names.STEP_SECONDS: seconds / num_steps,
+                names.SAMPLES_PER_SECOND: sum(row[-2] for row in rows) / seconds,
             }
             writer.write_scalars(trainer.global_step - 1, name_by_rank(rows) | throughput)
         self._begin(trainer)
@@ -118,7 +118,7 @@ class SystemWatch(Callback):
 
 def name_of(metric: str) -> str:
     """Return `system/<metric>`."""
-    return names.of_signal("system", metric)
+    return names.of_signal(names.SYSTEM, metric)
 
 
 def name_by_rank(rows: list[list[float]]) -> dict[str, float]:
