@@ -21,7 +21,6 @@ import threading
 from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
-from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
 
@@ -92,7 +91,8 @@ def load(name: str) -> None:
 
 def _run_code(module: ModuleType) -> None:
     spec = module.__spec__
-    assert spec is not None and isinstance(spec.loader, _Deferring)
+    assert spec is not None
+    assert isinstance(spec.loader, _Deferring)
     spec.loader = module.__loader__ = spec.loader.real
     module.__class__ = ModuleType
     try:
@@ -160,10 +160,16 @@ def _deferred_spec(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
 @functools.cache
 def has_checked_versions() -> bool:
     """Return whether the installed versions are those that this module was checked on, up to the patch."""
+    return all(_version(name).startswith(f"{checked}.") for name, checked in CHECKED.items())
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
-        return all(version(name).startswith(f"{checked}.") for name, checked in CHECKED.items())
+        return version(package)
     except PackageNotFoundError:
-        return False
+        return "unknown"
 
 
 def install() -> None:
@@ -217,7 +223,7 @@ def graph_break(msg: str = "") -> None:
 
 def _find_in_metrics(name: str) -> Any:
     if name == "__version__":
-        return version(METRICS)
+        return _version(METRICS)
     if name == "_logger":
         return logging.getLogger(METRICS)
     if name not in METRICS_HOMES:
