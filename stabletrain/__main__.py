@@ -7,8 +7,10 @@ import sys
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    from stabletrain.app import lean_imports
     from stabletrain.app.cli import main as run
 
+    lean_imports.install()
     sys.exit(run())
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+from stabletrain.app.first_process import announce_composing
 from stabletrain.app.help import COMMANDS, FLAGS, Flag, help_of
 from stabletrain.errors import RequestError, closest_name, require_choice
 from stabletrain.vocabulary.statuses import DONE_CODE, FAILED_CODE, INTERRUPTED_CODE, WRONG_REQUEST_CODE
@@ -151,6 +152,8 @@ def _run(request: Request) -> int:
     if request.help:
         print(help_of(request.command))
         return DONE_CODE
+    if request.command == "train" and not request.show:
+        announce_composing([*([request.saved] if request.saved else []), *request.overrides])
     if request.multirun:
         from stabletrain.app.commands.train import run as train
         from stabletrain.app.sweeps.multirun import run_all

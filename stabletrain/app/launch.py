@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from stabletrain.app.composition.compose import Composition
 from stabletrain.app.composition.override_text import key_of, value_of
 from stabletrain.errors import RequestError
 from stabletrain.record.run_folder import RunFolder
@@ -18,6 +17,7 @@ from stabletrain.vocabulary.statuses import FINISHED, STOPPED
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
+    from stabletrain.app.composition.compose import Composition
     from stabletrain.training.callbacks.requeue import Requeue
 
 _INTERACTIVE = ("bash", "interactive")  # job names that Lightning 2.6.6 takes for a terminal on a node

@@ -9,18 +9,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from stabletrain.app.first_process import is_first_process
 from stabletrain.app.launch import Launch, find_launch
 from stabletrain.errors import RequestError
 from stabletrain.record.run_folder import RunFolder
 
 OUTPUT_DIR_OF_PARENT = "STABLETRAIN_OUTPUT_DIR"  # tells a run's further processes the folder of the first one
-
-
-def is_first_process() -> bool:
-    """Return whether this process is the one that writes."""
-    if "RANK" in os.environ:  # set by torchrun; under srun, Slurm may number the processes differently
-        return os.environ["RANK"] == "0"
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"))
 
 
 def unique_id() -> str:

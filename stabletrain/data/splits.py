@@ -68,13 +68,49 @@ def split_rows(
 
 
 def cut_rows(rows: np.ndarray, size: int, seed: int, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows without a random subset of `size`, and that subset; stratified as in `split_rows`."""
-    from sklearn.model_selection import train_test_split
+    """Return the rows without a random subset of `size`, and that subset; stratified as in `split_rows`.
 
-    strata = None if labels is None else labels[rows]
-    if strata is not None:
-        counts = np.unique(strata, return_counts=True)[1]
+    The result is that of scikit-learn's `train_test_split`, which takes seconds to import.
+    """
+    random, codes = np.random.RandomState(seed), None
+    if labels is not None:
+        codes, counts = np.unique(labels[rows], return_inverse=True, return_counts=True)[1:]
         if counts.min() < 2 or min(size, len(rows) - size) < len(counts):
-            strata = None
-    kept, taken = train_test_split(rows, test_size=size, stratify=strata, random_state=seed)
-    return np.asarray(kept), np.asarray(taken)
+            codes = None
+    if codes is None:
+        order = random.permutation(len(rows))
+        return rows[order[size:]], rows[order[:size]]
+    kept, taken = _cut_strata(codes, size, random)
+    return rows[kept], rows[taken]
+
+
+def _cut_strata(codes: np.ndarray, size: int, random: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
+    """Return the shuffled positions of the kept and of the taken examples, each class in proportion."""
+    counts = np.bincount(codes)
+    num_kept = _share_out(len(codes) - size, counts, random)
+    num_taken = _share_out(size, counts - num_kept, random)
+    members = np.split(np.argsort(codes, kind="stable"), np.cumsum(counts)[:-1])
+    kept, taken = [], []
+    for positions, k, t in zip(members, num_kept, num_taken, strict=True):
+        shuffled = positions[random.permutation(len(positions))]
+        kept.append(shuffled[:k])
+        taken.append(shuffled[k : k + t])
+    return random.permutation(np.concatenate(kept)), random.permutation(np.concatenate(taken))
+
+
+def _share_out(num: int, counts: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+    """Divide `num` draws among classes of the given sizes: whole parts first, then by the largest remainder.
+
+    Classes with equal remainders are chosen at random.
+    """
+    exact = counts / counts.sum() * num
+    shares = np.floor(exact)
+    remainder, num_missing = exact - shares, int(num - shares.sum())
+    for value in np.unique(remainder)[::-1]:
+        if num_missing == 0:
+            break
+        tied = np.flatnonzero(remainder == value)
+        chosen = random.choice(tied, size=min(len(tied), num_missing), replace=False)
+        shares[chosen] += 1
+        num_missing -= len(chosen)
+    return shares.astype(int)

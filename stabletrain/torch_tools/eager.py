@@ -47,7 +47,8 @@ def ensure() -> None:
 
 def is_compiler_loaded() -> bool:
     """Return whether `torch.compile` has been loaded completely."""
-    return hasattr(sys.modules.get("torch._dynamo"), "set_stance")
+    dynamo = sys.modules.get("torch._dynamo")
+    return dynamo is not None and "set_stance" in vars(dynamo)  # not `hasattr`, which would load a deferred module
 
 
 @contextlib.contextmanager

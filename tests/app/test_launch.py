@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from stabletrain.app.composition.compose import compose
+from stabletrain.app.first_process import is_first_process
 from stabletrain.app.launch import Launch, as_launched, find_launch
-from stabletrain.app.output_dir import choose_folder, is_first_process
+from stabletrain.app.output_dir import choose_folder
 from stabletrain.app.sweeps.multirun import run_all
 from stabletrain.app.sweeps.sweep_child import refuse_own_processes
 from stabletrain.errors import RequestError

@@ -72,9 +72,15 @@ def build_trainer(config: Mapping[str, Any], **objects: Any) -> pl.Trainer:
     check_precision(section)
     if section.get("strategy") in SHARDED:
         objects["strategy"] = ShardedStrategy(blocks=SHARDED[section["strategy"]])
-    trainer = make(config["trainer"], "trainer", config["allow_targets"])(**objects)
+    trainer = make(_without_reset(section), "trainer", config["allow_targets"])(**objects)
     check_launcher(trainer)
     return trainer
+
+
+def _without_reset(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out `deterministic: false` where it would change nothing: torch imports its compiler to be told so."""
+    is_needless = section.get("deterministic") is False and not torch.are_deterministic_algorithms_enabled()
+    return {key: value for key, value in section.items() if not (is_needless and key == "deterministic")}
 
 
 def check_lengths(section: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from stabletrain.app.building.build_trainer import SHARDED, build_loggers, build
 from stabletrain.app.building.compatibility import check
 from stabletrain.app.composition.compose import Composition
 from stabletrain.app.console import Console
-from stabletrain.app.output_dir import is_first_process
+from stabletrain.app.first_process import is_first_process
 from stabletrain.errors import RequestError
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.tracking.store import resolve_tracking_uri

@@ -11,8 +11,9 @@ import yaml
 
 from stabletrain.app.composition.compose import Composition
 from stabletrain.app.console import Console
+from stabletrain.app.first_process import is_first_process
 from stabletrain.app.launch import as_launched, find_launch, requeue_when_asked
-from stabletrain.app.output_dir import OUTPUT_DIR_OF_PARENT, choose_folder, is_first_process, make_folder
+from stabletrain.app.output_dir import OUTPUT_DIR_OF_PARENT, choose_folder, make_folder
 from stabletrain.app.provenance import describe_run
 from stabletrain.app.sweeps.sweep_child import child_info
 from stabletrain.record.run_folder import RunFolder, replace_file
