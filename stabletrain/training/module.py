@@ -66,6 +66,9 @@ class TrainingModule(pl.LightningModule):
         schedule: Learning rate schedule; constant if None.
         clip: What is done to the gradients before each step; nothing if None.
         label_smoothing: ε of the training loss, from 0 to below 1; classification only.
+
+    Attributes:
+        last_loss: Loss of the last batch, a detached scalar on the device; None before the first one.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class TrainingModule(pl.LightningModule):
         self.meter = ClipMeter(clip or NoClip())
         self.meter.clip.attach(network)
         self.task = task
+        self.last_loss: Tensor | None = None
         self._label_smoothing = label_smoothing
         self._optimizer = optimizer
         self._schedule = schedule or Constant()
@@ -98,6 +102,7 @@ class TrainingModule(pl.LightningModule):
         """Return the loss of one batch."""
         x, y = batch
         loss = measure_loss(self.task, self(x), y, self._label_smoothing)
+        self.last_loss = loss.detach()
         several = self.trainer.world_size > 1
         self.log(names.TRAIN_LOSS, loss, prog_bar=True, on_step=True, on_epoch=False, sync_dist=several)
         return loss
