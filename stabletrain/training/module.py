@@ -21,6 +21,7 @@ from stabletrain.training.optimization.gradient_clipping import (
 )
 from stabletrain.training.optimization.parameter_groups import group_parameters
 from stabletrain.training.optimization.schedule import Constant, Schedule
+from stabletrain.training.step_metrics import StepMetrics
 from stabletrain.vocabulary import metric_names as names
 
 OptimizerFactory = Callable[[Iterable[Any]], torch.optim.Optimizer]
@@ -87,6 +88,7 @@ class TrainingModule(pl.LightningModule):
         self.meter.clip.attach(network)
         self.task = task
         self.last_loss: Tensor | None = None
+        self._step_metrics = StepMetrics()
         self._label_smoothing = label_smoothing
         self._optimizer = optimizer
         self._schedule = schedule or Constant()
@@ -102,10 +104,25 @@ class TrainingModule(pl.LightningModule):
         """Return the loss of one batch."""
         x, y = batch
         loss = measure_loss(self.task, self(x), y, self._label_smoothing)
-        self.last_loss = loss.detach()
-        several = self.trainer.world_size > 1
-        self.log(names.TRAIN_LOSS, loss, prog_bar=True, on_step=True, on_epoch=False, sync_dist=several)
+        self.note_loss(loss)
         return loss
+
+    def note_loss(self, loss: Tensor) -> None:
+        """Keep the loss for callbacks and loggers; the host does not read it here."""
+        self.last_loss = loss.detach()
+        self._step_metrics.set_loss(self.trainer, loss)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Pass the metrics of the step to the loggers if it is logged."""
+        self._step_metrics.end_batch(self.trainer)
+
+    def on_validation_start(self) -> None:
+        """Average the training loss of the last step over the processes, for callbacks that read it now."""
+        self._step_metrics.settle(self.trainer)
+
+    def on_train_epoch_end(self) -> None:
+        """Average the training loss of the last step over the processes, if the epoch ended early."""
+        self._step_metrics.settle(self.trainer)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Add one batch to the validation loss and metric."""
@@ -144,7 +161,7 @@ class TrainingModule(pl.LightningModule):
         refuse_trainer_clipping(gradient_clip_val)
         norm, values = self.meter.step(parameters_of(optimizer))
         self.check_norm(norm)
-        self.log_dict(values, on_step=True, on_epoch=False, rank_zero_only=True)
+        self._step_metrics.set_norms(self.trainer, values)
 
     def check_norm(self, norm: float) -> None:
         """Stop the run if the norm of the gradients is not finite."""
