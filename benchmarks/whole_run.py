@@ -6,9 +6,10 @@ TensorBoard and to MLflow, in a local sqlite store that already exists: the trai
 validation loss and accuracy after every epoch. The bare loop only prints. stabletrain also watches the gradients and
 diagnoses, as it does by default; its CPU time includes the process that copies the run to MLflow.
 
-Each run is a process of its own, and the three take turns. The seconds of training are those of the loop, or of
-`trainer.fit`; those of the command include everything, from the start of Python to its end. The ratios are taken within
-each round, so that a change in the load of the machine affects both. On a busy machine only CPU seconds are meaningful.
+Each run is a process of its own, and the three take turns. The seconds of training are those of all epochs, from the
+first step to the end of the last epoch; those of the command include everything, from the start of Python to its end.
+The ratios are taken within each round, so that a change in the load of the machine affects both. On a busy machine only
+CPU seconds are meaningful.
 
     python benchmarks/whole_run.py
     python benchmarks/whole_run.py --models rnn --threads 1 --rounds 5 --bar
@@ -25,6 +26,7 @@ from pathlib import Path
 from whole_run_jobs import MODELS, SCRIPTS, Job, make_store, prepare
 from whole_run_process import Run, run
 
+MEASURED = ("train_s", "train_cpu_s", "command_s", "command_cpu_s")
 LIMITS = {"training": 1.10, "command": 2.0}  # stabletrain relative to plain Lightning: seconds, CPU seconds
 
 
@@ -36,7 +38,7 @@ def compare(job: Job, num_threads: int, rounds: int, bar: bool, folder: Path) ->
             out = folder / f"{job.model}-{num_threads}-{number}-{kind}"
             found[kind].append(run(job.command(kind, out, bar), out, num_threads, bar))
             last = found[kind][-1]
-            about = f"training {last.fit_s:.1f} s, command {last.command_cpu_s:.1f} CPU s, loss {last.loss:.6f}"
+            about = f"training {last.train_s:.1f} s, command {last.command_cpu_s:.1f} CPU s, loss {last.loss:.6f}"
             print(f"{job.model} {num_threads} thread(s), round {number + 1}, {kind}: {about}", file=sys.stderr)
     return found
 
@@ -50,7 +52,9 @@ def cell(values: list[float], digits: int = 1) -> str:
 def print_table(model: str, num_threads: int, found: dict[str, list[Run]]) -> None:
     """Print one row for each kind of run."""
     for kind, runs in found.items():
-        measured = [[getattr(r, name) for r in runs] for name in ("fit_s", "fit_cpu_s", "command_s", "command_cpu_s")]
+        measured = [
+            [getattr(r, name) for r in runs] for name in ("train_s", "train_cpu_s", "command_s", "command_cpu_s")
+        ]
         print(f"| {model} | {num_threads} | {kind} | {' | '.join(map(cell, measured))} | {runs[-1].loss:.4f} |")
 
 
@@ -60,7 +64,7 @@ def print_ratios(results: dict[tuple[str, int], dict[str, list[Run]]]) -> None:
     print("|---" * 6 + "|")
     for (model, num_threads), found in results.items():
         cells = []
-        for name in ("fit_s", "fit_cpu_s", "command_s", "command_cpu_s"):
+        for name in MEASURED:
             pairs = zip(found["stabletrain"], found["Lightning"], strict=True)
             cells.append(cell([getattr(ours, name) / getattr(theirs, name) for ours, theirs in pairs], 2))
         print(f"| {model} | {num_threads} | {' | '.join(cells)} |")

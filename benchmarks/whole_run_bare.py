@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import sys
-import time
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from whole_run_timing import now, write_times
 
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 settings = json.loads((folder / "settings.json").read_text())
@@ -38,7 +37,7 @@ def evaluate(split: str) -> tuple[float, float]:
 
 
 best, val_loss = float("inf"), float("nan")
-start, cpu = time.perf_counter(), time.process_time()
+start = now()
 for epoch in range(settings["epochs"]):
     sampler.set_epoch(epoch)
     for x, y in train:
@@ -54,7 +53,6 @@ for epoch in range(settings["epochs"]):
     if val_loss < best:
         best, best_weights = val_loss, copy.deepcopy(network.state_dict())
         torch.save(state, out / "best.pt")
-seconds = {"fit_s": time.perf_counter() - start, "fit_cpu_s": time.process_time() - cpu}
-Path(os.environ["WHOLE_RUN_TIMES"]).write_text(json.dumps(seconds | {"loss": val_loss}))
+write_times(start, now(), val_loss)
 network.load_state_dict(best_weights)
 print("test: loss {:.4f}, accuracy {:.4f}".format(*evaluate("test")))

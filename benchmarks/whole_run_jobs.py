@@ -45,7 +45,7 @@ class Job:
             flags = ["--bar"] if bar else []
             return [sys.executable, str(HERE / script), str(self.folder), str(out), f"sqlite:///{store}", *flags]
         extra = (f"output_dir={out / 'run'}", f"logger.mlflow.tracking_uri=sqlite:///{store}")
-        timed = "trainer._target_=whole_run_timing.TimedTrainer"
+        timed = "trainer._target_=whole_run_trainer.TimedTrainer"
         return [sys.executable, "-m", "stabletrain", *self.overrides, *extra, timed]
 
 

@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import MLFlowLogger, TensorBoardLogger
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from torchmetrics import Accuracy
-from whole_run_timing import TimedTrainer
+from whole_run_trainer import TimedTrainer
 
 
 class Module(pl.LightningModule):

@@ -20,15 +20,15 @@ class Run:
     """What a run took.
 
     Attributes:
-        fit_s: Seconds of the training.
-        fit_cpu_s: CPU seconds of the training, of all threads of its process.
+        train_s: Seconds of the training.
+        train_cpu_s: CPU seconds of the training, of all threads of its process.
         command_s: Seconds of the whole command.
         command_cpu_s: CPU seconds of the whole command and of the processes that it started and waited for.
         loss: The last validation loss.
     """
 
-    fit_s: float
-    fit_cpu_s: float
+    train_s: float
+    train_cpu_s: float
     command_s: float
     command_cpu_s: float
     loss: float

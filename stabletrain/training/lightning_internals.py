@@ -10,6 +10,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
 
+HOOK_NAME = "_current_fx_name"  # attribute of a module: the hook that Lightning is calling
 LOGGING = ("log", "log_dict", "note_loss")
 
 

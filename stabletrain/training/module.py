@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Accuracy, MeanMetric, MeanSquaredError, Metric
 
 from stabletrain.gradient import Clip, NoClip
-from stabletrain.training.lightning_internals import unscale_before_step_
+from stabletrain.training.lightning_internals import HOOK_NAME, unscale_before_step_
 from stabletrain.training.optimization.gradient_clipping import (
     ClipMeter,
     parameters_of,
@@ -96,6 +96,13 @@ class TrainingModule(pl.LightningModule):
         self.eval_metrics = nn.ModuleDict({stage: metric.clone() for stage in ("val", "test")})
         self.eval_losses = nn.ModuleDict({stage: MeanMetric() for stage in ("val", "test")})
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; without the search for parameters if it is the name of a hook, set 50 times a step."""
+        if name == HOOK_NAME:
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the network's outputs."""
         return self.network(x)
@@ -146,6 +153,8 @@ class TrainingModule(pl.LightningModule):
         if self.task == "classification":
             outputs, y = outputs.flatten(0, -2), y.flatten()
         metric.update(outputs, y)
+        if loss.update_count > 1:  # Lightning computes what is logged once, when the stage ends
+            return
         shown = stage == names.VAL
         self.log(names.of_stage(stage, names.LOSS), loss, on_step=False, on_epoch=True, prog_bar=shown)
         name = names.of_stage(stage, self.metric_name)
