@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytorch_lightning as pl
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, TensorDataset
 
 from stabletrain.data import Data
 from stabletrain.errors import RequestError
@@ -47,6 +49,32 @@ def eval_batch_size(size: int, num_shards: int, wanted: int) -> int:
     while rest and smaller and smaller % batch_size == 0:
         batch_size += 1
     return batch_size
+
+
+class WholeBatches(Dataset[tuple[Tensor, ...]]):
+    """A `TensorDataset` from which `DataLoader` takes whole batches: one operation per tensor, not one per example.
+
+    Args:
+        dataset: The examples.
+    """
+
+    def __init__(self, dataset: TensorDataset) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return self._dataset[index]
+
+    def __getitems__(self, indices: list[int]) -> list[Tensor]:
+        """Return what torch's `default_collate` makes of these examples."""
+        rows = torch.tensor(indices)
+        return [tensor.index_select(0, rows) for tensor in self._dataset.tensors]
+
+
+def _keep(batch: list[Tensor]) -> list[Tensor]:
+    return batch
 
 
 class DataModule(pl.LightningDataModule):
@@ -110,8 +138,10 @@ class DataModule(pl.LightningDataModule):
         return self._loader(dataset, ShardSampler(size, world_size, rank), batch_size, drop_last=False)
 
     def _loader(self, dataset: Any, sampler: Any, batch_size: int, drop_last: bool) -> DataLoader[Any]:
+        whole = type(dataset) is TensorDataset  # a subclass may change its examples
         return DataLoader(
-            dataset,
+            WholeBatches(dataset) if whole else dataset,
+            collate_fn=_keep if whole else None,
             batch_size=batch_size,
             sampler=sampler,
             drop_last=drop_last,

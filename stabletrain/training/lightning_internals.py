@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch import Tensor
 from torch.optim import Optimizer
 
-LOGGING = ("log", "log_dict")
+HOOK_NAME = "_current_fx_name"  # attribute of a module: the hook that Lightning is calling
+LOGGING = ("log", "log_dict", "note_loss")
 
 
 def has_hook(name: str, owner: pl.LightningModule | pl.LightningDataModule) -> bool:
@@ -27,6 +29,30 @@ def muted(module: pl.LightningModule) -> Iterator[None]:
     finally:
         for name in LOGGING:
             object.__delattr__(module, name)
+
+
+def is_logged_step(trainer: pl.Trainer) -> bool:
+    """Return whether Lightning passes the metrics of the current step to the loggers, once the step is done."""
+    # as in `_LoggerConnector.update_train_step_metrics`
+    module = trainer.lightning_module
+    if module.automatic_optimization and trainer.fit_loop._should_accumulate():
+        return False
+    return trainer._logger_connector.should_update_logs or bool(trainer.fast_dev_run)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def log_now(trainer: pl.Trainer, values: Mapping[str, Tensor]) -> None:
+    """Pass metrics of the current step to all loggers, with the epoch and the step number of `LightningModule.log`."""
+    trainer._logger_connector.log_metrics(dict(values))
+
+
+def set_callback_metrics(trainer: pl.Trainer, values: Mapping[str, Tensor]) -> None:
+    """Set values in `trainer.callback_metrics`, without recomputing what was logged, as that property does."""
+    trainer._logger_connector._callback_metrics.update(values)
+
+
+def set_progress_bar_metrics(trainer: pl.Trainer, values: Mapping[str, float]) -> None:
+    """Set values in `trainer.progress_bar_metrics`."""
+    trainer._logger_connector._progress_bar_metrics.update(values)
 
 
 def unscale_before_step_(optimizer: Optimizer) -> None:

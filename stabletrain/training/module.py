@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Accuracy, MeanMetric, MeanSquaredError, Metric
 
 from stabletrain.gradient import Clip, NoClip
-from stabletrain.training.lightning_internals import unscale_before_step_
+from stabletrain.training.lightning_internals import HOOK_NAME, unscale_before_step_
 from stabletrain.training.optimization.gradient_clipping import (
     ClipMeter,
     parameters_of,
@@ -21,6 +21,7 @@ from stabletrain.training.optimization.gradient_clipping import (
 )
 from stabletrain.training.optimization.parameter_groups import group_parameters
 from stabletrain.training.optimization.schedule import Constant, Schedule
+from stabletrain.training.step_metrics import StepMetrics
 from stabletrain.vocabulary import metric_names as names
 
 OptimizerFactory = Callable[[Iterable[Any]], torch.optim.Optimizer]
@@ -66,6 +67,9 @@ class TrainingModule(pl.LightningModule):
         schedule: Learning rate schedule; constant if None.
         clip: What is done to the gradients before each step; nothing if None.
         label_smoothing: ε of the training loss, from 0 to below 1; classification only.
+
+    Attributes:
+        last_loss: Loss of the last batch, a detached scalar on the device; None before the first one.
     """
 
     def __init__(
@@ -83,12 +87,21 @@ class TrainingModule(pl.LightningModule):
         self.meter = ClipMeter(clip or NoClip())
         self.meter.clip.attach(network)
         self.task = task
+        self.last_loss: Tensor | None = None
+        self._step_metrics = StepMetrics()
         self._label_smoothing = label_smoothing
         self._optimizer = optimizer
         self._schedule = schedule or Constant()
         self.metric_name, metric = make_metric(task, num_outputs)
         self.eval_metrics = nn.ModuleDict({stage: metric.clone() for stage in ("val", "test")})
         self.eval_losses = nn.ModuleDict({stage: MeanMetric() for stage in ("val", "test")})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; without the search for parameters if it is the name of a hook, set 50 times a step."""
+        if name == HOOK_NAME:
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the network's outputs."""
@@ -98,9 +111,25 @@ class TrainingModule(pl.LightningModule):
         """Return the loss of one batch."""
         x, y = batch
         loss = measure_loss(self.task, self(x), y, self._label_smoothing)
-        several = self.trainer.world_size > 1
-        self.log(names.TRAIN_LOSS, loss, prog_bar=True, on_step=True, on_epoch=False, sync_dist=several)
+        self.note_loss(loss)
         return loss
+
+    def note_loss(self, loss: Tensor) -> None:
+        """Keep the loss for callbacks and loggers; the host does not read it here."""
+        self.last_loss = loss.detach()
+        self._step_metrics.set_loss(self.trainer, loss)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Pass the metrics of the step to the loggers if it is logged."""
+        self._step_metrics.end_batch(self.trainer)
+
+    def on_validation_start(self) -> None:
+        """Average the training loss of the last step over the processes, for callbacks that read it now."""
+        self._step_metrics.settle(self.trainer)
+
+    def on_train_epoch_end(self) -> None:
+        """Average the training loss of the last step over the processes, if the epoch ended early."""
+        self._step_metrics.settle(self.trainer)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Add one batch to the validation loss and metric."""
@@ -124,6 +153,8 @@ class TrainingModule(pl.LightningModule):
         if self.task == "classification":
             outputs, y = outputs.flatten(0, -2), y.flatten()
         metric.update(outputs, y)
+        if loss.update_count > 1:  # Lightning computes what is logged once, when the stage ends
+            return
         shown = stage == names.VAL
         self.log(names.of_stage(stage, names.LOSS), loss, on_step=False, on_epoch=True, prog_bar=shown)
         name = names.of_stage(stage, self.metric_name)
@@ -139,7 +170,7 @@ class TrainingModule(pl.LightningModule):
         refuse_trainer_clipping(gradient_clip_val)
         norm, values = self.meter.step(parameters_of(optimizer))
         self.check_norm(norm)
-        self.log_dict(values, on_step=True, on_epoch=False, rank_zero_only=True)
+        self._step_metrics.set_norms(self.trainer, values)
 
     def check_norm(self, norm: float) -> None:
         """Stop the run if the norm of the gradients is not finite."""

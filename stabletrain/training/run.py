@@ -16,6 +16,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from stabletrain.errors import RequestError
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.training.checkpoint import BEST, LAST, ManifestCheckpointIO, copy_checkpoint
+from stabletrain.training.lean_hooks import skip_empty_hooks_
 from stabletrain.training.lightning_internals import has_hook
 from stabletrain.training.optimization.stability import StabilityStop
 from stabletrain.vocabulary.statuses import FAILED, FINISHED, STOPPED, TERMINATED
@@ -83,6 +84,7 @@ def execute(
     """
     saver = SaveWhenStopped(folder.checkpoints / LAST)
     trainer.callbacks.append(saver)  # pyright: ignore[reportAttributeAccessIssue]
+    skip_empty_hooks_(trainer, module)
     outcome = Outcome()
     start = time.perf_counter()
     try:

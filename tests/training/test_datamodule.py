@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader, TensorDataset
 
 from stabletrain.data import Digits
 from stabletrain.errors import RequestError
@@ -35,6 +36,40 @@ def test_the_order_follows_from_seed_and_epoch():
     assert batches(1, 0)[0].equal(batches(1, 0)[0])
     assert not batches(1, 0)[0].equal(batches(1, 0, epoch=1)[0])
     assert not batches(1, 0)[0].equal(batches(1, 0, seed=1)[0])
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_whole_batches_are_those_of_the_default_loader(num_workers):
+    data = Digits()
+    ours = DataModule(data, num_workers=num_workers)
+    for loader in (ours.train_dataloader(), ours.val_dataloader(), ours.test_dataloader()):
+        plain = DataLoader(
+            TensorDataset(*loader.dataset[:]), loader.batch_size, sampler=loader.sampler, drop_last=loader.drop_last
+        )
+        torch.manual_seed(0)
+        found = list(loader)
+        state = torch.get_rng_state()
+        torch.manual_seed(0)
+        expected = list(plain)
+        assert torch.get_rng_state().equal(state)
+        assert len(found) == len(expected) > 0
+        for batch, other in zip(found, expected, strict=True):
+            assert type(batch) is type(other) is list
+            for tensor, wanted in zip(batch, other, strict=True):
+                assert tensor.equal(wanted)
+                assert (tensor.dtype, tensor.stride()) == (wanted.dtype, wanted.stride())
+
+
+def test_a_dataset_that_changes_its_examples_is_asked_for_each_one():
+    class Doubled(TensorDataset):
+        def __getitem__(self, index):
+            x, y = super().__getitem__(index)
+            return 2 * x, y
+
+    data = Digits()
+    plain = next(iter(DataModule(data).val_dataloader()))[0]
+    data.val = Doubled(*data.val.tensors)
+    assert next(iter(DataModule(data).val_dataloader()))[0].equal(2 * plain)
 
 
 @given(st.integers(0, 60), st.integers(1, 7))

@@ -14,6 +14,7 @@ from pytorch_lightning.loggers.logger import Logger
 
 from stabletrain.app.composition.targets import make
 from stabletrain.errors import RequestError, require_choice, require_range
+from stabletrain.training.lean_hooks import NoProfiler
 from stabletrain.training.sharded import ShardedStrategy
 
 SHARDED = {"fsdp": True, "fsdp_root": False}  # strategies, and whether they gather the parameters block by block
@@ -72,6 +73,8 @@ def build_trainer(config: Mapping[str, Any], **objects: Any) -> pl.Trainer:
     check_precision(section)
     if section.get("strategy") in SHARDED:
         objects["strategy"] = ShardedStrategy(blocks=SHARDED[section["strategy"]])
+    if section.get("profiler") is None:
+        objects["profiler"] = NoProfiler()
     trainer = make(_without_reset(section), "trainer", config["allow_targets"])(**objects)
     check_launcher(trainer)
     return trainer

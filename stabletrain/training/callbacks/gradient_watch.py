@@ -58,6 +58,9 @@ class GradientWatch(Callback):
         signals_every: Steps between two measurements of the signals other than the gradient; 0 for never.
         time_every: Steps between two measurements of the gradient through time; 0 for never.
 
+    Attributes:
+        last_snapshot: The last statistics measured in this process; None before the first ones.
+
     Raises:
         RequestError: An unknown signal, or a negative number of steps.
 
@@ -81,6 +84,7 @@ class GradientWatch(Callback):
         self.signals = tuple(require_choice("signals", signal, SIGNALS) for signal in signals)
         self.signals_every = require_range("signals_every", signals_every, 0)
         self.time_every = require_range("time_every", time_every, 0)
+        self.last_snapshot: Snapshot | None = None
         self._seconds = 0.0
         self._watch: Watch | None = None
         self._writer: RecordWriter | None = None
@@ -179,6 +183,7 @@ class GradientWatch(Callback):
             self._snapshot = self._watch.step(
                 histograms=histograms, step=step, others=others, loss_scale=loss_scale, outputs=outputs
             )
+            self.last_snapshot = self._snapshot
         self._seconds += time.perf_counter() - start
 
     def _collect_outputs(self, loss_scale: float) -> Mapping[str, Measures]:

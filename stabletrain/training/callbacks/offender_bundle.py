@@ -13,7 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DistributedSampler, SequentialSampler
 
@@ -65,6 +65,11 @@ class OffenderBundle(Callback):
         self._batches: list[_Batch] = []
         self._step = -1
         self._buffers: dict[str, Tensor] = {}
+        self._owners: dict[str, tuple[nn.Module, str]] | None = None
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look for running statistics anew: a callback may have changed the model."""
+        self._owners = None
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -96,7 +101,7 @@ class OffenderBundle(Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Release the batch."""
-        self._batches, self._buffers, self._step = [], {}, -1
+        self._batches, self._buffers, self._owners, self._step = [], {}, None, -1
 
     def _find(self, trainer: pl.Trainer, pl_module: pl.LightningModule, kept: _Batch) -> Offender | None:
         optimizer = trainer.optimizers[0] if len(trainer.optimizers) == 1 else None
@@ -106,7 +111,9 @@ class OffenderBundle(Callback):
     @torch.no_grad()
     def _keep_buffers(self, pl_module: pl.LightningModule) -> None:
         """Copy what the forward pass updates, in one kernel launch."""
-        buffers = {name: b for name, b in pl_module.named_buffers() if name.rpartition(".")[2] in RUNNING}
+        if self._owners is None:
+            self._owners = find_running(pl_module)
+        buffers = {name: getattr(owner, key) for name, (owner, key) in self._owners.items()}
         if buffers.keys() != self._buffers.keys():
             self._buffers = {name: b.detach().clone() for name, b in buffers.items()}
         elif buffers:
@@ -137,6 +144,12 @@ class OffenderBundle(Callback):
         torch.save(bundle, temporary)
         temporary.replace(folder / BUNDLE)
         write_json(folder / OFFENDER, about)
+
+
+def find_running(module: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+    """Return the module and the attribute of each running statistic, by its name."""
+    names = [name for name, _ in module.named_buffers() if name.rpartition(".")[2] in RUNNING]
+    return {name: (module.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in names}
 
 
 def find_in_step(

@@ -16,6 +16,7 @@ from stabletrain.errors import RequestError
 from stabletrain.gradient import Clip, NoClip, clip_and_measure_
 from stabletrain.training.lightning_internals import unscale_before_step_
 from stabletrain.training.optimization.stability import NonFiniteGradient
+from stabletrain.training.step_metrics import StepMetrics
 from stabletrain.vocabulary import metric_names as names
 
 
@@ -129,6 +130,7 @@ class ClipGradients(Callback):
 
     def __init__(self, clip: Clip) -> None:
         self.meter = ClipMeter(clip)
+        self._step_metrics = StepMetrics()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prepare the clip and the optimizers.
@@ -146,12 +148,18 @@ class ClipGradients(Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Clip, and log the norms before and after."""
+        """Clip, and measure the norms before and after."""
         norm, values = self.meter.step(parameters_of(optimizer))
         stop_if_nonfinite(trainer, norm)
         if clips_itself(pl_module) or trainer.gradient_clip_val is not None:
             values = {name: value for name, value in values.items() if name == names.NORM_TOTAL}
-        pl_module.log_dict(values, on_step=True, on_epoch=False, rank_zero_only=True)
+        self._step_metrics.set_norms(trainer, values)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Pass the norms to the loggers if this step is logged."""
+        self._step_metrics.end_batch(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the clip's state and the counts."""
