@@ -13,12 +13,14 @@ from rich.markup import escape
 
 from stabletrain.app.composition.compose import Composition
 from stabletrain.app.composition.override_text import write_override
+from stabletrain.app.composition.schema import CONSOLES
 from stabletrain.app.findings_table import advice_lines, notes_line, verdict_table
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.record.sweep_folder import folder_above
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import HEALTHY, Finding
 
+LIVE = CONSOLES[1]
 SHOWN_GROUPS = ("model", "activation", "init", "norm", "residual", "clip", "optimizer", "data")
 FIRST_ANSWER_TIMEOUT_S = 20.0  # for a server that has never answered during the run
 SHOWN_METRICS = (
@@ -31,7 +33,8 @@ class Console:
     """Print for the first process of a run."""
 
     def __init__(self) -> None:
-        self.is_terminal = sys.stdout.isatty()
+        self.is_terminal = sys.stdout.isatty() and not rich.get_console().is_dumb_terminal
+        self._notes: list[str] = []  # of the console itself
         self._links: dict[str, Any] = {}
         self._concluded = False
 
@@ -46,14 +49,24 @@ class Console:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
         rich.get_console().file = sys.stdout
 
-    def progress(self) -> Any:
-        """Return the callback that shows progress: a bar in a terminal, lines otherwise."""
-        if self.is_terminal:
-            from pytorch_lightning.callbacks import RichProgressBar
+    def progress(self, console: str = "default") -> Any:
+        """Return the callback that shows progress: a bar or a live table in a terminal, lines otherwise.
 
-            return RichProgressBar()
+        Args:
+            console: The setting of this name: `default` or `live`.
+        """
+        if self.is_terminal and console == LIVE:
+            from stabletrain.training.callbacks.live_table import LiveTable
+
+            return LiveTable()
+        if self.is_terminal:
+            from stabletrain.training.callbacks.progress_bar import ProgressBar
+
+            return ProgressBar()
         from stabletrain.training.callbacks.progress_line import LineProgress
 
+        if console == LIVE:
+            self._notes.append("console=live needs a terminal; progress is printed as lines instead.")
         return LineProgress()
 
     def announce(self, composition: Composition, folder: RunFolder, info: dict[str, Any]) -> None:
@@ -77,7 +90,7 @@ class Console:
         """Print the notes of the checks, and the learning rate that was found."""
         if found is not None:
             self.print(f"[dim]rate[/]   {found.lr:.3g}, from {found.num_steps} tried up to {found.highest:.2g}")
-        for note in notes:
+        for note in (*notes, *self._notes):
             self.print(f"[yellow]note[/]   {escape(note)}")
 
     def warn(self, line: str) -> None:

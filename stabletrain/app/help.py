@@ -81,7 +81,10 @@ COMMANDS = {
                 "python -m stabletrain model=lstm data=adding optimizer.lr=1e-2",
                 "choose another model, data set and learning rate",
             ),
-            ("python -m stabletrain experiment=vanishing_depth", "watch a network fail to train"),
+            (
+                "python -m stabletrain experiment=vanishing_depth console=live",
+                "watch a network fail to train, in a table of its layers",
+            ),
             ("python -m stabletrain resume=auto output_dir=runs/mine", "resume a run"),
             ("python -m stabletrain +lr_find=true", "find the learning rate first"),
             ("python -m stabletrain -m init=normal,he norm=none,layer", "run every combination, then print a table"),

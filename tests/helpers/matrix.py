@@ -201,7 +201,7 @@ class SilentConsole(Console):
     def print(self, text: str = "") -> None:
         pass
 
-    def progress(self):
+    def progress(self, console="default"):
         return Callback()
 
 

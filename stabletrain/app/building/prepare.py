@@ -99,14 +99,14 @@ def prepare(
             *([doctor] if doctor else []),
             SystemWatch(),
             *checkpoint_callbacks(folder),
-            console.progress(),
+            console.progress(config["console"]),
             *callbacks,
         ],
         plugins=[ManifestCheckpointIO()],
         default_root_dir=str(folder.path),
         use_distributed_sampler=not isinstance(built.datamodule, DataModule),  # ours divides the examples itself
         enable_model_summary=False,
-        enable_progress_bar=console.is_terminal,
+        enable_progress_bar=False,  # ours is a plain callback
     )
     notes = check(config, built, trainer.world_size)
     return Prepared(composition, built, trainer, record, loggers, watch, doctor, notes, found)

@@ -31,6 +31,7 @@ GROUPS = (
     "search",
     "experiment",
 )
+CONSOLES = ("default", "live")
 
 
 @dataclass
@@ -123,6 +124,8 @@ class Settings:
     """Find the learning rate first, with Lightning's finder, and train with it."""
     compile: bool = False
     """Compile the network with torch.compile; steps on which activations are measured run uncompiled."""
+    console: str = CONSOLES[0]
+    """default, or live: in a terminal, a table of all layers under the progress bar."""
     choices: dict[str, str] = field(default_factory=dict)
     """Chosen option by group, kept in a run's config.yaml to show where its values come from."""
     loss: LossSettings = field(default_factory=LossSettings)
@@ -162,6 +165,7 @@ def check_ranges(config: Mapping[str, Any]) -> None:
         require_choice("watch.signals", signal, SIGNALS)
     for key in ("mlflow_port", "tensorboard_port"):
         require_range(f"ui.{key}", config["ui"][key], 1, 65535)
+    require_choice("console", config["console"], CONSOLES)
     if config["doctor"]["fail_on"] is not None:
         require_choice("doctor.fail_on", config["doctor"]["fail_on"], SEVERITIES[1:])
     for key in ("experiment_name", "run_name", "output_dir", "resume"):

@@ -102,6 +102,11 @@ class GradientWatch(Callback):
         return self._watch is not None and self._watch.looks_at_outputs
 
     @property
+    def layers(self) -> list[str]:
+        """Names of all layers in forward order, with or without a gradient; empty outside of training."""
+        return self._watch.layers if self._watch is not None else []
+
+    @property
     def writer(self) -> RecordWriter | None:
         """The event file being written; None outside of training and in all processes but the first."""
         return self._writer
