@@ -97,11 +97,11 @@ class Console:
         """Print a warning of the doctor during the run."""
         self.print(f"[yellow]doctor[/] {escape(line)}")
 
-    def start_shipper(self, folder: RunFolder) -> Any:
-        """Start the process that ships the record to MLflow during training."""
+    def start_shipper(self, folder: RunFolder, export: Any = None) -> Any:
+        """Start the process that ships the record to MLflow; it waits for `begin`. See `ShipperProcess`."""
         from stabletrain.tracking.shipper_process import ShipperProcess
 
-        return ShipperProcess(folder.path, self._on_event)
+        return ShipperProcess(folder.path, self._on_event, export)
 
     def _on_event(self, event: dict[str, Any]) -> None:
         if event.get("event") == "ready":

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from stabletrain.record.checksum import masked_crc
 from stabletrain.record.protos import Event
-from stabletrain.record.writer import masked_crc
 from stabletrain.signal.histogram import LOG10_2, NONFINITE_BIN, NUM_BINS, ZERO_BIN, Histogram
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.signals import GRADIENT, SIGNALS

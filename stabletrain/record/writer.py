@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import google_crc32c
 import numpy as np
 
 from stabletrain.record import encoding
+from stabletrain.record.checksum import masked_crc
 from stabletrain.record.encoding import FLOAT32_MAX, Bytes, encode_event
 from stabletrain.record.layouts import Layouts
 from stabletrain.record.protos import (
@@ -223,11 +223,3 @@ def frame(data: Sequence[Bytes]) -> list[Bytes]:
     length = struct.pack("<Q", sum(map(len, data)))
     head = length + struct.pack("<I", masked_crc([length]))
     return [head, *data, struct.pack("<I", masked_crc(data))]
-
-
-def masked_crc(data: Sequence[Bytes]) -> int:
-    """Return the CRC-32C of data in parts, rotated and offset as the TFRecord format asks."""
-    crc = 0
-    for part in data:
-        crc = google_crc32c.extend(crc, part)
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF

@@ -3,28 +3,51 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from stabletrain.tracking.priority import lower_priority
 from stabletrain.tracking.ship_result import ShipResult
 from stabletrain.tracking.shipper import Shipper
 from stabletrain.tracking.store import Unreachable
+from stabletrain.tracking.training_pipe import TrainingPipe
 
-END = "end"  # the line sent when training has ended and its summary is written
 MAX_BACKOFF_S = 60.0
-PARENT_CHECK_S = 1.0
+CPU_SHARE = 0.02  # of one core, for the passes during training
+MAX_INTERVAL_S = 20.0
 Emit = Callable[[dict[str, Any]], None]
 
 
 def follow(shipper: Shipper, lines_in: Iterable[str], emit: Emit, interval_s: float = 2.0) -> ShipResult | None:
-    """Ship every `interval_s` until training has ended, then once more.
+    """Ship a record that has begun; see `follow_run`, of which this is the short form.
 
-    Training has ended when `lines_in` yields `end` or is exhausted: a pipe closes when the process at its other end
-    exits, also by SIGKILL. If the server cannot be reached, the shipper tries again at growing intervals, and a last
-    time at the end.
+    Args:
+        shipper: The shipper of one run.
+        lines_in: Lines from the training process.
+        emit: Called with each event.
+        interval_s: Shortest time between two passes.
+
+    Returns:
+        The totals over all passes, or None if the last pass failed.
+    """
+    return follow_run(lambda: shipper, TrainingPipe(lines_in), emit, interval_s)
+
+
+def follow_run(
+    make_shipper: Callable[[], Shipper],
+    training: TrainingPipe,
+    emit: Emit,
+    interval_s: float = 2.0,
+) -> ShipResult | None:
+    """Wait for a record, ship it in passes until training has ended, then once more.
+
+    If the server cannot be reached, the shipper tries again at growing intervals, and a last time at the end.
+
+    A thread of low priority does everything before the end. The last pass, for which training waits, has the priority
+    of the calling thread: on a machine that others use too it would hardly get a turn otherwise.
 
     | event | fields | when |
     |---|---|---|
@@ -35,30 +58,39 @@ def follow(shipper: Shipper, lines_in: Iterable[str], emit: Emit, interval_s: fl
     | `failed` | `reason` | last, if the shipper itself failed |
 
     Args:
-        shipper: The shipper of one run.
-        lines_in: Lines from the training process.
+        make_shipper: Returns the shipper of the run; called once the record has begun.
+        training: The training process.
         emit: Called with each event of the table.
-        interval_s: Time between two passes.
+        interval_s: Shortest time between two passes. The passes during training take about `CPU_SHARE` of one core at
+            most: a pass that is expensive is followed by a longer wait, of up to `MAX_INTERVAL_S`.
 
     Returns:
-        The totals over all passes, or None if the last pass failed.
+        The totals over all passes; None if the last pass failed, or if training ended before there was a record.
     """
-    session = _Session(shipper, emit)
-    ended = threading.Event()
-    threading.Thread(target=_listen, args=(lines_in, ended), daemon=True, name="shipper-input").start()
-    parent = os.getppid()
-    with _ignored_signals():
+    session = _Session(make_shipper, emit)
+
+    def ship_until_the_end() -> None:
+        lower_priority()
         wait_s = 0.0
-        while not _wait(ended, wait_s, parent):
-            wait_s = interval_s if session.attempt(ended=False) else min(max(2 * wait_s, interval_s), MAX_BACKOFF_S)
-        return session.finish()
+        while training.wait_for_begin() and not training.wait_for_end(wait_s):
+            began_s = time.process_time()
+            is_shipped = session.attempt(ended=False)
+            interval = max(interval_s, min((time.process_time() - began_s) / CPU_SHARE, MAX_INTERVAL_S))
+            wait_s = interval if is_shipped else min(max(2 * wait_s, interval_s), MAX_BACKOFF_S)
+
+    with _ignored_signals():
+        passes = threading.Thread(target=ship_until_the_end, daemon=True, name="shipper-passes")
+        passes.start()
+        passes.join()
+        return session.finish() if training.has_begun else None
 
 
 class _Session:
-    def __init__(self, shipper: Shipper, emit: Emit) -> None:
-        self.shipper = shipper
+    def __init__(self, make_shipper: Callable[[], Shipper], emit: Emit) -> None:
         self.total = ShipResult()
         self.failure: tuple[str, str] | None = None  # event and reason of the last attempt
+        self._make_shipper = make_shipper
+        self._shipper: Shipper | None = None
         self._emit = emit
         self._is_ready = False
         self._current: ShipResult | None = None
@@ -67,7 +99,10 @@ class _Session:
         """Make one pass; return whether it succeeded."""
         before = self.failure
         try:
-            self.shipper.ship(ended=ended, on_run=self._begin)
+            self._shipper = self._shipper or self._make_shipper()
+            if not ended and self.failure is None and not self._shipper.has_news():
+                return True
+            self._shipper.ship(ended=ended, on_run=self._begin)
         except Unreachable as error:
             self.failure = ("unreachable", str(error))
         except Exception as error:
@@ -112,30 +147,14 @@ class _Session:
             self.total = result
 
 
-def _listen(lines: Iterable[str], ended: threading.Event) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        for line in lines:
-            if line.strip() == END:
-                break
-    ended.set()
-
-
-def _wait(ended: threading.Event, wait_s: float, parent: int) -> bool:
-    """Wait; return whether training has ended: `end` was received, the pipe closed, or the process is gone."""
-    while wait_s > 0 and not ended.wait(min(wait_s, PARENT_CHECK_S)):
-        if os.getppid() != parent:
-            return True
-        wait_s -= PARENT_CHECK_S
-    return ended.is_set()
-
-
 @contextlib.contextmanager
 def _ignored_signals() -> Iterator[None]:
-    """Ignore Ctrl-C and SIGTERM: they are meant for training, which first saves and then sends `end`."""
+    """Ignore Ctrl-C, SIGTERM and SIGHUP: they are meant for training, which first saves and then sends `end`."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:
         yield
     finally:

@@ -7,10 +7,11 @@ again unchanged (MLflow ignores a value that it has, with the same key, timestam
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from stabletrain.record.reader import Info, Position
+from stabletrain.record.reader import Info, Position, event_files
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.report.run_verdict import verdict_so_far
 from stabletrain.tracking import mlflow_view, tags
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+SEARCH_INTERVAL_S = 30.0  # between two looks at the run in MLflow during training: was it deleted, or shipped to?
 MAX_POINTS = 900  # in a batch; MLflow accepts 1,000 entries, the tag included
 STATUS = {
     statuses.FINISHED: "FINISHED",
@@ -51,6 +53,7 @@ class Shipper:
         experiment_name: Name of the MLflow experiment; as in the record if None, else `stabletrain`.
         run_name: Name of the MLflow run; as in the record if None, else the folder's name.
         log_model: Called once with (run_id, tracking_uri) when the run has ended and has a best checkpoint.
+        live_pictures: Whether to draw pictures while the run is training; if not, all are drawn at its end.
     """
 
     def __init__(
@@ -61,14 +64,17 @@ class Shipper:
         experiment_name: str | None = None,
         run_name: str | None = None,
         log_model: LogModel | None = None,
+        live_pictures: bool = True,
     ) -> None:
         self.folder = folder
         self.tracking_uri = tracking_uri
         self._experiment_name = experiment_name
         self._run_name = run_name
         self._log_model = log_model
+        self._live_pictures = live_pictures
         self._opened: MlflowClient | None = None
         self._run_id: str | None = None
+        self._run_info: dict[str, Any] = {}
         self._forget()
 
     @property
@@ -87,6 +93,12 @@ class Shipper:
         self._info: dict[str, Any] = {}
         self._image_steps: dict[str, int] = {}
         self._viewed: tuple[list[str], dict[str, int]] | None = None
+        self._found: tuple[Run, float] | None = None  # and the time
+
+    def has_news(self) -> bool:
+        """Return whether the record has grown since the last pass that shipped it."""
+        sizes = {path.name: path.stat().st_size for path in event_files(self.folder.events)}
+        return self._found is None or not covers(self._position, sizes)
 
     def ship(
         self, *, ended: bool | None = None, on_run: Callable[[ShipResult], None] = lambda result: None
@@ -109,10 +121,11 @@ class Shipper:
         with quiet(), ship_lock(self.folder.path), plain_errors(self.tracking_uri, self.folder.path):
             if reason := is_reachable(self.tracking_uri):
                 raise Unreachable(reason)
-            info = first_info(self.folder)
+            info = self._run_info or first_info(self.folder)
             if info is None and not final:
                 return result
-            run = self._find_run(info or {}, result)
+            self._run_info = info or {}
+            run = self._find_run(final, result)
             on_run(result)
             try:
                 self._ship_run(run, result, final, died)
@@ -135,45 +148,52 @@ class Shipper:
         died = bool(ended) or not is_training(self.folder)
         return died, died
 
-    def _find_run(self, info: dict[str, Any], result: ShipResult) -> Run:
-        run = find_run(
-            self._client,
-            self.tracking_uri,
-            self.folder,
-            info,
-            experiment_name=self._experiment_name,
-            run_name=self._run_name,
-            known_id=self._run_id,
-            notes=result.notes,
-        )
-        if run.info.run_id != self._run_id:
-            self._run_id = run.info.run_id
-            self._forget()
+    def _find_run(self, final: bool, result: ShipResult) -> Run:
+        if self._found is not None and not final and time.monotonic() - self._found[1] < SEARCH_INTERVAL_S:
+            run = self._found[0]
+        else:
+            run = find_run(
+                self._client,
+                self.tracking_uri,
+                self.folder,
+                self._run_info,
+                experiment_name=self._experiment_name,
+                run_name=self._run_name,
+                known_id=self._run_id,
+                notes=result.notes,
+            )
+            self._check_position(run)
+            self._found = run, time.monotonic()
         result.run_id, result.experiment_id, result.status = run.info.run_id, run.info.experiment_id, run.info.status
         result.url = run_url(self.tracking_uri, run.info.experiment_id, run.info.run_id)
         result.view_url = view_url(self.tracking_uri, run.info.experiment_id, mlflow_view.VIEW_ID)
         return run
 
+    def _check_position(self, run: Run) -> None:
+        """Read the record from the start if this is another run, or if another process has shipped to it."""
+        shipped_text = run.data.tags.get(tags.POSITION)
+        if run.info.run_id != self._run_id or shipped_text != self._shipped_text:
+            self._forget()
+            self._run_id, self._shipped_text = run.info.run_id, shipped_text
+
     def _ship_run(self, run: Run, result: ShipResult, final: bool, died: bool) -> None:
         if not final and run.info.status != "RUNNING":  # resumed
             self._client.update_run(run.info.run_id, status="RUNNING")
-            result.status = "RUNNING"
+            result.status, self._found = "RUNNING", None
         plan = self._ship_points(run, result)
         if final:
             plan.plan_last(self.folder.read_findings())
-        self._ship_images(run, plan, result)
+        if final or self._live_pictures:
+            self._ship_images(run, plan, result)
         self._ship_view(run, result)
         if final:
             self._finish(run, result, died)
 
     def _ship_points(self, run: Run, result: ShipResult) -> PicturePlan:
-        shipped_text = run.data.tags.get(tags.POSITION)
-        if self._plan is None or shipped_text != self._shipped_text:  # the first pass, or another process has shipped
-            self._forget()
+        if self._plan is None:
             self._plan = PicturePlan(pictures_there(self._client, run.info.run_id))
-            self._shipped_text = shipped_text
             result.images_already = len(self._plan.there)
-        shipped = decode_position(shipped_text, self.folder.events)
+        shipped = decode_position(self._shipped_text, self.folder.events)
         info: dict[str, Any] | None = None
         batch: list[Point] = []
         for entries, position in read_events(self.folder.events, self._position):

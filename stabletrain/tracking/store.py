@@ -105,6 +105,22 @@ def is_reachable(uri: str, timeout_s: float = 1.0) -> str | None:
     return None
 
 
+def import_client() -> None:
+    """Import what `open_client` needs. It takes seconds of CPU time, so that a process may do it beforehand."""
+    set_environment()
+    with quiet():
+        from mlflow import MlflowClient  # noqa: F401
+
+        if os.environ.get("MLFLOW_TRACKING_URI", _SQLITE).startswith(_SQLITE):
+            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+
+def set_environment() -> None:
+    """Set MLflow's environment variables, unless the user has set them."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
 def open_client(uri: str) -> MlflowClient:
     """Return a client whose requests end within seconds; a new SQLite store is set up first.
 
@@ -113,8 +129,7 @@ def open_client(uri: str) -> MlflowClient:
     Raises:
         Unreachable: The server does not answer.
     """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    set_environment()
     if reason := is_reachable(uri):
         raise Unreachable(reason)
     with quiet():

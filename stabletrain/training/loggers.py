@@ -84,12 +84,16 @@ class MLflowLogger(Logger):
     Args:
         tracking_uri: URI of the store; by default MLFLOW_TRACKING_URI, else `mlflow.db` beside the run's folder.
         log_model: Whether to log the best network to MLflow, with its signature.
+        live_pictures: Whether MLflow gets pictures while the run is training; if not, all are drawn at its end.
     """
 
-    def __init__(self, tracking_uri: str | None = None, log_model: bool = True) -> None:
+    def __init__(
+        self, tracking_uri: str | None = None, log_model: bool = True, live_pictures: bool = False
+    ) -> None:
         super().__init__()
         self.tracking_uri = tracking_uri
         self.log_model = log_model
+        self.live_pictures = live_pictures
 
     @property
     def name(self) -> str:

@@ -1,17 +1,20 @@
-"""Rebuild the best network of a run from its folder, and log it to MLflow."""
+"""Rebuild the best network of a run from its folder, and export it or log it to MLflow."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor, nn
 
 from stabletrain.app.building.build_data import build_data, examples_of
 from stabletrain.app.building.build_model import build_network
 from stabletrain.record.run_folder import RunFolder
-from stabletrain.tracking.best_model import log_network
+from stabletrain.tracking.best_model import export_network, log_network
 from stabletrain.training.checkpoint import BEST
 
 NUM_EXAMPLES = 4
@@ -19,14 +22,27 @@ NUM_EXAMPLES = 4
 
 def log_best_network(folder: RunFolder, config: Mapping[str, Any], run_id: str, tracking_uri: str) -> None:
     """Log the network of `checkpoints/best.ckpt` to MLflow."""
+    network, example = _rebuild(folder, config)
+    with torch.no_grad():
+        outputs = network(example)
+    log_network(run_id, tracking_uri, network, example.numpy(), outputs.numpy())
+
+
+def export_best_network(folder: RunFolder, config: Mapping[str, Any], target: Path) -> None:
+    """Export the network of `checkpoints/best.ckpt` for the shipper; nothing if there is no such checkpoint."""
+    if (folder.checkpoints / BEST).is_file():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch.export, about recurrent networks
+            network, example = _rebuild(folder, config)
+            export_network(network, example.numpy(), target)
+
+
+def _rebuild(folder: RunFolder, config: Mapping[str, Any]) -> tuple[nn.Module, Tensor]:
+    """Return the network in evaluation mode, and some inputs."""
     data = build_data(config)
     network = build_network(config, data, initialized=False)
     checkpoint = torch.load(folder.checkpoints / BEST, map_location="cpu", weights_only=True)
     prefix = "" if isinstance(network, pl.LightningModule) else "network."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     network.load_state_dict(weights)
-    network.eval()
-    example = examples_of(data, NUM_EXAMPLES, "test")
-    with torch.no_grad():
-        outputs = network(example)
-    log_network(run_id, tracking_uri, network, example.numpy(), outputs.numpy())
+    return network.eval(), examples_of(data, NUM_EXAMPLES, "test")

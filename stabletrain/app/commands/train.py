@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,20 @@ def _start(prepared: Any, folder: RunFolder, checkpoint: Path | None, console: C
     console.announce(composition, folder, info)
     console.advise(prepared.notes, prepared.found)
     is_shipped = any(isinstance(logger, MLflowLogger) for logger in prepared.loggers.values())
-    return console.start_shipper(folder) if is_shipped else None
+    if not is_shipped:
+        return None
+    shipper = console.start_shipper(folder, partial(_export_best, folder, composition.config))
+    shipper.begin()
+    return shipper
+
+
+def _export_best(folder: RunFolder, config: dict[str, Any], target: Path) -> None:
+    """Export the best network for the shipper, which does without torch."""
+    from stabletrain.app.building.model_export import export_best_network
+
+    settings = (config["logger"] or {}).get("mlflow") or {}
+    if settings.get("log_model", True):
+        export_best_network(folder, config, target)
 
 
 def _execute(prepared: Any, folder: RunFolder, checkpoint: Path | None) -> Any:

@@ -6,6 +6,7 @@ import io
 import re
 import tempfile
 import uuid
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,13 +38,21 @@ def upload_picture(client: MlflowClient, run_id: str, picture: Picture, png: byt
     `log_image` gives its two files random names, so that a picture repeated after a crash would appear twice. And it
     reduces the version on the charts page to 256 pixels, too few to read the layers' names; here it keeps its size.
     """
-    from PIL import Image
-
     unique = uuid.uuid5(uuid.NAMESPACE_URL, f"{run_id}/{picture.key}/{picture.step}")
     stem = f"{picture.key.replace('/', '~')}+step+{picture.step}+timestamp+{picture.time_ms}+{unique}"
     with tempfile.TemporaryDirectory(prefix="stabletrain-") as folder:
         Path(folder, f"{stem}.png").write_bytes(png)
-        with Image.open(io.BytesIO(png)) as image:
-            image.convert("RGB").save(Path(folder, f"{stem}+compressed.webp"), quality=85)
+        Path(folder, f"{stem}+compressed.webp").write_bytes(_compress(png))
         client.log_artifacts(run_id, folder, FOLDER)
     client.set_tag(run_id, tags.LOGGED_IMAGES, "True")
+
+
+@lru_cache(maxsize=1)  # the last picture of a kind is uploaded under two keys, one after the other
+def _compress(png: bytes) -> bytes:
+    """Return a PNG as WebP. Method 2 needs a third of the CPU time of the default, 4, and is 6% larger."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as image:
+        image.convert("RGB").save(buffer, "webp", quality=85, method=2)
+    return buffer.getvalue()

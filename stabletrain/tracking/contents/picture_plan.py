@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 
 from stabletrain.record.reader import Entry, LayerHistogram, Record, Scalar, Vector
 from stabletrain.signal.histogram import Histogram
@@ -138,13 +139,15 @@ class PicturePlan:
                 self._add(timeline.picture())
 
     def plan_last(self, findings: Sequence[Finding] = ()) -> None:
-        """Add pictures of the last state; called when the run has ended."""
+        """Add pictures of the last state, each under two keys but drawn once; called when the run has ended."""
         pictures = [timeline.picture(findings) for timeline in self.timelines if timeline.last is not None]
         if self._last is not None:
             pictures.insert(0, self._ridges_picture())
         for picture in pictures:
+            picture = replace(picture, draw=cache(picture.draw))
+            self._pending.pop(picture.identity, None)  # planned before the findings were known
             self._add(picture)
-            self._add(Picture(picture.key + AT_END, 0, picture.time_ms, picture.draw))
+            self._add(replace(picture, key=picture.key + AT_END, step=0))
 
     def pending(self) -> list[Picture]:
         """Return the pictures that are still to be drawn."""
