@@ -23,7 +23,9 @@ def main() -> None:
     arguments = parser.parse_args()
     os.nice(NICENESS)
     app = make_app(arguments.folder, arguments.only)
-    uvicorn.run(app, host=HOST, port=arguments.port, log_level="warning", access_log=False, server_header=False)
+    uvicorn.run(
+        app, host=HOST, port=arguments.port, log_level="warning", access_log=False, server_header=False, lifespan="off"
+    )
 
 
 if __name__ == "__main__":

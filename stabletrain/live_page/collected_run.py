@@ -38,7 +38,9 @@ class Frames:
 
     def _begin(self, step: int) -> None:
         steps = [s for s in self.by_step if s < step]
-        if steps and self._num_seen and (self._num_seen - 1) % self._stride:
+        if len(steps) < len(self.by_step):  # a resumed run goes back
+            self._num_seen = len(steps) * self._stride
+        elif self._num_seen and (self._num_seen - 1) % self._stride:
             steps.pop()  # it was kept as the last one only
         width = max(map(len, self.by_step.values()), default=1)
         if len(steps) >= min(max(MAX_HISTOGRAMS // width, MIN_FRAMES), MAX_FRAMES):

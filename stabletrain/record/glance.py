@@ -22,7 +22,8 @@ HEAD_BYTES, TAIL_BYTES = 12, 4  # around each event: its length and a checksum, 
 CHUNK = 4 * 2**20
 MAX_EVENT = 2**20  # bytes; larger events are histograms
 MAX_POINTS = 64  # of the loss; beyond, every other point is dropped, and from then on every other one is kept
-_LOSS, _INFO = names.TRAIN_LOSS.encode(), names.RUN_INFO.encode()
+# The field `Summary.Value.tag` with its length: TensorBoard's layout mentions the names too, in longer texts.
+_LOSS, _INFO = (b"\x0a" + bytes([len(name)]) + name.encode() for name in (names.TRAIN_LOSS, names.RUN_INFO))
 
 
 class Glance:
