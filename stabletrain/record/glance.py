@@ -90,7 +90,7 @@ class Glance:
             last = last if is_info else event  # metadata is of no step
             at += whole
         if last is not None:
-            self.last_step = max([_step_of(last), *self.steps[-1:]])
+            self.last_step = max([_step_of(last), *self.curve[0][-1:]])
         return at
 
     def _take(self, event: bytes, checksum: bytes, is_info: bool) -> bool:
