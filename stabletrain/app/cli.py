@@ -160,7 +160,8 @@ def _run(request: Request) -> int:
 
         return run_all(request.overrides, train, request.config_dirs)
     has_folder = any(not argument.startswith("--") for argument in request.arguments)
-    if COMMANDS[request.command].takes_folders and not has_folder:
+    command = COMMANDS[request.command]
+    if command.takes_folders and command.needs_folder and not has_folder:
         raise RequestError(
             f"{request.command} needs the folder of a run.",
             key="RUN_DIR",

@@ -60,7 +60,8 @@ class Command:
         summary: One line.
         usage: What follows the command's name.
         examples: Command lines, each with what it does.
-        takes_folders: Whether the command takes folders of runs; it then needs at least one.
+        takes_folders: Whether the command takes folders of runs.
+        needs_folder: Whether it needs at least one, if it takes some.
         flags: Flags of this command alone.
     """
 
@@ -68,6 +69,7 @@ class Command:
     usage: str
     examples: tuple[tuple[str, str], ...]
     takes_folders: bool = False
+    needs_folder: bool = True
     flags: tuple[Flag, ...] = ()
 
 
@@ -131,9 +133,15 @@ COMMANDS = {
         flags=(_switch("--follow", "keep shipping until the training ends, which starts this process itself"),),
     ),
     "ui": Command(
-        "open MLflow and TensorBoard on 127.0.0.1",
-        "[key=value …]",
-        (("python -m stabletrain ui ui.mlflow_port=5001", "use another port"),),
+        "open MLflow, TensorBoard and the live page of all runs on 127.0.0.1",
+        "[RUN_DIR] [key=value …]",
+        (
+            ("python -m stabletrain ui", "show the runs in runs/"),
+            ("python -m stabletrain ui runs/mine", "show the runs in another folder, or a single run"),
+            ("python -m stabletrain ui ui.mlflow_port=5001", "use another port"),
+        ),
+        takes_folders=True,
+        needs_folder=False,
     ),
 }
 

@@ -27,6 +27,11 @@ class RunFolder:
         self.summary = self.path / "summary.json"
         self.report = self.path / "report.html"
 
+    @property
+    def exists(self) -> bool:
+        """Whether the folder contains a run."""
+        return self.events.is_dir() or self.summary.is_file()
+
     def read_summary(self) -> dict[str, Any]:
         """Return `summary.json`; an empty dict if there is none yet."""
         return json.loads(self.summary.read_text()) if self.summary.is_file() else {}

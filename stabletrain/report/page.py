@@ -34,27 +34,48 @@ def render_report(folder: RunFolder) -> str:
     import jinja2
 
     record, summary, findings = load_record(folder.path), folder.read_summary(), worst_first(folder.read_findings())
-    groups = by_cause(findings)
-    causes = [cause for cause, _ in groups]  # their symptoms are not marked in the pictures
+    causes = causes_of(findings)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    info, script = record.info, template.script()
+    script = template.script()
     return environment.from_string(template.page()).render(
         policy=_policy(script),
         style=template.style(),
         script=script,
         data=to_json(page_data(record, causes)) if record.scalars or record.histograms or record.vectors else None,
-        name=" / ".join(str(info[k]) for k in ("experiment_name", "run_name") if info.get(k)) or folder.path.name,
-        **_verdict_part(record, summary, findings),
-        metrics=[(key, words.number(value)) for key, value in _mapping(summary.get("metrics")).items()],
-        facts=_facts(record, summary),
-        link=_link(summary.get("mlflow_url")),
-        command=_text(info.get("command")),
-        findings=[_finding_part(cause, info, symptoms) for cause, symptoms in groups],
-        shown=min(SHOWN_FINDINGS, sum(cause.alarms for cause in causes)),
+        **page_texts(record, summary, findings, folder.path.name),
         **stills(record, causes),
-        parameters=sorted((str(k), str(v)) for k, v in _mapping(info.get("parameters")).items()),
-        versions=[(f"version of {k}", str(v)) for k, v in _mapping(info.get("versions")).items()],
     )
+
+
+def causes_of(findings: Sequence[Finding]) -> list[Finding]:
+    """Return the findings that are marked in the pictures: the causes without their symptoms, worst first."""
+    return [cause for cause, _ in by_cause(findings)]
+
+
+def page_texts(
+    record: Record, summary: Mapping[str, Any], findings: Sequence[Finding], folder_name: str
+) -> dict[str, Any]:
+    """Return everything that the page says in words, by the names in its template.
+
+    Args:
+        record: The record, of which only `info` and the presence of measurements count.
+        summary: Content of `summary.json`.
+        findings: Findings of the run.
+        folder_name: Name of the run if it has no other.
+    """
+    groups, info = by_cause(findings), record.info
+    return {
+        "name": " / ".join(str(info[k]) for k in ("experiment_name", "run_name") if info.get(k)) or folder_name,
+        **_verdict_part(record, summary, findings),
+        "metrics": [(key, words.number(value)) for key, value in _mapping(summary.get("metrics")).items()],
+        "facts": _facts(record, summary),
+        "link": _link(summary.get("mlflow_url")),
+        "command": _text(info.get("command")),
+        "findings": [_finding_part(cause, info, symptoms) for cause, symptoms in groups],
+        "shown": min(SHOWN_FINDINGS, sum(cause.alarms for cause, _ in groups)),
+        "parameters": sorted((str(k), str(v)) for k, v in _mapping(info.get("parameters")).items()),
+        "versions": [(f"version of {k}", str(v)) for k, v in _mapping(info.get("versions")).items()],
+    }
 
 
 def _policy(script: str) -> str:

@@ -13,10 +13,10 @@ from stabletrain.record.reader import Record
 from stabletrain.report import explanations as words
 from stabletrain.report.frames import frame_steps
 from stabletrain.report.grid import Grid, clipped_share, ratio_grid, signal_grid, time_grids
+from stabletrain.report.palette import PALETTE
 from stabletrain.report.pictures.cells import OF_GRADIENTS, color_limits
 from stabletrain.report.pictures.clip_norms import has_clipping
 from stabletrain.report.pictures.curves import NORM_HEADING, Panel, finite, panels_of, thin
-from stabletrain.report.pictures.drawing import SEQUENTIAL
 from stabletrain.report.pictures.ridges import limits_of_histograms
 from stabletrain.report.pictures.update_ratios import band_limits, bands_of
 from stabletrain.report.quantize import encode_frame, encode_grid, to_base64
@@ -55,7 +55,7 @@ def page_data(record: Record, findings: Sequence[Finding] = ()) -> dict[str, Any
     if ratios.log10.size:
         signals.append(_named(names.UPDATE_RATIO, ratios) | {"frames": None})
     return {
-        "colors": to_base64(_colors()),
+        "colors": PALETTE,
         "signals": [s for s in signals if s["rows"]],
         "clipped": _clipped(record, signals),
         "findings": [_mark(finding) for finding in findings[:MAX_MARKS]],
@@ -71,12 +71,6 @@ def to_json(data: Mapping[str, Any]) -> str:
     """Return JSON that is safe inside a `<script>` element: `<`, `>` and `&` escaped, no NaN."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _colors() -> np.ndarray:
-    from matplotlib import colormaps
-
-    return colormaps[SEQUENTIAL](np.arange(256), bytes=True)[:, :3]
 
 
 def _columns(cells: int, num_rows: int) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 ASSETS = Path(__file__).parent / "assets"
-SCRIPTS = ("data.js", "canvas.js", "heatmap.js", "ridges.js", "lines.js", "main.js")
+DRAWINGS = ("data.js", "canvas.js", "heatmap.js", "ridges.js", "lines.js", "views.js")  # without what starts them
+SCRIPTS = (*DRAWINGS, "main.js")
 
 
 def page() -> str:
@@ -20,7 +22,12 @@ def style() -> str:
 
 def script() -> str:
     """Return the parts of the script as one function, which adds no global names."""
-    return '(() => {\n"use strict";\n' + "".join(map(read, SCRIPTS)) + "})();\n"
+    return join_scripts(map(read, SCRIPTS))
+
+
+def join_scripts(parts: Iterable[str]) -> str:
+    """Return scripts as one function, which adds no global names."""
+    return '(() => {\n"use strict";\n' + "".join(parts) + "})();\n"
 
 
 def read(name: str) -> str:

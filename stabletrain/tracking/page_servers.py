@@ -1,8 +1,9 @@
-"""Serve the pages of MLflow and TensorBoard on this machine, until Ctrl-C."""
+"""Serve MLflow, TensorBoard and the live page on this machine, until Ctrl-C."""
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import signal
 import socket
@@ -12,16 +13,17 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+from urllib.parse import quote
 
 from stabletrain.errors import RequestError, require_range
 from stabletrain.tracking.guarded_process import start_guarded, stop_guarded
 from stabletrain.tracking.store import artifact_root, database_of, page_url
 
-HOST = "127.0.0.1"  # neither page asks for a password, so other machines must not reach it
+HOST = "127.0.0.1"  # none of the pages asks for a password, so other machines must not reach them
 START_TIMEOUT_S = 90.0
 POLL_S = 0.5
 
@@ -32,58 +34,66 @@ def serve(
     *,
     mlflow_port: int = 5000,
     tensorboard_port: int = 6006,
+    live_port: int = 6007,
+    only: str | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Serve the embedded store and the event files, print both links, and wait for Ctrl-C or SIGTERM.
+    """Serve the embedded store, the event files and the live page, print the links, and wait for Ctrl-C or SIGTERM.
 
     Args:
         tracking_uri: The store (see `resolve_tracking_uri`). A server has pages of its own: only its link is printed.
+            Without a store, the other pages are served.
         logdir: The folder that contains the runs.
         mlflow_port: Port of MLflow's page.
         tensorboard_port: Port of TensorBoard's page.
+        live_port: Port of the live page.
+        only: Name of the one run to show in TensorBoard and on the live page; None for all.
         say: Called with each line to print.
 
     Raises:
-        RequestError: There is no store yet, a port is taken, or a server did not start.
+        RequestError: A port is taken, or a server did not start.
     """
-    with tempfile.TemporaryDirectory(prefix="stabletrain-ui-") as shown:
-        _serve(tracking_uri, Path(logdir).absolute(), Path(shown), mlflow_port, tensorboard_port, say)
+    logdir = Path(logdir).absolute()
+    with tempfile.TemporaryDirectory(prefix="stabletrain-ui-") as folder:
+        shown = Path(folder)
+        pages = [_live_page(logdir, live_port, only), _tensorboard_page(shown, tensorboard_port)]
+        root = artifact_root(tracking_uri)
+        if root is None:
+            say(f"MLflow       {home_url(page_url(tracking_uri))}")
+        elif database_of(tracking_uri).is_file():
+            pages.append(_mlflow_page(tracking_uri, root, mlflow_port))
+        else:
+            say(f"MLflow has no store yet: no run has written to {database_of(tracking_uri)}.")
+        for page in pages:
+            _require_free(page)
+        _serve(pages, lambda: link_runs(logdir, shown, only), say)
 
 
-def _serve(
-    tracking_uri: str, logdir: Path, shown: Path, mlflow_port: int, tensorboard_port: int, say: Callable[[str], None]
-) -> None:
-    pages = [_tensorboard_page(shown, tensorboard_port)]
-    if (root := artifact_root(tracking_uri)) is None:
-        say(f"MLflow       {home_url(page_url(tracking_uri))}")
-    else:
-        _require_store(tracking_uri)
-        pages.insert(0, _mlflow_page(tracking_uri, root, mlflow_port))
-    for page in pages:
-        _require_free(page)
-    link_runs(logdir, shown)
+def _serve(pages: Sequence[_Page], look: Callable[[], None], say: Callable[[str], None]) -> None:
+    """Run the servers, and call `look` from time to time, until stopped."""
+    look()
     with _stop_event() as stop, contextlib.ExitStack() as stack:
         for page in pages:
             stack.enter_context(_running(page))
         for page in pages:
             _wait_for_answer(page, stop)
-        if not stop.is_set():
-            for page in pages:
+            if not stop.is_set():
                 say(f"{page.title:<12} {page.link}")
-            say("Ctrl-C stops both." if len(pages) > 1 else "Ctrl-C stops it.")
+        if not stop.is_set():
+            say("Ctrl-C stops them.")
         while not stop.wait(POLL_S):
-            link_runs(logdir, shown)
+            look()
             for page in pages:
                 _require_alive(page)
 
 
-def link_runs(logdir: Path, shown: Path) -> None:
+def link_runs(logdir: Path, shown: Path, only: str | None = None) -> None:
     """Add a link for each new run in `logdir` to the folder that TensorBoard reads.
 
     The artifacts of the embedded store, which contain a copy of each run's event files, are in `logdir` too:
     TensorBoard would show every run twice if it read that folder.
     """
-    for events in logdir.glob("*/tensorboard"):
+    for events in logdir.glob(f"{glob.escape(only) if only else '*'}/tensorboard"):
         link = shown / events.parent.name
         if not link.is_symlink():
             link.symlink_to(events, target_is_directory=True)
@@ -120,16 +130,12 @@ def _tensorboard_page(logdir: Path, port: int) -> _Page:
     return _Page("TensorBoard", "ui.tensorboard_port", port, command, f"http://{HOST}:{port}/")
 
 
-def _require_store(tracking_uri: str) -> None:
-    database = database_of(tracking_uri)
-    if not database.is_file():
-        raise RequestError(
-            f"There is no MLflow store yet: {database} does not exist.",
-            key="tracking_uri",
-            found=tracking_uri,
-            allowed="a store that a training run has written to",
-            command="stabletrain train",
-        )
+def _live_page(logdir: Path, port: int, only: str | None) -> _Page:
+    command = [sys.executable, "-m", "stabletrain.live_page", str(logdir), "--port", str(port)]
+    link = f"http://{HOST}:{port}/"
+    if only:
+        command, link = [*command, f"--only={only}"], f"{link}run/{quote(only)}"
+    return _Page("Live page", "ui.live_port", port, command, link)
 
 
 def _require_free(page: _Page) -> None:

@@ -1,18 +1,16 @@
-"""Find the MLflow run of a record, and tell whether the process that writes the record is still alive."""
+"""Find the MLflow run of a record, and what its first entries say."""
 
 from __future__ import annotations
 
 import itertools
-import re
-import socket
 import time
 import zlib
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from stabletrain.record.reader import Info, event_files, read_entries
 from stabletrain.record.run_folder import RunFolder
+from stabletrain.record.writing_process import is_training as is_training
+from stabletrain.record.writing_process import start_time_s
 from stabletrain.tracking import tags
 from stabletrain.tracking.store import artifact_root
 from stabletrain.tracking.sweep_parent import parent_tag
@@ -22,8 +20,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 DEFAULT_EXPERIMENT = "stabletrain"
-STALE_S = 3600.0  # without growth for this long, a record of another machine counts as ended
-_EVENT_FILE = re.compile(r"^events\.out\.tfevents\.(?P<time_s>\d+\.\d+)\.(?P<host>.+)\.(?P<pid>\d+)$")
 _NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
@@ -86,25 +82,6 @@ def first_info(folder: RunFolder) -> dict[str, Any] | None:
     return next((entry.info for entry, _ in entries if isinstance(entry, Info)), {})
 
 
-def is_training(folder: RunFolder) -> bool:
-    """Return whether the process that began the newest event file is alive.
-
-    A process of another machine counts as alive while the file grows.
-    """
-    files = event_files(folder.events)
-    if not files:
-        return False
-    match = _EVENT_FILE.match(files[-1].name)
-    if match is None or match["host"] != socket.gethostname():
-        return time.time() - files[-1].stat().st_mtime < STALE_S
-    try:
-        process = psutil.Process(int(match["pid"]))
-        # A process that started after the file was begun has merely got the same id.
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= float(match["time_s"]) + 1
-    except psutil.Error:
-        return False
-
-
 def end_ms(folder: RunFolder) -> int:
     """Return the time of the last write to the record, in ms."""
     files = event_files(folder.events)
@@ -112,9 +89,8 @@ def end_ms(folder: RunFolder) -> int:
 
 
 def _start_ms(folder: RunFolder) -> int:
-    files = event_files(folder.events)
-    match = _EVENT_FILE.match(files[0].name) if files else None
-    return round(1000 * (float(match["time_s"]) if match else time.time()))
+    started_s = start_time_s(folder)
+    return round(1000 * (time.time() if started_s is None else started_s))
 
 
 def _folder_uid(folder: RunFolder) -> str:

@@ -164,8 +164,8 @@ def test_mlflow_has_the_saved_view(client, mlflow_run):
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_both_pages_show_the_layers(main_job, run_dir, page):
     """`stabletrain ui`, then MLflow's view with its slider and TensorBoard's histograms, in a real browser."""
-    mlflow_port, tensorboard_port = find_free_port(), find_free_port()
-    ports = [f"ui.mlflow_port={mlflow_port}", f"ui.tensorboard_port={tensorboard_port}"]
+    mlflow_port, tensorboard_port, live_port = (find_free_port() for _ in range(3))
+    ports = [f"ui.mlflow_port={mlflow_port}", f"ui.tensorboard_port={tensorboard_port}", f"ui.live_port={live_port}"]
     env = {**os.environ, "PYTHONPATH": ROOT}
     process = subprocess.Popen(
         [sys.executable, "-m", "stabletrain", "ui", *ports],
@@ -177,9 +177,9 @@ def test_both_pages_show_the_layers(main_job, run_dir, page):
     )
     try:
         assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(2)]
-        assert f"http://127.0.0.1:{mlflow_port}" in lines[0]
-        assert f"http://127.0.0.1:{tensorboard_port}" in lines[1]
+        lines = [process.stdout.readline() for _ in range(3)]
+        for line, port in zip(lines, (live_port, tensorboard_port, mlflow_port), strict=True):
+            assert f"http://127.0.0.1:{port}" in line
         url = json.loads((run_dir / "summary.json").read_text())["mlflow_url"].replace(":5000", f":{mlflow_port}")
         page.goto(url)
         page.get_by_text("Verdict: ").first.wait_for()

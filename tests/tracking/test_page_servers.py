@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import socket
@@ -5,7 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ SCRIPT = """
 import sys
 from stabletrain.tracking.page_servers import serve
 say = lambda line: print(line, flush=True)
-serve(sys.argv[1], sys.argv[2], mlflow_port=int(sys.argv[3]), tensorboard_port=int(sys.argv[4]), say=say)
+ports = dict(zip(("mlflow_port", "tensorboard_port", "live_port"), map(int, sys.argv[3:6]), strict=True))
+serve(sys.argv[1], sys.argv[2], **ports, only=sys.argv[6] if len(sys.argv) > 6 else None, say=say)
 """
 
 
@@ -38,17 +40,46 @@ def answers(port):
     return False
 
 
-def test_a_store_that_does_not_exist_is_told(tmp_path):
-    with pytest.raises(RequestError) as caught:
-        serve(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path)
-    assert caught.value.command == "stabletrain train"
+@contextmanager
+def serving(uri, logdir, *words):
+    ports = free_ports(3)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", SCRIPT, uri, str(logdir), *map(str, ports), *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        yield process, ports
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
-@pytest.mark.parametrize("key", ["mlflow_port", "tensorboard_port"])
+def test_without_a_store_the_other_pages_are_served(tmp_path):
+    run = tmp_path / "one run"
+    (run / "tensorboard").mkdir(parents=True)
+    (tmp_path / "two/tensorboard").mkdir(parents=True)
+    with serving(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path, run.name) as (process, ports):
+        lines = [process.stdout.readline().strip() for _ in range(4)]
+        assert lines == [
+            f"MLflow has no store yet: no run has written to {tmp_path / 'mlflow.db'}.",
+            f"Live page    http://127.0.0.1:{ports[2]}/run/one%20run",
+            f"TensorBoard  http://127.0.0.1:{ports[1]}/",
+            "Ctrl-C stops them.",
+        ]
+        assert [answers(port) for port in ports] == [False, True, True]
+        with urllib.request.urlopen(f"http://127.0.0.1:{ports[2]}/runs.json", timeout=30) as answer:
+            assert json.load(answer)["names"] == ["one run"]
+    deadline = time.monotonic() + 30
+    while any(answers(port) for port in ports) and time.monotonic() < deadline:  # killed: the guards stop the servers
+        time.sleep(0.1)
+    assert [answers(port) for port in ports] == [False, False, False]
+
+
+@pytest.mark.parametrize("key", ["mlflow_port", "tensorboard_port", "live_port"])
 def test_a_taken_port_is_told_with_a_free_one(runs, uri, key):
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
-        ports = dict(zip(("mlflow_port", "tensorboard_port"), free_ports(2), strict=True)) | {key: taken}
+        ports = dict(zip(("mlflow_port", "tensorboard_port", "live_port"), free_ports(3), strict=True)) | {key: taken}
         with pytest.raises(RequestError) as caught:
             serve(uri, runs, **ports)
     assert (caught.value.key, caught.value.found) == (f"ui.{key}", taken)
@@ -57,26 +88,20 @@ def test_a_taken_port_is_told_with_a_free_one(runs, uri, key):
     assert int(port) != taken
 
 
-def test_both_pages_answer_and_end_with_it(runs, uri):
-    ports = free_ports(2)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-c", SCRIPT, uri, str(runs), *map(str, ports)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    try:
-        lines = [process.stdout.readline().split() for _ in range(2)]
+def test_all_pages_answer_and_end_with_it(runs, uri):
+    with serving(uri, runs) as (process, ports):
+        lines = [process.stdout.readline().strip() for _ in range(4)]
         assert lines == [
-            ["MLflow", f"http://127.0.0.1:{ports[0]}/#/experiments?workflowType=machine_learning"],
-            ["TensorBoard", f"http://127.0.0.1:{ports[1]}/"],
+            f"Live page    http://127.0.0.1:{ports[2]}/",
+            f"TensorBoard  http://127.0.0.1:{ports[1]}/",
+            f"MLflow       http://127.0.0.1:{ports[0]}/#/experiments?workflowType=machine_learning",
+            "Ctrl-C stops them.",
         ]
-        assert [answers(port) for port in ports] == [True, True]
+        assert [answers(port) for port in ports] == [True, True, True]
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
         time.sleep(0.2)
-        assert [answers(port) for port in ports] == [False, False]
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+        assert [answers(port) for port in ports] == [False, False, False]
 
 
 def test_tensorboard_is_shown_each_run_once_and_new_ones_too(tmp_path):

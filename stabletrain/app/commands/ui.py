@@ -1,4 +1,4 @@
-"""`ui`: serve MLflow and TensorBoard from the local store, on 127.0.0.1."""
+"""`ui`: serve MLflow and TensorBoard from the local store, and the live page, on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -6,18 +6,40 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stabletrain.app.composition.compose import Composition
+from stabletrain.errors import RequestError
+from stabletrain.record.run_folder import RunFolder
 from stabletrain.vocabulary.statuses import DONE_CODE
 
 
 def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
-    """Serve the runs in the folder that holds `output_dir`, by default `runs/`, until stopped."""
+    """Serve the runs in a folder, or one run, until stopped; by default those beside `output_dir`, that is, `runs/`.
+
+    Raises:
+        RequestError: More than one folder, or one that does not exist.
+    """
     from stabletrain.tracking.page_servers import serve
     from stabletrain.tracking.store import resolve_tracking_uri
 
     config = composition.config
     run_dir = Path(config["output_dir"] or "runs/any").absolute()
+    only = None
+    if arguments:
+        folder = _existing_folder(arguments)
+        only = folder.name if RunFolder(folder).exists else None
+        run_dir = folder if only else folder / "any"
     explicit = ((config["logger"] or {}).get("mlflow") or {}).get("tracking_uri")
-    uri = resolve_tracking_uri(explicit, run_dir)
-    ports = config["ui"]
-    serve(uri, run_dir.parent, mlflow_port=ports["mlflow_port"], tensorboard_port=ports["tensorboard_port"])
+    serve(resolve_tracking_uri(explicit, run_dir), run_dir.parent, only=only, **config["ui"])
     return DONE_CODE
+
+
+def _existing_folder(arguments: Sequence[str]) -> Path:
+    folder = Path(arguments[0]).absolute()
+    if len(arguments) == 1 and folder.is_dir():
+        return folder
+    raise RequestError(
+        "ui takes one folder." if len(arguments) > 1 else "There is no such folder.",
+        key="RUN_DIR",
+        found=" ".join(arguments),
+        allowed="a folder of runs, or the output_dir of one run",
+        command="python -m stabletrain ui runs",
+    )

@@ -78,6 +78,8 @@ class UiSettings:
     """Port of MLflow."""
     tensorboard_port: int = 6006
     """Port of TensorBoard."""
+    live_port: int = 6007
+    """Port of the live page."""
 
 
 @dataclass
@@ -163,7 +165,7 @@ def check_ranges(config: Mapping[str, Any]) -> None:
         require_range(f"watch.{key}", config["watch"][key], 0)
     for signal in config["watch"]["signals"]:
         require_choice("watch.signals", signal, SIGNALS)
-    for key in ("mlflow_port", "tensorboard_port"):
+    for key in ("mlflow_port", "tensorboard_port", "live_port"):
         require_range(f"ui.{key}", config["ui"][key], 1, 65535)
     require_choice("console", config["console"], CONSOLES)
     if config["doctor"]["fail_on"] is not None:

@@ -1,0 +1,155 @@
+"""Reads of a record only what a list of runs shows: what the run is, its training loss, and how far it has got.
+
+All other events are skipped without being decoded: a thousand records are read in the time that `load_record` takes for
+a few.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from stabletrain.record.protos import Event
+from stabletrain.record.writer import masked_crc
+from stabletrain.vocabulary import metric_names as names
+
+HEAD_BYTES, TAIL_BYTES = 12, 4  # around each event: its length and a checksum, then another checksum
+CHUNK = 4 * 2**20
+MAX_EVENT = 2**20  # bytes; larger events are histograms
+MAX_POINTS = 64  # of the loss; beyond, every other point is dropped, and from then on every other one is kept
+# The field `Summary.Value.tag` with its length: TensorBoard's layout mentions the names too, in longer texts.
+_LOSS, _INFO = (b"\x0a" + bytes([len(name)]) + name.encode() for name in (names.TRAIN_LOSS, names.RUN_INFO))
+
+
+class Glance:
+    """The metadata, training loss and last step of a record, read piece by piece.
+
+    Args:
+        events: The run's `tensorboard/` folder.
+    """
+
+    def __init__(self, events: Path) -> None:
+        self.events = events
+        self._forget()
+
+    def _forget(self) -> None:
+        self.info: dict[str, Any] = {}
+        self.steps: list[int] = []
+        self.losses: list[float] = []
+        self.last_step = -1
+        self._stride, self._num_seen = 1, 0
+        self._newest = b""  # the last event with a loss
+        self._read: dict[str, int] = {}  # bytes by file name
+
+    def advance(self, max_bytes: int = CHUNK) -> bool:
+        """Read on; return whether the end was reached.
+
+        Args:
+            max_bytes: About how many bytes to read at most.
+        """
+        files = sizes_of(self.events)
+        if any(files.get(name, -1) < offset for name, offset in self._read.items()):
+            self._forget()  # another run has taken its place
+        for name, size in files.items():
+            offset = self._read.get(name, 0)
+            while size - offset > HEAD_BYTES:
+                if max_bytes <= 0:
+                    return False
+                length = self._read_piece(name, offset, min(max_bytes, CHUNK))
+                if not length:
+                    break  # incomplete or damaged
+                offset += length
+                max_bytes -= min(length, CHUNK)
+                self._read[name] = offset
+        return True
+
+    def _read_piece(self, name: str, offset: int, num_bytes: int) -> int:
+        """Read whole events from an offset; return how many bytes they take."""
+        with (self.events / name).open("rb") as file:
+            file.seek(offset)
+            data = file.read(max(num_bytes, MAX_EVENT))
+            end = os.fstat(file.fileno()).st_size - offset
+        at, last = 0, None
+        while at + HEAD_BYTES <= len(data):
+            (length,) = struct.unpack_from("<Q", data, at)
+            whole = HEAD_BYTES + length + TAIL_BYTES
+            if masked_crc([data[at : at + 8]]) != struct.unpack_from("<I", data, at + 8)[0] or at + whole > end:
+                break
+            if at + whole > len(data):
+                at += whole if whole > MAX_EVENT else 0  # skipped, or read with the next piece
+                break
+            event = data[at + HEAD_BYTES : at + HEAD_BYTES + length]
+            is_info, is_loss = _INFO in event, _LOSS in event
+            if (is_info or is_loss) and not self._take(event, data[at + whole - TAIL_BYTES : at + whole], is_info):
+                break
+            last = last if is_info else event  # metadata is of no step
+            at += whole
+        if last is not None:
+            self.last_step = max([_step_of(last), *self.curve[0][-1:]])
+        return at
+
+    def _take(self, event: bytes, checksum: bytes, is_info: bool) -> bool:
+        """Take what the list shows from one event; return whether it is intact."""
+        if masked_crc([event]) != struct.unpack("<I", checksum)[0]:
+            return False
+        if is_info:
+            self._take_info(event)
+        else:
+            if self._num_seen % self._stride == 0:
+                self._add_loss(*_loss_of(event))
+            self._num_seen += 1
+            self._newest = event
+        return True
+
+    def _take_info(self, event: bytes) -> None:
+        for value in Event.FromString(event).summary.value:
+            if value.tag == names.RUN_INFO and value.tensor.string_val:
+                self.info = json.loads(value.tensor.string_val[0])
+
+    def _add_loss(self, step: int, loss: float | None) -> None:
+        if loss is None:
+            return
+        while self.steps and self.steps[-1] >= step:  # the run was resumed from an earlier step
+            self.steps.pop()
+            self.losses.pop()
+        self.steps.append(step)
+        self.losses.append(loss)
+        if len(self.steps) > MAX_POINTS:
+            self.steps, self.losses, self._stride = self.steps[::2], self.losses[::2], 2 * self._stride
+
+    @property
+    def curve(self) -> tuple[list[int], list[float]]:
+        """Steps and losses, the newest one included."""
+        step, loss = _loss_of(self._newest)
+        if loss is None or not self.steps or step <= self.steps[-1]:
+            return self.steps, self.losses
+        return [*self.steps, step], [*self.losses, loss]
+
+
+def _loss_of(event: bytes) -> tuple[int, float | None]:
+    """Return the step and the training loss of an event; None if it only mentions the name."""
+    decoded = Event.FromString(event)
+    found = [value.simple_value for value in decoded.summary.value if value.tag == names.TRAIN_LOSS]
+    return decoded.step, found[-1] if found else None
+
+
+def _step_of(event: bytes) -> int:
+    try:
+        return Event.FromString(event).step
+    except DecodeError:  # damaged in a place that was skipped
+        return -1
+
+
+def sizes_of(events: Path) -> dict[str, int]:
+    """Return the size of each event file of a folder, in the order of their creation; empty if there is none."""
+    try:
+        with os.scandir(events) as entries:
+            found = {e.name: e.stat().st_size for e in entries if e.name.startswith("events.out.tfevents.")}
+    except OSError:
+        return {}
+    return dict(sorted(found.items()))
