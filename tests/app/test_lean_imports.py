@@ -98,7 +98,8 @@ def test_the_compiler_is_whole_as_soon_as_it_is_used(tmp_path):
 
 def test_without_the_command_line_nothing_is_deferred(tmp_path):
     code = INSTALL.replace("lean_imports.install()", "import stabletrain, stabletrain.training")
-    run("-c", f"{code}\nassert not is_deferred('torchmetrics') and 'sympy' in sys.modules", folder=tmp_path)
+    imported = run("-c", f"{code}\nprint(*(m for m in sys.modules if not is_deferred(m)))", folder=tmp_path).split()
+    assert set(imported) > {"torch._dynamo", "sympy", "torchmetrics", "torchmetrics.functional.text", "scipy.signal"}
 
 
 def test_a_users_module_trains_alike_with_and_without(tmp_path):
