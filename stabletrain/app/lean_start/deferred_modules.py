@@ -89,10 +89,11 @@ def _run_code(name: str) -> None:
     spec = module.__spec__
     assert spec is not None
     assert isinstance(spec.loader, _Deferring)
-    spec.loader = module.__loader__ = spec.loader.real
+    real = spec.loader.real
+    spec.loader = module.__loader__ = real
     module.__class__ = ModuleType
     try:
-        spec.loader.exec_module(module)
+        real.exec_module(module)
     except BaseException:
         sys.modules.pop(name, None)
         raise
