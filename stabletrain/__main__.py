@@ -7,8 +7,8 @@ import sys
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    from stabletrain.app import lean_imports
     from stabletrain.app.cli import main as run
+    from stabletrain.app.lean_start import lean_imports
 
     lean_imports.install()
     sys.exit(run())

@@ -14,6 +14,7 @@ from typing import TextIO
 
 from stabletrain.app.first_process import announce_composing
 from stabletrain.app.help import COMMANDS, FLAGS, Flag, help_of
+from stabletrain.app.lean_start.lean_imports import without_collection
 from stabletrain.errors import RequestError, closest_name, require_choice
 from stabletrain.vocabulary.statuses import DONE_CODE, FAILED_CODE, INTERRUPTED_CODE, WRONG_REQUEST_CODE
 
@@ -173,9 +174,10 @@ def _run(request: Request) -> int:
 
 
 def _run_command(request: Request) -> int:
-    from stabletrain.app.composition.compose import compose
+    with without_collection():
+        from stabletrain.app.composition.compose import compose
 
-    composition = compose(request.overrides, request.config_dirs, request.saved)
+        composition = compose(request.overrides, request.config_dirs, request.saved)
     if request.show:
         import yaml
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from stabletrain.app.building.build import build
-from stabletrain.app.composition.compose import compose
+from stabletrain.app.composition.compose import _hydra_compose, compose, to_composition
 from stabletrain.app.composition.override_text import write_override
 from stabletrain.app.composition.overrides import parse_override
 from stabletrain.app.composition.paths import find_config_dir, list_groups
@@ -53,6 +53,25 @@ def test_an_experiments_numbers_go_with_the_option_that_takes_them():
     assert compose(["experiment=exploding_time", "optimizer=adam"]).config["optimizer"]["lr"] == 0.1
     with pytest.raises(RequestError, match="no setting"):
         compose(["experiment=exploding_time", "init=he", "init.std=0.3"])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "model=rnn model.width=3 trainer.max_epochs=2 seed=5",
+        "model=rnn +trainer.limit_train_batches=2 ++seed=4",
+        "clip=norm ~clip.max_norm watch.signals=[gradient,delta] run_name=null",
+        "logger.mlflow.tracking_uri=http://localhost:1 output_dir=mine",
+        "experiment=vanishing_depth model.depth=3 activation=relu",
+        "experiment=exploding_time init=normal init.std=0.3",
+        "seed=1 seed=2",
+    ],
+)
+def test_values_are_set_as_hydra_sets_them(line):
+    overrides = line.split()
+    config = compose(overrides).config
+    assert config == to_composition(_hydra_compose(overrides, [])).config
+    assert config != compose([o for o in overrides if "." not in o and "seed" not in o]).config
 
 
 def test_a_saved_configuration_composes_again(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from stabletrain.data import Digits
+from stabletrain.data import Digits, digits
 from stabletrain.errors import RequestError
 
 
@@ -95,3 +95,12 @@ def test_refuses_fractions_that_leave_nothing_to_train_on(val, test):
         Digits(val_fraction=val, test_fraction=test)
     assert caught.value.key == "val_fraction"
     assert str(test) in str(caught.value)
+
+
+def test_the_images_are_found_without_scikit_learns_code_and_with_it(monkeypatch):
+    read = digits._read_table()
+    bunch = load_digits()
+    assert (read[:, :-1] == bunch.data).all()
+    assert (read[:, -1] == bunch.target).all()
+    monkeypatch.setattr(digits.importlib.util, "find_spec", lambda name: None)  # another version keeps it elsewhere
+    assert (digits._read_table() == read).all()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from stabletrain.app.composition.compose import Composition
 from stabletrain.app.console import Console
+from stabletrain.app.lean_start.lean_imports import without_collection
 from stabletrain.app.output_dir import choose_folder
 from stabletrain.vocabulary.statuses import DONE_CODE
 
@@ -17,8 +18,9 @@ def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
         RequestError: `train` would refuse the composition.
     """
     folder, checkpoint = choose_folder(composition.config)
-    from stabletrain.app.building.prepare import prepare
-    from stabletrain.training.run import check_resumable
+    with without_collection():
+        from stabletrain.app.building.prepare import prepare
+        from stabletrain.training.run import check_resumable
 
     console = Console()
     prepared = prepare(composition.in_folder(folder.path), folder, console)

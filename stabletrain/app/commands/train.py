@@ -14,6 +14,7 @@ from stabletrain.app.composition.compose import Composition
 from stabletrain.app.console import Console
 from stabletrain.app.first_process import is_first_process
 from stabletrain.app.launch import as_launched, find_launch, requeue_when_asked
+from stabletrain.app.lean_start.lean_imports import without_collection
 from stabletrain.app.output_dir import OUTPUT_DIR_OF_PARENT, choose_folder, make_folder
 from stabletrain.app.provenance import describe_run
 from stabletrain.app.sweeps.sweep_child import child_info
@@ -37,8 +38,9 @@ def run(composition: Composition, arguments: Sequence[str] = (), callbacks: Sequ
     """
     composition = as_launched(composition)
     folder, checkpoint = choose_folder(composition.config)
-    from stabletrain.app.building.prepare import prepare
-    from stabletrain.training.run import check_resumable
+    with without_collection():
+        from stabletrain.app.building.prepare import prepare
+        from stabletrain.training.run import check_resumable
 
     console = Console()
     prepared = prepare(composition.in_folder(folder.path), folder, console, callbacks)
