@@ -54,8 +54,9 @@ class StepMetrics:
         """Average the loss of the last step over the processes, unless it is; all processes must call it."""
         if self._is_mean or self._loss is None:
             return
-        self._loss, self._is_mean = trainer.strategy.reduce(self._loss.clone(), reduce_op="mean"), True
-        set_callback_metrics(trainer, {names.TRAIN_LOSS: self._loss})
+        mean: Tensor = trainer.strategy.reduce(self._loss.clone(), reduce_op="mean")  # in place
+        self._loss, self._is_mean = mean, True
+        set_callback_metrics(trainer, {names.TRAIN_LOSS: mean})
 
     def end_batch(self, trainer: pl.Trainer) -> None:
         """Pass the metrics to the loggers if this step is logged."""

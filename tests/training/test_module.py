@@ -203,3 +203,31 @@ def test_regression_measures_the_squared_error(tmp_path):
     record = load_record(tmp_path)
     assert record.scalars["val/mse"].values == pytest.approx([float((x**2).mean())], rel=1e-4)
     assert record.scalars["val/loss"].values == pytest.approx(record.scalars["val/mse"].values)
+
+
+def test_validation_metrics_are_those_of_all_batches(tmp_path):
+    generator = torch.Generator().manual_seed(3)
+    x, y = torch.randn(22, 3, generator=generator), torch.randint(0, 2, (22,), generator=generator)
+    data = DataLoader(TensorDataset(x, y), batch_size=4)  # the last batch is smaller
+    losses, shares = [], []
+
+    class Keep(pl.Callback):
+        def on_validation_end(self, trainer, pl_module):
+            with torch.no_grad():
+                outputs = pl_module.network(x)
+            losses.append(float(nn.functional.cross_entropy(outputs, y)))
+            shares.append(float((outputs.argmax(-1) == y).float().mean()))
+
+    trainer(tmp_path, Keep(), max_epochs=3).fit(module(), loader(), data)
+    record = load_record(tmp_path)
+    assert record.scalars["val/loss"].values == pytest.approx(losses, rel=1e-5)
+    assert record.scalars["val/accuracy"].values == pytest.approx(shares)
+    assert len(set(losses)) == 3
+
+
+def test_the_name_of_the_hook_is_no_parameter():
+    fitted = module()
+    fitted._current_fx_name = "training_step"
+    assert fitted._current_fx_name == "training_step"
+    fitted.extra = nn.Linear(1, 1)  # all other attributes are set as usual
+    assert "extra.weight" in dict(fitted.named_parameters())

@@ -106,6 +106,7 @@ SETTINGS = {
     "stopped by max_steps": {"max_steps": 17},
     "validated within the epoch": {"val_check_interval": 4},
     "longer than the run": {"log_every_n_steps": 100},
+    "half precision": {"precision": "bf16-true"},
 }
 
 
@@ -216,6 +217,34 @@ def test_another_module_is_logged_alike(name, tmp_path):
     expected, found = load_record(tmp_path / "slow").scalars, load_record(tmp_path / "fast").scalars
     assert {n: (s.steps, s.values) for n, s in found.items()} == {n: (s.steps, s.values) for n, s in expected.items()}
     assert ("train/loss" in found) == (SETTINGS[name].get("log_every_n_steps") != 100)
+
+
+class Manual(Foreign):
+    """Steps twice in every second batch: not every batch is one step."""
+
+    def __init__(self):
+        super().__init__(False)
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        for _ in range(1 + batch_idx % 2):
+            loss = super().training_step(batch, batch_idx)
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+        return {"loss": loss}
+
+
+def test_manual_optimization_is_logged_alike(tmp_path):
+    slow, fast = Seen(), Seen()
+    fit(Manual(), tmp_path / "slow", ClipGradients(NoClip()), SlowLogLoss(), slow)
+    fit(Manual(), tmp_path / "fast", ClipGradients(NoClip()), LogLoss(), fast)
+    assert fast.found[-1] == slow.found[-1]
+    assert fast.found[-1][1] == 2 * (13 + 6)
+    expected, found = load_record(tmp_path / "slow").scalars, load_record(tmp_path / "fast").scalars
+    assert {n: (s.steps, s.values) for n, s in found.items()} == {n: (s.steps, s.values) for n, s in expected.items()}
+    assert found["train/loss"].steps == [4, 9, 14, 19, 24]  # batches, as Lightning counts them here
 
 
 def test_a_module_that_logs_its_loss_keeps_its_own(tmp_path):
