@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import sys
 import tempfile
@@ -140,7 +139,7 @@ class Photograph(LiveTable):
     """`console=live` on a terminal that nobody sees; keeps one moment of it."""
 
     def __init__(self) -> None:
-        super().__init__(Console(file=open(os.devnull, "w"), force_terminal=True, **SCREEN))
+        super().__init__(Console(file=io.StringIO(), force_terminal=True, **SCREEN))
         self.lines: Lines | None = None
 
     def view(self, readings: Readings) -> Lines:
