@@ -1,13 +1,15 @@
 """Draws the pictures of the README and the documentation, and trains the networks that they show.
 
 Run it from the top of the repository: `python docs/make_pictures.py`. The cost of watching is drawn from the results of
-`python benchmarks/watching.py`; `python docs/make_pictures.py watching` draws only those pictures.
+`python benchmarks/watching.py`; `python docs/make_pictures.py watching` draws only those pictures, and
+`python docs/make_pictures.py console` only that of `console=live`.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -15,10 +17,17 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from PIL import Image
+from rich._export_format import CONSOLE_SVG_FORMAT
+from rich.console import Console
 
 from stabletrain.app.cli import main
+from stabletrain.app.commands import train
+from stabletrain.app.composition.compose import compose
 from stabletrain.record.reader import load_record
 from stabletrain.report.pictures import draw_ridges
+from stabletrain.training.callbacks.live_table import LiveTable
+from stabletrain.training.display.lines import Lines
+from stabletrain.training.display.readings import Readings
 from stabletrain.vocabulary import metric_names as names
 
 PICTURES = Path(__file__).parent / "pictures"
@@ -121,11 +130,47 @@ def draw_watching() -> None:
     draw_growth(found["growth"]).savefig(PICTURES / "watching_growth.png", dpi=130)
 
 
+SCREEN = {"width": 100, "height": 32}
+SHOWN_SHARE = 0.4  # of the run, at which its screen is drawn
+FONTS = re.compile(r"@font-face \{\{.*?\}\}\s*", re.DOTALL)  # that rich would load from the internet
+
+
+class Photograph(LiveTable):
+    """`console=live` on a terminal that nobody sees; keeps one moment of it."""
+
+    def __init__(self) -> None:
+        super().__init__(Console(file=io.StringIO(), force_terminal=True, **SCREEN))
+        self.lines: Lines | None = None
+
+    def view(self, readings: Readings) -> Lines:
+        """Return what is shown, and keep the first moment after `SHOWN_SHARE` of the run."""
+        lines = super().view(readings)
+        if self.lines is None and (readings.share or 0.0) >= SHOWN_SHARE:
+            self.lines = lines
+        return lines
+
+
+def draw_console() -> None:
+    """Draw the terminal of a vanishing run with `console=live`."""
+    photograph = Photograph()
+    line = ["experiment=vanishing_depth", "watch=every_step", "logger=none"]
+    with tempfile.TemporaryDirectory() as folder:
+        train.run(compose([*line, f"output_dir={folder}/run"]), callbacks=[photograph])
+    assert photograph.lines is not None
+    console = Console(record=True, file=io.StringIO(), force_terminal=True, **SCREEN)
+    console.print(photograph.lines)
+    title, form = f"python -m stabletrain {line[0]} {line[1]} console=live", FONTS.sub("", CONSOLE_SVG_FORMAT)
+    console.save_svg(str(PICTURES / "console_live.svg"), title=title, code_format=form, unique_id="console-live")
+
+
 if __name__ == "__main__":
     PICTURES.mkdir(exist_ok=True)
+    if sys.argv[1:] == ["console"]:
+        sys.exit(draw_console())
     draw_watching()
     if sys.argv[1:] == ["watching"]:
         sys.exit()
+    draw_console()
     with tempfile.TemporaryDirectory() as temporary:
         images = [draw(title, line, Path(temporary, str(i))) for i, (title, line) in enumerate(RUNS.items())]
         draw_profiles(Path(temporary, "profiles")).savefig(PICTURES / "three_depths.png", dpi=130)

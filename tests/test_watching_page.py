@@ -52,5 +52,5 @@ def test_the_plain_loop_prints_what_the_page_says(capsys):
 
 def test_the_pictures_are_there():
     pictures = re.findall(r"\]\((pictures/.+?)\)", PAGE)
-    assert len(pictures) == 2
+    assert len(pictures) == 3
     assert [p for p in pictures if not (ROOT / "docs" / p).is_file()] == []

@@ -37,17 +37,26 @@ def progress_line(readings: Readings, width: int, ascii_only: bool = False) -> L
 
 
 def _progress(readings: Readings) -> list[Part]:
-    epochs = "" if readings.num_epochs is None else f"/{readings.num_epochs}"
-    steps = f"{readings.step:,}" if readings.total_steps is None else f"{readings.step:,}/{readings.total_steps:,}"
-    parts = [Part([f"epoch {readings.epoch}{epochs}", ""], [4]), Part([f"step {steps}", steps], [5])]
+    epochs, steps = _of(readings.epoch, readings.num_epochs), _of(readings.step, readings.total_steps)
+    parts = [Part([f"epoch {epochs}", ""], [4]), Part([f"step {steps}", steps], [5])]
     if readings.steps_per_second is not None:
         parts.append(Part([speed(readings.steps_per_second), ""], [3], "dim"))
     if readings.activity:
         parts.append(Part([readings.activity, readings.activity.partition(" ")[0], ""], [6, 2], "cyan"))
-    is_left = readings.left_s is not None and not readings.is_over
-    shown = f"{duration(readings.left_s or 0.0)} left" if is_left else f"in {duration(readings.elapsed_s)}"
-    parts.append(Part([shown, ""], [1], "cyan"))
+    parts.append(Part([_time(readings), ""], [1], "cyan"))
     return parts
+
+
+def _of(count: int, total: int | None) -> str:
+    """Return `  605/1,170`, always of the same length; without a total, the count alone."""
+    return f"{count:,}" if total is None else f"{count:>{len(f'{total:,}')},}/{total:,}"
+
+
+def _time(readings: Readings) -> str:
+    if readings.is_over:
+        return f"in {duration(readings.elapsed_s)}"
+    left = readings.left_s
+    return f"{duration(readings.elapsed_s)} elapsed" if left is None else f"{duration(left)} left"
 
 
 def _bar(share: float, width: int, ascii_only: bool) -> Line:

@@ -16,7 +16,7 @@ HEALTHY = Readings(
     total_steps=5000,
     epoch=3,
     num_epochs=10,
-    share=0.25,
+    share=0.27,
     steps_per_second=212.3,
     left_s=17.8,
     elapsed_s=6.0,
@@ -39,7 +39,7 @@ def styles(readings, width=120):
 
 def test_everything_fits_eighty_columns():
     assert texts(HEALTHY, 80) == [
-        "epoch 3/10  ━━━━━━╸━━━━━━━━━━━━━━━━━━━  step 1,234/5,000  212 steps/s  0:18 left",
+        "epoch  3/10  ━━━━━━╸━━━━━━━━━━━━━━━━━━  step 1,234/5,000  212 steps/s  0:18 left",
         "loss 2.303  val/accuracy 0.9123  grad 3e-4 … 2e-2  healthy",
     ]
     assert styles(HEALTHY)["healthy"] == "green"
@@ -47,7 +47,7 @@ def test_everything_fits_eighty_columns():
 
 def test_sixty_columns_keep_all_values():
     assert texts(HEALTHY, 60) == [
-        "epoch 3/10  ━━╸━━━━━━━━  1,234/5,000  212 steps/s  0:18 left",
+        "epoch  3/10  ━━╸━━━━━━━  1,234/5,000  212 steps/s  0:18 left",
         "loss 2.303  val/accuracy 0.9123  grad 3e-4 … 2e-2  healthy",
     ]
 
@@ -75,16 +75,16 @@ def test_the_worst_cause_is_named_with_its_layer_as_far_as_there_is_room():
 
 
 def test_nothing_is_said_before_it_is_known():
-    assert texts(Readings(), 80) == ["epoch 1  step 0  in 0:00"]
+    assert texts(Readings(), 80) == ["epoch 1  step 0  0:00 elapsed"]
     assert texts(Readings(share=0.0, total_steps=90, num_epochs=2), 60) == [
-        "epoch 1/2  ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━  step 0/90  in 0:00"
+        "epoch 1/2  ━━━━━━━━━━━━━━━━━━━━━━━  step  0/90  0:00 elapsed"
     ]
     assert "healthy" not in texts(replace(HEALTHY, findings=None), 120)[1]
 
 
 def test_an_unknown_end_has_no_bar_but_the_time_so_far():
     endless = replace(HEALTHY, share=None, total_steps=None, num_epochs=None, left_s=None)
-    assert texts(endless, 80)[0] == "epoch 3  step 1,234  212 steps/s  in 0:06"
+    assert texts(endless, 80)[0] == "epoch 3  step 1,234  212 steps/s  0:06 elapsed"
 
 
 def test_the_end_shows_the_whole_time_and_a_full_bar():
