@@ -19,6 +19,7 @@ from typing import IO
 
 from stabletrain.errors import RequestError, require_range
 from stabletrain.tracking.guarded_process import start_guarded, stop_guarded
+from stabletrain.tracking.run_links import link_runs as link_runs
 from stabletrain.tracking.store import artifact_root, database_of, page_url
 
 HOST = "127.0.0.1"  # neither page asks for a password, so other machines must not reach it
@@ -75,18 +76,6 @@ def _serve(
             link_runs(logdir, shown)
             for page in pages:
                 _require_alive(page)
-
-
-def link_runs(logdir: Path, shown: Path) -> None:
-    """Add a link for each new run in `logdir` to the folder that TensorBoard reads.
-
-    The artifacts of the embedded store, which contain a copy of each run's event files, are in `logdir` too:
-    TensorBoard would show every run twice if it read that folder.
-    """
-    for events in logdir.glob("*/tensorboard"):
-        link = shown / events.parent.name
-        if not link.is_symlink():
-            link.symlink_to(events, target_is_directory=True)
 
 
 def home_url(base: str) -> str:

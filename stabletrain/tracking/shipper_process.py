@@ -17,7 +17,9 @@ from stabletrain.tracking.training_pipe import BEGIN, END
 
 PROGRAM = "stabletrain.app.shipping_program"
 # Libraries start a thread for each core when they are imported. What the process computes is too little for that.
-ENVIRONMENT = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
+ENVIRONMENT = {
+    name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+}
 Export = Callable[[Path], None]
 
 
@@ -35,9 +37,7 @@ class ShipperProcess:
             exception, the shipper builds the network anew.
     """
 
-    def __init__(
-        self, run_dir: Path, on_event: Callable[[dict[str, Any]], None], export: Export | None = None
-    ) -> None:
+    def __init__(self, run_dir: Path, on_event: Callable[[dict[str, Any]], None], export: Export | None = None) -> None:
         self._on_event = on_event
         self._export = export
         self._exported = Path(tempfile.mkdtemp(prefix="stabletrain-model-"))  # the shipper deletes it
