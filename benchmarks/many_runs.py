@@ -22,7 +22,7 @@ import tempfile
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ CHROMIUM = "/usr/bin/chromium"
 
 def main() -> None:
     """Measure, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Time to open MLflow's page of many runs")
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--layers", type=int, default=200, help="200 layers have 600 curves, the most that is shipped")
     parser.add_argument("--repeats", type=int, default=5)
@@ -104,7 +104,9 @@ def write_record(path: Path, num_layers: int) -> RunFolder:
     layers = [f"L{index:03d}.block.weight" for index in range(num_layers)]
     for step in range(POINTS):
         writer.write_scalars(step, {names.TRAIN_LOSS: 1.0, names.VAL_LOSS: 1.0, names.NORM_TOTAL: 1.0})
-        signals = {s: tuple(LayerStatistics(n, 100, 0.1, 0) for n in layers) for s in (WEIGHT, UPDATE)}
+        signals: dict[str, Sequence[LayerStatistics]] = {
+            s: tuple(LayerStatistics(n, 100, 0.1, 0) for n in layers) for s in (WEIGHT, UPDATE)
+        }
         writer.write_snapshot(Snapshot(step, tuple(LayerStatistics(n, 100, 0.1, 0) for n in layers), signals))
     writer.close()
     advice, overrides = "The gradient vanishes on its way to the first layers. " * 3, ["init=he"]

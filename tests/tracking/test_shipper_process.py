@@ -1,4 +1,4 @@
-"""The process beside training: it can be started before the record exists, is out of the way, and ends with training."""
+"""The process beside training: it starts before the record exists, is out of the way, and ends with training."""
 
 import json
 import os
@@ -24,7 +24,8 @@ WATCHED = """
 import json, sys, threading, time
 from stabletrain.app import shipping_program
 def tell():
-    while "stabletrain.tracking.follow" not in sys.modules or "mlflow.store.tracking.sqlalchemy_store" not in sys.modules:
+    awaited = {"stabletrain.tracking.follow", "mlflow.store.tracking.sqlalchemy_store"}
+    while not awaited <= set(sys.modules):
         time.sleep(0.05)
     time.sleep(0.5)
     print(json.dumps({"modules": sorted(sys.modules)}), flush=True)
