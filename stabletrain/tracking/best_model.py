@@ -22,31 +22,8 @@ GRAPH, EXAMPLE, OUTPUTS, ABOUT = "model.pt2", "example.npy", "outputs.npy", "abo
 _DATA = "data"  # the folder of the weights in a logged model, as `mlflow.pytorch` names it
 
 
-def export_network(network: Any, example: np.ndarray, target: Path) -> None:
-    """Export a network for `log_exported`, as `mlflow.pytorch` does: a graph, which executes no code when loaded.
-
-    Args:
-        network: A `torch.nn.Module` in evaluation mode, on the CPU.
-        example: Inputs of shape (batch, …) with batch ≥ 2: `torch.export` would take a batch size of 1 as constant.
-        target: An existing folder.
-
-    Raises:
-        Exception: Any, from `torch.export`: this network cannot be exported.
-    """
-    import torch
-
-    inputs = torch.from_numpy(example)
-    with torch.no_grad():
-        outputs = network(inputs)
-    program = torch.export.export(network, (inputs,), dynamic_shapes=[{0: torch.export.Dim.AUTO}])
-    torch.export.save(program, target / GRAPH)
-    np.save(target / EXAMPLE, example)
-    np.save(target / OUTPUTS, outputs.numpy())
-    (target / ABOUT).write_text(json.dumps({"torch": str(torch.__version__)}))  # last: the export is complete
-
-
 def is_exported(target: Path) -> bool:
-    """Return whether `export_network` has written its files."""
+    """Return whether the export in this folder is complete: its last file is there."""
     return (target / ABOUT).is_file()
 
 
@@ -56,7 +33,7 @@ def log_exported(run_id: str, tracking_uri: str, exported: Path) -> None:
     Args:
         run_id: Id of the MLflow run.
         tracking_uri: The server or store.
-        exported: The folder that `export_network` wrote.
+        exported: The folder with the exported graph, an example of its inputs and its outputs for it.
     """
     import mlflow
     from mlflow.models import Model

@@ -94,15 +94,20 @@ class Progress:
     keys: dict[str, str] = field(default_factory=dict)
     num_layers: int = 0
     _taken: set[str] = field(default_factory=set)
+    _is_shipped: dict[str, bool] = field(default_factory=dict)
 
     def take(self, entries: Sequence[Entry]) -> list[Point]:
         """Return the new points among the entries of one event."""
         points = []
-        self.num_layers = max(self.num_layers, num_layers_of(entries))
+        if (num_layers := num_layers_of(entries)) > self.num_layers:
+            self.num_layers = num_layers
+            self._is_shipped.clear()
         for entry in entries:
             if not isinstance(entry, Scalar) or not math.isfinite(entry.value):
                 continue
-            if not is_shipped(entry.name, self.num_layers):
+            if entry.name not in self._is_shipped:
+                self._is_shipped[entry.name] = is_shipped(entry.name, self.num_layers)
+            if not self._is_shipped[entry.name]:
                 continue
             if entry.step <= self.last_step.get(entry.name, -1):
                 continue

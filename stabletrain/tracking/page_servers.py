@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 import signal
 import socket
@@ -21,6 +20,7 @@ from urllib.parse import quote
 
 from stabletrain.errors import RequestError, require_range
 from stabletrain.tracking.guarded_process import start_guarded, stop_guarded
+from stabletrain.tracking.run_links import link_runs
 from stabletrain.tracking.store import artifact_root, database_of, page_url
 
 HOST = "127.0.0.1"  # none of the pages asks for a password, so other machines must not reach them
@@ -85,18 +85,6 @@ def _serve(pages: Sequence[_Page], look: Callable[[], None], say: Callable[[str]
             look()
             for page in pages:
                 _require_alive(page)
-
-
-def link_runs(logdir: Path, shown: Path, only: str | None = None) -> None:
-    """Add a link for each new run in `logdir` to the folder that TensorBoard reads.
-
-    The artifacts of the embedded store, which contain a copy of each run's event files, are in `logdir` too:
-    TensorBoard would show every run twice if it read that folder.
-    """
-    for events in logdir.glob(f"{glob.escape(only) if only else '*'}/tensorboard"):
-        link = shown / events.parent.name
-        if not link.is_symlink():
-            link.symlink_to(events, target_is_directory=True)
 
 
 def home_url(base: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,9 @@ from stabletrain.tracking.training_pipe import BEGIN, END
 
 PROGRAM = "stabletrain.app.shipping_program"
 # Libraries start a thread for each core when they are imported. What the process computes is too little for that.
-ENVIRONMENT = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
+ENVIRONMENT = {
+    name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+}
 Export = Callable[[Path], None]
 
 
@@ -35,12 +38,10 @@ class ShipperProcess:
             exception, the shipper builds the network anew.
     """
 
-    def __init__(
-        self, run_dir: Path, on_event: Callable[[dict[str, Any]], None], export: Export | None = None
-    ) -> None:
+    def __init__(self, run_dir: Path, on_event: Callable[[dict[str, Any]], None], export: Export | None = None) -> None:
         self._on_event = on_event
         self._export = export
-        self._exported = Path(tempfile.mkdtemp(prefix="stabletrain-model-"))  # the shipper deletes it
+        self._exported = Path(tempfile.mkdtemp(prefix="stabletrain-model-"))  # which the shipper deletes
         self._process = subprocess.Popen(
             [sys.executable, "-m", PROGRAM, str(run_dir), str(self._exported)],
             stdin=subprocess.PIPE,
@@ -64,8 +65,9 @@ class ShipperProcess:
         assert self._process.stdin is not None
         self._say(END)
         if self._export is not None and self._process.poll() is None:
-            with contextlib.suppress(Exception):
-                self._export(self._exported)
+            exporting = threading.Thread(target=self._try_to_export, args=(self._export,), daemon=True)
+            exporting.start()
+            exporting.join(timeout_s)
         with contextlib.suppress(BrokenPipeError, ValueError):
             self._process.stdin.close()
         try:
@@ -74,9 +76,14 @@ class ShipperProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+            shutil.rmtree(self._exported, ignore_errors=True)
             return False
         finally:
             self._listener.join(timeout=5)
+
+    def _try_to_export(self, export: Export) -> None:
+        with contextlib.suppress(Exception):
+            export(self._exported)
 
     def _say(self, word: str) -> None:
         assert self._process.stdin is not None
@@ -86,9 +93,10 @@ class ShipperProcess:
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            self._on_event(event)
+        with self._process.stdout as lines:
+            for line in lines:
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue
+                self._on_event(event)

@@ -1,4 +1,4 @@
-"""What the shipper hears from the training process: the record has begun, training has ended, nothing more will come."""
+"""What the shipper hears from the training process: that the record has begun, and that training has ended."""
 
 from __future__ import annotations
 

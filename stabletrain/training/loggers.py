@@ -87,9 +87,7 @@ class MLflowLogger(Logger):
         live_pictures: Whether MLflow gets pictures while the run is training; if not, all are drawn at its end.
     """
 
-    def __init__(
-        self, tracking_uri: str | None = None, log_model: bool = True, live_pictures: bool = False
-    ) -> None:
+    def __init__(self, tracking_uri: str | None = None, log_model: bool = True, live_pictures: bool = False) -> None:
         super().__init__()
         self.tracking_uri = tracking_uri
         self.log_model = log_model

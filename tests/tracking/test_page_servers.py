@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from stabletrain.errors import RequestError
-from stabletrain.tracking.page_servers import link_runs, serve
+from stabletrain.tracking.page_servers import serve
+from stabletrain.tracking.run_links import link_runs
 
 SCRIPT = """
 import sys

@@ -451,3 +451,16 @@ def num_runs(uri):
     client = open_client(uri)
     with quiet():
         return len(client.search_runs([e.experiment_id for e in client.search_experiments()], run_view_type=3))
+
+
+def test_the_last_picture_of_a_kind_is_drawn_once(runs, uri, monkeypatch):
+    from stabletrain.report import pictures
+
+    draw, drawn = pictures.draw_heatmap, []
+    monkeypatch.setattr(pictures, "draw_heatmap", lambda *a, **k: drawn.append(k["findings"]) or draw(*a, **k))
+    result = Shipper(finished_run(runs / "run", steps=range(61)), uri).ship()
+    assert steps_by_key(pictures_there(open_client(uri), result.run_id))[names.HEATMAP] == [0, 50, 60]
+    assert [len(findings) for findings in drawn] == [0, 0, 1]  # the last one is there under two keys
+    images = runs / "mlartifacts" / result.run_id / "artifacts/images"
+    (last,), (at_end,) = images.glob("gradient~heatmap+step+60+*.png"), images.glob("gradient~heatmap_at_end+*.png")
+    assert last.read_bytes() == at_end.read_bytes()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from stabletrain.app.building.build_data import build_data, examples_of
 from stabletrain.app.building.build_model import build_network
 from stabletrain.record.run_folder import RunFolder
-from stabletrain.tracking.best_model import export_network, log_network
+from stabletrain.tracking.best_model import ABOUT, EXAMPLE, GRAPH, OUTPUTS, log_network
 from stabletrain.training.checkpoint import BEST
 
 NUM_EXAMPLES = 4
@@ -33,8 +35,27 @@ def export_best_network(folder: RunFolder, config: Mapping[str, Any], target: Pa
     if (folder.checkpoints / BEST).is_file():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch.export, about recurrent networks
-            network, example = _rebuild(folder, config)
-            export_network(network, example.numpy(), target)
+            export_network(*_rebuild(folder, config), target)
+
+
+def export_network(network: nn.Module, example: Tensor, target: Path) -> None:
+    """Export a network for `log_exported`, as `mlflow.pytorch` does: a graph, which executes no code when loaded.
+
+    Args:
+        network: A network in evaluation mode, on the CPU.
+        example: Inputs of shape (batch, …) with batch ≥ 2: `torch.export` would take a batch size of 1 as constant.
+        target: An existing folder.
+
+    Raises:
+        Exception: Any, from `torch.export`: this network cannot be exported.
+    """
+    with torch.no_grad():
+        outputs = network(example)
+    program = torch.export.export(network, (example,), dynamic_shapes=[{0: torch.export.Dim.AUTO}])
+    torch.export.save(program, target / GRAPH)
+    np.save(target / EXAMPLE, example.numpy())
+    np.save(target / OUTPUTS, outputs.numpy())
+    (target / ABOUT).write_text(json.dumps({"torch": str(torch.__version__)}))  # last: the export is complete
 
 
 def _rebuild(folder: RunFolder, config: Mapping[str, Any]) -> tuple[nn.Module, Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 
 from stabletrain.record.reader import Entry, LayerHistogram, Record, Scalar, Vector
 from stabletrain.signal.histogram import Histogram
@@ -104,10 +103,10 @@ class Timeline:
     def picture(self, findings: Sequence[Finding] = ()) -> Picture:
         """Return the picture of the present state."""
         assert self.last is not None
-        record = self.kept.copy()
+        kept = self.kept.frozen()
         if self.extra is not None:
-            record.scalars |= self.extra.copy().scalars
-        return Picture(self.key, *self.last, lambda: self.draw(record, findings))
+            kept.scalars |= self.extra.frozen().scalars
+        return Picture(self.key, *self.last, lambda: self.draw(kept.record, findings))
 
 
 @dataclass
@@ -139,12 +138,11 @@ class PicturePlan:
                 self._add(timeline.picture())
 
     def plan_last(self, findings: Sequence[Finding] = ()) -> None:
-        """Add pictures of the last state, each under two keys but drawn once; called when the run has ended."""
+        """Add pictures of the last state, each under two keys; called when the run has ended."""
         pictures = [timeline.picture(findings) for timeline in self.timelines if timeline.last is not None]
         if self._last is not None:
             pictures.insert(0, self._ridges_picture())
         for picture in pictures:
-            picture = replace(picture, draw=cache(picture.draw))
             self._pending.pop(picture.identity, None)  # planned before the findings were known
             self._add(picture)
             self._add(replace(picture, key=picture.key + AT_END, step=0))
