@@ -8,7 +8,9 @@ from stabletrain.record.raw_events import HistogramRun
 from stabletrain.record.recorded_histogram import RecordedHistogram
 from stabletrain.signal.histogram import Histogram
 
-MAX_BYTES = 64 * 2**20  # of the signal's histograms in the file: 250 steps of 500 layers; a page shows at most 120 steps
+MAX_BYTES = (
+    64 * 2**20
+)  # of the signal's histograms in the file: 250 steps of 500 layers; a page shows at most 120 steps
 MIN_STEPS = 16  # with however many layers: a page shows at least 9
 
 
