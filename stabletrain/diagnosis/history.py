@@ -151,6 +151,36 @@ class History:
         }
         return Observations(**found, time=time, scalars=scalars, about=self.about)
 
+    def add_rows(
+        self, name: str, signal: str, steps: Sequence[int], layers: tuple[str, ...], values: np.ndarray,
+        *, stride: int = 1, num_seen: int | None = None,
+    ) -> None:  # fmt: skip
+        """Add a whole table, which may have been thinned as `Rows` does.
+
+        Args:
+            name: `rms`, `nonfinite` or `units`.
+            signal: The signal, or the kind of share.
+            steps: (T,) increasing.
+            layers: Names of the columns, L in forward order.
+            values: (T, L).
+            stride: Every how many-th of the recorded rows is here.
+            num_seen: Number of rows recorded; T if None.
+        """
+        assert len(steps) <= self._max_rows, (len(steps), self._max_rows)
+        rows = Rows(self._max_rows)
+        rows.steps, rows.rows = [int(step) for step in steps], [*np.asarray(values, np.float32)]
+        rows.stride, rows.num_seen = stride, len(steps) if num_seen is None else num_seen
+        self._layers[name, signal], self._rows[name, signal] = layers, rows
+
+    def add_series(self, name: str, steps: Sequence[int], values: Sequence[float]) -> None:
+        """Add a scalar of many steps, in increasing order."""
+        found = np.asarray(values, np.float64)
+        if name in self._scalars or not (np.abs(found) <= FLOAT32_MAX).all():
+            for step, value in zip(steps, values, strict=True):
+                self.add_scalars(int(step), {name: float(value)})
+        elif len(found):
+            self._scalars[name] = array("q", steps), array("f", found.astype(np.float32).tobytes())
+
     def add(self, name: str, signal: str, step: int, layers: Sequence[str], values: np.ndarray) -> None:
         """Add one row of a table: `rms` or `nonfinite` of a signal, or `units` of one kind of share."""
         key = (name, signal)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -43,7 +43,25 @@ class RecordedRun(Protocol):
         ...
 
 
-OF_LAYERS = (names.RMS, names.NONFINITE, names.HISTOGRAM, *names.QUANTILES, names.RATIO, *names.UNIT_SHARES)
+class _Rows(Protocol):
+    @property
+    def steps(self) -> Any: ...
+    @property
+    def layers(self) -> tuple[str, ...]: ...
+    @property
+    def values(self) -> Mapping[str, np.ndarray]: ...
+    @property
+    def stride(self) -> int: ...
+    @property
+    def num_seen(self) -> int: ...
+
+
+class ThinnedRun(Protocol):
+    """A record whose tables are bounded; `record.bounded_reader.BoundedRecord` is one."""
+
+    def rows_of(self, key: str) -> _Rows | None:
+        """Return the rows of a signal's `rms` and `nonfinite`, or of another statistic such as `activation/dead`."""
+        ...
 
 
 def observe(record: RecordedRun) -> Observations:
@@ -52,31 +70,28 @@ def observe(record: RecordedRun) -> Observations:
 
 
 def replay(record: RecordedRun) -> History:
-    """Return what the run had collected by the end of its record, replayed step by step."""
-    history = History()
-    add_record(history, record)
-    history.about = about_of(record.info, history.layers)
-    return history
+    """Return what the run had collected by the end of its record, replayed step by step.
 
-
-def add_record(history: History, record: RecordedRun) -> None:
-    """Add the measurements of a record, or of a later part of a record that was added in part before.
-
-    A step must be in one of the parts as a whole.
+    A record that was read in bounded memory (`record.bounded_reader`) has been thinned as the history would thin it.
     """
-    for signal in SIGNALS:
-        _add_signal(history, record, signal)
-    for kind, statistic in names.UNIT_SHARES.items():
-        for step, shares in sorted(_by_step(record, statistic).items()):
-            history.add_units(step, kind, shares)
+    history = History()
+    if hasattr(record, "rows_of"):
+        _add_tables(history, cast("ThinnedRun", record))
+    else:
+        for signal in SIGNALS:
+            _add_signal(history, record, signal)
+        for kind, statistic in names.UNIT_SHARES.items():
+            for step, shares in sorted(_by_step(record, statistic).items()):
+                history.add_units(step, kind, shares)
     for name, by_step in record.vectors.items():
         layer = names.layer_of(name, names.TIME_NORM)
         for step, norms in by_step.items() if layer else ():
             history.add_time(step, str(layer), norms)
     for name, series in record.scalars.items():
-        if not is_of_layer(name):
-            for step, value in zip(series.steps, series.values, strict=True):
-                history.add_scalars(step, {name: value})
+        if not names.is_of_layer(name):
+            history.add_series(name, series.steps, series.values)
+    history.about = about_of(record.info, history.layers)
+    return history
 
 
 def about_of(info: Mapping[str, Any], layers: Iterable[str]) -> About:
@@ -92,11 +107,21 @@ def about_of(info: Mapping[str, Any], layers: Iterable[str]) -> About:
     )
 
 
-def is_of_layer(name: str) -> bool:
-    """Return whether a scalar is `<signal>/<statistic>/<layer>`."""
-    signal, _, rest = name.partition("/")
-    statistic, _, layer = rest.partition("/")
-    return bool(layer) and signal in SIGNALS and statistic in OF_LAYERS
+def _add_tables(history: History, record: ThinnedRun) -> None:
+    """Add what `_add_signal` and the shares of units add, a table at a time."""
+    for signal in SIGNALS:
+        if (rows := record.rows_of(signal)) is None:
+            continue
+        about = {"stride": rows.stride, "num_seen": rows.num_seen}
+        rms, counts = (rows.values[names.of_signal(signal, statistic)] for statistic in (names.RMS, names.NONFINITE))
+        measured = ~np.isnan(rms) | ~np.isnan(counts)
+        history.add_rows("rms", signal, rows.steps, rows.layers, rms, **about)
+        counts = np.where(measured, np.nan_to_num(counts), np.nan)
+        history.add_rows("nonfinite", signal, rows.steps, rows.layers, counts, **about)
+    for kind, statistic in names.UNIT_SHARES.items():
+        if (rows := record.rows_of(statistic)) is not None:
+            about = {"stride": rows.stride, "num_seen": rows.num_seen}
+            history.add_rows("units", kind, rows.steps, rows.layers, rows.values[statistic], **about)
 
 
 def _add_signal(history: History, record: RecordedRun, signal: str) -> None:

@@ -11,7 +11,7 @@ from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.findings_text import describe
 from stabletrain.diagnosis.recorded_run import observe
 from stabletrain.errors import require_choice, require_range
-from stabletrain.record.reader import load_record
+from stabletrain.record.bounded_reader import load_bounded
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.record.writer import RecordWriter
 from stabletrain.signal.cadence import is_due
@@ -145,7 +145,7 @@ class WatchCallback(TrainerCallback):
     def _conclude(self, num_steps: int) -> None:
         assert self.folder is not None
         seconds = time.perf_counter() - self._start_s
-        findings = diagnose(observe(load_record(self.folder.path)))
+        findings = diagnose(observe(load_bounded(self.folder.path)))
         self.folder.write_findings(findings)
         self.folder.update_summary(
             status=FINISHED,

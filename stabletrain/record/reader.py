@@ -13,11 +13,13 @@ import numpy as np
 
 from stabletrain.record.checksum import masked_crc
 from stabletrain.record.protos import Event
-from stabletrain.signal.histogram import LOG10_2, NONFINITE_BIN, NUM_BINS, ZERO_BIN, Histogram
+from stabletrain.record.recorded_histogram import RecordedHistogram
+from stabletrain.signal.histogram import Histogram
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.signals import GRADIENT, SIGNALS
 
 Position = dict[str, int]  # bytes read so far, by file name
+BUFFER = 2**18  # bytes read at once; most events are small
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,10 @@ def read_entries(folder: Path, position: Position | None = None) -> Iterator[tup
     """
     position = dict(position or {})
     for path in event_files(folder):
-        for event, offset in _read_events(path, position.get(path.name, 0)):
-            entries = [e for value in event.summary.value if (e := _decode(event, value)) is not None]
+        for body, offset in read_bodies(path, position.get(path.name, 0)):
+            event = Event.FromString(body)
+            decoded = (decode(value, event.step, event.wall_time) for value in event.summary.value)
+            entries = [entry for entry in decoded if entry is not None]
             before = dict(position)
             position[path.name] = offset
             for entry in entries[:-1]:
@@ -89,8 +93,9 @@ def read_entries(folder: Path, position: Position | None = None) -> Iterator[tup
                 yield entry, dict(position)
 
 
-def _read_events(path: Path, offset: int) -> Iterator[tuple[Any, int]]:
-    with path.open("rb") as file:
+def read_bodies(path: Path, offset: int) -> Iterator[tuple[bytes, int]]:
+    """Yield the bytes of each event of a file from a position on, and the position after it."""
+    with path.open("rb", buffering=BUFFER) as file:
         file.seek(offset)
         while True:
             header = file.read(12)
@@ -99,38 +104,34 @@ def _read_events(path: Path, offset: int) -> Iterator[tuple[Any, int]]:
             length, length_crc = struct.unpack("<QI", header)
             if masked_crc([header[:8]]) != length_crc:
                 return
-            body = file.read(length + 4)
-            if len(body) < length + 4 or masked_crc([body[:-4]]) != struct.unpack("<I", body[-4:])[0]:
+            body, crc = file.read(length), file.read(4)
+            if len(crc) < 4 or masked_crc([body]) != struct.unpack("<I", crc)[0]:
                 return
             offset += 12 + length + 4
-            yield Event.FromString(body[:-4]), offset
+            yield body, offset
 
 
-def _decode(event: Any, value: Any) -> Entry | None:
+def decode(value: Any, step: int, time_s: float) -> Entry | None:
+    """Return what a value of an event's summary is; None if it is no part of the record."""
     kind = value.WhichOneof("value")
     if kind == "simple_value":
-        return Scalar(names.current_name(value.tag), event.step, event.wall_time, value.simple_value)
+        return Scalar(names.current_name(value.tag), step, time_s, value.simple_value)
     if kind == "histo":
         for signal in SIGNALS:
             layer = names.layer_of(value.tag, names.histograms_of(signal))
             if layer is not None:
-                return LayerHistogram(layer, event.step, event.wall_time, decode_histogram(value.histo), signal)
+                return LayerHistogram(layer, step, time_s, decode_histogram(value.histo), signal)
         return None
     if kind == "tensor" and value.tag == names.RUN_INFO:
-        return Info(event.wall_time, json.loads(value.tensor.string_val[0]))
+        return Info(time_s, json.loads(value.tensor.string_val[0]))
     if kind == "tensor" and value.tag.startswith(f"{names.TIME_NORM}/"):
-        return Vector(value.tag, event.step, event.wall_time, np.frombuffer(value.tensor.tensor_content, "<f4"))
+        return Vector(value.tag, step, time_s, np.frombuffer(value.tensor.tensor_content, "<f4"))
     return None
 
 
 def decode_histogram(proto: Any) -> Histogram:
-    """Return the histogram that `encoding.Histograms` wrote, which has no signs."""
-    counts = np.zeros(NUM_BINS, dtype=np.int64)
-    low = round(proto.bucket_limit[0] / LOG10_2) + 127
-    buckets = np.array(proto.bucket, dtype=np.int64)
-    counts[low : low + len(buckets) - 2] = buckets[1:-1]
-    counts[ZERO_BIN], counts[NONFINITE_BIN] = buckets[0], buckets[-1]
-    return Histogram(counts)
+    """Return the histogram that `encoding.Histograms` wrote; its counts are decoded when they are read."""
+    return RecordedHistogram(proto.SerializeToString())
 
 
 @dataclass

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from stabletrain.record.reader import Record, load_record
+from stabletrain.record.bounded_reader import load_bounded
+from stabletrain.record.reader import Record
 from stabletrain.record.run_folder import RunFolder, replace_file
 from stabletrain.report import explanations as words
 from stabletrain.report import template
@@ -106,7 +107,7 @@ def _shared(settings: Sequence[Mapping[str, Any]], keys: Iterable[str]) -> str:
 
 
 def _read(folder: RunFolder) -> Compared:
-    record, summary = load_record(folder.path), folder.read_summary()
+    record, summary = load_bounded(folder.path), folder.read_summary()
     info = record.info
     return Compared(
         name=folder.path.name,

@@ -10,6 +10,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from stabletrain.record.reader import Record
+from stabletrain.report.grid import all_steps
 from stabletrain.report.pictures.curves import finite, thin
 from stabletrain.report.pictures.drawing import power_of_ten, whole_decades
 from stabletrain.vocabulary import metric_names as names
@@ -72,10 +73,10 @@ class Axes:
 def profile_of(record: Record) -> Profile:
     """Return the gradient by layer at the first, the middle and the last measured step."""
     layers = list(record.of_layers(names.GRADIENT_RMS).values())
-    steps = sorted({step for series in layers for step in series.steps})
+    steps = all_steps(layers).tolist()
     chosen = sorted({steps[round(k * (len(steps) - 1) / (NUM_STEPS - 1))] for k in range(NUM_STEPS)}) if steps else []
     shown = sorted({round(i) for i in np.linspace(0, len(layers) - 1, min(len(layers), MAX_LAYERS))})
-    by_step = {i: dict(zip(layers[i].steps, layers[i].values, strict=True)) for i in shown}
+    by_step = {i: dict(zip(map(int, layers[i].steps), map(float, layers[i].values), strict=True)) for i in shown}
     return Profile(len(layers), {s: [(i, _log10(by_step[i].get(s))) for i in shown] for s in chosen})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,12 +100,18 @@ def _lay_out(
     rows: Sequence[str],
     max_columns: int,
 ) -> Grid:
-    every = [np.asarray(s.steps, dtype=np.int64) for source in (values, bad) for s in source.values()]
-    steps = np.unique(np.concatenate(every)) if every else np.zeros(0, dtype=np.int64)
+    steps = all_steps([*values.values(), *bad.values()])
     if not steps.size:
         return Grid(list(rows), np.zeros(1), np.zeros((len(rows), 0)), np.zeros((len(rows), 0), dtype=bool))
     numbers, counts = (_align(source, rows, steps) for source in (values, bad))
     return _thin(list(rows), steps, numbers, (counts > 0) | np.isinf(numbers), max_columns)
+
+
+def all_steps(series: Iterable[Series]) -> np.ndarray:
+    """Return the steps at which any of the series was recorded, increasing."""
+    different = {id(s.steps): s.steps for s in series}  # the layers of a long record share one array
+    every = [np.asarray(steps, dtype=np.int64) for steps in different.values()]
+    return np.unique(np.concatenate(every)) if every else np.zeros(0, dtype=np.int64)
 
 
 def _align(source: Mapping[str, Series], rows: Sequence[str], steps: np.ndarray) -> np.ndarray:

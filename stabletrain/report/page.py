@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from stabletrain.diagnosis.findings_text import place, steps
-from stabletrain.record.reader import Record, load_record
+from stabletrain.record.bounded_reader import load_bounded
+from stabletrain.record.reader import Record
 from stabletrain.record.run_folder import RunFolder, replace_file
 from stabletrain.report import explanations as words
 from stabletrain.report import template
@@ -33,7 +34,7 @@ def render_report(folder: RunFolder) -> str:
     """Return the page of a run, from whatever part of its record exists."""
     import jinja2
 
-    record, summary, findings = load_record(folder.path), folder.read_summary(), worst_first(folder.read_findings())
+    record, summary, findings = load_bounded(folder.path), folder.read_summary(), worst_first(folder.read_findings())
     causes = causes_of(findings)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     script = template.script()

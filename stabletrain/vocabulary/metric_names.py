@@ -7,7 +7,7 @@ literal anywhere else.
 
 from __future__ import annotations
 
-from stabletrain.vocabulary.signals import CLIP, DEAD, EQUAL, GRADIENT, SATURATED, UPDATE
+from stabletrain.vocabulary.signals import CLIP, DEAD, EQUAL, GRADIENT, SATURATED, SIGNALS, UPDATE
 
 TRAIN, VAL, TEST = STAGES = ("train", "val", "test")
 LOSS, ACCURACY, MSE = "loss", "accuracy", "mse"
@@ -32,6 +32,7 @@ QUANTILES = {"p05": 0.05, "p50": 0.5, "p95": 0.95}  # of |g|, with each histogra
 RATIO = "ratio"
 UPDATE_RATIO = f"{UPDATE}/{RATIO}"  # ‖ΔW‖/‖W‖
 UNIT_SHARES = {DEAD: "activation/dead", SATURATED: "activation/saturated", EQUAL: "weight/equal"}
+OF_LAYERS = (RMS, NONFINITE, HISTOGRAM, *QUANTILES, RATIO, DEAD, SATURATED, EQUAL)  # statistics recorded by layer
 TIME_NORM = "time/norm"  # vectors: ‖∂L/∂h_t‖ for each t
 
 GRADIENT_RMS = "gradient/rms"
@@ -99,3 +100,10 @@ def layer_of(name: str, statistic: str) -> str | None:
     """Return the layer in `name` if it is `<statistic>/<layer>`, else None."""
     prefix = statistic + "/"
     return name[len(prefix) :] if name.startswith(prefix) else None
+
+
+def is_of_layer(name: str) -> bool:
+    """Return whether a scalar is `<signal>/<statistic>/<layer>`."""
+    signal, _, rest = name.partition("/")
+    statistic, _, layer = rest.partition("/")
+    return bool(layer) and signal in SIGNALS and statistic in OF_LAYERS

@@ -69,7 +69,7 @@ def open_report(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             monkeypatch.setattr(
                 f"stabletrain.report.static_images.draw_{name}", lambda *_, **__: ONE_PIXEL
             )  # drawing is slow
-        monkeypatch.setattr("stabletrain.report.page.load_record", lambda path: record)
+        monkeypatch.setattr("stabletrain.report.page.load_bounded", lambda path: record)
         folder = RunFolder(tmp_path)
         folder.write_findings(list(findings))
         folder.update_summary(status="finished", verdict=findings[0].kind if findings else "healthy")

@@ -16,7 +16,7 @@ from stabletrain.diagnosis.causes import order_by_cause
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.recorded_run import observe
 from stabletrain.diagnosis.remedies import with_remedies
-from stabletrain.record.reader import load_record
+from stabletrain.record.bounded_reader import load_bounded
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.vocabulary.finding import Finding, verdict_of
 from stabletrain.vocabulary.kinds import NONFINITE
@@ -33,7 +33,7 @@ def examine(folder: RunFolder, error: BaseException | None = None) -> list[Findi
         folder: The run.
         error: The exception that ended the run. A non-finite gradient is a finding even with `watch=off`.
     """
-    observations = observe(load_record(folder.path))
+    observations = observe(load_bounded(folder.path))
     findings = diagnose(observations)
     if error is not None and not any(f.kind == NONFINITE.name for f in findings):
         from stabletrain.training.optimization.stability import NonFiniteGradient

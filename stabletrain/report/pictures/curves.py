@@ -91,7 +91,8 @@ def finite(series: Series) -> Series:
 def nonfinite_steps(record: Record) -> list[int]:
     """Return the steps at which the gradient of any layer contained Inf or NaN, in ascending order."""
     series = record.of_layers(names.GRADIENT_NONFINITE).values()
-    return sorted({step for s in series for step, value in zip(s.steps, s.values, strict=True) if value > 0})
+    found = [np.asarray(s.steps)[np.asarray(s.values) > 0] for s in series]
+    return np.unique(np.concatenate(found)).astype(int).tolist() if found else []
 
 
 def thin(series: Series, max_points: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from stabletrain.diagnosis.findings_text import describe
 from stabletrain.diagnosis.history import History, finite_scalars, total_norm
 from stabletrain.diagnosis.recorded_run import about_of, replay
 from stabletrain.errors import require_choice
-from stabletrain.record.reader import load_record
+from stabletrain.record.bounded_reader import load_bounded
 from stabletrain.record.writer import RecordWriter
 from stabletrain.signal.snapshot import Snapshot
 from stabletrain.training.callbacks.gradient_watch import GradientWatch
@@ -118,7 +118,7 @@ class DoctorCallback(Callback):
         folder = self._writer.path.parent
         if trainer.global_step == 0 or folder.name != "tensorboard":
             return History()
-        return replay(load_record(folder.parent))
+        return replay(load_bounded(folder.parent))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
