@@ -54,16 +54,6 @@ def observe(record: RecordedRun) -> Observations:
 def replay(record: RecordedRun) -> History:
     """Return what the run had collected by the end of its record, replayed step by step."""
     history = History()
-    add_record(history, record)
-    history.about = about_of(record.info, history.layers)
-    return history
-
-
-def add_record(history: History, record: RecordedRun) -> None:
-    """Add the measurements of a record, or of a later part of a record that was added in part before.
-
-    A step must be in one of the parts as a whole.
-    """
     for signal in SIGNALS:
         _add_signal(history, record, signal)
     for kind, statistic in names.UNIT_SHARES.items():
@@ -77,6 +67,8 @@ def add_record(history: History, record: RecordedRun) -> None:
         if not is_of_layer(name):
             for step, value in zip(series.steps, series.values, strict=True):
                 history.add_scalars(step, {name: value})
+    history.about = about_of(record.info, history.layers)
+    return history
 
 
 def about_of(info: Mapping[str, Any], layers: Iterable[str]) -> About:

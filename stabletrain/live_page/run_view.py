@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from stabletrain.vocabulary.signals import GRADIENT
 
 ASSETS = Path(__file__).parent / "assets"
 READ_S = 0.5  # reading time per request
-PAUSE_FACTOR = 10.0  # after t seconds of work for a run that trains, the next 10 t are without: at most 9% of a core
+PAUSE_FACTOR = 20.0  # after t seconds of work for a run that trains, the next 20 t are without: at most 5% of a core
 PARTS = ("verdict", "results", "findings", "settings")  # blocks of the report's template
 
 
@@ -125,6 +126,7 @@ def render_parts(texts: Mapping[str, Any]) -> dict[str, str]:
     return {part: "".join(page.blocks[part](page.new_context(dict(texts)))) for part in PARTS}
 
 
+@functools.cache
 def environment() -> jinja2.Environment:
     """Return the templates of the report and of this package."""
     folders: Sequence[Path] = (ASSETS, template.ASSETS)
