@@ -12,7 +12,7 @@ from typing import Any
 
 from stabletrain.live_page.run_files import find_runs, modified_ns, read_findings, read_summary
 from stabletrain.live_page.run_state import is_open, state_of
-from stabletrain.live_page.run_view import RunView, num_steps_of
+from stabletrain.live_page.run_view import RunView, num_steps_of, steps_done
 from stabletrain.record.glance import Glance, sizes_of
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.record.writing_process import start_time_s
@@ -146,7 +146,7 @@ def _signature(folder: RunFolder, state: str) -> tuple[Any, ...]:
 
 def _content(name: str, row: _Row, summary: Mapping[str, Any], state: str, findings: list[Finding]) -> dict[str, Any]:
     info, judged = row.glance.info, judge(summary, findings)
-    steps, losses = row.glance.curve
+    (steps, losses), planned = row.glance.curve, num_steps_of(info)
     return {
         "name": name,
         "title": str(info.get("run_name") or name),
@@ -157,8 +157,8 @@ def _content(name: str, row: _Row, summary: Mapping[str, Any], state: str, findi
         "verdict": words.verdict_words(judged.verdict)[0],
         "sign": judged.sign,
         "mood": judged.mood,
-        "step": row.glance.last_step + 1,
-        "numSteps": num_steps_of(info),
+        "step": steps_done(summary, state, row.glance.last_step + 1, planned),
+        "numSteps": planned,
         "losses": [float(f"{loss:.4g}") for loss in losses],
         "steps": steps,
         "started": start_time_s(row.folder) or 0,

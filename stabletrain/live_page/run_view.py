@@ -78,14 +78,15 @@ class RunView:
         texts |= {"status": WORDS.get(state, texts["status"])}
         if is_open(state) and not texts["mood"]:
             texts |= {"sentence": "Nothing alarming so far. The verdict follows at the end of the run."}
-        losses = seen.scalars.get(names.TRAIN_LOSS)
+        losses, planned = seen.scalars.get(names.TRAIN_LOSS), num_steps_of(record.info)
+        recorded = 1 + max(self._collected.last_step, int(losses.steps[-1]) if losses else -1)
         content = {
             "state": state,
             "isOpen": is_open(state),
             "isComplete": self._is_complete,
             "title": f"{texts['heading']} – {texts['name']}",
-            "step": 1 + max(self._collected.last_step, int(losses.steps[-1]) if losses else -1),
-            "numSteps": num_steps_of(record.info),
+            "step": steps_done(summary, state, recorded, planned),
+            "numSteps": planned,
             "depth": describe_depth(seen),
             "parts": render_parts(texts),
             "data": page_data(record, causes) if record.scalars or record.histograms or record.vectors else None,
@@ -99,6 +100,21 @@ def num_steps_of(info: Mapping[str, Any]) -> int | None:
     training = info.get("training")
     planned = training.get("num_steps") if isinstance(training, Mapping) else None
     return int(planned) if isinstance(planned, int | float) and 0 < planned < 2**53 else None
+
+
+def steps_done(summary: Mapping[str, Any], state: str, recorded: int, planned: int | None) -> int:
+    """Return the number of steps done.
+
+    Args:
+        summary: Content of `summary.json`, which knows the number once the run has ended.
+        state: Its state.
+        recorded: Last recorded step plus one; a validation is recorded at the step that follows it.
+        planned: Planned number of steps; None if it is unknown.
+    """
+    known = summary.get("steps")
+    if not is_open(state) and isinstance(known, int):
+        return known
+    return min(recorded, planned) if planned else recorded
 
 
 def describe_depth(seen: Observations) -> dict[str, str] | None:
