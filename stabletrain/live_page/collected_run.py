@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from stabletrain.diagnosis.history import History
 from stabletrain.diagnosis.observations import Observations, Table
-from stabletrain.diagnosis.recorded_run import about_of, add_record
+from stabletrain.diagnosis.recorded_run import about_of
 from stabletrain.record.glance import sizes_of
 from stabletrain.record.reader import Entry, Info, LayerHistogram, Position, Record, Scalar, Series, read_entries
 from stabletrain.signal.histogram import Histogram
 from stabletrain.vocabulary import metric_names as names
-from stabletrain.vocabulary.signals import GRADIENT, UPDATE, WEIGHT
+from stabletrain.vocabulary.signals import GRADIENT, SIGNALS, UPDATE, WEIGHT
 
+OF_LAYERS = (names.RMS, names.NONFINITE, names.RATIO, *names.QUANTILES, *names.UNIT_SHARES)  # statistics with a layer
 MAX_HISTOGRAMS = 10_000  # of a signal, each of 1 kB
-MIN_FRAMES, MAX_FRAMES = 8, 64  # steps with histograms
+MIN_FRAMES, MAX_FRAMES = 8, 32  # steps with histograms
 MAX_ROWS = 800  # of a table that is drawn: twice the columns of a heatmap
 
 
@@ -74,7 +76,7 @@ class CollectedRun:
         self.info: dict[str, Any] = {}
         self.last_step = -1
         self._position: Position = {}
-        self._part = Record()  # what was read and is not in the history yet
+        self._places: dict[str, _Place] = {}  # by name of a scalar
 
     def advance(self, max_seconds: float) -> bool:
         """Read on; return whether the end was reached.
@@ -92,12 +94,8 @@ class CollectedRun:
             self._add([entry for entry, _ in found])
             self._position = found[-1][1]
             if time.monotonic() > end:
-                break
-        else:
-            self._add_part()
-            return True
-        self._add_part()
-        return False
+                return False
+        return True
 
     def observations(self) -> Observations:
         """Return what the doctor reads."""
@@ -106,26 +104,37 @@ class CollectedRun:
 
     def _add(self, entries: list[Entry]) -> None:
         """Add the entries of one event, or of several of the same step."""
-        scalars = self._part.scalars
-        if any(isinstance(e, Scalar) and e.name in scalars and scalars[e.name].steps[-1] >= e.step for e in entries):
-            self._add_part()  # a resumed run goes back to an earlier step
+        tables: dict[tuple[str, str], dict[str, float]] = {}  # by signal and statistic
         for entry in entries:
             if isinstance(entry, Info):
                 self.info = entry.info
                 continue
             self.last_step = entry.step
             if isinstance(entry, Scalar):
-                series = self._part.scalars.setdefault(entry.name, Series())
-                series.steps.append(entry.step)
-                series.values.append(entry.value)
+                place = self._places.get(entry.name) or self._places.setdefault(entry.name, _place_of(entry.name))
+                if place.layer:
+                    tables.setdefault((place.signal, place.statistic), {})[place.layer] = entry.value
+                else:
+                    self.history.add_scalars(entry.step, {entry.name: entry.value})
             elif isinstance(entry, LayerHistogram):
                 self.frames.setdefault(entry.signal, Frames()).add(entry.step, entry.layer, entry.histogram)
             else:
-                self._part.vectors.setdefault(entry.name, {})[entry.step] = entry.values
+                layer = names.layer_of(entry.name, names.TIME_NORM)
+                self.history.add_time(entry.step, str(layer), entry.values)
+        self._add_tables(tables)
 
-    def _add_part(self) -> None:
-        part, self._part = self._part, Record()
-        add_record(self.history, part)
+    def _add_tables(self, tables: Mapping[tuple[str, str], Mapping[str, float]]) -> None:
+        """Add one row of each table to the history, as `diagnosis.recorded_run.replay` does."""
+        measured = [signal for signal, statistic in tables if statistic in (names.RMS, names.NONFINITE)]
+        for signal in dict.fromkeys(measured):
+            rms, bad = (tables.get((signal, statistic), {}) for statistic in (names.RMS, names.NONFINITE))
+            layers = sorted(rms.keys() | bad.keys())
+            self.history.add("rms", signal, self.last_step, layers, np.array([rms.get(x, np.nan) for x in layers]))
+            self.history.add("nonfinite", signal, self.last_step, layers, np.array([bad.get(x, 0.0) for x in layers]))
+        for kind, statistic in names.UNIT_SHARES.items():
+            signal, _, share = statistic.partition("/")
+            if shares := tables.get((signal, share)):
+                self.history.add_units(self.last_step, kind, shares)
 
     def to_record(self, seen: Observations) -> Record:
         """Return a record of what is drawn: per-layer numbers at up to `MAX_ROWS` steps, and the kept histograms."""
@@ -146,6 +155,20 @@ class CollectedRun:
         record.histograms = self.frames[GRADIENT].by_layer() if GRADIENT in self.frames else {}
         record.other_histograms = {s: frames.by_layer() for s, frames in self.frames.items() if s != GRADIENT}
         return record
+
+
+class _Place(NamedTuple):
+    """Where a scalar belongs: to a table of layers, or, without a layer, to the run."""
+
+    signal: str = ""
+    statistic: str = ""
+    layer: str = ""
+
+
+def _place_of(name: str) -> _Place:
+    signal, _, rest = name.partition("/")
+    statistic, _, layer = rest.partition("/")
+    return _Place(signal, statistic, layer) if signal in SIGNALS and statistic in OF_LAYERS else _Place()
 
 
 def _event_of(entry: Entry) -> tuple[float, int]:

@@ -5,35 +5,34 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+import stat
 from pathlib import Path
 from typing import Any
 
-from stabletrain.record.run_folder import RunFolder
+from stabletrain.record.run_folder import EVENTS, SUMMARY, RunFolder
 from stabletrain.vocabulary.finding import Finding
 
 MAX_BYTES = 16 * 2**20  # of a summary or of findings; a larger file is not one of ours
 
 
-def find_runs(root: Path, only: str | None = None) -> dict[str, RunFolder]:
-    """Return the runs in a folder and one level below (the children of a sweep) by their path relative to it.
+def find_runs(root: Path, only: str | None = None) -> list[str]:
+    """Return the runs in a folder and one level below (the children of a sweep) as paths relative to it.
 
-    A link is followed only if it leads to a place within the folder.
+    A link is followed only if it leads to a place within the folder. Paths are plain strings, since with a thousand
+    runs, objects take most of the time.
 
     Args:
         root: The folder, without links in its path.
         only: Name of the one run to look for; None for all.
     """
-    found: dict[str, RunFolder] = {}
-    for path in [root / only] if only else _folders(root):
-        if not _is_within(path, root):
-            continue
-        if RunFolder(path).exists:
-            found[path.name] = RunFolder(path)
+    top, found = str(root), []
+    for name in [only] if only else _folders(top, top):
+        path = f"{top}/{name}"
+        if _is_run(path, top):
+            found.append(name)
         elif not only:
-            inner = (p for p in _folders(path) if _is_within(p, root) and RunFolder(p).exists)
-            found |= {f"{path.name}/{p.name}": RunFolder(p) for p in inner}
-    return {name: folder for name, folder in found.items() if _is_within(folder.events, root) and _is_text(name)}
+            found += [f"{name}/{inner}" for inner in _folders(path, top) if _is_run(f"{path}/{inner}", top)]
+    return [name for name in found if name.isprintable()]  # others, which are not valid UTF-8, have no URL
 
 
 def read_summary(folder: RunFolder) -> dict[str, Any]:
@@ -52,7 +51,7 @@ def read_findings(folder: RunFolder) -> list[Finding] | None:
     return None
 
 
-def modified_ns(path: Path) -> int:
+def modified_ns(path: Path | str) -> int:
     """Return when a file or folder was modified; 0 if there is none."""
     try:
         return os.stat(path).st_mtime_ns
@@ -60,19 +59,33 @@ def modified_ns(path: Path) -> int:
         return 0
 
 
-def _folders(path: Path) -> Iterator[Path]:
-    with contextlib.suppress(OSError), os.scandir(path) as entries:
-        yield from (Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+def _folders(path: str, top: str) -> list[str]:
+    """Return the names of the folders in a folder, without hidden ones and links out of `top`."""
+    try:
+        with os.scandir(path) as entries:
+            return [
+                entry.name
+                for entry in entries
+                if not entry.name.startswith(".")
+                and entry.is_dir()
+                and (not entry.is_symlink() or _is_within(entry.path, top))
+            ]
+    except OSError:
+        return []
 
 
-def _is_within(path: Path, root: Path) -> bool:
-    """Return whether a path is within the folder, after following the link that it may be."""
-    return not path.is_symlink() or path.resolve().is_relative_to(root)
+def _is_run(path: str, top: str) -> bool:
+    """Return whether a folder contains a run, whose events are not a link out of `top`."""
+    events = f"{path}/{EVENTS}"
+    try:
+        mode = os.lstat(events).st_mode
+    except OSError:
+        return os.path.isfile(f"{path}/{SUMMARY}")
+    return stat.S_ISDIR(mode) or (os.path.isdir(events) and _is_within(events, top))
 
 
-def _is_text(name: str) -> bool:
-    """Return whether a name can be part of a URL; one that is not valid UTF-8 cannot."""
-    return name.isprintable()
+def _is_within(path: str, top: str) -> bool:
+    return Path(path).resolve().is_relative_to(top)
 
 
 def _read_json(path: Path) -> Any:

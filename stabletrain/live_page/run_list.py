@@ -12,7 +12,7 @@ from typing import Any
 
 from stabletrain.live_page.run_files import find_runs, modified_ns, read_findings, read_summary
 from stabletrain.live_page.run_state import is_open, state_of
-from stabletrain.live_page.run_view import RunView, num_steps_of
+from stabletrain.live_page.run_view import RunView, num_steps_of, steps_done
 from stabletrain.record.glance import Glance, sizes_of
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.record.writing_process import start_time_s
@@ -92,23 +92,24 @@ class RunList:
         self._rows = {name: self._rows[name] for name in newest_first}
 
     def _look(self) -> None:
-        found = find_runs(self.root, self.only)
+        found = dict.fromkeys(find_runs(self.root, self.only))
         for name in [name for name in self._rows if name not in found]:
             del self._rows[name]
             self._views.pop(name, None)
             self._version += 1
-        for name, folder in found.items():
+        for name in found:
             row = self._rows.get(name)
             if row is None:
+                folder = RunFolder(self.root / name)
                 row = self._rows[name] = _Row(folder, Glance(folder.events))
-            signature = _signature(row)
-            if signature != row.signature:
-                row.signature, row.is_read = signature, False
+            if row.is_read and row.signature != _signature(row.folder, row.content["state"]):
+                row.is_read = False
 
     def _read(self, name: str, row: _Row) -> None:
-        row.is_read = row.glance.advance()
         summary = read_summary(row.folder)
         state = state_of(row.folder, summary)
+        row.signature = _signature(row.folder, state)
+        is_read = row.glance.advance()
         findings: list[Finding] = []
         if is_open(state):
             findings = self._findings_so_far(name, row)
@@ -118,6 +119,7 @@ class RunList:
         if content != row.content:
             self._version += 1
             row.content, row.version = content, self._version
+        row.is_read = is_read
 
     def _findings_so_far(self, name: str, row: _Row) -> list[Finding]:
         """Return the findings of a run that trains, if there are not too many of them."""
@@ -134,20 +136,17 @@ class RunList:
         return view
 
 
-def _signature(row: _Row) -> tuple[Any, ...]:
+def _signature(folder: RunFolder, state: str) -> tuple[Any, ...]:
     """Return what changes with the run's files; of a run that has ended, without a look at every event file."""
-    folder = row.folder
     written = (modified_ns(folder.summary), modified_ns(folder.events))
-    has_ended = row.content.get("state") in EXIT_CODES
-    if has_ended and row.is_read and row.signature[: len(written)] == written:
-        return row.signature
-    alive = "" if has_ended else state_of(folder, {})
-    return (*written, tuple(sizes_of(folder.events).items()), alive)
+    if state in EXIT_CODES:
+        return written
+    return (*written, tuple(sizes_of(folder.events).items()), state_of(folder, {}))
 
 
 def _content(name: str, row: _Row, summary: Mapping[str, Any], state: str, findings: list[Finding]) -> dict[str, Any]:
     info, judged = row.glance.info, judge(summary, findings)
-    steps, losses = row.glance.curve
+    (steps, losses), planned = row.glance.curve, num_steps_of(info)
     return {
         "name": name,
         "title": str(info.get("run_name") or name),
@@ -158,8 +157,8 @@ def _content(name: str, row: _Row, summary: Mapping[str, Any], state: str, findi
         "verdict": words.verdict_words(judged.verdict)[0],
         "sign": judged.sign,
         "mood": judged.mood,
-        "step": row.glance.last_step + 1,
-        "numSteps": num_steps_of(info),
+        "step": steps_done(summary, state, row.glance.last_step + 1, planned),
+        "numSteps": planned,
         "losses": [float(f"{loss:.4g}") for loss in losses],
         "steps": steps,
         "started": start_time_s(row.folder) or 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from stabletrain.vocabulary.signals import GRADIENT
 
 ASSETS = Path(__file__).parent / "assets"
 READ_S = 0.5  # reading time per request
-PAUSE_FACTOR = 10.0  # after t seconds of work for a run that trains, the next 10 t are without: at most 9% of a core
+PAUSE_FACTOR = 20.0  # after t seconds of work for a run that trains, the next 20 t are without: at most 5% of a core
 PARTS = ("verdict", "results", "findings", "settings")  # blocks of the report's template
 
 
@@ -77,14 +78,15 @@ class RunView:
         texts |= {"status": WORDS.get(state, texts["status"])}
         if is_open(state) and not texts["mood"]:
             texts |= {"sentence": "Nothing alarming so far. The verdict follows at the end of the run."}
-        losses = seen.scalars.get(names.TRAIN_LOSS)
+        losses, planned = seen.scalars.get(names.TRAIN_LOSS), num_steps_of(record.info)
+        recorded = 1 + max(self._collected.last_step, int(losses.steps[-1]) if losses else -1)
         content = {
             "state": state,
             "isOpen": is_open(state),
             "isComplete": self._is_complete,
             "title": f"{texts['heading']} – {texts['name']}",
-            "step": 1 + max(self._collected.last_step, int(losses.steps[-1]) if losses else -1),
-            "numSteps": num_steps_of(record.info),
+            "step": steps_done(summary, state, recorded, planned),
+            "numSteps": planned,
             "depth": describe_depth(seen),
             "parts": render_parts(texts),
             "data": page_data(record, causes) if record.scalars or record.histograms or record.vectors else None,
@@ -98,6 +100,21 @@ def num_steps_of(info: Mapping[str, Any]) -> int | None:
     training = info.get("training")
     planned = training.get("num_steps") if isinstance(training, Mapping) else None
     return int(planned) if isinstance(planned, int | float) and 0 < planned < 2**53 else None
+
+
+def steps_done(summary: Mapping[str, Any], state: str, recorded: int, planned: int | None) -> int:
+    """Return the number of steps done.
+
+    Args:
+        summary: Content of `summary.json`, which knows the number once the run has ended.
+        state: Its state.
+        recorded: Last recorded step plus one; a validation is recorded at the step that follows it.
+        planned: Planned number of steps; None if it is unknown.
+    """
+    known = summary.get("steps")
+    if not is_open(state) and isinstance(known, int):
+        return known
+    return min(recorded, planned) if planned else recorded
 
 
 def describe_depth(seen: Observations) -> dict[str, str] | None:
@@ -125,6 +142,7 @@ def render_parts(texts: Mapping[str, Any]) -> dict[str, str]:
     return {part: "".join(page.blocks[part](page.new_context(dict(texts)))) for part in PARTS}
 
 
+@functools.cache
 def environment() -> jinja2.Environment:
     """Return the templates of the report and of this package."""
     folders: Sequence[Path] = (ASSETS, template.ASSETS)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from stabletrain.record.protos import Event
-from stabletrain.record.writer import masked_crc
+from stabletrain.record.checksum import masked_crc
 from stabletrain.vocabulary import metric_names as names
 
 HEAD_BYTES, TAIL_BYTES = 12, 4  # around each event: its length and a checksum, then another checksum
@@ -43,7 +44,7 @@ class Glance:
         self.losses: list[float] = []
         self.last_step = -1
         self._stride, self._num_seen = 1, 0
-        self._newest = b""  # the last event with a loss
+        self._newest: tuple[int, float | None] = (-1, None)  # the last loss, kept or not
         self._read: dict[str, int] = {}  # bytes by file name
 
     def advance(self, max_bytes: int = CHUNK) -> bool:
@@ -71,45 +72,45 @@ class Glance:
     def _read_piece(self, name: str, offset: int, num_bytes: int) -> int:
         """Read whole events from an offset; return how many bytes they take."""
         with (self.events / name).open("rb") as file:
-            file.seek(offset)
-            data = file.read(max(num_bytes, MAX_EVENT))
             end = os.fstat(file.fileno()).st_size - offset
-        at, last = 0, None
+            file.seek(offset)
+            data = file.read(min(max(num_bytes, MAX_EVENT), end))
+        at, last, losses = 0, None, []
         while at + HEAD_BYTES <= len(data):
             (length,) = struct.unpack_from("<Q", data, at)
-            whole = HEAD_BYTES + length + TAIL_BYTES
-            if masked_crc([data[at : at + 8]]) != struct.unpack_from("<I", data, at + 8)[0] or at + whole > end:
+            begin, whole = at + HEAD_BYTES, HEAD_BYTES + length + TAIL_BYTES
+            if at + whole > end:
                 break
             if at + whole > len(data):
                 at += whole if whole > MAX_EVENT else 0  # skipped, or read with the next piece
                 break
-            event = data[at + HEAD_BYTES : at + HEAD_BYTES + length]
-            is_info, is_loss = _INFO in event, _LOSS in event
-            if (is_info or is_loss) and not self._take(event, data[at + whole - TAIL_BYTES : at + whole], is_info):
-                break
-            last = last if is_info else event  # metadata is of no step
-            at += whole
+            place, at = (begin, begin + length), at + whole
+            if data.find(_LOSS, *place) >= 0:
+                losses.append(place)
+            elif data.find(_INFO, *place) >= 0:
+                self._take_info(data, *place)
+                continue  # metadata is of no step
+            last = place
+        self._take_losses(data, losses)
         if last is not None:
-            self.last_step = max([_step_of(last), *self.curve[0][-1:]])
+            self.last_step = max([_step_of(data, *last), *self.curve[0][-1:]])
         return at
 
-    def _take(self, event: bytes, checksum: bytes, is_info: bool) -> bool:
-        """Take what the list shows from one event; return whether it is intact."""
-        if masked_crc([event]) != struct.unpack("<I", checksum)[0]:
-            return False
-        if is_info:
-            self._take_info(event)
-        else:
-            if self._num_seen % self._stride == 0:
-                self._add_loss(*_loss_of(event))
-            self._num_seen += 1
-            self._newest = event
-        return True
-
-    def _take_info(self, event: bytes) -> None:
-        for value in Event.FromString(event).summary.value:
+    def _take_info(self, data: bytes, begin: int, end: int) -> None:
+        for value in _values_of(data, begin, end):
             if value.tag == names.RUN_INFO and value.tensor.string_val:
                 self.info = json.loads(value.tensor.string_val[0])
+
+    def _take_losses(self, data: bytes, places: list[tuple[int, int]]) -> None:
+        """Decode as many of the events with a loss as are kept."""
+        while len(places) > MAX_POINTS * self._stride:
+            self._thin()
+        for place in places:
+            if self._num_seen % self._stride == 0:
+                self._add_loss(*_loss_of(data, *place))
+            self._num_seen += 1
+        if places:
+            self._newest = _loss_of(data, *places[-1])
 
     def _add_loss(self, step: int, loss: float | None) -> None:
         if loss is None:
@@ -120,28 +121,38 @@ class Glance:
         self.steps.append(step)
         self.losses.append(loss)
         if len(self.steps) > MAX_POINTS:
-            self.steps, self.losses, self._stride = self.steps[::2], self.losses[::2], 2 * self._stride
+            self._thin()
+
+    def _thin(self) -> None:
+        self.steps, self.losses, self._stride = self.steps[::2], self.losses[::2], 2 * self._stride
 
     @property
     def curve(self) -> tuple[list[int], list[float]]:
         """Steps and losses, the newest one included."""
-        step, loss = _loss_of(self._newest)
+        step, loss = self._newest
         if loss is None or not self.steps or step <= self.steps[-1]:
             return self.steps, self.losses
         return [*self.steps, step], [*self.losses, loss]
 
 
-def _loss_of(event: bytes) -> tuple[int, float | None]:
-    """Return the step and the training loss of an event; None if it only mentions the name."""
-    decoded = Event.FromString(event)
-    found = [value.simple_value for value in decoded.summary.value if value.tag == names.TRAIN_LOSS]
-    return decoded.step, found[-1] if found else None
+def _loss_of(data: bytes, begin: int, end: int) -> tuple[int, float | None]:
+    """Return the step and the training loss of an event; None if it is damaged."""
+    found = [value.simple_value for value in _values_of(data, begin, end) if value.tag == names.TRAIN_LOSS]
+    return _step_of(data, begin, end), found[-1] if found else None
 
 
-def _step_of(event: bytes) -> int:
+def _values_of(data: bytes, begin: int, end: int) -> Sequence[Any]:
+    """Return the values of an event; none if it is damaged."""
+    event = data[begin:end]
+    if data[end : end + TAIL_BYTES] != struct.pack("<I", masked_crc([event])):
+        return []
+    return Event.FromString(event).summary.value
+
+
+def _step_of(data: bytes, begin: int, end: int) -> int:
     try:
-        return Event.FromString(event).step
-    except DecodeError:  # damaged in a place that was skipped
+        return Event.FromString(data[begin:end]).step
+    except DecodeError:  # damaged
         return -1
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from stabletrain.vocabulary.finding import Finding
 
+EVENTS, SUMMARY = "tensorboard", "summary.json"
+
 
 class RunFolder:
     """Paths of a run's files; reads and writes its summary and findings.
@@ -21,10 +23,10 @@ class RunFolder:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path).absolute()
         self.config = self.path / "config.yaml"
-        self.events = self.path / "tensorboard"
+        self.events = self.path / EVENTS
         self.checkpoints = self.path / "checkpoints"
         self.findings = self.path / "findings.json"
-        self.summary = self.path / "summary.json"
+        self.summary = self.path / SUMMARY
         self.report = self.path / "report.html"
 
     @property

@@ -12,7 +12,7 @@ from report_fakes import healthy, with_all_signals
 
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.observations import Observations
-from stabletrain.diagnosis.recorded_run import observe
+from stabletrain.diagnosis.recorded_run import observe, replay
 from stabletrain.live_page import collected_run
 from stabletrain.live_page.collected_run import CollectedRun, Frames
 from stabletrain.live_page.run_view import RunView, describe_depth
@@ -199,8 +199,7 @@ def test_all_signals_are_drawn(tmp_path: Path):
     """`to_record` keeps every signal that the report draws."""
     collected = CollectedRun(tmp_path)
     source = with_all_signals(healthy(4, 40))
-    collected._part = source
-    collected._add_part()
+    collected.history = replay(source)
     for signal, by_layer in {"gradient": source.histograms, **source.other_histograms}.items():
         for step in sorted({s for by_step in by_layer.values() for s in by_step}):
             for layer, by_step in by_layer.items():

@@ -17,6 +17,7 @@ from live_server import Live
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.recorded_run import observe
 from stabletrain.record.reader import load_record
+from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.statuses import FINISHED
 
 
@@ -181,6 +182,14 @@ def test_findings_so_far_are_those_of_the_doctor_and_final_ones_those_of_the_run
     run.end(status=FINISHED, verdict="healthy")
     assert "Vanishing" not in live.run("one")["parts"]["findings"]
     assert live.run("one")["parts"]["verdict"].count("Healthy") == 1
+
+
+def test_a_validation_after_the_last_step_is_no_further_step(live: Live):
+    run = WrittenRun(live.root / "one", num_steps=21).steps(range(21))
+    run.writer.write_scalars(21, {names.VAL_LOSS: 0.1})
+    assert live.rows()["one"]["step"] == live.run("one")["step"] == 21
+    run.end(status=FINISHED, steps=20)  # the summary knows it best
+    assert live.rows()["one"]["step"] == live.run("one")["step"] == 20
 
 
 def test_text_is_escaped(live: Live):

@@ -121,7 +121,7 @@ async function poll() {
     since = found.since;
     take(found);
     say("");
-    if (found.unread) wait = 50; // the folder is being read piece by piece
+    if (found.unread) wait = 10; // the folder is being read piece by piece
   } catch {
     say("The server does not answer: python -m stabletrain ui starts it again.");
     wait = RETRY_MS;
