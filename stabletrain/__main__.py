@@ -8,7 +8,9 @@ import sys
 def main() -> None:
     """Run the command line and exit with its code."""
     from stabletrain.app.cli import main as run
+    from stabletrain.app.openmp_environment import wait_asleep
 
+    wait_asleep()
     sys.exit(run())
 
 

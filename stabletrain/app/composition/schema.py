@@ -32,6 +32,8 @@ GROUPS = (
     "experiment",
 )
 
+AUTO = "auto"  # of threads
+
 
 @dataclass
 class WatchSettings:
@@ -123,6 +125,8 @@ class Settings:
     """Find the learning rate first, with Lightning's finder, and train with it."""
     compile: bool = False
     """Compile the network with torch.compile; steps on which activations are measured run uncompiled."""
+    threads: Any = AUTO
+    """CPU threads of each process: a number, or auto for as many as the network has work for (one for a small one)."""
     choices: dict[str, str] = field(default_factory=dict)
     """Chosen option by group, kept in a run's config.yaml to show where its values come from."""
     loss: LossSettings = field(default_factory=LossSettings)
@@ -155,6 +159,7 @@ def check_ranges(config: Mapping[str, Any]) -> None:
         RequestError: A value is out of range; the error says which values are allowed.
     """
     require_range("seed", config["seed"], 0, 2**32 - 1)
+    _check_threads(config["threads"])
     require_range("loss.label_smoothing", config["loss"]["label_smoothing"], 0.0, 1.0, open_maximum=True)
     for key in ("statistics_every", "histograms_every", "points_per_decade", "signals_every", "time_every"):
         require_range(f"watch.{key}", config["watch"][key], 0)
@@ -167,3 +172,15 @@ def check_ranges(config: Mapping[str, Any]) -> None:
     for key in ("experiment_name", "run_name", "output_dir", "resume"):
         if config[key] is not None and not config[key].strip():
             raise RequestError(f"{key} is empty.", key=key, found="", allowed="a text that is not empty")
+
+
+def _check_threads(value: Any) -> None:
+    if value != AUTO and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise RequestError(
+            "The number of threads is not valid.",
+            key="threads",
+            found="null" if value is None else value,
+            allowed="auto, or an integer from 1",
+            closest=AUTO,
+            command="threads=auto",
+        )
