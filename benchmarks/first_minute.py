@@ -1,9 +1,9 @@
 """Time a newcomer's first command: a fresh clone, the install line and the command of README.md, in a terminal.
 
 The clone, the environment and the run are made in a temporary folder, so that numba's kernels are compiled and MLflow's
-database is created as for the first time; then the same command runs once more. The install is timed apart. Reported are
-the seconds from Enter to the first output, to the first progress of training, to the verdict, and to the prompt; alone,
-and beside four busy processes (`busy_load.py`). Only what is committed is cloned.
+database is created as for the first time; then the same command runs once more. The install is timed apart. The table
+shows the seconds from Enter to the first output, to the first progress of training, to the verdict, and to the prompt;
+alone, and beside four busy processes (`busy_load.py`). Only what is committed is cloned.
 
     python benchmarks/first_minute.py                                    # downloads the packages, needs minutes
     python benchmarks/first_minute.py --skip-install .venv/bin/python    # an interpreter that has them
@@ -47,7 +47,7 @@ def read_quick_start(readme: str) -> tuple[str, str]:
 
 
 def time_command(line: str, folder: Path, environment: dict[str, str], limit_s: float) -> dict[str, float]:
-    """Run a command in a terminal; return the seconds to each mark and to the end, inf for what did not come in time."""
+    """Run a command in a terminal; return the seconds to each mark and to the end; inf for what never came."""
     terminal, other_end = pty.openpty()
     start, text, found = time.perf_counter(), "", dict.fromkeys((*MARKS, "prompt"), float("inf"))
     process = subprocess.Popen(
