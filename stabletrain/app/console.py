@@ -72,6 +72,8 @@ class Console:
     def announce(self, composition: Composition, folder: RunFolder, info: dict[str, Any]) -> None:
         """Print what is about to be trained, and where its files go."""
         self.print(f"{_choices(composition)}  ({info['num_parameters']:,} parameters)")
+        if (num_threads := composition.config["threads"]) != "auto":
+            self.print(f"[dim]CPU[/]    {num_threads} thread{'' if num_threads == 1 else 's'}")
         self.print(f"[dim]files[/]  {escape(short_path(folder.path))}")
 
     def describe(self, composition: Composition, dataset: Mapping[str, Any], num_parameters: int) -> None:
@@ -91,7 +93,11 @@ class Console:
         if found is not None:
             self.print(f"[dim]rate[/]   {found.lr:.3g}, from {found.num_steps} tried up to {found.highest:.2g}")
         for note in (*notes, *self._notes):
-            self.print(f"[yellow]note[/]   {escape(note)}")
+            self.note(note)
+
+    def note(self, line: str) -> None:
+        """Print a note."""
+        self.print(f"[yellow]note[/]   {escape(line)}")
 
     def warn(self, line: str) -> None:
         """Print a warning of the doctor during the run."""

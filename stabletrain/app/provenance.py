@@ -44,6 +44,7 @@ def describe_run(composition: Composition, dataset: Mapping[str, Any], num_param
 def parameters_of(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the hyperparameters, named after the overrides that change them."""
     yield "seed", config["seed"]
+    yield "threads", config["threads"]
     for section in PARAMETER_SECTIONS:
         for name, value in (config[section] or {}).items():
             if name != "_target_" and f"{section}.{name}" != "data.seed":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -18,11 +19,16 @@ from stabletrain.signal.layer_names import clean_name
 from stabletrain.signal.snapshot import Snapshot
 from stabletrain.signal.through_time import gradient_through_time
 from stabletrain.signal.watch import OF_STEP, Watch
+from stabletrain.torch_tools.thread_pool import PoolWatch, describe_spinning
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import Finding, verdict_of
 from stabletrain.vocabulary.signals import CLIP, GRADIENT, SIGNALS
 
 EVERY = 10  # steps between two measurements of signals other than the gradient; as in conf/watch/default.yaml
+SPINNING_REMEDY = (
+    "Call torch.set_num_threads(1), or start Python with OMP_WAIT_POLICY=PASSIVE in its environment (it has no effect "
+    "once torch is imported)."
+)
 FIRST = 10  # first steps, all of which are measured: they show the initialization
 
 
@@ -75,6 +81,9 @@ class Doctor:
         self._first_lr: float | None = None
         self._last_time = -EVERY
         self._num_measured = self._num_clipped = 0
+        self._notes: list[str] = []
+        on_cpu = all(p.device.type == "cpu" for p in model.parameters())
+        self._pool = PoolWatch(self._note_spinning) if on_cpu else None
 
     def step(self, loss: Tensor | float | None = None) -> None:
         """Measure the gradients, and on some steps all other signals.
@@ -82,6 +91,8 @@ class Doctor:
         Args:
             loss: Loss of this step.
         """
+        if self._pool is not None:
+            self._pool.step()
         self._collect()
         self._pending = self._watch.step(histograms=False, step=self._step, others=_is_measured(self._step))
         self._added = set()
@@ -134,7 +145,13 @@ class Doctor:
         """Return the verdict and the findings with their advice as text."""
         if not self.observations.rms:
             return "verdict: none; no gradient was measured: call step() after backward()"
-        return "\n".join(describe(self.findings))
+        return "\n".join([*describe(self.findings), *(f"  note: {note}" for note in self._notes)])
+
+    def _note_spinning(self, num_threads: int, share: float) -> None:
+        """Log a warning, and keep the note for the report; it is no finding, and the verdict stays."""
+        note = describe_spinning(num_threads, share, SPINNING_REMEDY)
+        self._notes.append(note)
+        logging.getLogger(__name__).warning(note)
 
     def detach(self) -> None:
         """Remove all hooks from the model and the optimizer."""

@@ -15,8 +15,8 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from stabletrain.record.protos import Event
 from stabletrain.record.checksum import masked_crc
+from stabletrain.record.protos import Event
 from stabletrain.vocabulary import metric_names as names
 
 HEAD_BYTES, TAIL_BYTES = 12, 4  # around each event: its length and a checksum, then another checksum

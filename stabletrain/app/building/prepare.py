@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers.logger import Logger
 
 from stabletrain.app.building.build import Built, build
+from stabletrain.app.building.build_on_threads import build_on_threads, note_threads
 from stabletrain.app.building.build_trainer import SHARDED, build_loggers, build_trainer
 from stabletrain.app.building.compatibility import check
 from stabletrain.app.composition.compose import Composition
@@ -28,6 +29,7 @@ from stabletrain.training import TrainingModule
 from stabletrain.training.callbacks.doctor_callback import DoctorCallback
 from stabletrain.training.callbacks.gradient_watch import GradientWatch
 from stabletrain.training.callbacks.offender_bundle import OffenderBundle
+from stabletrain.training.callbacks.spinning_threads import SpinningThreads
 from stabletrain.training.callbacks.system_metrics import SystemWatch
 from stabletrain.training.checkpoint import ManifestCheckpointIO, checkpoint_callbacks
 from stabletrain.training.compiling import EagerMeasurement, compile_, require_compiler
@@ -75,7 +77,7 @@ def prepare(
     """
     check_tracking_uri(composition.config, folder.path)
     quiet_libraries()
-    built = build(composition.config)
+    composition, built = build_on_threads(composition)
     found = None
     if composition.config["lr_find"]:
         found = _find_lr(composition.config, built)
@@ -98,6 +100,7 @@ def prepare(
             OffenderBundle(folder.path),
             *([doctor] if doctor else []),
             SystemWatch(),
+            SpinningThreads(console.note),
             *checkpoint_callbacks(folder),
             console.progress(config["console"]),
             *callbacks,
@@ -108,7 +111,7 @@ def prepare(
         enable_model_summary=False,
         enable_progress_bar=False,  # ours is a plain callback
     )
-    notes = check(config, built, trainer.world_size)
+    notes = [*check(config, built, trainer.world_size), *note_threads(config)]
     return Prepared(composition, built, trainer, record, loggers, watch, doctor, notes, found)
 
 

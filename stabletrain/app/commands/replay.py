@@ -13,7 +13,7 @@ import torch
 import yaml
 from torch.optim import Optimizer
 
-from stabletrain.app.building.build import build
+from stabletrain.app.building.build_on_threads import build_as_recorded
 from stabletrain.errors import RequestError
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.signal.offender import Offender
@@ -36,7 +36,7 @@ def replay(folder: RunFolder | Path | str) -> Offender | None:
     """
     folder = folder if isinstance(folder, RunFolder) else RunFolder(folder)
     bundle = load_bundle(folder)
-    module = build(yaml.safe_load(folder.config.read_text())).module
+    module = build_as_recorded(yaml.safe_load(folder.config.read_text())).module
     precision = bundle["precision"]
     module.to(dtype=WHOLE.get(precision, torch.float32))
     module.load_state_dict(bundle["state_dict"])

@@ -33,6 +33,8 @@ GROUPS = (
 )
 CONSOLES = ("default", "live")
 
+AUTO = "auto"  # of threads
+
 
 @dataclass
 class WatchSettings:
@@ -128,6 +130,8 @@ class Settings:
     """Compile the network with torch.compile; steps on which activations are measured run uncompiled."""
     console: str = CONSOLES[0]
     """default, or live: in a terminal, a table of all layers under the progress bar."""
+    threads: Any = AUTO
+    """CPU threads of each process: a number, or auto for as many as the network has work for (one for a small one)."""
     choices: dict[str, str] = field(default_factory=dict)
     """Chosen option by group, kept in a run's config.yaml to show where its values come from."""
     loss: LossSettings = field(default_factory=LossSettings)
@@ -160,6 +164,7 @@ def check_ranges(config: Mapping[str, Any]) -> None:
         RequestError: A value is out of range; the error says which values are allowed.
     """
     require_range("seed", config["seed"], 0, 2**32 - 1)
+    _check_threads(config["threads"])
     require_range("loss.label_smoothing", config["loss"]["label_smoothing"], 0.0, 1.0, open_maximum=True)
     for key in ("statistics_every", "histograms_every", "points_per_decade", "signals_every", "time_every"):
         require_range(f"watch.{key}", config["watch"][key], 0)
@@ -173,3 +178,15 @@ def check_ranges(config: Mapping[str, Any]) -> None:
     for key in ("experiment_name", "run_name", "output_dir", "resume"):
         if config[key] is not None and not config[key].strip():
             raise RequestError(f"{key} is empty.", key=key, found="", allowed="a text that is not empty")
+
+
+def _check_threads(value: Any) -> None:
+    if value != AUTO and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise RequestError(
+            "The number of threads is not valid.",
+            key="threads",
+            found="null" if value is None else value,
+            allowed="auto, or an integer from 1",
+            closest=AUTO,
+            command="threads=auto",
+        )
