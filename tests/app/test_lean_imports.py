@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import torch
+
+from stabletrain.app.lean_start import lean_imports
 
 ROOT = Path(__file__).parents[2]
 INSTALL = """
@@ -100,6 +104,20 @@ def test_without_the_command_line_nothing_is_deferred(tmp_path):
     code = INSTALL.replace("lean_imports.install()", "import stabletrain, stabletrain.training")
     imported = run("-c", f"{code}\nprint(*(m for m in sys.modules if not is_deferred(m)))", folder=tmp_path).split()
     assert set(imported) > {"torch._dynamo", "sympy", "torchmetrics", "torchmetrics.functional.text", "scipy.signal"}
+
+
+def test_only_what_comes_before_the_first_run_stays_for_good(monkeypatch):
+    monkeypatch.setattr(lean_imports, "is_installed", lambda: True)
+    monkeypatch.delitem(sys.modules, "pytorch_lightning", raising=False)
+    with lean_imports.without_collection():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 0
+    gc.unfreeze()
+    monkeypatch.setitem(sys.modules, "pytorch_lightning", ModuleType("pytorch_lightning"))
+    with lean_imports.without_collection():
+        assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
 
 
 def test_a_users_module_trains_alike_with_and_without(tmp_path):

@@ -72,9 +72,10 @@ def _version(package: str) -> str:
 def without_collection() -> Iterator[None]:
     """Import without garbage collection: it would walk all the new objects again and again, a sixth of the time.
 
-    What was imported stays for good, and is not walked later either. Outside of the command line this does nothing.
+    What was imported stays for good, and is not walked later either. This does nothing outside of the command line, and
+    once Lightning is there: what an earlier run of this process has left behind must still be freed.
     """
-    if not is_installed() or not gc.isenabled():
+    if not is_installed() or not gc.isenabled() or "pytorch_lightning" in sys.modules:
         yield
         return
     gc.disable()
