@@ -1,6 +1,6 @@
 """Measure what showing progress costs: CPU microseconds a step, against Lightning's own bar and no bar at all.
 
-    python benchmarks/console_cost.py --steps 1500 --rounds 5
+    python benchmarks/console_cost.py --steps 1000 --rounds 3
 
 Each round trains the same small network once per variant, in turn, on one thread. What is drawn goes to the null
 device, as if it were a terminal.
@@ -130,8 +130,8 @@ def measure(variant: str, num_steps: int, folder: str) -> dict[str, float]:
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1500, help="steps of one training")
-    parser.add_argument("--rounds", type=int, default=5, help="trainings per variant")
+    parser.add_argument("--steps", type=int, default=1000, help="steps of one training")
+    parser.add_argument("--rounds", type=int, default=3, help="trainings per variant")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")

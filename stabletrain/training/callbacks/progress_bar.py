@@ -33,8 +33,8 @@ class ProgressBar(Callback):
     """Shows progress, loss, a validation metric, the range of the layers' gradients and the doctor's state.
 
     ```
-    epoch 3/30  ━━━━━━╸━━━━━━━━━━━━━━━━━━━━━━━━━  step 117/1,170  212 steps/s  0:05 left
-    loss 0.4213  val/accuracy 0.8711  grad 3e-4 … 2e-2  healthy
+    epoch 17/30  ━━━━━━━━━━━━━╸━━━━━━━━━━━━  step   625/1,170  24 steps/s  0:23 left
+    loss 0.04921  val/accuracy 0.9704  grad 1e-2 … 3e-2  healthy
     ```
 
     Nothing is read between two drawings, which take at most one percent of the time, and there is no thread: a step
