@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Mapping, Sequence
@@ -63,7 +64,8 @@ class RunView:
         signature = (tuple(files.items()), written, state)
         if self._is_complete and signature == self._signature:
             return
-        self._is_complete = self._collected.advance(READ_S)
+        with contextlib.suppress(OSError):  # deleted in between: the next request finds no run
+            self._is_complete = self._collected.advance(READ_S)
         self._signature = signature
         self._make(summary, state)
         if is_open(state) and self._is_complete:

@@ -167,6 +167,20 @@ def test_a_run_deleted_in_between_is_unknown(live: Live):
     assert live.rows() == {}
 
 
+def test_a_record_deleted_while_it_is_read_is_no_error(live: Live, monkeypatch: pytest.MonkeyPatch):
+    def vanish(*_: object) -> None:
+        raise FileNotFoundError
+
+    run = WrittenRun(live.root / "one").steps(range(21))
+    assert live.run("one")["step"] == 21
+    for reads in ("collected_run.CollectedRun.advance", "run_list.Glance.advance"):
+        monkeypatch.setattr(f"stabletrain.live_page.{reads}", vanish)
+    run.steps(range(21, 31))
+    status, _, body = live.ask("/data/one")
+    assert (status, json.loads(body)["step"]) == (200, 21)  # what was read before
+    assert live.ask("/runs.json")[0] == 200
+
+
 def test_findings_so_far_are_those_of_the_doctor_and_final_ones_those_of_the_run(live: Live):
     run = WrittenRun(live.root / "one")
     for first in range(0, 121, 30):

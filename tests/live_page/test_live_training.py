@@ -22,6 +22,7 @@ def test_a_real_training_from_start_to_end(live: Live, tab: Callable[..., Tab]):
     command = [sys.executable, "-m", "stabletrain", "experiment=vanishing_depth", "logger=tensorboard"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     shown = tab().open()
+    shown.page.set_default_timeout(300_000)  # on a busy machine, the imports take minutes
     with subprocess.Popen([*command, f"output_dir={folder}"], env=environment, stdout=subprocess.DEVNULL) as training:
         shown.page.locator("#rows a").wait_for()
         shown.page.locator("#rows a").click()
