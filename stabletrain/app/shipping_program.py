@@ -10,12 +10,12 @@ import json
 import shutil
 import signal
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stabletrain.tracking.priority import lower_priority
+from stabletrain.tracking.priority import run_with_low_priority
+from stabletrain.tracking.shipper_process import IMPORTED
 from stabletrain.tracking.training_pipe import TrainingPipe
 
 EXPORT_TIMEOUT_S = 60.0  # after the end of training, for the export of the best network
@@ -28,17 +28,15 @@ def main(words: Sequence[str]) -> None:
     training = TrainingPipe(sys.stdin, has_begun=False)
     run_dir, export_dir = map(Path, words)
     try:
-        imports = threading.Thread(target=_import_all, daemon=True)  # a thread, since its low priority is final
-        imports.start()
-        imports.join()
+        run_with_low_priority(_import_all, lambda: training.wait_for_end(0))
+        _emit({"event": IMPORTED})
         _follow(run_dir, export_dir, training)
     finally:
         shutil.rmtree(export_dir, ignore_errors=True)
 
 
 def _import_all() -> None:
-    """Import, with low priority, everything that a pass needs."""
-    lower_priority()
+    """Import everything that a pass needs."""
     from stabletrain.app.building import build_shipper  # noqa: F401
     from stabletrain.tracking import follow  # noqa: F401
     from stabletrain.tracking.store import import_client

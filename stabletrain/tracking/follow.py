@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from stabletrain.tracking.priority import lower_priority
+from stabletrain.tracking.priority import run_with_low_priority
 from stabletrain.tracking.ship_result import ShipResult
 from stabletrain.tracking.shipper import Shipper
 from stabletrain.tracking.store import Unreachable
@@ -70,7 +70,6 @@ def follow_run(
     session = _Session(make_shipper, emit)
 
     def ship_until_the_end() -> None:
-        lower_priority()
         wait_s = 0.0
         while training.wait_for_begin() and not training.wait_for_end(wait_s):
             began_s = time.process_time()
@@ -79,9 +78,7 @@ def follow_run(
             wait_s = interval if is_shipped else min(max(2 * wait_s, interval_s), MAX_BACKOFF_S)
 
     with _ignored_signals():
-        passes = threading.Thread(target=ship_until_the_end, daemon=True, name="shipper-passes")
-        passes.start()
-        passes.join()
+        run_with_low_priority(ship_until_the_end, lambda: training.wait_for_end(0))
         return session.finish() if training.has_begun else None
 
 

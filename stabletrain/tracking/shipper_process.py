@@ -21,6 +21,8 @@ PROGRAM = "stabletrain.app.shipping_program"
 ENVIRONMENT = {
     name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 }
+IMPORTED = "imported"  # the event that says that the program has imported MLflow, and ships from now on
+IMPORT_TIMEOUT_S = 60.0  # on a busy machine; 4 s of CPU time
 Export = Callable[[Path], None]
 
 
@@ -53,6 +55,7 @@ class ShipperProcess:
             # gives every session the same share of the cores, whatever the niceness of its threads.
             process_group=0,
         )
+        self._has_imported = threading.Event()
         self._listener = threading.Thread(target=self._listen, name="shipper", daemon=True)
         self._listener.start()
 
@@ -61,7 +64,10 @@ class ShipperProcess:
         self._say(BEGIN)
 
     def finish(self, timeout_s: float) -> bool:
-        """Ask the shipper to ship the rest and exit; kill it after `timeout_s`. Return whether it exited in time."""
+        """Ask the shipper to ship the rest and exit; kill it after `timeout_s`. Return whether it exited in time.
+
+        In a short run it may still be importing; that time is not counted.
+        """
         assert self._process.stdin is not None
         self._say(END)
         if self._export is not None and self._process.poll() is None:
@@ -70,6 +76,7 @@ class ShipperProcess:
             exporting.join(timeout_s)
         with contextlib.suppress(BrokenPipeError, ValueError):
             self._process.stdin.close()
+        self._has_imported.wait(IMPORT_TIMEOUT_S)
         try:
             self._process.wait(timeout_s)
             return True
@@ -99,4 +106,8 @@ class ShipperProcess:
                     event = json.loads(line)
                 except ValueError:
                     continue
-                self._on_event(event)
+                if event.get("event") == IMPORTED:
+                    self._has_imported.set()
+                else:
+                    self._on_event(event)
+        self._has_imported.set()  # or it has exited

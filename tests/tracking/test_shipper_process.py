@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from mlflow_fakes import begin_run, end_run, get_run, recorded, shipped
 
+from stabletrain.tracking import priority
 from stabletrain.tracking.follow import follow_run
-from stabletrain.tracking.priority import NICENESS, lower_priority
+from stabletrain.tracking.priority import NICENESS, lower_priority, run_with_low_priority
 from stabletrain.tracking.shipper import Shipper
 from stabletrain.tracking.shipper_process import ENVIRONMENT, ShipperProcess
 from stabletrain.tracking.training_pipe import TrainingPipe
@@ -58,6 +59,20 @@ def test_only_the_calling_thread_makes_way():
     thread.join()
     assert found == [max(NICENESS, before)] * 2
     assert priority_of(0) == before
+
+
+@pytest.mark.parametrize("is_urgent", [True, False])
+def test_the_priority_is_raised_once_training_waits(monkeypatch, is_urgent):
+    calls, threads = [], []
+    monkeypatch.setattr(priority, "CHECK_S", 0.01)
+    monkeypatch.setattr(os, "setpriority", lambda *call: calls.append(call))
+
+    def work():
+        threads.append(threading.get_native_id())
+        time.sleep(0.3)
+
+    run_with_low_priority(work, lambda: is_urgent)
+    assert set(calls) == ({(os.PRIO_PROCESS, threads[0], priority_of(0))} if is_urgent else set())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, the niceness is that of the process")
