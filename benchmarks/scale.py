@@ -1,7 +1,7 @@
 """Extrapolate the cost of watching to a run with a thousand layers, a thousand processes and a million steps.
 
 One machine can measure the constants: the seconds of a snapshot per layer and element, its bytes in the record, the
-time to read and to diagnose it, and the time of a collective between two processes. The rest is multiplication, as
+time to diagnose it, and the time of a collective between two processes. The rest is multiplication, as
 written out below.
 
     python benchmarks/scale.py          measure (a minute), print the tables of docs/scale.md
@@ -26,7 +26,6 @@ from torch import Tensor
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.recorded_run import observe
 from stabletrain.record.bounded_reader import load_bounded
-from stabletrain.record.step_table import MAX_ROWS
 from stabletrain.record.writer import RecordWriter
 from stabletrain.signal.kernels.reduce import measure_tensors, prepare
 from stabletrain.signal.snapshot import Snapshot
@@ -54,8 +53,6 @@ class Constants:
     write_s: float
     norms_bytes: float
     histogram_bytes: float
-    read_s: float
-    norms_read_s: float
     diagnose_s: float
     collective_s: float
     collective_byte_s: float
@@ -95,9 +92,9 @@ def measure_watching() -> tuple[float, float, float, float]:
 
 
 def measure_record(folder: Path) -> tuple[float, ...]:
-    """Return seconds to write, bytes, seconds to read, seconds to diagnose, per layer and measurement."""
+    """Return seconds to write, bytes and seconds to diagnose, per layer and measurement."""
     names, tensors, looks = names_of(LAYERS), gradients(LAYERS, 1_000), 21
-    write_s, num_bytes, read_s = {}, {}, {}
+    write_s, num_bytes = {}, {}
     for histograms in (False, True):
         writer = RecordWriter(folder / str(histograms) / "tensorboard")
         snapshots = [Snapshot(i, measure_tensors(names, tensors, histograms=histograms)) for i in range(looks)]
@@ -109,10 +106,9 @@ def measure_record(folder: Path) -> tuple[float, ...]:
         writer.close()
         write_s[histograms] = (time.perf_counter() - start) / (looks - 1) / LAYERS
         num_bytes[histograms] = (writer.path.stat().st_size - size) / (looks - 1) / LAYERS
-        read_s[histograms] = seconds_of(lambda h=histograms: load_bounded(folder / str(h)), 3) / looks / LAYERS
         record = load_bounded(folder / str(histograms))
     diagnose_s = seconds_of(lambda: diagnose(observe(record)), 3) / looks / LAYERS
-    return write_s[True], num_bytes[False], num_bytes[True], read_s[True], read_s[False], diagnose_s
+    return write_s[True], num_bytes[False], num_bytes[True], diagnose_s
 
 
 def time_collectives(rank: int, address: str, results: str) -> None:
@@ -162,7 +158,6 @@ def constants_table(c: Constants) -> list[tuple[str, ...]]:
         ("… per element; without histograms", f"{amount(c.element_s, 's')}; {amount(c.norms_element_s, 's')}"),
         ("writing a layer with its histogram", amount(c.write_s, "s")),
         ("size of a layer with its histogram in the record; without", in_record),
-        ("reading it back; without", f"{amount(c.read_s, 's')}; {amount(c.norms_read_s, 's')}"),
         ("diagnosing one layer of one measurement", amount(c.diagnose_s, "s")),
         ("a sum over two processes (gloo), fixed cost", amount(c.collective_s, "s")),
         ("… per byte", amount(c.collective_byte_s, "s")),
@@ -171,7 +166,7 @@ def constants_table(c: Constants) -> list[tuple[str, ...]]:
 
 def paper_table(c: Constants) -> list[tuple[str, ...]]:
     """Return for each cadence the cost of a run with `LAYERS`, `RANKS` and `STEPS`."""
-    head = "watch, measurements, watching (ddp), watching (fsdp), messages, bytes sent, record, reading it"
+    head = "watch, measurements, watching (ddp), watching (fsdp), messages, bytes sent, record"
     rows = [tuple(head.split(", "))]
     for name, (plain, counted, further) in CADENCES.items():
         norms, histograms = plain, counted + SIGNALS * further  # tables with one number per layer, and with 517
@@ -181,12 +176,10 @@ def paper_table(c: Constants) -> list[tuple[str, ...]]:
         payload = LAYERS * 8 * (4 * norms + 518 * histograms)
         wire = messages * HOPS / 2 * c.collective_s + payload * c.collective_byte_s
         record = LAYERS * (norms * c.norms_bytes + histograms * c.histogram_bytes)
-        kept = min(norms + histograms, SIGNALS * MAX_ROWS)  # measurements; the doctor reads no more
-        reading = LAYERS * (norms * c.norms_read_s + histograms * c.read_s + kept * c.diagnose_s)
         rows.append(
             (f"`{name}`", f"{plain + counted + further:,}", amount(fixed + per_element * PARAMETERS, "s"),
              amount(fixed + per_element * PARAMETERS / RANKS + wire, "s"), f"{messages:,}", amount(payload, "B"),
-             amount(record, "B"), amount(reading, "s"))
+             amount(record, "B"))
         )  # fmt: skip
     return rows
 
