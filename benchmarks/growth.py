@@ -186,7 +186,7 @@ FUNCTIONS: dict[str, Callable[[RunFolder], str]] = {
 
 
 def measure(task: str, folder: Path) -> None:
-    """Print what a task costs this process, beyond its imports where memory is concerned not."""
+    """Print what a task costs this process; its memory includes the imports."""
     start, cpu = time.perf_counter(), time.process_time()
     result = FUNCTIONS[task](RunFolder(folder))
     cost = {"wall": time.perf_counter() - start, "cpu": time.process_time() - cpu, "result": result}

@@ -1,7 +1,7 @@
 """Extrapolate the cost of watching to a run with a thousand layers, a thousand processes and a million steps.
 
 One machine can measure the constants: the seconds of a snapshot per layer and element, its bytes in the record, the
-time to read and to diagnose it, and the time of a collective between two processes. The rest is multiplication, as
+time to diagnose it, and the time of a collective between two processes. The rest is multiplication, as
 written out below.
 
     python benchmarks/scale.py          measure (a minute), print the tables of docs/scale.md
@@ -14,7 +14,6 @@ import statistics
 import sys
 import tempfile
 import time
-import tracemalloc
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from torch import Tensor
 
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.recorded_run import observe
-from stabletrain.record.reader import load_record
+from stabletrain.record.bounded_reader import load_bounded
 from stabletrain.record.writer import RecordWriter
 from stabletrain.signal.kernels.reduce import measure_tensors, prepare
 from stabletrain.signal.snapshot import Snapshot
@@ -34,7 +33,6 @@ from stabletrain.signal.snapshot import Snapshot
 LAYERS, RANKS, STEPS, PARAMETERS = 1_000, 1_024, 1_000_000, 1_000_000_000
 HOPS = 20  # up and down a tree of 1,024 processes; with two processes there are two
 SIGNALS = 5  # gradient; on some steps also delta, activation, update, weight
-MEMORY = 64e9  # bytes, of the machine that reads the record
 # Number of measurements: of statistics only; with histograms of the gradient; with histograms of all signals.
 CADENCES = {
     "every_step": (0, STEPS * 49 // 50, STEPS // 50),
@@ -55,10 +53,6 @@ class Constants:
     write_s: float
     norms_bytes: float
     histogram_bytes: float
-    read_s: float
-    norms_read_s: float
-    read_bytes: float
-    norms_read_bytes: float
     diagnose_s: float
     collective_s: float
     collective_byte_s: float
@@ -98,9 +92,9 @@ def measure_watching() -> tuple[float, float, float, float]:
 
 
 def measure_record(folder: Path) -> tuple[float, ...]:
-    """Return seconds to write, bytes, seconds and memory to read, seconds to diagnose, per layer and measurement."""
+    """Return seconds to write, bytes and seconds to diagnose, per layer and measurement."""
     names, tensors, looks = names_of(LAYERS), gradients(LAYERS, 1_000), 21
-    write_s, num_bytes, read_s, memory = {}, {}, {}, {}
+    write_s, num_bytes = {}, {}
     for histograms in (False, True):
         writer = RecordWriter(folder / str(histograms) / "tensorboard")
         snapshots = [Snapshot(i, measure_tensors(names, tensors, histograms=histograms)) for i in range(looks)]
@@ -112,14 +106,9 @@ def measure_record(folder: Path) -> tuple[float, ...]:
         writer.close()
         write_s[histograms] = (time.perf_counter() - start) / (looks - 1) / LAYERS
         num_bytes[histograms] = (writer.path.stat().st_size - size) / (looks - 1) / LAYERS
-        read_s[histograms] = seconds_of(lambda h=histograms: load_record(folder / str(h)), 3) / looks / LAYERS
-        tracemalloc.start()
-        record = load_record(folder / str(histograms))
-        memory[histograms] = tracemalloc.get_traced_memory()[0] / looks / LAYERS
-        tracemalloc.stop()
+        record = load_bounded(folder / str(histograms))
     diagnose_s = seconds_of(lambda: diagnose(observe(record)), 3) / looks / LAYERS
-    return (write_s[True], num_bytes[False], num_bytes[True], read_s[True], read_s[False], memory[True], memory[False],
-            diagnose_s)  # fmt: skip
+    return write_s[True], num_bytes[False], num_bytes[True], diagnose_s
 
 
 def time_collectives(rank: int, address: str, results: str) -> None:
@@ -169,8 +158,6 @@ def constants_table(c: Constants) -> list[tuple[str, ...]]:
         ("… per element; without histograms", f"{amount(c.element_s, 's')}; {amount(c.norms_element_s, 's')}"),
         ("writing a layer with its histogram", amount(c.write_s, "s")),
         ("size of a layer with its histogram in the record; without", in_record),
-        ("reading it back; without", f"{amount(c.read_s, 's')}; {amount(c.norms_read_s, 's')}"),
-        ("its memory once read; without", f"{amount(c.read_bytes, 'B')}; {amount(c.norms_read_bytes, 'B')}"),
         ("diagnosing one layer of one measurement", amount(c.diagnose_s, "s")),
         ("a sum over two processes (gloo), fixed cost", amount(c.collective_s, "s")),
         ("… per byte", amount(c.collective_byte_s, "s")),
@@ -179,8 +166,8 @@ def constants_table(c: Constants) -> list[tuple[str, ...]]:
 
 def paper_table(c: Constants) -> list[tuple[str, ...]]:
     """Return for each cadence the cost of a run with `LAYERS`, `RANKS` and `STEPS`."""
-    head = "watch, measurements, watching (ddp), watching (fsdp), messages, bytes sent, record, reading it, its memory"
-    rows = [(*head.split(", "), "64 GB are full at step")]
+    head = "watch, measurements, watching (ddp), watching (fsdp), messages, bytes sent, record"
+    rows = [tuple(head.split(", "))]
     for name, (plain, counted, further) in CADENCES.items():
         norms, histograms = plain, counted + SIGNALS * further  # tables with one number per layer, and with 517
         fixed = (norms + histograms) * (c.snapshot_s + LAYERS * c.layer_s) + histograms * LAYERS * c.write_s
@@ -189,13 +176,10 @@ def paper_table(c: Constants) -> list[tuple[str, ...]]:
         payload = LAYERS * 8 * (4 * norms + 518 * histograms)
         wire = messages * HOPS / 2 * c.collective_s + payload * c.collective_byte_s
         record = LAYERS * (norms * c.norms_bytes + histograms * c.histogram_bytes)
-        reading = LAYERS * (norms * c.norms_read_s + histograms * c.read_s + (norms + histograms) * c.diagnose_s)
-        memory = LAYERS * (norms * c.norms_read_bytes + histograms * c.read_bytes)
-        full = "never" if memory <= MEMORY else f"{int(float(f'{STEPS * MEMORY / memory:.2g}')):,}"
         rows.append(
             (f"`{name}`", f"{plain + counted + further:,}", amount(fixed + per_element * PARAMETERS, "s"),
              amount(fixed + per_element * PARAMETERS / RANKS + wire, "s"), f"{messages:,}", amount(payload, "B"),
-             amount(record, "B"), amount(reading, "s"), amount(memory, "B"), full)
+             amount(record, "B"))
         )  # fmt: skip
     return rows
 

@@ -6,6 +6,7 @@ many healthy runs (docs/doctor_benchmark.md). The structural rules therefore con
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ WEIGHED = 1 / 3  # … as is a first loss this far below the prior loss
 EARLY_FALL = 0.05  # of the baseline: what a network that learns has gained after a tenth of its steps
 LATE_FALL = 0.35  # … and at the end: language models, whose data is mostly unpredictable, end at 0.4
 LATE_FALL_UNHEALTHY = 0.8  # … where a measurement is clearly unusual: healthy networks with such end above 0.82
+MANY = 2**20  # numbers in all windows together; with more, a sorted window is moved along
 WORSE = 0.15  # of the baseline: a relapse is this much above the best level so far
 
 
@@ -90,7 +92,7 @@ def progress_of(observations: Observations) -> Progress | None:
         return None
     values = losses.values
     width = max(min(MIN_WINDOW, len(values)), round(WINDOW_SHARE * len(values)))
-    levels = running_medians(values, width)
+    levels = _LATEST.medians(values, width)
     start = float(values[0])
     now, earlier = float(levels[-1]), float(levels[max(0, len(levels) - 1 - width)])
     baseline = _baseline(observations, start)
@@ -119,7 +121,33 @@ def share_done(observations: Observations, step: int) -> float:
 
 def running_medians(values: np.ndarray, width: int) -> np.ndarray:
     """Return the median of each `width` consecutive values, (len - width + 1,)."""
-    return np.median(np.lib.stride_tricks.sliding_window_view(values, width), axis=1)
+    if len(values) * width <= MANY or not np.isfinite(values).all():
+        return np.median(np.lib.stride_tricks.sliding_window_view(values, width), axis=1)
+    # NumPy copies all windows: 7 GB with 100,000 losses and a tenth of them in a window.
+    numbers = values.tolist()
+    ordered = sorted(numbers[: width - 1])
+    low, high = (width - 1) // 2, width // 2
+    levels = np.empty(len(numbers) - width + 1)
+    for i in range(len(levels)):
+        insort(ordered, numbers[i + width - 1])
+        levels[i] = (ordered[low] + ordered[high]) / 2
+        del ordered[bisect_left(ordered, numbers[i])]
+    return levels
+
+
+class _Latest:
+    """Remembers the medians of the latest losses, for which several rules ask."""
+
+    def __init__(self) -> None:
+        self._values, self._width, self._levels = np.empty(0), 0, np.empty(0)
+
+    def medians(self, values: np.ndarray, width: int) -> np.ndarray:
+        if values is not self._values or width != self._width:
+            self._values, self._width, self._levels = values, width, running_medians(values, width)
+        return self._levels
+
+
+_LATEST = _Latest()
 
 
 def last_step(observations: Observations) -> int:

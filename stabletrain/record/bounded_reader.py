@@ -256,7 +256,7 @@ def _series_of(table: StepTable) -> Iterator[tuple[str, Series]]:
     """Yield the name and the series of each column."""
     steps, values = table.shown()
     known = ~np.isnan(values)
-    whole = known.all(axis=0)
+    whole = np.asarray(known.all(axis=0))
     for name, column in table.columns.items():
         if whole[column]:
             yield name, Series(steps, values[:, column])  # pyright: ignore[reportArgumentType]

@@ -61,16 +61,17 @@ class Heatmap {
   }
 
   hatch(context) { // white strokes over red: Inf and NaN are recognizable without color too
-    const { grid } = this, { top } = this.box;
+    const { grid } = this, { top } = this.box, tall = Math.max(this.rowHeight, 3); // of many layers, a row has no pixel
     context.save();
     context.beginPath();
     for (let row = 0; row < grid.rows.length; row++) for (let column = 0; column < grid.numColumns; column++) {
       if (!grid.isBad(row, column)) continue;
       const x = this.axis.edge(column);
       while (column + 1 < grid.numColumns && grid.isBad(row, column + 1)) column++;
-      context.rect(x, top + row * this.rowHeight, this.axis.edge(column + 1) - x, this.rowHeight);
+      context.rect(x, top + row * this.rowHeight, this.axis.edge(column + 1) - x, tall);
     }
     context.clip();
+    if (tall > this.rowHeight) { context.fillStyle = `rgb(${ALARM})`; context.fill(); }
     context.strokeStyle = "#ffffff"; context.globalAlpha = 0.75; context.beginPath();
     for (let x = this.box.left - (this.box.bottom - top); x < this.box.right; x += 9) {
       context.moveTo(x, this.box.bottom); context.lineTo(x + this.box.bottom - top, top);

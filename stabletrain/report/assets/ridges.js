@@ -9,12 +9,13 @@ class Ridges {
     const tall = (box.bottom - box.top) / grid.rows.length, x = logAxis(frames, box);
     this.rowHeight = tall; this.numRows = grid.rows.length;
     axisOfPowers(context, colors, frames, box, x);
-    const points = [], crowd = grid.rows.length > 40;
+    const points = [], crowd = grid.rows.length > 40, every = Math.max(Math.ceil(3 / tall), 1); // a ridge needs 3 pixels
     for (let k = 0; k < grid.rows.length; k++) {
       const histogram = frames.at(frame, k), base = box.top + (k + 1) * tall;
       if (!histogram) continue;
       if (k === row) { context.fillStyle = colors.line; context.fillRect(box.left, base - tall, box.right - box.left, Math.max(tall, 2)); }
-      this.ridge(context, colors, grid, histogram, { base, lift: Math.max(1.6 * tall, 7), x, chosen: k === row, crowd, box });
+      const drawn = k % every === 0 || k === row || histogram.bad > 0;
+      if (drawn) this.ridge(context, colors, grid, histogram, { base, lift: Math.max(1.6 * tall, 7), x, chosen: k === row, crowd, box });
       if (histogram.shares.length) points.push([x(histogram.median), base - tall / 2]);
       this.note(context, colors, histogram, box.right, base - tall / 2, tall);
     }
