@@ -76,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compare whole runs of small networks.")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="numbers of threads (1 2)")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each kind (3)")
+    parser.add_argument("--rounds", type=int, default=2, help="runs of each kind (2)")
     parser.add_argument("--epochs", type=int, default=10, help="epochs of 39 steps (10)")
     parser.add_argument("--bar", action="store_true", help="run in a terminal, with a progress bar")
     arguments = parser.parse_args()

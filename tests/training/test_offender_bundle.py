@@ -41,13 +41,12 @@ def fit(folder, *callbacks, network=None, poison_at=13, **settings):
         logger=RecordLogger(folder / "tensorboard"),
         callbacks=list(callbacks),
         default_root_dir=folder,
-        max_epochs=1,
         accelerator="cpu",
         log_every_n_steps=1,
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
-        **settings,
+        **{"max_epochs": 1, **settings},
     )
     trainer.fit(module, DataLoader(TensorDataset(x, y), batch_size=4))
     return module
@@ -184,3 +183,39 @@ def test_any_lightning_module(tmp_path):
     with pytest.warns(UserWarning, match=r"self\.log"):  # the control
         module.log("loss", 0.0)
     assert find_offender(module, lambda x: module.head(module.body(x)).mean(), torch.randn(4, 3)) is None
+
+
+def test_running_statistics_of_a_module_that_was_exchanged_are_kept(tmp_path):
+    class Exchange(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 1:
+                pl_module.network[1] = nn.BatchNorm1d(8)
+
+    class Compare(pl.Callback):
+        def __init__(self, bundle):
+            self.bundle, self.num_compared = bundle, 0
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            norm = pl_module.network[1]
+            expected = {"running_mean": norm.running_mean, "running_var": norm.running_var}
+            for name, value in expected.items():
+                kept = self.bundle._buffers[f"network.1.{name}"]
+                assert kept.equal(value)
+                assert kept.data_ptr() != value.data_ptr()
+            self.num_compared += 1
+
+    bundle = OffenderBundle(tmp_path)
+    compare = Compare(bundle)
+    fit(tmp_path, Exchange(), bundle, compare, poison_at=None, max_epochs=2)
+    assert compare.num_compared == 20
+
+
+def test_a_search_leaves_the_last_loss(tmp_path):
+    module = fit(tmp_path, poison_at=None)
+    before = module.last_loss
+    batch = [torch.full((4, 3), float("inf")), torch.zeros(4, dtype=torch.long)]
+    found = find_in_step(module, batch, 0, random_state(torch.device("cpu")))
+    assert found is not None
+    assert module.last_loss is before
+    module.note_loss(torch.tensor(7.0))  # not muted any more
+    assert float(module.last_loss) == 7.0

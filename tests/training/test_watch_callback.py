@@ -198,3 +198,21 @@ def test_a_network_that_time_cannot_be_followed_through_trains_all_the_same(tmp_
         _, record = fit(tmp_path, GradientWatch(1, 0, time_every=1), network=Packs(), data=(7, 3))
     assert sum("not measured" in str(w.message) for w in caught) == 1
     assert (record.vectors, steps_of(record, "gradient")) == ({}, {tuple(range(10))})
+
+
+def test_the_last_snapshot_stays_until_the_next_one(tmp_path):
+    class Keep(pl.Callback):
+        def __init__(self):
+            self.steps = []
+
+        def on_train_batch_end(self, *_):
+            self.steps.append(watch.last_snapshot.step)
+
+    watch, keep = GradientWatch(4, 0), Keep()
+    assert watch.last_snapshot is None
+    _, record = fit(tmp_path, watch, keep)
+    due = steps_of(record, "gradient").pop()
+    assert sorted(set(keep.steps)) == list(due)
+    assert [max(s for s in due if s <= step) for step in range(10)] == keep.steps
+    last = {layer.layer: layer.rms for layer in watch.last_snapshot.layers}
+    assert last == pytest.approx({k: s.values[-1] for k, s in record.of_layers("gradient/rms").items()})
