@@ -191,7 +191,7 @@ class Shipper:
 
     def _ship_points(self, run: Run, result: ShipResult) -> PicturePlan:
         if self._plan is None:
-            self._plan = PicturePlan(pictures_there(self._client, run.info.run_id))
+            self._plan = PicturePlan(pictures_there(self._client, run.info.run_id), course=self._live_pictures)
             result.images_already = len(self._plan.there)
         shipped = decode_position(self._shipped_text, self.folder.events)
         info: dict[str, Any] | None = None

@@ -126,10 +126,13 @@ def test_mlflow_says_what_the_run_is(client, mlflow_run, run_dir):
 def test_mlflow_holds_pictures_with_steps_and_the_artifacts(client, mlflow_run):
     run_id = mlflow_run.info.run_id
     names = [Path(f.path).name for f in client.list_artifacts(run_id, "images")]
-    for key in ("gradient~ridges", "gradient~heatmap"):
-        steps = {int(n.split("+")[2]) for n in names if n.startswith(key)}
-        assert (min(steps), max(steps) >= 1149) == (0, True)
-        assert len(steps) >= 5
+    ridges, heatmap = (
+        {int(n.split("+")[2]) for n in names if n.startswith(f"gradient~{k}+")} for k in ("ridges", "heatmap")
+    )
+    assert (min(ridges), max(ridges) >= 1149) == (0, True)
+    assert len(ridges) >= 5
+    assert len(heatmap) == 1  # of the whole run
+    assert min(heatmap) >= 1149
     files = {f.path for f in client.list_artifacts(run_id)}
     assert {"config.yaml", "findings.json", "summary.json", "report.html", "tensorboard"} <= files
 

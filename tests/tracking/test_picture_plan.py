@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stabletrain.record.reader import Scalar, Vector
+from stabletrain.record.reader import LayerHistogram, Scalar, Vector
+from stabletrain.signal.histogram import NUM_BINS, Histogram
 from stabletrain.tracking.contents.downsample import DownsampledRecord
 from stabletrain.tracking.contents.picture_plan import AT_END, PicturePlan, Schedule
 from stabletrain.vocabulary import metric_names as names
@@ -51,6 +52,16 @@ def test_at_most_eight_pictures_of_the_course_and_the_last_one_twice(gaps):
     assert 1 <= len(course) <= 9
     assert course[-1] == (names.HEATMAP, steps[-1])
     assert at_end == (names.HEATMAP + AT_END, 0)
+
+
+def test_without_a_course_only_the_last_state_is_drawn_and_the_ridges_keep_theirs():
+    histogram = Histogram(np.bincount([NUM_BINS // 2], minlength=NUM_BINS))
+    plan = PicturePlan(set(), course=False)
+    for step in (0, 50, 60):
+        plan.take([*gradients(step), LayerHistogram("L00.w", step, step / 10, histogram)])
+    assert [p.key for p in plan.pending()] == [names.RIDGES] * 3
+    plan.plan_last()
+    assert [p.step for p in plan.pending() if p.key == names.HEATMAP] == [60]
 
 
 def test_what_is_there_is_not_drawn_again_until_the_run_goes_on():

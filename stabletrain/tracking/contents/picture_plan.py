@@ -115,10 +115,13 @@ class PicturePlan:
 
     Attributes:
         there: Pictures that the server has already.
+        course: Whether to draw the pictures over the whole run several times on the way, for those who watch it. If
+            not, they are drawn at its end only: the last one shows everything that an earlier one shows.
         timelines: The kinds of pictures over the whole run.
     """
 
     there: set[Identity]
+    course: bool = True
     timelines: list[Timeline] = field(default_factory=lambda: new_timelines())
     _pending: dict[Identity, Picture] = field(default_factory=dict)
     _last: tuple[int, int, dict[str, Histogram]] | None = None  # step, time, histograms
@@ -134,7 +137,7 @@ class PicturePlan:
             if self._ridges.is_due(found[-1].step):
                 self._add(self._ridges_picture())
         for timeline in self.timelines:
-            if timeline.take(entries):
+            if timeline.take(entries) and self.course:
                 self._add(timeline.picture())
 
     def plan_last(self, findings: Sequence[Finding] = ()) -> None:
