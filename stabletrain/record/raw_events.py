@@ -198,11 +198,11 @@ def _histograms(body: bytes, at: int, end: int, first: Value) -> tuple[Histogram
     place = first.end
     while place < end:  # the fast part of `value_at`
         begin = place + 2 if body[place + 1] < 128 else place + 3 if body[place + 2] < 128 else -1
-        if begin < 0 or body[begin + 1] > 127 or not body.startswith(sign, begin):
+        if begin < 0 or begin + 2 > end or body[begin + 1] > 127 or not body.startswith(sign, begin):
             break
         name = begin + 2
         content = name + body[begin + 1]
-        if not body.startswith(prefix, name) or body[content] != HISTOGRAM:
+        if content >= end or not body.startswith(prefix, name) or body[content] != HISTOGRAM:
             break
         length = body[place + 1] if begin == place + 2 else (body[place + 1] & 127) | body[place + 2] << 7
         place = begin + length

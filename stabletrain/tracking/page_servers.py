@@ -26,6 +26,7 @@ from stabletrain.tracking.store import artifact_root, database_of, page_url
 HOST = "127.0.0.1"  # none of the pages asks for a password, so other machines must not reach them
 START_TIMEOUT_S = 90.0
 POLL_S = 0.5
+RUN_PAGE = "run"  # as in `live_page.server`
 
 
 def serve(
@@ -122,7 +123,7 @@ def _live_page(logdir: Path, port: int, only: str | None) -> _Page:
     command = [sys.executable, "-m", "stabletrain.live_page", str(logdir), "--port", str(port)]
     link = f"http://{HOST}:{port}/"
     if only:
-        command, link = [*command, f"--only={only}"], f"{link}run/{quote(only)}"
+        command, link = [*command, f"--only={only}"], f"{link}{RUN_PAGE}/{quote(only)}"
     return _Page("Live page", "ui.live_port", port, command, link)
 
 

@@ -45,6 +45,7 @@ def show():
 
 class Started:
     def __init__(self, *arguments): print("SHIPPER")
+    def begin(self): pass
 
 def stop(*arguments, **keywords): raise KeyboardInterrupt
 

@@ -68,7 +68,7 @@ def test_it_learns_and_says_so(main_job, run_dir):
     assert summary["metrics"]["test/accuracy"] >= 0.90
     assert (summary["status"], summary["verdict"]) == ("finished", "healthy")
     assert summary["mlflow_tracking_uri"] == embedded_uri(main_job / "runs")
-    assert out.count(summary["mlflow_url"]) == 2  # at the start and at the end
+    assert out.count(summary["mlflow_url"]) in (1, 2)  # at the end; at the start too, if MLflow was ready before that
     assert "verdict: healthy" in out
     assert {p.name for p in run_dir.iterdir()} == {
         "config.yaml",

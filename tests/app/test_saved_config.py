@@ -21,7 +21,9 @@ from stabletrain.app.composition.targets import expected_types, resolve_target
 # model=rnn clip=norm init=orthogonal norm=layer optimizer=muon schedule=wsd trainer.max_steps=5 logger=none.
 SAVED = Path(__file__).parent / "data" / "saved_config.yaml"
 METRICS = {"train/loss": 2.613068, "val/loss": 2.726021, "val/accuracy": 0.188889, "test/accuracy": 0.177778}
-ADDED = {"threads": "auto"}  # settings that this version did not have yet take their defaults
+# settings that this version did not have yet take their defaults
+ADDED = {"threads": "auto", "console": "default"}
+LIVE_PORT = {"live_port": 6007}
 ROOT = Path(stabletrain.__file__).parent
 ALIASES = [old for old in MOVED if not (ROOT / old.replace(".", "/")).is_dir()]  # a package is found under its own name
 OPTIONAL = {"ray": "ray", "signal.triton_kernel": "triton", "huggingface": "transformers"}
@@ -32,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 def test_a_saved_configuration_composes_as_it_was():
     saved = yaml.safe_load(SAVED.read_text())
     composition = compose(saved=SAVED)
-    assert composition.config == saved | ADDED
+    assert composition.config == saved | ADDED | {"ui": saved["ui"] | LIVE_PORT}
     assert composition.choices == saved["choices"]
 
 

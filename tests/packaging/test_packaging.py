@@ -121,7 +121,7 @@ def test_wheel_holds_the_package_its_configuration_and_its_license(wheel):
         names = sorted(n for n in archive.namelist() if ".dist-info/" not in n)
         info = {n.partition(".dist-info/")[2] for n in archive.namelist() if ".dist-info/" in n}
     modules = [p.relative_to(ROOT).as_posix() for p in ROOT.glob("stabletrain/**/*.py")]
-    assets = [p.relative_to(ROOT).as_posix() for p in ROOT.glob("stabletrain/report/assets/*")]
+    assets = [p.relative_to(ROOT).as_posix() for p in ROOT.glob("stabletrain/*/assets/*")]
     assert len(assets) > 3
     assert names == sorted([*modules, *assets, "stabletrain/py.typed", *(f"stabletrain/{y}" for y in YAMLS)])
     assert {"licenses/LICENSE", "METADATA", "entry_points.txt"} <= info
