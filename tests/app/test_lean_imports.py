@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import pytest
 import torch
 
 from stabletrain.app.lean_start import lean_imports
@@ -120,6 +121,7 @@ def test_only_what_comes_before_the_first_run_stays_for_good(monkeypatch):
     assert gc.get_freeze_count() == 0
 
 
+@pytest.mark.slow
 def test_a_users_module_trains_alike_with_and_without(tmp_path):
     (tmp_path / "own.py").write_text(OWN_MODULE)
     overrides = ["model=custom", "model._target_=own.Own", "trainer.max_steps=5", "logger=none"]

@@ -207,6 +207,7 @@ def test_info_of_unexpected_shape(tmp_path: Path):
     assert "x y" in render_report(write_record(tmp_path, record))
 
 
+@pytest.mark.slow
 def test_size_and_time_of_a_large_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     record = with_all_signals(vanishing(200, 1000, num_histograms=100))
     monkeypatch.setattr("stabletrain.report.page.load_bounded", lambda path: record)  # writing it takes too long

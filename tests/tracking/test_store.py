@@ -90,6 +90,7 @@ def first_writer(uri, name, barrier, results):
         results.put((name, repr(error)))
 
 
+@pytest.mark.slow
 def test_four_processes_set_one_database_up_and_all_survive(tmp_path):
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(4), context.Queue()
