@@ -1,4 +1,7 @@
-"""A load on the machine: processes that only count. They end with the block, and with the process that started them."""
+"""Processes beside a benchmark.
+
+A load on the machine only counts; it ends with its block, and with the process that started it.
+"""
 
 from __future__ import annotations
 
@@ -22,3 +25,13 @@ def busy_processes(num: int) -> Iterator[None]:
             process.kill()
         for process in processes:
             process.wait()
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Stop a process, by SIGKILL if SIGTERM does not do it within half a minute."""
+    if process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+        process.kill()
+    process.wait()

@@ -15,7 +15,6 @@ load, and is stopped after `--limit` seconds.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import random
@@ -28,7 +27,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from busy_load import busy_processes
+from busy_load import busy_processes, stop
 
 ROOT = Path(__file__).parents[1]
 VARIANTS = {
@@ -61,20 +60,11 @@ def run_once(variant: str, words: list[str], limit_s: float) -> tuple[float, flo
         except subprocess.TimeoutExpired:
             return float("inf"), float("inf")
         finally:
-            _stop(process)
+            stop(process)
         seconds = time.perf_counter() - start
         if code:
             raise SystemExit(f"{shlex.join(line)} failed with exit code {code}")
         return seconds, json.loads((Path(folder) / "run/summary.json").read_text())["seconds"]
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(30)
-        process.kill()
-        process.wait()
 
 
 def measure(variants: list[str], words: list[str], rounds: int, num_busy: int, limit_s: float) -> dict:

@@ -12,7 +12,6 @@ alone, and beside four busy processes (`busy_load.py`). Only what is committed i
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import pty
 import random
@@ -24,7 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from busy_load import busy_processes
+from busy_load import busy_processes, stop
 
 ROOT = Path(__file__).parents[1]
 COMMAND = ".venv/bin/python -m stabletrain"
@@ -75,7 +74,7 @@ def time_command(line: str, folder: Path, environment: dict[str, str], limit_s: 
     finally:
         os.close(terminal)
         for each in (process, stopper):
-            _stop(each)
+            stop(each)
 
 
 def _read(terminal: int) -> str | None:
@@ -83,15 +82,6 @@ def _read(terminal: int) -> str | None:
         return os.read(terminal, 65536).decode(errors="replace")
     except (BlockingIOError, OSError):  # nothing yet; or the other end is closed
         return None
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(30)
-        process.kill()
-    process.wait()
 
 
 def measure(load: str, python: str | None, num_busy: int, limit_s: float) -> dict[str, dict[str, float]]:

@@ -130,7 +130,7 @@ COMMANDS = {
         "RUN_DIR…",
         (("MLFLOW_TRACKING_URI=http://127.0.0.1:5000 python -m stabletrain sync runs/mine", "ship to that server"),),
         takes_folders=True,
-        flags=(_switch("--follow", "keep shipping until the training ends, which starts this process itself"),),
+        flags=(_switch("--follow", "keep shipping until standard input says or shows that training has ended"),),
     ),
     "ui": Command(
         "open MLflow, TensorBoard and the live page of all runs on 127.0.0.1",

@@ -13,13 +13,12 @@ import numpy as np
 from stabletrain.diagnosis.history import History
 from stabletrain.diagnosis.observations import Observations, Table
 from stabletrain.diagnosis.recorded_run import about_of
-from stabletrain.record.glance import sizes_of
+from stabletrain.record.glance import is_replaced, sizes_of
 from stabletrain.record.reader import Entry, Info, LayerHistogram, Position, Record, Scalar, Series, read_entries
 from stabletrain.signal.histogram import Histogram
 from stabletrain.vocabulary import metric_names as names
-from stabletrain.vocabulary.signals import GRADIENT, SIGNALS, UPDATE, WEIGHT
+from stabletrain.vocabulary.signals import GRADIENT, UPDATE, WEIGHT
 
-OF_LAYERS = (names.RMS, names.NONFINITE, names.RATIO, *names.QUANTILES, *names.UNIT_SHARES)  # statistics with a layer
 MAX_HISTOGRAMS = 10_000  # of a signal, each of 1 kB
 MIN_FRAMES, MAX_FRAMES = 8, 32  # steps with histograms
 MAX_ROWS = 800  # of a table that is drawn: twice the columns of a heatmap
@@ -85,8 +84,8 @@ class CollectedRun:
             max_seconds: After this time, stop at the end of the current event.
         """
         files = sizes_of(self.events)
-        if any(files.get(name, -1) < offset for name, offset in self._position.items()):
-            self._forget()  # another run has taken its place
+        if is_replaced(files, self._position):
+            self._forget()
         end = time.monotonic() + max_seconds
         pairs = read_entries(self.events, self._position)
         for _, group in itertools.groupby(pairs, key=lambda pair: _event_of(pair[0])):
@@ -168,7 +167,7 @@ class _Place(NamedTuple):
 def _place_of(name: str) -> _Place:
     signal, _, rest = name.partition("/")
     statistic, _, layer = rest.partition("/")
-    return _Place(signal, statistic, layer) if signal in SIGNALS and statistic in OF_LAYERS else _Place()
+    return _Place(signal, statistic, layer) if names.is_of_layer(name) else _Place()
 
 
 def _event_of(entry: Entry) -> tuple[float, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,8 @@ class Glance:
             max_bytes: About how many bytes to read at most.
         """
         files = sizes_of(self.events)
-        if any(files.get(name, -1) < offset for name, offset in self._read.items()):
-            self._forget()  # another run has taken its place
+        if is_replaced(files, self._read):
+            self._forget()
         for name, size in files.items():
             offset = self._read.get(name, 0)
             while size - offset > HEAD_BYTES:
@@ -154,6 +154,11 @@ def _step_of(data: bytes, begin: int, end: int) -> int:
         return Event.FromString(data[begin:end]).step
     except DecodeError:  # damaged
         return -1
+
+
+def is_replaced(sizes: Mapping[str, int], offsets: Mapping[str, int]) -> bool:
+    """Return whether a file is gone or shorter than what was read of it: another run has taken its place."""
+    return any(sizes.get(name, -1) < offset for name, offset in offsets.items())
 
 
 def sizes_of(events: Path) -> dict[str, int]:

@@ -19,7 +19,7 @@ FOLLOW = "--follow"
 
 
 def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
-    """Ship one run or several; with `--follow`, go on until the training ends (see `tracking.shipper_process`).
+    """Ship one run or several; with `--follow`, go on until the training ends (see `tracking.follow`).
 
     Raises:
         RequestError: A folder holds no run, or the tracking server does not answer.
