@@ -32,4 +32,6 @@ def test_examples(name):
 def test_there_are_examples():
     finder = doctest.DocTestFinder()
     found = [t for name in MODULES for t in finder.find(importlib.import_module(name)) if t.examples]
-    assert {"stabletrain.signal.watch.Watch", "stabletrain.integrations.plain_loop.Doctor"} <= {t.name for t in found}
+    assert {"stabletrain.signal.watch.Watch", "stabletrain.integrations.plain_loop.doctor.Doctor"} <= {
+        t.name for t in found
+    }

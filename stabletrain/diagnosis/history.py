@@ -15,6 +15,7 @@ from stabletrain.diagnosis.observations import About, Observations, Series, Tabl
 from stabletrain.signal.layer_statistics import LayerStatistics, Measures
 from stabletrain.signal.snapshot import Snapshot
 from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.notice import Notice, join
 from stabletrain.vocabulary.signals import GRADIENT, WEIGHT
 
 PARAMETERS = (GRADIENT, WEIGHT)  # signals that are measured on parameters
@@ -94,6 +95,7 @@ class History:
         self._rows: dict[tuple[str, str], Rows] = {}
         self._scalars: dict[str, tuple[array, array]] = {}
         self._num_nonfinite: dict[str, int] = {}
+        self._notices: tuple[Notice, ...] = ()
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -134,6 +136,10 @@ class History:
             steps.append(step)
             values.append(value)
 
+    def add_notice(self, notice: Notice) -> None:
+        """Add what was seen during training; a notice of the same kind and layer extends the earlier one."""
+        self._notices = join(self._notices, notice)
+
     def observations(self) -> Observations:
         """Return everything collected so far."""
         found: dict[str, dict[str, Table]] = {"rms": {}, "nonfinite": {}, "units": {}}
@@ -149,7 +155,7 @@ class History:
             name: Series(np.array(steps, np.int64), np.array(values, np.float64))
             for name, (steps, values) in self._scalars.items()
         }
-        return Observations(**found, time=time, scalars=scalars, about=self.about)
+        return Observations(**found, time=time, scalars=scalars, notices=self._notices, about=self.about)
 
     def add_rows(
         self, name: str, signal: str, steps: Sequence[int], layers: tuple[str, ...], values: np.ndarray,
@@ -237,6 +243,8 @@ def _join(known: tuple[str, ...], layers: tuple[str, ...], values: np.ndarray, r
 def save(observations: Observations, path: Path | str) -> None:
     """Write observations as one npz file."""
     arrays: dict[str, np.ndarray] = {"about": np.array(json.dumps(asdict(observations.about)))}
+    if observations.notices:
+        arrays["notices"] = np.array(json.dumps([notice.to_dict() for notice in observations.notices]))
     for name in ("rms", "nonfinite", "units"):
         for key, table in getattr(observations, name).items():
             arrays[f"{name}|{key}|steps"], arrays[f"{name}|{key}|layers"] = table.steps, np.array(table.layers)
@@ -253,6 +261,7 @@ def load(path: Path | str) -> Observations:
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
     about = About(**json.loads(str(arrays.pop("about"))))
+    notices = tuple(Notice(**fields) for fields in json.loads(str(arrays.pop("notices", "[]"))))
     found: dict[str, dict] = {"rms": {}, "nonfinite": {}, "units": {}, "time": {}, "scalars": {}}
     for place in dict.fromkeys(name.rpartition("|")[0] for name in arrays):  # in the order in which they were saved
         name, _, key = place.partition("|")
@@ -261,4 +270,4 @@ def load(path: Path | str) -> Observations:
             found[name][names.current_name(key)] = Waves(steps, values) if name == "time" else Series(steps, values)
         else:
             found[name][key] = Table(steps, tuple(map(str, arrays[f"{place}|layers"])), values)
-    return Observations(**found, about=about)
+    return Observations(**found, notices=notices, about=about)

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from stabletrain.vocabulary.notice import Notice
+
 
 class Series(NamedTuple):
     """A scalar over the steps."""
@@ -92,6 +94,7 @@ class Observations:
         time: ‖∂L/∂h_t‖ by recurrent layer.
         scalars: Everything with one number a step: `train/loss`, `val/loss`, `val/accuracy`, `gradient/norm/total`,
             `clip/norm_after`, `lr`, …
+        notices: What was seen during training itself, such as mistakes in the code.
         about: What is known beside.
     """
 
@@ -100,6 +103,7 @@ class Observations:
     units: Mapping[str, Table] = field(default_factory=dict)
     time: Mapping[str, Waves] = field(default_factory=dict)
     scalars: Mapping[str, Series] = field(default_factory=dict)
+    notices: tuple[Notice, ...] = ()
     about: About = field(default_factory=About)
 
     def until(self, step: int) -> Observations:
@@ -108,4 +112,5 @@ class Observations:
             name: {key: x.until(step) for key, x in getattr(self, name).items()}
             for name in ("rms", "nonfinite", "units", "time", "scalars")
         }
-        return replace(self, **cut)
+        notices = tuple(notice.until(step) for notice in self.notices if notice.first_step <= step)
+        return replace(self, notices=notices, **cut)

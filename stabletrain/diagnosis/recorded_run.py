@@ -10,6 +10,7 @@ import numpy as np
 from stabletrain.diagnosis.history import History
 from stabletrain.diagnosis.observations import About, Observations, num_dims_by_layer
 from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.notice import Notice
 from stabletrain.vocabulary.signals import SIGNALS
 
 
@@ -90,6 +91,8 @@ def replay(record: RecordedRun) -> History:
     for name, series in record.scalars.items():
         if not names.is_of_layer(name):
             history.add_series(name, series.steps, series.values)
+    for fields in record.info.get("notices", []):
+        history.add_notice(Notice(**fields))
     history.about = about_of(record.info, history.layers)
     return history
 

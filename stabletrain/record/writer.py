@@ -33,6 +33,7 @@ from stabletrain.record.protos import (
 from stabletrain.record.snapshots import Snapshots
 from stabletrain.signal.snapshot import Snapshot
 from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.notice import Notice, join
 
 FLUSH_S = 2.0
 MAX_WAITING = 256  # buffered snapshots; one with histograms counts as `HISTOGRAMS_COUNT_FOR`
@@ -52,6 +53,9 @@ class Listener(Protocol):
 
     def add_time(self, step: int, layer: str, norms: np.ndarray) -> None:
         """Receive ‖∂L/∂h_t‖ of a recurrent layer."""
+
+    def add_notice(self, notice: Notice) -> None:
+        """Receive what was seen during training."""
 
 
 class RecordWriter:
@@ -160,6 +164,13 @@ class RecordWriter:
         shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
         tensor = TensorProto(dtype=DT_STRING, string_val=[text.encode()], tensor_shape=shape)
         self._write(_frame_values(0, [Summary.Value(tag=names.RUN_INFO, metadata=metadata, tensor=tensor)]))
+
+    def write_notice(self, notice: Notice) -> None:
+        """Append what was seen during training, as part of the metadata of the run."""
+        known = tuple(Notice(**fields) for fields in self.info.get("notices", []))
+        self.write_info(self.info | {"notices": [n.to_dict() for n in join(known, notice)]})
+        for listener in self.listeners:
+            listener.add_notice(notice)
 
     def close(self) -> None:
         """Flush to the disk and close."""

@@ -14,6 +14,7 @@ from stabletrain.diagnosis.observations import Table
 from stabletrain.diagnosis.rules.depth import depth_decades
 from stabletrain.diagnosis.weight_tables import row_medians
 from stabletrain.signal.snapshot import LayerStatistics, Snapshot
+from stabletrain.vocabulary.notice import Notice
 
 VALUES = st.floats(0, 1e300) | st.just(math.nan)
 LAYERS = ("L0.a", "L1.b", "L2.c")
@@ -132,3 +133,14 @@ def test_what_is_saved_comes_back_in_its_order(tmp_path):
     assert found.scalars["train/loss"].values.tolist() == [2.0]
     assert found.scalars["a/nonfinite"].values.tolist() == [1.0]
     assert found.rms["update"].values.tolist() == [[0.25]]
+
+
+def test_a_notice_survives_saving_and_is_known_from_its_first_step_on(tmp_path):
+    history = History()
+    history.add_notice(Notice("nonfinite", 7, 7, "L00.weight", {"count": 3}))
+    history.add_notice(Notice("nonfinite", 9, 9, "L00.weight", {"count": 4}))
+    save(history.observations(), tmp_path / "run.npz")
+    observations = load(tmp_path / "run.npz")
+    assert observations.notices == (Notice("nonfinite", 7, 9, "L00.weight", {"count": 3}),)
+    assert observations.until(6).notices == ()
+    assert observations.until(8).notices == (Notice("nonfinite", 7, 8, "L00.weight", {"count": 3}),)

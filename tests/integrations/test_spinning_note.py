@@ -4,8 +4,8 @@ import logging
 
 import torch
 
-from stabletrain.integrations import plain_loop
 from stabletrain.integrations.plain_loop import Doctor
+from stabletrain.integrations.plain_loop import doctor as doctor_module
 
 
 class Busy:
@@ -31,7 +31,7 @@ def train(num_steps):
 
 
 def test_the_note_is_logged_once_and_repeated_in_the_report(monkeypatch, caplog):
-    monkeypatch.setattr(plain_loop, "PoolWatch", Busy)
+    monkeypatch.setattr(doctor_module, "PoolWatch", Busy)
     with caplog.at_level(logging.WARNING):
         doctor = train(6)
     (message,) = [record.getMessage() for record in caplog.records]
@@ -42,7 +42,7 @@ def test_the_note_is_logged_once_and_repeated_in_the_report(monkeypatch, caplog)
 
 
 def test_without_a_spinning_pool_there_is_no_note(monkeypatch, caplog):
-    monkeypatch.setattr(plain_loop, "PoolWatch", Busy)
+    monkeypatch.setattr(doctor_module, "PoolWatch", Busy)
     doctor = train(2)
     assert doctor.report() == "verdict: healthy"
     assert caplog.records == []

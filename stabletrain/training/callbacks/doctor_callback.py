@@ -26,6 +26,7 @@ from stabletrain.training.optimization.stability import SickRun
 from stabletrain.training.run_plan import describe_training
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import Finding, verdict_of
+from stabletrain.vocabulary.notice import Notice
 from stabletrain.vocabulary.signals import ACTIVATION, DELTA, GRADIENT, UNITS, UPDATE
 
 PAUSE_FACTOR = 300.0  # a diagnosis of t seconds is followed by a pause of 300 t: it costs at most a third of a percent
@@ -245,4 +246,7 @@ class _Norms(History):
         """Ignore."""
 
     def add_time(self, step: int, layer: str, norms: np.ndarray) -> None:
+        """Ignore."""
+
+    def add_notice(self, notice: Notice) -> None:
         """Ignore."""

@@ -14,6 +14,8 @@ from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.findings_text import describe
 from stabletrain.diagnosis.history import History, total_norm
 from stabletrain.diagnosis.observations import About, Observations, num_dims_by_layer
+from stabletrain.inspection.inspections import Inspections
+from stabletrain.inspection.inspector import StepView
 from stabletrain.signal.cadence import is_due
 from stabletrain.signal.layer_names import clean_name
 from stabletrain.signal.snapshot import Snapshot
@@ -68,6 +70,7 @@ class Doctor:
         signals = [signal for signal in SIGNALS if optimizer is not None or signal not in OF_STEP]
         self._watch = Watch(model, optimizer=optimizer, signals=signals)
         self._watch.expect(taps=True, histograms=False)
+        self._inspections = Inspections(model)
         self._model, self._optimizer = model, optimizer
         self._about = {"num_steps": num_steps, "prior_loss": prior_loss}
         self._num_dims = {clean_name(path): p.dim() for path, p in model.named_parameters()}
@@ -97,6 +100,9 @@ class Doctor:
         self._pending = self._watch.step(histograms=False, step=self._step, others=_is_measured(self._step))
         self._added = set()
         self._loss = loss.detach() if isinstance(loss, Tensor) else loss
+        optimizers = () if self._optimizer is None else (self._optimizer,)
+        for notice in self._inspections.step(StepView(self._step, self._model, loss, optimizers)):
+            self._history.add_notice(notice)
         self._note_lr()
         self._step += 1
         self._watch.expect(taps=_is_measured(self._step), histograms=False)
@@ -157,6 +163,7 @@ class Doctor:
         """Remove all hooks from the model and the optimizer."""
         self._collect()
         self._watch.detach()
+        self._inspections.detach()
 
     def _collect(self) -> None:
         """Add the pending snapshot to the history; signals of the optimizer's step arrive later than the others."""

@@ -1,0 +1,1 @@
+"""Inspects single training steps for what statistics cannot show: mistakes in the code, the origin of a NaN."""

@@ -1,0 +1,41 @@
+"""All inspectors together, as the integrations call them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+
+from stabletrain.inspection.inspector import Inspector, StepView
+from stabletrain.vocabulary.notice import Notice
+
+INSPECTORS: tuple[type[Inspector], ...] = ()
+
+
+class Inspections:
+    """Runs every inspector on the steps of a training loop.
+
+    Args:
+        model: The model that is trained.
+        inspectors: Classes of the inspectors.
+    """
+
+    def __init__(self, model: nn.Module, inspectors: Iterable[type[Inspector]] = INSPECTORS) -> None:
+        self._inspectors = [inspector(model) for inspector in inspectors]
+        self.expect(0)
+
+    def expect(self, step: int) -> None:
+        """Prepare for the forward pass of `step`."""
+        for inspector in self._inspectors:
+            inspector.expect(step)
+
+    def step(self, view: StepView) -> list[Notice]:
+        """Inspect a step after its backward pass, and prepare for the next one."""
+        notices = [notice for inspector in self._inspectors for notice in inspector.inspect(view)]
+        self.expect(view.step + 1)
+        return notices
+
+    def detach(self) -> None:
+        """Remove all hooks."""
+        for inspector in self._inspectors:
+            inspector.detach()

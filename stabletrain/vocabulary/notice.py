@@ -1,0 +1,41 @@
+"""What was seen during training itself, and cannot be inferred from statistics afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A fact about a training step, such as a parameter that no optimizer steps. A rule turns it into a finding.
+
+    Attributes:
+        kind: Name of one of `vocabulary.kinds.KINDS`.
+        first_step: First step on which it was seen.
+        last_step: Last step on which it was seen.
+        layer: Name of the layer where it was seen, or None for the whole model.
+        evidence: What was seen, as plain JSON data.
+    """
+
+    kind: str
+    first_step: int
+    last_step: int
+    layer: str | None = None
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON data."""
+        return asdict(self)
+
+    def until(self, step: int) -> Notice:
+        """Return what was known of it after `step`, which is not before its first step."""
+        return replace(self, last_step=min(self.last_step, step))
+
+
+def join(notices: tuple[Notice, ...], new: Notice) -> tuple[Notice, ...]:
+    """Return the notices with a new one; of the same kind and layer, the first one stays and is extended."""
+    known = {(n.kind, n.layer): n for n in notices}
+    old = known.get((new.kind, new.layer), new)
+    extended = replace(old, first_step=min(old.first_step, new.first_step), last_step=max(old.last_step, new.last_step))
+    return (*(n for n in notices if n is not old), extended)
