@@ -39,9 +39,12 @@ LSUV = Remedy("init=lsuv", "Scales each layer until its outputs have variance 1 
 def with_remedies(finding: Finding, about: About) -> Finding:
     """Return the finding with its advice, and with overrides if stabletrain composed the run.
 
-    For a foreign model there is nothing to override: its advice names the Python calls instead.
+    For a foreign model there is nothing to override: its advice names the Python calls instead. Advice that a rule has
+    given itself is kept.
     """
     kind = KINDS[finding.kind]
+    if finding.advice:
+        return finding
     if not about.choices:
         return replace(finding, advice=f"{kind.advice} In code: {kind.in_code}.")
     chosen = remedies_for(finding, about)

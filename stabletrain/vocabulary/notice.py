@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+CERTAIN, POSSIBLE, HARMLESS = CERTAINTIES = ("certain", "possible", "harmless")
+CERTAINTY = "certainty"  # in the evidence: a mistake, a mistake if training lags, or worth knowing only
+DETAIL = "detail"  # in the evidence: what was seen, in one sentence
+REMEDY = "remedy"  # in the evidence: the line of code that mends it, where it is more exact than the kind's own
+
 
 @dataclass(frozen=True)
 class Notice:
