@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import unserializable_hook
 
 from stabletrain.inspection.loss_kinds import Targets, recognize
 from stabletrain.torch_tools.module_hooks import ModuleHooks
@@ -76,7 +77,7 @@ class PriorLoss:
             return
         self._num_attempts += 1
         with torch.no_grad():
-            found = recognize(*seen[0], float(loss)) if len(seen) == 1 else None
+            found = recognize(*seen[0], float(loss.detach() if isinstance(loss, Tensor) else loss)) if len(seen) == 1 else None
         if found is not None:
             self._batches.append(found)
         same = [b for b in self._batches if b[0] == self._batches[-1][0] and b[2] == self._batches[-1][2]]
@@ -90,17 +91,11 @@ class PriorLoss:
             if tensor.requires_grad and 0 < tensor.numel() <= MAX_NUMEL and tensor.is_floating_point():
                 gradients: list[Tensor] = []
                 self._seen.append((tensor.detach().clone(), gradients))
-                tensor.register_hook(_Keeper(gradients))
+                tensor.register_hook(_keep_in(gradients))
 
 
-class _Keeper:
-    """A hook on a tensor that keeps its gradient; it stays out of pickles and copies of the graph."""
-
-    def __init__(self, gradients: list[Tensor]) -> None:
-        self._gradients = gradients
-
-    def __call__(self, gradient: Tensor) -> None:
-        self._gradients.append(gradient.detach().clone())
+def _keep_in(gradients: list[Tensor]) -> Any:
+    return unserializable_hook(lambda gradient: gradients.append(gradient.detach().clone()))
 
 
 def _tensors(output: Any) -> list[Tensor]:
