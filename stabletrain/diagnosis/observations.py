@@ -66,6 +66,9 @@ class About:
         steps_per_epoch: Optimizer steps in one pass over the training data.
         num_dims: Number of axes of each parameter, by layer name; 1 for biases and gains.
         prior_loss: Loss of the best constant prediction: the entropy of the labels, or the variance of the targets.
+        prior_is_measured: Whether the prior loss was inferred from the loss itself, so that it is on the loss's scale.
+        is_game: Whether optimizers of different networks step in turn, as in a GAN, where the level of the loss does
+            not show what was learned.
     """
 
     choices: Mapping[str, str] = field(default_factory=dict)
@@ -74,6 +77,8 @@ class About:
     steps_per_epoch: int | None = None
     num_dims: Mapping[str, int] = field(default_factory=dict)
     prior_loss: float | None = None
+    prior_is_measured: bool = False
+    is_game: bool = False
 
 
 def num_dims_by_layer(layers: Iterable[str], num_dims: Mapping[str, int]) -> dict[str, int]:

@@ -107,6 +107,8 @@ def about_of(info: Mapping[str, Any], layers: Iterable[str]) -> About:
         steps_per_epoch=training.get("steps_per_epoch"),
         num_dims=num_dims_by_layer(layers, training.get("num_dims", {})),
         prior_loss=training.get("prior_loss"),
+        prior_is_measured=bool(training.get("prior_is_measured")),
+        is_game=bool(training.get("is_game")),
     )
 
 

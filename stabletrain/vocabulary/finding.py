@@ -11,6 +11,7 @@ from stabletrain.vocabulary.kinds import KINDS
 
 INFO, WARNING, CRITICAL = SEVERITIES = ("info", "warning", "critical")
 HEALTHY = "healthy"  # the verdict on a run without an alarm
+UNKNOWN = "unknown"  # the verdict where the absence of an alarm means nothing, such as a run without a gradient
 BECAUSE = "because_of"  # in the evidence of a finding that follows from another one
 
 
