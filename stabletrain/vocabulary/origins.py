@@ -1,0 +1,135 @@
+"""Where a non-finite value comes from, by the name of the operation that made it, and what mends it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+INPUT, TARGET, WEIGHT, INVALID, OVERFLOW = "input", "target", "weight", "invalid_operation", "overflow"
+ORIGINS = (INPUT, TARGET, WEIGHT, INVALID, OVERFLOW)
+
+ORIGIN, OPERATION, MODULE, LINE, SAMPLES = "origin", "operation", "module", "line", "samples"  # keys of the evidence
+WHY, PHASE, DTYPE, REPRODUCIBLE, TENSOR, MADE_ON = "why", "phase", "dtype", "reproducible", "tensor", "made_on_step"
+FORWARD, BACKWARD = "forward", "backward"
+HALF_MAX = {"float16": 65_504.0}  # largest finite value, where it is small enough to be met
+
+
+@dataclass(frozen=True)
+class Family:
+    """Operations that fail alike.
+
+    Attributes:
+        names: Beginnings of the names of autograd's nodes, without `Backward0`.
+        forward: Why its value is not finite.
+        backward: Why its derivative is not finite.
+        code: What to write instead.
+    """
+
+    names: tuple[str, ...]
+    forward: str
+    backward: str
+    code: str
+
+
+FAMILIES = (
+    Family(
+        ("Sqrt", "Rsqrt"),
+        "the square root of a negative number is NaN, and 1 / sqrt(0) is Inf",
+        "the derivative of the square root at 0 is Inf",
+        "torch.sqrt(x.clamp(min=0) + 1e-8)",
+    ),
+    Family(
+        ("LogSoftmax", "Logsumexp"),
+        "every entry of a row is -Inf",
+        "every entry of a row is -Inf",
+        "logits = logits.masked_fill(mask, torch.finfo(logits.dtype).min)",
+    ),
+    Family(
+        ("Log", "Xlogy", "Logit", "Lgamma", "Digamma"),
+        "the logarithm of 0 is -Inf, and of a negative number NaN",
+        "the derivative of the logarithm at 0 is Inf",
+        "torch.log_softmax(logits, -1) in place of softmax(...).log(), or torch.log(x.clamp(min=1e-8))",
+    ),
+    Family(
+        ("Softmax", "SafeSoftmax", "ScaledDotProduct"),
+        "every entry of a row is masked (-Inf), so that its softmax is 0 / 0",
+        "every entry of a row is masked (-Inf), so that its softmax is 0 / 0",
+        "mask = mask & ~mask.all(-1, keepdim=True), so that no row is masked completely, or drop such examples",
+    ),
+    Family(
+        ("Pow", "FloatPower"),
+        "0 to a negative power is Inf, and a negative number to a fractional power is NaN",
+        "the derivative of x**p at 0 is Inf for p < 1",
+        "(x.clamp(min=1e-8)) ** p",
+    ),
+    Family(
+        ("Acosh", "Atanh", "Acos", "Asin", "Erfinv"),
+        "its argument is outside of the domain",
+        "its derivative at the ends of the domain, such as ±1, is Inf",
+        "torch.acos(x.clamp(-1 + 1e-6, 1 - 1e-6))",
+    ),
+    Family(
+        ("Atan2",),
+        "its arguments are not finite",
+        "the derivative of atan2 at (0, 0) is 0 / 0",
+        "torch.atan2(y, torch.where((x == 0) & (y == 0), 1e-8, x))",
+    ),
+    Family(
+        ("Div", "Reciprocal", "Remainder", "Fmod"),
+        "a number is divided by 0",
+        "the derivative of a quotient whose denominator is (nearly) 0 overflows",
+        "x / y.clamp(min=1e-8), or skip the case that y == 0",
+    ),
+    Family(
+        ("LinalgVectorNorm", "Norm", "Cdist", "PairwiseDistance", "CosineSimilarity"),
+        "the norm overflows",
+        "the derivative of a norm or distance at 0 is 0 / 0",
+        "(x.square().sum(-1) + 1e-8).sqrt()",
+    ),
+    Family(
+        ("Std", "Var"),
+        "the deviation of a single element is 0 / 0",
+        "the derivative of the deviation at 0 is 0 / 0",
+        "(x.var(-1, correction=0) + 1e-8).sqrt()",
+    ),
+    Family(
+        ("Mean", "NllLoss", "NanMean"),
+        "the mean of no element is 0 / 0",
+        "the mean of no element is 0 / 0",
+        "loss = total / count.clamp(min=1), or skip a batch in which nothing counts",
+    ),
+    Family(
+        ("Linalg", "Inverse", "Cholesky", "Svd", "Eigh", "Det", "Logdet"),
+        "the matrix is singular",
+        "two eigenvalues or singular values are equal, or the matrix is singular, so that the derivative divides by 0",
+        "matrix + 1e-5 * torch.eye(n)",
+    ),
+    Family(
+        ("Exp", "Sinh", "Cosh", "Expm1"),
+        "the exponential of more than 88 exceeds float32, and of more than 11 float16",
+        "the exponential of more than 88 exceeds float32, and of more than 11 float16",
+        "torch.logsumexp(x, -1) or log_softmax in place of exp, or x.clamp(max=30).exp()",
+    ),
+    Family(
+        ("Where", "MaskedFill", "Index"),
+        "a value that is not finite was selected",
+        "the branch that `where` did not take has an infinite derivative, and 0 · Inf is NaN",
+        "torch.where(ok, f(torch.where(ok, x, 1.0)), 0.0)",
+    ),
+    Family(
+        ("Sub", "Add", "Sum", "Logcumsumexp", "Cumsum"),
+        "Inf - Inf is NaN",
+        "Inf - Inf is NaN",
+        "x.masked_fill(mask, torch.finfo(x.dtype).min) in place of -Inf",
+    ),
+    Family(
+        ("Mul", "Mm", "Bmm", "Addmm", "Matmul"),
+        "0 · Inf is NaN",
+        "0 · Inf is NaN",
+        "torch.where(mask, x, 0.0) in place of x * mask",
+    ),
+)
+
+
+def family_of(operation: str | None) -> Family | None:
+    """Return the family of an operation, such as that of `SqrtBackward0`."""
+    return next((f for f in FAMILIES if operation and operation.startswith(f.names)), None)
