@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stabletrain.signal.domains import Judgement, has_nan, has_positive_infinity, is_bad, judge
+from stabletrain.signal.layer_names import layer_name
+from stabletrain.signal.sources.output_statistics import first_tensor, watched_modules
 from stabletrain.signal.user_code import Place, here
 from stabletrain.torch_tools.module_hooks import ModuleHooks
 
@@ -92,6 +94,8 @@ class OperationTrace(TorchDispatchMode):
         self._paths = [(module, path) for path, module in model.named_modules()]
         self._hooks = ModuleHooks(before=OperationTrace._enter, after=OperationTrace._leave)
         self._stack: list[str] = []
+        self._layers = watched_modules(model)
+        self._order: dict[str, int] = {}  # of the layers, by path
         self._names = _Names()
         self._makers: dict[int, Operation] = {}  # by id of the output, which the operation keeps alive
         self._by_storage: dict[int, Operation] = {}
@@ -112,6 +116,13 @@ class OperationTrace(TorchDispatchMode):
     def _leave(self, path: str, module: nn.Module, inputs: Any, output: Any) -> None:
         while self._stack and self._stack.pop() != path:
             pass  # a module within raised an exception that was caught
+        if path in self._layers and first_tensor(output) is not None:
+            self._order.setdefault(path, len(self._order))
+
+    def layer_of(self, path: str | None) -> str | None:
+        """Return the name of a layer as in the activation signal; None if the module is none."""
+        order = None if path is None else self._order.get(path)
+        return None if order is None or path is None else layer_name(order, path, len(self._layers))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -18,7 +18,7 @@ class Family:
     """Operations that fail alike.
 
     Attributes:
-        names: Beginnings of the names of autograd's nodes, without `Backward0`.
+        names: Names of autograd's nodes without `Backward0`, or their beginning and `*`.
         forward: Why its value is not finite.
         backward: Why its derivative is not finite.
         code: What to write instead.
@@ -50,7 +50,7 @@ FAMILIES = (
         "torch.log_softmax(logits, -1) in place of softmax(...).log(), or torch.log(x.clamp(min=1e-8))",
     ),
     Family(
-        ("Softmax", "SafeSoftmax", "ScaledDotProduct"),
+        ("Softmax", "SafeSoftmax", "ScaledDotProduct*"),
         "every entry of a row is masked (-Inf), so that its softmax is 0 / 0",
         "every entry of a row is masked (-Inf), so that its softmax is 0 / 0",
         "mask = mask & ~mask.all(-1, keepdim=True), so that no row is masked completely, or drop such examples",
@@ -98,7 +98,7 @@ FAMILIES = (
         "loss = total / count.clamp(min=1), or skip a batch in which nothing counts",
     ),
     Family(
-        ("Linalg", "Inverse", "Cholesky", "Svd", "Eigh", "Det", "Logdet"),
+        ("Linalg*", "Inverse", "Cholesky*", "Svd", "Eigh", "Det", "Logdet"),
         "the matrix is singular",
         "two eigenvalues or singular values are equal, or the matrix is singular, so that the derivative divides by 0",
         "matrix + 1e-5 * torch.eye(n)",
@@ -130,6 +130,30 @@ FAMILIES = (
 )
 
 
+RISKY = {  # nodes whose derivative, or value, may not be finite for ordinary numbers
+    *("Sqrt", "Rsqrt", "Log", "Log2", "Log10", "Log1p", "Xlogy", "Logit", "Lgamma", "Digamma", "Pow", "FloatPower"),
+    *("Acosh", "Atanh", "Acos", "Asin", "Erfinv", "Atan2", "Div", "Reciprocal", "Remainder", "Fmod", "Cdist", "Norm"),
+    *("LinalgVectorNorm", "Std", "Var", "Exp", "Expm1", "Sinh", "Cosh", "Tan", "Prod", "Svd", "Inverse", "ToCopy"),
+}
+
+
+def base_of(operation: str) -> str:
+    """Return the name of an operation without `Backward0`; that of ATen, such as `log_softmax`, in the same form."""
+    base = operation.split("Backward")[0]
+    return base if base != base.lower() else "".join(part.capitalize() for part in base.split("_"))
+
+
+def is_risky(operation: str) -> bool:
+    """Return whether an operation can make Inf or NaN of ordinary numbers."""
+    base = base_of(operation)
+    return base in RISKY or base.startswith("Linalg")
+
+
 def family_of(operation: str | None) -> Family | None:
     """Return the family of an operation, such as that of `SqrtBackward0`."""
-    return next((f for f in FAMILIES if operation and operation.startswith(f.names)), None)
+    base = base_of(operation) if operation else ""
+    return next((f for f in FAMILIES if any(_fits(base, name) for name in f.names)), None)
+
+
+def _fits(base: str, name: str) -> bool:
+    return base.startswith(name[:-1]) if name.endswith("*") else base == name

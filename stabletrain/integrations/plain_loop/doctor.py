@@ -101,7 +101,7 @@ class Doctor:
         self._added = set()
         self._loss = loss.detach() if isinstance(loss, Tensor) else loss
         optimizers = () if self._optimizer is None else (self._optimizer,)
-        for notice in self._inspections.step(StepView(self._step, self._model, loss, optimizers)):
+        for notice in self._inspections.step(StepView(self._step, self._model, loss, optimizers, self._pending)):
             self._history.add_notice(notice)
         self._note_lr()
         self._step += 1
