@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 INPUT, TARGET, WEIGHT, INVALID, OVERFLOW = "input", "target", "weight", "invalid_operation", "overflow"
 ORIGINS = (INPUT, TARGET, WEIGHT, INVALID, OVERFLOW)
@@ -157,3 +159,68 @@ def family_of(operation: str | None) -> Family | None:
 
 def _fits(base: str, name: str) -> bool:
     return base.startswith(name[:-1]) if name.endswith("*") else base == name
+
+
+def stands_for_itself(evidence: Mapping[str, Any]) -> bool:
+    """Return whether a non-finite value has an origin of its own, which no learning rate or initialization explains."""
+    return evidence.get(ORIGIN) in (INPUT, TARGET, WEIGHT, INVALID)
+
+
+def advice_for(evidence: Mapping[str, Any]) -> str:
+    """Return what happened and what mends it, for the evidence of a non-finite value; "" if its origin is not known.
+
+    An overflow by growth has no advice of its own: that of the kind applies.
+    """
+    origin, why = evidence.get(ORIGIN), str(evidence.get(WHY, ""))
+    happened = f"{_where(evidence)}: {why}." if why else f"{_where(evidence)}."
+    if origin == INPUT:
+        return f"The batch contains values that are not finite{_samples(evidence)}. {REMOVE_INPUTS}"
+    if origin == TARGET:
+        return f"The targets contain values that are not finite{_samples(evidence)}. {REMOVE_TARGETS}"
+    if origin == WEIGHT:
+        return f"{why[:1].upper()}{why[1:]}: {evidence.get(TENSOR)}. {_mend_weight(evidence)}"
+    family = family_of(evidence.get(OPERATION))
+    if origin == INVALID:
+        code = f" In code: {family.code}." if family else " Keep its arguments inside of its domain."
+        return f"{happened}{code} A lower learning rate or clipping does not mend it."
+    if origin == OVERFLOW and family is not None and family.names[0] == "Exp":
+        return f"{happened} In code: {family.code}."
+    if origin == OVERFLOW and evidence.get(DTYPE) in HALF_MAX:
+        limit = HALF_MAX[evidence[DTYPE]]
+        return f"{happened} {evidence[DTYPE]} ends at {limit:,.0f}. {MEND_HALF}"
+    if evidence.get(REPRODUCIBLE) is False:
+        return f"{why[:1].upper()}{why[1:]}. Run the step again on other hardware, or with st.find_offender."
+    return ""
+
+
+REMOVE_INPUTS = (
+    "In code: keep = x.isfinite().flatten(1).all(1); x, y = x[keep], y[keep], or mend the data where they are made."
+)
+REMOVE_TARGETS = "In code: keep = y.isfinite(); loss = loss_fn(model(x)[keep], y[keep]), or mend the data."
+MEND_HALF = (
+    "In code: torch.autocast(device, dtype=torch.bfloat16), which has the range of float32; or compute this operation "
+    "in float32, and scale the loss with torch.amp.GradScaler."
+)
+
+
+def _where(evidence: Mapping[str, Any]) -> str:
+    operation, module, line = evidence.get(OPERATION), evidence.get(MODULE), evidence.get(LINE)
+    place = f" in {module}" if module else ""
+    return f"{operation or 'The loss'}{place}{f' ({line})' if line else ''}"
+
+
+def _samples(evidence: Mapping[str, Any]) -> str:
+    samples = evidence.get(SAMPLES) or []
+    shown = ", ".join(map(str, samples[:8])) + (", …" if len(samples) > 8 else "")
+    return f" (samples {shown} of the batch)" if samples else ""
+
+
+def _mend_weight(evidence: Mapping[str, Any]) -> str:
+    if "eps=0" in str(evidence.get(WHY, "")):
+        return "In code: torch.optim.Adam(model.parameters(), lr, eps=1e-8)."
+    if evidence.get(MADE_ON) is None:
+        return "In code: assert all(p.isfinite().all() for p in model.parameters()) after loading; initialize it anew."
+    return (
+        "Go back to a checkpoint from before that step. In code: model.load_state_dict(torch.load(path)), with a new "
+        "optimizer."
+    )
