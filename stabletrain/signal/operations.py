@@ -133,23 +133,26 @@ class OperationTrace(TorchDispatchMode):
         output = func(*args, **kwargs)
         self._num += 1
         node = torch._C._current_autograd_node()
-        seq = self._note_scope(node)
+        seq, scope = self._note_scope(node)
         for x in tensors_in((output,)):
             if _is_bad(x):
-                self._add(name, node, seq, x, bad_inputs, original)
+                self._add(name, node, seq, scope, x, bad_inputs, original)
             else:
                 self._makers.pop(id(x), None)
         return output
 
-    def _note_scope(self, node: Any) -> int:
+    def _note_scope(self, node: Any) -> tuple[int, _Scope]:
         if node is None:
             seq = torch._C._get_sequence_nr() - 1 if hasattr(torch._C, "_get_sequence_nr") else _latest()
-            self._names.scopes[seq] = _Scope(self._stack[-1] if self._stack else None, here(3))
-            return seq
-        return node._sequence_nr()
+            scope = _Scope(self._stack[-1] if self._stack else None, here(3))
+            self._names.scopes.setdefault(seq, scope)  # a later operation without a node has the same number
+            return seq, scope
+        seq = node._sequence_nr()
+        return seq, self._names.scopes.get(seq, _Scope())
 
-    def _add(self, name: str, node: Any, seq: int, x: Tensor, bad_inputs: list[Tensor], args: Any) -> None:
-        scope = self._names.scopes.get(seq, _Scope())
+    def _add(
+        self, name: str, node: Any, seq: int, scope: _Scope, x: Tensor, bad_inputs: list[Tensor], args: Any
+    ) -> None:
         operation = Operation(
             self._num,
             name,
@@ -218,7 +221,7 @@ class OperationTrace(TorchDispatchMode):
                 wanted = operation.bad_inputs
             makers = [(self._earlier(x, operation), x) for x in wanted]
             known = [(maker, x) for maker, x in makers if maker is not None]
-            if len(known) < len(makers):
+            if not known:  # what was computed goes first: batch norm also writes NaN into its running statistics
                 leaf = next(x for maker, x in makers if maker is None)
                 is_mask = not has_nan(leaf) and not has_positive_infinity(leaf)
                 return operation if is_mask and operation.name.strip("_").startswith(SOFTMAX) else Leaf(leaf, operation)

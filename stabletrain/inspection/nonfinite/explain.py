@@ -34,31 +34,20 @@ def explain(model: nn.Module, calls: Sequence[ModelCall], losses: Sequence[LossP
         loss_is_bad: Whether the loss is not finite; otherwise a gradient is not.
     """
     with isolated(model), differentiable(), OperationTrace(model) as trace:
-        replayed = [(call, call.repeat()) for call in calls]
-    trace.read_names(x for _, outputs in replayed for x in outputs)
-    outputs = [x for _, outputs in replayed for x in outputs]
-    return (
-        _in_forward(model, calls, losses, trace, outputs)
-        if loss_is_bad
-        else _in_backward(model, calls, losses, trace, replayed)
-    )
-
-
-def _in_forward(
-    model: nn.Module,
-    calls: Sequence[ModelCall],
-    losses: Sequence[LossPart],
-    trace: OperationTrace,
-    outputs: Sequence[Tensor],
-) -> Explanation:
+        replayed = [(call, *call.repeat()) for call in calls]
+    outputs = [x for _, outputs, _ in replayed for x in outputs]
+    trace.read_names(outputs)
     found = trace.find(outputs)
-    was_bad = any(is_bad(x.detach()) for call in calls for x in call.outputs)
     if found is not None and not _is_mask(found):
         return _from_trace(model, calls, trace, found, FORWARD)
+    return _in_loss(calls, losses) if loss_is_bad else _in_backward(model, calls, losses, trace, replayed)
+
+
+def _in_loss(calls: Sequence[ModelCall], losses: Sequence[LossPart]) -> Explanation:
     for part in losses:
         if part.is_bad and (inside := part.find_in_forward()) is not None:
             return _from_loss(calls, inside, FORWARD)
-    if was_bad:
+    if any(is_bad(x.detach()) for call in calls for x in call.outputs):
         return _not_again(FORWARD)
     return _unknown_target(calls) or Explanation(None, "the loss is not finite, although the outputs are", FORWARD)
 
@@ -68,29 +57,38 @@ def _in_backward(
     calls: Sequence[ModelCall],
     losses: Sequence[LossPart],
     trace: OperationTrace,
-    replayed: Sequence[tuple[ModelCall, list[Tensor]]],
+    replayed: Sequence[tuple[ModelCall, list[Tensor], list[Tensor]]],
 ) -> Explanation:
     for part in losses:
         if (inside := part.find_in_backward()) is not None:
             return _from_loss(calls, inside, BACKWARD)
+    found = _differentiate(model, trace, replayed)
+    if found is not None:
+        return _from_trace(model, calls, trace, found, BACKWARD)
     if any(call.has_bad_gradient for call in calls):
         risky = [part for loss in losses for part in loss.parts if part.saved]
         name = risky[-1].name if risky else losses[0].parts[-1].name if losses and losses[0].parts else None
         return Explanation(None, "the derivative of the loss is not finite", BACKWARD, name)
-    pairs = [
-        (x, call.gradients[i] if call.gradients[i].shape == x.shape else torch.ones_like(x))
-        for call, outputs in replayed
-        for i, x in enumerate(outputs)
-        if i in call.gradients and x.requires_grad
-    ]
-    wanted = [p for p in model.parameters() if p.requires_grad]
+    return _not_again(BACKWARD) if calls else Explanation(None, "a gradient is not finite", BACKWARD)
+
+
+def _differentiate(
+    model: nn.Module, trace: OperationTrace, replayed: Sequence[tuple[ModelCall, list[Tensor], list[Tensor]]]
+) -> Operation | Leaf | None:
+    """Repeat the backward pass of the calls at which finite gradients arrived."""
+    pairs, wanted = [], [p for p in model.parameters() if p.requires_grad]
+    for call, outputs, inputs in replayed:
+        wanted += inputs
+        for index, x in enumerate(outputs):
+            gradient = call.gradients.get(index)
+            if gradient is not None and x.requires_grad and not call.has_bad_gradient:
+                pairs.append((x, gradient if gradient.shape == x.shape else torch.ones_like(x)))
     if not pairs or not wanted:
-        return Explanation(None, "a gradient is not finite", BACKWARD)
+        return None
     outputs, gradients = zip(*pairs, strict=True)
     with differentiable(), trace:
         results = torch.autograd.grad(outputs, wanted, gradients, allow_unused=True)
-    found = trace.find(g for g in results if g is not None)
-    return _not_again(BACKWARD) if found is None else _from_trace(model, calls, trace, found, BACKWARD)
+    return trace.find(g for g in results if g is not None)
 
 
 def _from_trace(

@@ -136,10 +136,12 @@ class LossPart:
 
     def _constant(self, part: Part) -> FoundInLoss | None:
         for key, x in _floats(part):
-            if key not in ("result", "total_weight") and self._edge(part, key) is None and has_nan(x):
-                names = OPERANDS.get(base_of(part.name), ("self", "other"))
-                if key in names:
-                    return FoundInLoss(part.name, Judgement(TARGET, "NaN in the target"), x)
+            names = OPERANDS.get(base_of(part.name), ("self", "other"))
+            if key not in names or self._edge(part, key) is not None:
+                continue
+            if has_nan(x) or (is_bad(x) and key == "target"):
+                what = "NaN" if has_nan(x) else "Inf"
+                return FoundInLoss(part.name, Judgement(TARGET, f"{what} in the target"), x)
         return None
 
     def _invalid(self, part: Part, bad: dict[Any, Tensor]) -> FoundInLoss | None:

@@ -68,13 +68,20 @@ class ModelCall:
 
     @property
     def has_bad_gradient(self) -> bool:
-        """Whether the loss sent back a gradient that is not finite."""
+        """Whether a gradient that is not finite arrived at an output."""
         return any(not bool(g) if g.dtype is torch.bool else is_bad(g) for g in self.gradients.values())
 
-    def repeat(self) -> list[Tensor]:
-        """Run the call again, from the same random state, and return the floating point tensors of its output."""
+    def repeat(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Run the call again, from the same random state.
+
+        Returns:
+            The floating point tensors of its output, and those of its inputs that require a gradient; both have no part
+            in the graph of the training step.
+        """
+        inputs: list[Tensor] = []
+        args, kwargs = _detached((self.args, self.kwargs), inputs)
         with self._conditions():
-            return [*outputs_in(self.module(*self.args, **self.kwargs))]
+            return [*outputs_in(self.module(*args, **kwargs))], inputs
 
     @contextmanager
     def _conditions(self) -> Iterator[None]:
@@ -86,6 +93,21 @@ class ModelCall:
                 device, dtype = self.autocast
                 stack.enter_context(torch.autocast(device, dtype=dtype, cache_enabled=False))
             yield
+
+
+def _detached(value: Any, found: list[Tensor]) -> Any:
+    """Return nested containers with tensors that share their memory but not their graph."""
+    if isinstance(value, Tensor):
+        if not value.requires_grad or isinstance(value, nn.Parameter):
+            return value
+        new = value.detach().requires_grad_()
+        found.append(new)
+        return new
+    if isinstance(value, dict):
+        return type(value)({key: _detached(part, found) for key, part in value.items()})
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        return type(value)(_detached(part, found) for part in value)
+    return value
 
 
 class _Keep:
