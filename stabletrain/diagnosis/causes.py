@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from stabletrain.diagnosis.progress import Progress
 from stabletrain.vocabulary.finding import BECAUSE, INFO, SEVERITIES, WARNING, Finding, worst_first
-from stabletrain.vocabulary.kinds import KINDS, NO_PROGRESS
+from stabletrain.vocabulary.kinds import KINDS, NO_PROGRESS, NONFINITE
+from stabletrain.vocabulary.origins import stands_for_itself
 
 SLACK = 20  # steps by which a symptom may be measured before its cause: some signals are measured every 10 steps
 NUM_SIGNS = 2  # kinds of signs that raise an alarm together
@@ -49,6 +50,8 @@ def explains(cause: Finding, symptom: Finding) -> bool:
     other's kind yields to.
     """
     if cause is symptom or symptom.kind not in KINDS[cause.kind].explains:
+        return False
+    if symptom.kind == NONFINITE.name and stands_for_itself(symptom.evidence):
         return False
     if cause.kind in KINDS[symptom.kind].explains:
         if cause.first_step == symptom.first_step:

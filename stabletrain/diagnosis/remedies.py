@@ -43,12 +43,13 @@ def with_remedies(finding: Finding, about: About) -> Finding:
     given itself is kept.
     """
     kind = KINDS[finding.kind]
-    if finding.advice:
+    if finding.advice and not about.choices:  # a rule that knows the cause says itself what mends it
         return finding
     if not about.choices:
         return replace(finding, advice=f"{kind.advice} In code: {kind.in_code}.")
     chosen = remedies_for(finding, about)
-    return replace(finding, advice=kind.advice, overrides=[r.override for r in chosen], reasons=[r.why for r in chosen])
+    advice = finding.advice or kind.advice
+    return replace(finding, advice=advice, overrides=[r.override for r in chosen], reasons=[r.why for r in chosen])
 
 
 def remedies_for(finding: Finding, about: About) -> list[Remedy]:

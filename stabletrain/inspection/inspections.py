@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from torch import nn
 
 from stabletrain.inspection.inspector import Inspector, StepView
+from stabletrain.inspection.nonfinite.inspector import NonFiniteInspector
 from stabletrain.vocabulary.notice import Notice
 
-INSPECTORS: tuple[type[Inspector], ...] = ()
+INSPECTORS: tuple[type[Inspector], ...] = (NonFiniteInspector,)
 
 
 class Inspections:

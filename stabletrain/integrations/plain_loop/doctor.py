@@ -156,7 +156,7 @@ class Doctor:
             self._keep_histograms(self._pending)
         if others:
             self._look_at_outputs()
-        for notice in self._inspections.step(StepView(self._step, self._model, loss, self._optimizers.known)):
+        for notice in self._inspections.step(StepView(self._step, self._model, loss, self._optimizers.known, self._pending)):
             self._history.add_notice(notice)
         self._note_lr()
         goes = self._skipped is None or not self._skipped.note(self._step, self._loss, self._pending.layers)
