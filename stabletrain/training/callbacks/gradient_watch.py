@@ -173,7 +173,7 @@ class GradientWatch(Callback):
 
     def _steps_since(self, step: int, optimizer: Optimizer) -> range:
         """Return the steps since this optimizer's last one: an optimizer that steps rarely is measured late."""
-        last = self._measured.get(id(optimizer), step - 1)
+        last = self._measured.get(id(optimizer), -1)
         self._measured[id(optimizer)] = step
         return range(min(last + 1, step), step + 1)
 
