@@ -22,6 +22,7 @@ class Inspections:
     """
 
     def __init__(self, model: nn.Module, inspectors: Iterable[type[Inspector]] = INSPECTORS) -> None:
+        self.model = model
         self._inspectors = [inspector(model) for inspector in inspectors]
         self.expect(0)
 
