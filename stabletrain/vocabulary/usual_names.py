@@ -1,4 +1,4 @@
-"""What other tools call the metrics: `train_loss`, `Loss/train`, `epoch_loss` and `train/loss_step` are all `train/loss`.
+"""What other tools call the metrics: `train_loss`, `Loss/train` and `epoch_loss` are all `train/loss`.
 
 A name is split into words, and what is left without the words that say little (`step`, `epoch`, `mean`) must be one
 metric and at most one stage. A further word, as in `train/loss_classifier` or `kl_loss`, makes it another metric.
@@ -23,11 +23,17 @@ NORM_WORDS = frozenset({"norm", "norms", "gnorm", "gradnorm"})
 AFTER_CLIPPING = frozenset({"clipped", "postclip", "after"})
 # Words that do not change which metric it is.
 SAY_LITTLE = frozenset(
-    "step steps epoch epochs batch iter iteration iterations vs mean avg average smoothed running current total overall global "
-    "metric metrics value log logs logged categorical sparse binary multiclass".split()
+    {
+        *("step", "steps", "epoch", "epochs", "batch", "iter", "iteration", "iterations", "vs"),
+        *("mean", "avg", "average", "smoothed", "running", "current", "total", "overall", "global"),
+        *("metric", "metrics", "value", "log", "logs", "logged"),
+        *("categorical", "sparse", "binary", "multiclass"),
+    }
 )
-OF_NORMS = frozenset("l2 2 0 2.0 total global all before preclip unclipped clip clipping pre post model".split())
-OF_RATES = frozenset("base current head group opt optim optimizer model step epoch".split())
+OF_NORMS = frozenset(
+    {"l2", "2", "0", "all", "before", "preclip", "unclipped", "clip", "clipping", "pre", "post", "model"}
+)
+OF_RATES = frozenset({"base", "current", "head", "group", "opt", "optim", "optimizer", "model", "step", "epoch"})
 _OPTIMIZER = re.compile(
     r"(adam\w*|\w*sgd\w*|\w*adam|rmsprop|adagrad|adadelta|adafactor|lion|lamb|lars|lbfgs|muon|pg\d+|\d+)"
 )
@@ -72,7 +78,7 @@ def _meaning(name: str) -> str | None:
     told = [word for word in rest if word not in SAY_LITTLE]
     if len(told) == 1 and told[0] in LOSS_WORDS:
         return of_stage(stage, LOSS)
-    if told and (told[0] in ACCURACY_WORDS and told[1:] in ([], ["1"]) or told == ["top", "1"]):
+    if told and ((told[0] in ACCURACY_WORDS and told[1:] in ([], ["1"])) or told == ["top", "1"]):
         return of_stage(stage, ACCURACY)
     return None
 
