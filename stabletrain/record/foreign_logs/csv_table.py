@@ -8,17 +8,19 @@ from pathlib import Path
 
 from stabletrain.record.foreign_logs.cells import Clock, is_clock, number_of
 from stabletrain.record.foreign_logs.columns import Columns
-from stabletrain.record.foreign_logs.log import ForeignLog, Format, make_log
+from stabletrain.record.foreign_logs.log import ForeignLog, make_log
 from stabletrain.record.foreign_logs.text_lines import lines_of
+from stabletrain.vocabulary.log_format import LogFormat
 
-LIGHTNING = Format(
+LIGHTNING = LogFormat(
     "Lightning's CSVLogger",
+    client="lightning",
     advice="pl.Trainer(callbacks=[st.callbacks.Doctor()])",
     rate_advice="add pytorch_lightning.callbacks.LearningRateMonitor()",
     norm_advice="self.log_dict(pytorch_lightning.utilities.grad_norm(self, 2)) in on_before_optimizer_step",
     often_advice="pl.Trainer(log_every_n_steps=1)",
 )
-CSV = Format("csv table")
+CSV = LogFormat("csv table")
 DELIMITERS = (",", ";", "\t")
 MIN_GAP = 2  # rows in which a column must be empty to the end to count as NaN
 MARKS = ("__MIN", "__MAX")  # columns that Weights & Biases adds on export

@@ -9,16 +9,17 @@ from typing import Any
 
 from stabletrain.record.foreign_logs.cells import Clock, is_clock, number_of
 from stabletrain.record.foreign_logs.columns import Columns
-from stabletrain.record.foreign_logs.log import ForeignLog, Format, make_log
+from stabletrain.record.foreign_logs.log import ForeignLog, make_log
 from stabletrain.record.foreign_logs.text_lines import lines_of
+from stabletrain.vocabulary.log_format import LogFormat
 
-JSON_LINES = Format("JSON lines")
+JSON_LINES = LogFormat("JSON lines")
 MAX_DEPTH = 3  # of objects within objects, whose keys are joined by a slash
 MIN_GAP = 1  # rows in which a number is null to the end to count as NaN
 
 
 def read_json_lines(path: Path, loss: str | None = None) -> ForeignLog:
-    """Return the numbers of a file of JSON lines. Lines that are no object, such as a half-written last one, are left out.
+    """Return the numbers of a file. Lines that are no object, such as a half-written last one, are left out.
 
     Args:
         path: The file.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,30 +12,13 @@ import numpy as np
 
 from stabletrain.record.foreign_logs.columns import EPOCHS, ROWS, STEPS, Columns
 from stabletrain.record.reader import Series
+from stabletrain.vocabulary.log_format import LogFormat
 from stabletrain.vocabulary.metric_names import ACCURACY, STAGES, TRAIN_LOSS, of_stage
 
 STEPS_OF_EPOCH = 100  # an epoch counts as so many steps for the patience of the rules: few have less
 PERCENT = 1.5  # an accuracy above this is in percent
+REWARDS = re.compile(r"(?<![a-z])(rew|rewards?|returns?|ep_?rew_?mean|episodic_return)(?![a-z])", re.IGNORECASE)
 UNITS = {STEPS: "steps", EPOCHS: "epochs", ROWS: "rows"}
-
-
-@dataclass(frozen=True)
-class Format:
-    """A kind of log.
-
-    Attributes:
-        name: What people call it.
-        advice: The line of code that makes stabletrain record, beside this log, what it lacks.
-        rate_advice: What makes this tool log the learning rate.
-        norm_advice: What makes it log the norm of the gradient.
-        often_advice: What makes it log more often.
-    """
-
-    name: str
-    advice: str = "doctor = st.Doctor(model), and doctor.step(loss) after backward()"
-    rate_advice: str = "log optimizer.param_groups[0]['lr'] as lr"
-    norm_advice: str = "log the value of torch.nn.utils.clip_grad_norm_() as grad_norm"
-    often_advice: str = "log the loss of every step"
 
 
 @dataclass(frozen=True)
@@ -55,7 +39,7 @@ class ForeignLog:
     """
 
     path: Path
-    format: Format
+    format: LogFormat
     scalars: Mapping[str, Series] = field(default_factory=dict)
     read_as: Mapping[str, str] = field(default_factory=dict)
     others: tuple[str, ...] = ()
@@ -73,6 +57,11 @@ class ForeignLog:
     def of_layers(self, statistic: str) -> Mapping[str, Series]:
         """Return an empty mapping: what others log by layer has no common name."""
         return {}
+
+    @property
+    def has_rewards(self) -> bool:
+        """Whether rewards were logged, as by a training whose loss need not fall."""
+        return any(REWARDS.search(name) for name in self.others)
 
     @property
     def losses(self) -> Series:
@@ -96,7 +85,15 @@ class ForeignLog:
         return replace(self, scalars=scalars, unit=UNITS[EPOCHS], steps_per_unit=STEPS_OF_EPOCH)
 
 
-def make_log(path: Path, format: Format, columns: Columns, axis: str | None = None, **others: Any) -> ForeignLog:
+def make_log(
+    path: Path,
+    format: LogFormat,
+    columns: Columns,
+    axis: str | None = None,
+    *,
+    notes: Sequence[str] = (),
+    parameters: Mapping[str, Any] | None = None,
+) -> ForeignLog:
     """Return the log of some columns.
 
     Args:
@@ -104,7 +101,8 @@ def make_log(path: Path, format: Format, columns: Columns, axis: str | None = No
         format: Its kind.
         columns: All that was read.
         axis: One of `columns.AXES`; None for the best that the loss has.
-        **others: Further fields of `ForeignLog`.
+        notes: What could not be read, in sentences.
+        parameters: Settings of the training that the log contains.
     """
     chosen = columns.choose()
     if axis is None:
@@ -125,7 +123,8 @@ def make_log(path: Path, format: Format, columns: Columns, axis: str | None = No
         unit=UNITS[axis],
         steps_per_unit=scale,
         num_rows=columns.num_rows,
-        **others,
+        info={"training": {"client": format.client}, "parameters": dict(parameters or {})},
+        notes=tuple(notes),
     )
 
 

@@ -1,8 +1,9 @@
-"""Reads TensorBoard event files written by others: SummaryWriter, Keras, Lightning's TensorBoardLogger, Hugging Face."""
+"""Reads TensorBoard event files of others: SummaryWriter, Keras, Lightning's TensorBoardLogger, Hugging Face."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,13 @@ from google.protobuf.message import DecodeError
 from stabletrain.record.foreign_logs.cells import is_clock
 from stabletrain.record.foreign_logs.columns import EPOCHS, Columns, Place
 from stabletrain.record.foreign_logs.csv_table import LIGHTNING
-from stabletrain.record.foreign_logs.log import ForeignLog, Format, make_log
+from stabletrain.record.foreign_logs.log import ForeignLog, make_log
 from stabletrain.record.protos import Event
 from stabletrain.record.reader import read_bodies
+from stabletrain.vocabulary.log_format import LogFormat
 
-TENSORBOARD = Format("TensorBoard event files")
-LIGHTNING_EVENTS = Format(
-    "TensorBoard event files of Lightning",
-    LIGHTNING.advice,
-    LIGHTNING.rate_advice,
-    LIGHTNING.norm_advice,
-    LIGHTNING.often_advice,
-)
+TENSORBOARD = LogFormat("TensorBoard event files")
+LIGHTNING_EVENTS = replace(LIGHTNING, name="TensorBoard event files of Lightning")
 OF_LIGHTNING = "hparams.yaml"  # a file that its loggers write beside the events
 DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8"}  # of TensorFlow's types.proto
 FIELDS = {1: "float_val", 2: "double_val", 3: "int_val", 9: "int64_val"}
@@ -42,15 +38,15 @@ def read_events(files: Sequence[tuple[str, Path]], path: Path, loss: str | None 
     columns, notes = Columns(loss), []
     row = 0
     for prefix, file in files:
-        offset = 0
-        for body, offset in read_bodies(file, 0):
+        end = 0
+        for body, end in read_bodies(file, 0):  # noqa: B007 (used after the loop)
             for tag, step, value in scalars_of(body):
                 name = renamed(prefix, tag)
                 if not is_clock(tag) and (tag != SUMMARY_TAG or loss == tag):
                     columns.add(name, Place(row, float(step)), value)
                 row += 1
-        if offset < file.stat().st_size:
-            notes.append(f"{file.name} is readable up to byte {offset:,} of {file.stat().st_size:,}.")
+        if end < file.stat().st_size:
+            notes.append(f"{file.name} is readable up to byte {end:,} of {file.stat().st_size:,}.")
     columns.num_rows = row
     columns.close(1)
     leading = columns.choose()

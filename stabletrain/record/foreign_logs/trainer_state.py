@@ -10,10 +10,12 @@ from typing import Any
 from stabletrain.record.foreign_logs.cells import Clock
 from stabletrain.record.foreign_logs.columns import STEPS, Columns
 from stabletrain.record.foreign_logs.json_lines import MIN_GAP, add_object
-from stabletrain.record.foreign_logs.log import ForeignLog, Format, make_log
+from stabletrain.record.foreign_logs.log import ForeignLog, make_log
+from stabletrain.vocabulary.log_format import LogFormat
 
-TRAINER_STATE = Format(
+TRAINER_STATE = LogFormat(
     "trainer_state.json of Hugging Face's Trainer",
+    client="huggingface",
     advice="Trainer(callbacks=[stabletrain.integrations.huggingface.WatchCallback()])",
     rate_advice="TrainingArguments(logging_steps=10) logs learning_rate",
     norm_advice="TrainingArguments(max_grad_norm=1.0) logs grad_norm",
@@ -42,7 +44,7 @@ def read_trainer_state(path: Path, loss: str | None = None) -> ForeignLog:
     state = reader.rest()
     told = {"max_steps": state.get("max_steps"), "logging_steps": state.get("logging_steps")}
     notes = () if reader.is_complete else ("The file breaks off.",)
-    return make_log(path, TRAINER_STATE, columns, STEPS, notes=notes, info={"parameters": told})
+    return make_log(path, TRAINER_STATE, columns, STEPS, notes=notes, parameters=told)
 
 
 class _Reader:
