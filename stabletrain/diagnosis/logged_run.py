@@ -5,7 +5,6 @@ The rules are the same as for a record. What they need and the log lacks is name
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.observations import Observations, Series
-from stabletrain.diagnosis.progress import progress_of
+from stabletrain.diagnosis.progress import running_medians
 from stabletrain.diagnosis.recorded_run import RecordedRun, observe
 from stabletrain.diagnosis.rules.clipping import ALWAYS, MIN_MEASUREMENTS
 from stabletrain.diagnosis.rules.loss import MIN_STEPS, PROGRESS, SPIKE_WARMUP
@@ -31,11 +30,14 @@ from stabletrain.vocabulary.kinds import (
 )
 from stabletrain.vocabulary.log_format import LogFormat
 
+NOT_FALLEN = "The loss has not fallen since it was first logged: search for a learning rate that lowers it."
 MIN_LOSSES = 5  # of fewer, no rule can tell a level from noise
+GAIN = 0.05  # of the accuracy: what a validation gains or loses by chance, see `rules.loss.BACK_AND_FORTH`
+NOISE = 2.0  # medians of five, of which the lowest counts, differ by this much of what the loss changes per step
+MARGIN = 0.05  # of the range of a loss that may be negative: its lowest level is this much above zero
 CAPPED = 1e-3  # relative deviation of norms that clipping has made equal; they are logged with three digits or more
 OF_LOSS = (LOSS_SPIKE.name, OSCILLATION.name, NO_PROGRESS.name)  # kinds that presume a loss that should fall
 FROM_LOGS = (*OF_LOSS, NONFINITE.name, CLIP_ALWAYS.name, EXPLODING.name, LR_TOO_HIGH.name)  # kinds that a log can show
-NUM_NAMED = 5  # kinds that are listed by name
 
 
 class LoggedRun(RecordedRun, Protocol):
@@ -57,8 +59,8 @@ class LoggedRun(RecordedRun, Protocol):
         ...
 
     @property
-    def has_rewards(self) -> bool:
-        """Whether rewards were logged, as by a training whose loss need not fall."""
+    def why_not_falling(self) -> str:
+        """Why the loss of this training need not fall; "" if it should."""
         ...
 
 
@@ -70,12 +72,14 @@ class LogDiagnosis:
         findings: Worst first; their steps are in the unit of the log.
         verdict: `healthy`, `unknown`, or the kind of the worst finding.
         reason: Why nothing can be said, if the verdict is `unknown`; else "".
-        unjudged: What was not judged, because of what, and the code that would record it.
+        missing: What was not recorded.
+        unjudged: Names of the kinds that could not be judged without it.
     """
 
     findings: list[Finding]
     verdict: str
     reason: str
+    missing: list[str]
     unjudged: list[str]
 
 
@@ -83,14 +87,16 @@ def diagnose_log(log: LoggedRun) -> LogDiagnosis:
     """Apply the rules to the log of another tool."""
     observations, notes = _prepare(observe(log))
     findings = [*diagnose(observations), *notes]
-    if log.has_rewards:
-        findings = [f for f in findings if f.kind not in OF_LOSS]
+    denied = OF_LOSS if log.why_not_falling else (NO_PROGRESS.name,) if _validation_improves(observations) else ()
+    findings = [f for f in findings if f.kind not in denied]
     reason = _too_little(observations, log)
+    missing, unjudged = _unjudged(observations, log)
     return LogDiagnosis(
-        findings=[_in_units(f, log.steps_per_unit) for f in findings],
+        findings=[_in_units(f, observations, log.steps_per_unit) for f in findings],
         verdict=verdict_of(findings, bool(reason)),
         reason=reason,
-        unjudged=_unjudged(observations, log),
+        missing=missing,
+        unjudged=unjudged,
     )
 
 
@@ -101,6 +107,8 @@ def _prepare(observations: Observations) -> tuple[Observations, list[Finding]]:
         notes.append(found)
     if (found := _pop_capped_norm(scalars)) is not None:
         notes.append(found)
+    if (losses := scalars.get(names.TRAIN_LOSS)) is not None and len(losses.values):
+        scalars[names.TRAIN_LOSS] = Series(losses.steps, _above_zero(losses.values))
     return replace(observations, scalars=scalars), notes
 
 
@@ -128,6 +136,15 @@ def _pop_nonfinite(scalars: dict[str, Series]) -> Finding | None:
     return None
 
 
+def _above_zero(losses: np.ndarray) -> np.ndarray:
+    """Return losses that may be negative, such as an ELBO or a log-likelihood, as differences from their lowest level.
+
+    The rules compare with a baseline, and no loss with the share of itself that it fell by can be negative.
+    """
+    low, high = np.quantile(losses, (0.01, 0.99))
+    return losses - low + MARGIN * (high - low) if low < 0 else losses
+
+
 def _pop_capped_norm(scalars: dict[str, Series]) -> Finding | None:
     """Take a norm that stays at its largest value for one after clipping, and return that it is clipped on every step.
 
@@ -148,47 +165,78 @@ def _pop_capped_norm(scalars: dict[str, Series]) -> Finding | None:
 
 def _too_little(observations: Observations, log: LoggedRun) -> str:
     """Return why a log without an alarm does not show a healthy training; "" if it does."""
-    losses, progress = observations.scalars.get(names.TRAIN_LOSS), progress_of(observations)
-    if losses is None or progress is None:
+    losses = observations.scalars.get(names.TRAIN_LOSS)
+    if losses is None:
         return "the loss of the training is not in the log"
     if len(losses.steps) < MIN_LOSSES:
-        return f"{len(losses.steps)} losses are too few to tell a level from noise"
-    if log.has_rewards:
-        return "where rewards are maximized, the loss does not show whether anything is learned"
-    has_learned = progress.best_fall > PROGRESS or progress.is_falling
-    if not has_learned and losses.steps[-1] + 1 < MIN_STEPS:
+        return f"{len(losses.steps)} losses are too few to tell a level from noise; {log.format.often}"
+    if log.why_not_falling:
+        return log.why_not_falling
+    if not (_has_fallen(losses.values) or _validation_improves(observations)) and losses.steps[-1] + 1 < MIN_STEPS:
         last = int(losses.steps[-1]) // log.steps_per_unit
         least = MIN_STEPS // log.steps_per_unit
         return f"the loss has not fallen by {log.unit[:-1]} {last:,}, which is too early to judge (from {least:,} on)"
     return ""
 
 
-def _unjudged(observations: Observations, log: LoggedRun) -> list[str]:
-    scalars, form = observations.scalars, log.format
-    missing = []
+def _has_fallen(losses: np.ndarray) -> bool:
+    """Return whether the loss was clearly lower at some time than when it was first logged.
+
+    Of five losses in a row the median is 3% lower, and by more than the first five vary.
+    """
+    first, levels = losses[:MIN_LOSSES], running_medians(losses, MIN_LOSSES)
+    fall = float(np.median(first) - levels.min())
+    return fall > max(PROGRESS * abs(float(np.median(first))), NOISE * float(np.median(np.abs(np.diff(losses)))))
+
+
+def _validation_improves(observations: Observations) -> bool:
+    """Return whether accuracy or validation show that something was learned, whatever the training's loss does."""
+    for name, sign in (
+        (names.of_stage(names.TRAIN, names.ACCURACY), 1.0),
+        (names.VAL_ACCURACY, 1.0),
+        (names.VAL_LOSS, -1.0),
+    ):
+        if (series := observations.scalars.get(name)) is None or len(series.values) < 2:
+            continue
+        gain = float((sign * (series.values[1:] - series.values[0])).max())
+        if gain > (GAIN if sign > 0 else PROGRESS * abs(float(series.values[0]))):
+            return True
+    return False
+
+
+def _unjudged(observations: Observations, log: LoggedRun) -> tuple[list[str], list[str]]:
+    """Return what was not recorded, and the kinds that depend on it."""
+    scalars = observations.scalars
     num_losses = len(scalars[names.TRAIN_LOSS].steps) if names.TRAIN_LOSS in scalars else 0
-    if not num_losses and names.TRAIN_NONFINITE not in scalars:
-        missing.append(f"{_listed(OF_LOSS)}: no loss of the training; {form.often_advice}")
-    elif num_losses <= SPIKE_WARMUP:
-        missing.append(
-            f"{_listed(OF_LOSS[:2])}: {num_losses} losses of at least {SPIKE_WARMUP + 1}; {form.often_advice}"
-        )
-    if log.has_rewards:
-        missing.append(f"{_listed(OF_LOSS)}: with rewards, the loss need not fall")
+    is_lost = names.TRAIN_NONFINITE in scalars and not num_losses  # it was recorded, and never finite
+    missing, kinds = [], []
+    if log.why_not_falling:
+        kinds += OF_LOSS
+    if not num_losses and not is_lost:
+        missing.append("the loss of the training")
+        kinds += OF_LOSS
+    elif num_losses <= SPIKE_WARMUP and not is_lost:
+        missing.append(f"more than {num_losses} losses ({log.format.often})")
+        kinds += OF_LOSS[:2]
     if names.LR not in scalars:
-        missing.append(f"a jump of the learning rate: no learning rate; {form.rate_advice}")
+        missing.append("the learning rate")
+        kinds.append(LR_TOO_HIGH.name)
     if names.NORM_TOTAL not in scalars:
-        missing.append(f"exploding, clip_always: no norm of the gradient before clipping; {form.norm_advice}")
-    others = [kind for kind in KINDS if kind not in FROM_LOGS]
-    missing.append(f"{_listed(others)}: nothing about the layers; {form.advice}")
-    return missing
+        missing.append(
+            "the norm of the gradient before clipping" if names.NORM_AFTER in scalars else "the norm of the gradient"
+        )
+        kinds.append(EXPLODING.name)
+        kinds += [CLIP_ALWAYS.name] if names.NORM_AFTER not in scalars else []
+    missing.append("anything about single layers")
+    return missing, [*dict.fromkeys(kinds), *(kind for kind in KINDS if kind not in FROM_LOGS)]
 
 
-def _listed(kinds: Sequence[str]) -> str:
-    more = len(kinds) - NUM_NAMED
-    return ", ".join(kinds[:NUM_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _in_units(finding: Finding, steps_per_unit: int) -> Finding:
+def _in_units(finding: Finding, observations: Observations, steps_per_unit: int) -> Finding:
+    """Return a finding with its steps in the unit of the log, and worded by what a log shows."""
+    evidence = finding.evidence
+    advice = finding.advice.replace(NO_PROGRESS.advice, NOT_FALLEN)
+    counts = observations.scalars.get(names.TRAIN_NONFINITE)
+    if finding.kind == NONFINITE.name and counts is not None and len(counts.values):
+        evidence = evidence | {"num_nonfinite": int(counts.values[-1])}
     first, last = finding.first_step // steps_per_unit, finding.last_step // steps_per_unit
-    return replace(finding, first_step=first, last_step=last)
+    return replace(finding, first_step=first, last_step=last, evidence=evidence, advice=advice)

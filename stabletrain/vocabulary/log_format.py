@@ -11,16 +11,12 @@ class LogFormat:
 
     Attributes:
         name: What people call it.
-        client: Whose training loop it is: `lightning`, `huggingface` or `loop`.
-        advice: The line of code that makes stabletrain record, beside this log, what it lacks.
-        rate_advice: What makes this tool log the learning rate.
-        norm_advice: What makes it log the norm of the gradient.
-        often_advice: What makes it log more often.
+        client: Whose training loop writes it: `lightning`, `huggingface` or `loop`.
+        recorder: The code that makes stabletrain record, beside this log, all that it lacks.
+        often: How this tool is made to log the loss of every step.
     """
 
     name: str
     client: str = "loop"
-    advice: str = "doctor = st.Doctor(model), and doctor.step(loss) after backward()"
-    rate_advice: str = "log optimizer.param_groups[0]['lr'] as lr"
-    norm_advice: str = "log the value of torch.nn.utils.clip_grad_norm_() as grad_norm"
-    often_advice: str = "log the loss of every step"
+    recorder: str = "doctor = st.Doctor(model), and doctor.step(loss) after loss.backward()"
+    often: str = "log the loss of every step"

@@ -5,11 +5,13 @@ from __future__ import annotations
 from rich.markup import escape
 
 from stabletrain.app.console import Console
-from stabletrain.diagnosis.logged_run import diagnose_log
+from stabletrain.diagnosis.logged_run import LogDiagnosis, diagnose_log
 from stabletrain.record.foreign_logs.detection import read_log
 from stabletrain.record.foreign_logs.log import ForeignLog
 from stabletrain.vocabulary.finding import UNKNOWN, Finding
+from stabletrain.vocabulary.log_format import LogFormat
 
+MAX_KINDS = 6  # that were not judged, of those that are named
 MAX_OTHERS = 6  # names that no rule reads, of those that are shown
 
 
@@ -33,8 +35,15 @@ def examine_log(path: str, console: Console, loss: str | None = None, counts_epo
     for line in _read_lines(log):
         console.print(f"  [dim]{escape(line)}[/]")
     console.show(result.findings)
-    console.print(f"  not recorded, so not judged: {escape('. '.join(result.unjudged))}")
+    console.print(f"  {escape(_missing_line(result, log.format))}")
     return result.findings
+
+
+def _missing_line(result: LogDiagnosis, form: LogFormat) -> str:
+    """Return what was not recorded, what could therefore not be judged, and the code that would record it."""
+    more = len(result.unjudged) - MAX_KINDS
+    kinds = ", ".join(result.unjudged[:MAX_KINDS]) + (f" and {more} more" if more > 0 else "")
+    return f"not recorded: {', '.join(result.missing)}; so not judged: {kinds}. To record it: {form.recorder}"
 
 
 def _read_lines(log: ForeignLog) -> list[str]:

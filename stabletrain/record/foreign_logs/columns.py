@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,6 +125,12 @@ class Columns:
             meaning = TRAIN_LOSS if name == self._loss else usual_name(name)
             return None if meaning == TRAIN_LOSS and name != self._loss else meaning
         return usual_name(name)
+
+    def declare(self, names: Iterable[str]) -> None:
+        """Remember names that a header lists, though no number may follow."""
+        for name in names:
+            if self.meaning(name) is None and len(self.others) < MAX_OTHERS:
+                self.others.setdefault(name)
 
     def add(self, name: str, place: Place, value: float) -> None:
         """Add one number."""

@@ -15,10 +15,8 @@ from stabletrain.vocabulary.log_format import LogFormat
 LIGHTNING = LogFormat(
     "Lightning's CSVLogger",
     client="lightning",
-    advice="pl.Trainer(callbacks=[st.callbacks.Doctor()])",
-    rate_advice="add pytorch_lightning.callbacks.LearningRateMonitor()",
-    norm_advice="self.log_dict(pytorch_lightning.utilities.grad_norm(self, 2)) in on_before_optimizer_step",
-    often_advice="pl.Trainer(log_every_n_steps=1)",
+    recorder="pl.Trainer(callbacks=[st.callbacks.Doctor()])",
+    often="pl.Trainer(log_every_n_steps=1)",
 )
 CSV = LogFormat("csv table")
 DELIMITERS = (",", ";", "\t")
@@ -36,12 +34,14 @@ def read_csv(path: Path, loss: str | None = None) -> ForeignLog:
     rows = _rows(path)
     header, delimiter = next(rows, ([], ","))
     names = [name.strip() for name in header]
-    columns, clock, num_skipped = Columns(loss), Clock(), 0
+    columns, clock, num_rows, num_skipped = Columns(loss), Clock(), 0, 0
     wanted = {i: _plain(name) for i, name in enumerate(names) if name and not name.endswith(MARKS)}
+    columns.declare(name for name in wanted.values() if not is_clock(name))
     lower = {i: name.lower() for i, name in wanted.items()}
     for index, (cells, _) in enumerate(rows):
         if cells == header:  # written again by a resumed run
             continue
+        num_rows += 1
         try:
             numbers = {i: number_of(cells[i], delimiter != ",") for i in wanted}
         except (IndexError, ValueError):
@@ -53,7 +53,9 @@ def read_csv(path: Path, loss: str | None = None) -> ForeignLog:
         columns.add_row({wanted[i]: value for i, value in numbers.items() if not is_clock(wanted[i])}, place)
     columns.close(MIN_GAP)
     is_lightning = path.name == "metrics.csv" and {"epoch", "step"} <= {*names}
-    notes = (f"{num_skipped:,} rows are incomplete or have cells that are no numbers.",) if num_skipped else ()
+    notes = (
+        [f"Incomplete, or with cells that are no numbers: {num_skipped:,} of {num_rows:,} rows."] if num_skipped else []
+    )
     return make_log(path, LIGHTNING if is_lightning else CSV, columns, notes=notes)
 
 

@@ -34,7 +34,7 @@ def read_json_lines(path: Path, loss: str | None = None) -> ForeignLog:
         else:
             add_object(columns, clock, index, fields)
     columns.close(MIN_GAP)
-    notes = (f"{num_skipped:,} lines are no JSON objects or incomplete.",) if num_skipped else ()
+    notes = [f"Incomplete, or no JSON objects: {num_skipped:,} lines."] if num_skipped else []
     return make_log(path, JSON_LINES, columns, notes=notes)
 
 

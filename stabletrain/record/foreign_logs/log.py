@@ -17,7 +17,16 @@ from stabletrain.vocabulary.metric_names import ACCURACY, STAGES, TRAIN_LOSS, of
 
 STEPS_OF_EPOCH = 100  # an epoch counts as so many steps for the patience of the rules: few have less
 PERCENT = 1.5  # an accuracy above this is in percent
-REWARDS = re.compile(r"(?<![a-z])(rew|rewards?|returns?|ep_?rew_?mean|episodic_return)(?![a-z])", re.IGNORECASE)
+NOT_FALLING = (  # names that tell what kind of training it is
+    (
+        re.compile(r"(?<![a-z])(rew|rewards?|returns?|ep_?rew_?mean|episodic_return)(?![a-z])", re.IGNORECASE),
+        "where rewards are maximized, the loss does not show whether anything is learned",
+    ),
+    (
+        re.compile(r"(?<![a-z])([gd]_?loss|loss_?[gd]|generator|discriminator|critic)(?![a-z])", re.IGNORECASE),
+        "where two networks work against each other, neither loss need fall",
+    ),
+)
 UNITS = {STEPS: "steps", EPOCHS: "epochs", ROWS: "rows"}
 
 
@@ -59,9 +68,9 @@ class ForeignLog:
         return {}
 
     @property
-    def has_rewards(self) -> bool:
-        """Whether rewards were logged, as by a training whose loss need not fall."""
-        return any(REWARDS.search(name) for name in self.others)
+    def why_not_falling(self) -> str:
+        """Why the loss of this training need not fall, judged by the other names in the log; "" if it should."""
+        return next((why for pattern, why in NOT_FALLING if any(map(pattern.search, self.others))), "")
 
     @property
     def losses(self) -> Series:

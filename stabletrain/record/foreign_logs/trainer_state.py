@@ -16,10 +16,8 @@ from stabletrain.vocabulary.log_format import LogFormat
 TRAINER_STATE = LogFormat(
     "trainer_state.json of Hugging Face's Trainer",
     client="huggingface",
-    advice="Trainer(callbacks=[stabletrain.integrations.huggingface.WatchCallback()])",
-    rate_advice="TrainingArguments(logging_steps=10) logs learning_rate",
-    norm_advice="TrainingArguments(max_grad_norm=1.0) logs grad_norm",
-    often_advice="TrainingArguments(logging_steps=1)",
+    recorder="Trainer(callbacks=[stabletrain.integrations.huggingface.WatchCallback()])",
+    often="TrainingArguments(logging_steps=1)",
 )
 HISTORY = '"log_history"'
 CHUNK = 2**16  # characters read at once
