@@ -87,8 +87,12 @@ def diagnose_log(log: LoggedRun) -> LogDiagnosis:
     """Apply the rules to the log of another tool."""
     observations, notes = _prepare(observe(log))
     findings = [*diagnose(observations), *notes]
-    denied = OF_LOSS if log.why_not_falling else (NO_PROGRESS.name,) if _validation_improves(observations) else ()
-    findings = [f for f in findings if f.kind not in denied]
+    losses = observations.scalars.get(names.TRAIN_LOSS)
+    if log.why_not_falling or losses is None or len(losses.values) < MIN_LOSSES:
+        denied = OF_LOSS
+    else:
+        denied = (NO_PROGRESS.name,) if _validation_improves(observations) else ()
+    findings = [f for f in findings if f.kind not in denied or _is_of_accuracy(f)]
     reason = _too_little(observations, log)
     missing, unjudged = _unjudged(observations, log)
     return LogDiagnosis(
@@ -187,6 +191,11 @@ def _has_fallen(losses: np.ndarray) -> bool:
     first, levels = losses[:MIN_LOSSES], running_medians(losses, MIN_LOSSES)
     fall = float(np.median(first) - levels.min())
     return fall > max(PROGRESS * abs(float(np.median(first))), NOISE * float(np.median(np.abs(np.diff(losses)))))
+
+
+def _is_of_accuracy(finding: Finding) -> bool:
+    """Return whether a finding was measured on an accuracy, as a loss spike or an oscillation may be."""
+    return any(names.ACCURACY in name for name in finding.evidence)
 
 
 def _validation_improves(observations: Observations) -> bool:

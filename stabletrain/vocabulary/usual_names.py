@@ -11,6 +11,15 @@ from functools import lru_cache
 
 from stabletrain.vocabulary.metric_names import ACCURACY, LOSS, LR, NORM_AFTER, NORM_TOTAL, TEST, TRAIN, VAL, of_stage
 
+STEP_NAMES = (  # in the order in which they are preferred
+    *("step", "global_step", "trainer/global_step", "_step", "steps", "iteration", "iter", "it", "num_updates"),
+    *("update", "updates", "time/total_timesteps", "train/global_step", "batch"),
+)
+EPOCH_NAMES = ("epoch", "epochs", "train/epoch")
+TIME_NAMES = ("time", "timestamp", "_timestamp", "_runtime", "wall time", "wall_time", "walltime", "elapsed")
+SUMMARY_TAG = "train/train_loss"  # of Hugging Face in TensorBoard: the mean loss of the whole training
+EXAMPLE = "train_loss"
+
 STAGE_WORDS = {
     **dict.fromkeys(("train", "training", "trn", "tr", "fit"), TRAIN),
     **dict.fromkeys(("val", "valid", "validation", "validate", "eval", "evaluation", "dev", "holdout"), VAL),

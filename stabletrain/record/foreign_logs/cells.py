@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stabletrain.record.foreign_logs.columns import Place
+from stabletrain.vocabulary.usual_names import EPOCH_NAMES, STEP_NAMES, TIME_NAMES
 
-STEP_NAMES = (  # in the order in which they are preferred
-    *("step", "global_step", "trainer/global_step", "_step", "steps", "iteration", "iter", "it", "num_updates"),
-    *("update", "updates", "time/total_timesteps", "train/global_step", "batch"),
-)
-EPOCH_NAMES = ("epoch", "epochs", "train/epoch")
-TIME_NAMES = ("time", "timestamp", "_timestamp", "_runtime", "wall time", "wall_time", "walltime", "elapsed")
 ABSENT = frozenset({"", "na", "n/a", "none", "null", "-"})
+MAX_KINDS = 1000  # of rows, by their columns
 MAX_STEP = 2**53  # beyond, a float is no exact integer
 
 
@@ -32,27 +28,35 @@ def number_of(cell: Any, decimal_comma: bool = False) -> float | None:
         except OverflowError:
             return math.copysign(math.inf, cell)
     if not isinstance(cell, str):
-        raise ValueError(cell)
+        raise ValueError(f"no number: {cell!r}")
     text = cell.strip()
     if text.lower() in ABSENT:
         return None
-    return float(text.replace(",", ".") if decimal_comma else text)
+    try:
+        return float(text.replace(",", ".") if decimal_comma else text)
+    except ValueError:
+        raise ValueError(f"no number: {cell!r}") from None
 
 
 class Clock:
-    """Tells from the columns for steps and epochs where a row stands; without a number, it is where the last one was.
-
-    Args:
-        names: Names of all columns known so far.
-    """
+    """Tells from the columns for steps and epochs where a row stands; without a number, where the last one was."""
 
     def __init__(self) -> None:
         self._step = self._epoch = math.nan
+        self._names: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}  # by the columns of a row
 
-    def place(self, row: int, cells: Mapping[str, float | None]) -> Place:
-        """Return the place of a row."""
-        self._step = _first(cells, STEP_NAMES, self._step)
-        self._epoch = _first(cells, EPOCH_NAMES, self._epoch)
+    def place(self, row: int, cells: dict[str, float | None]) -> Place:
+        """Return the place of a row, and remove from it what says so and nothing about the training."""
+        key = tuple(cells)
+        if key not in self._names:
+            if len(self._names) > MAX_KINDS:
+                self._names.clear()
+            self._names[key] = _sorted_by(key, STEP_NAMES), _sorted_by(key, EPOCH_NAMES)
+        steps, epochs = self._names[key]
+        self._step = _first(cells, steps, self._step)
+        self._epoch = _first(cells, epochs, self._epoch)
+        for name in (*steps, *epochs):
+            del cells[name]
         return Place(row, self._step, self._epoch)
 
 
@@ -61,9 +65,14 @@ def is_clock(name: str) -> bool:
     return name.strip().lower() in (*STEP_NAMES, *EPOCH_NAMES, *TIME_NAMES)
 
 
-def _first(cells: Mapping[str, float | None], names: tuple[str, ...], last: float) -> float:
+def _sorted_by(names: tuple[str, ...], order: tuple[str, ...]) -> list[str]:
+    """Return those of the names that are in `order`, whatever their case, in that order."""
+    return sorted((name for name in names if name.lower() in order), key=lambda name: order.index(name.lower()))
+
+
+def _first(cells: Mapping[str, float | None], names: Sequence[str], last: float) -> float:
     for name in names:
-        value = cells.get(name)
-        if value is not None and math.isfinite(value) and abs(value) < MAX_STEP:
+        value = cells[name]
+        if value is not None and abs(value) < MAX_STEP:  # False for NaN
             return value
     return last

@@ -117,6 +117,7 @@ class Columns:
         self.others: dict[str, None] = {}
         self.num_rows = 0
         self._gaps: dict[str, _Gap] = {}
+        self._usual: tuple[str, ...] | None = None  # names in the last row, if another such row changes no gap
         self._last: dict[str, tuple[Place, float]] = {}
 
     def meaning(self, name: str) -> str | None:
@@ -147,16 +148,20 @@ class Columns:
     def add_row(self, cells: Mapping[str, float | None], place: Place) -> None:
         """Add a row. Empty cells count as NaN where a column stays empty to the end, see `close`."""
         self.num_rows += 1
-        present = frozenset(name for name, value in cells.items() if value is not None)
-        for name, value in cells.items():
-            if value is not None:
-                self.add(name, place, value)
+        present = tuple(name for name, value in cells.items() if value is not None)
+        for name in present:
+            self.add(name, place, cells[name])  # pyright: ignore[reportArgumentType]
+        if present == self._usual:
+            return
+        together, is_open = frozenset(present), False
         for name in self.found:
             gap = self._gaps.setdefault(name, _Gap())
-            if name in present:
-                gap.close(present)
-            elif name in cells and gap.fits(present):
+            if name in together:
+                gap.close(together)
+            elif name in cells and gap.fits(together):
                 gap.open(place)
+            is_open = is_open or gap.num_rows > 0
+        self._usual = None if is_open else present
 
     def close(self, min_gap: int) -> None:
         """Add NaN to the columns that stayed empty to the end although their rows were logged.

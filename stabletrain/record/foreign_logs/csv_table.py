@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,22 +36,21 @@ def read_csv(path: Path, loss: str | None = None) -> ForeignLog:
     header, delimiter = next(rows, ([], ","))
     names = [name.strip() for name in header]
     columns, clock, num_rows, num_skipped = Columns(loss), Clock(), 0, 0
+    has_comma = delimiter != ","  # as the decimal point
     wanted = {i: _plain(name) for i, name in enumerate(names) if name and not name.endswith(MARKS)}
     columns.declare(name for name in wanted.values() if not is_clock(name))
-    lower = {i: name.lower() for i, name in wanted.items()}
     for index, (cells, _) in enumerate(rows):
         if cells == header:  # written again by a resumed run
             continue
         num_rows += 1
         try:
-            numbers = {i: number_of(cells[i], delimiter != ",") for i in wanted}
+            numbers = {name: number_of(cells[i], has_comma) for i, name in wanted.items()}
         except (IndexError, ValueError):
-            numbers = {i: _number_or_none(cells, i, delimiter != ",") for i in wanted}
+            numbers = {name: _number_or_none(cells, i, has_comma) for i, name in wanted.items()}
             num_skipped += 1
             if len(cells) < len(names):
                 continue
-        place = clock.place(index, {lower[i]: value for i, value in numbers.items()})
-        columns.add_row({wanted[i]: value for i, value in numbers.items() if not is_clock(wanted[i])}, place)
+        columns.add_row(numbers, clock.place(index, numbers))
     columns.close(MIN_GAP)
     is_lightning = path.name == "metrics.csv" and {"epoch", "step"} <= {*names}
     notes = (
@@ -68,14 +68,17 @@ def header_of(path: Path) -> list[str]:
 def _rows(path: Path) -> Iterator[tuple[list[str], str]]:
     """Yield the cells of each row and the delimiter. Empty lines and comments are left out."""
     lines = (line for line in lines_of(path) if line.strip() and not line.startswith("#"))
-    first = next(lines, "")
+    first = next(lines, None)
+    if first is None:
+        return
     delimiter = max(DELIMITERS, key=first.count)
-    for cells in csv.reader([first] if first else [], delimiter=delimiter):
-        yield cells, delimiter
-    for line in lines:
+    rows = csv.reader(itertools.chain([first], lines), delimiter=delimiter)
+    while True:
         try:
-            yield next(csv.reader([line], delimiter=delimiter), []), delimiter
-        except csv.Error:
+            yield next(rows), delimiter
+        except StopIteration:
+            return
+        except csv.Error:  # a cell of more than 131,072 characters
             yield [], delimiter
 
 

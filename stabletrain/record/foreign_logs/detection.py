@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stabletrain.errors import RequestError, closest_name
 from stabletrain.record.checksum import masked_crc
-from stabletrain.record.foreign_logs.csv_table import DELIMITERS, header_of, read_csv
+from stabletrain.record.foreign_logs.csv_table import header_of, read_csv
 from stabletrain.record.foreign_logs.json_lines import parse_object, read_json_lines
 from stabletrain.record.foreign_logs.log import ForeignLog
 from stabletrain.record.foreign_logs.tensorboard_events import read_events, renamed, scalars_of
@@ -19,7 +19,7 @@ from stabletrain.record.foreign_logs.trainer_state import HISTORY, read_trainer_
 from stabletrain.record.reader import event_files, read_bodies
 from stabletrain.record.run_folder import EVENTS
 from stabletrain.vocabulary.metric_names import LOSS, STAGES, of_stage
-from stabletrain.vocabulary.usual_names import STAGE_WORDS
+from stabletrain.vocabulary.usual_names import EXAMPLE, STAGE_WORDS, usual_name
 
 KNOWN = (
     "TensorBoard event files, metrics.csv of Lightning's CSVLogger or any csv with a header, "
@@ -61,6 +61,8 @@ def read_log(path: Path | str, loss: str | None = None) -> ForeignLog:
     """
     found = find_log(Path(path))
     log = _read(found, loss)
+    if not log.num_rows:
+        raise RequestError("There is no measurement in this log.", key=str(log.path), found=log.format.name)
     if loss is not None and log.read_as.get(LOSSES[0]) != loss:
         raise _without(log, loss)
     is_table = log.path.is_file() and found.files[0][1].suffix != ".json"
@@ -177,7 +179,8 @@ def _reader_of(file: Path) -> Callable[[Path, str | None], ForeignLog]:
         if parse_object(first.rstrip().rstrip(",")) is None and not _has_objects(file):
             raise _unknown(file, f"text that begins with {first[:40]!r}")
         return read_json_lines
-    if not header_of(file) or not any(delimiter in first for delimiter in DELIMITERS):
+    header = header_of(file)
+    if not header or (len(header) == 1 and usual_name(header[0]) is None):
         raise _unknown(file, f"text that begins with {first[:40]!r}")
     return read_csv
 
@@ -207,7 +210,7 @@ def _unknown(file: Path, found: str) -> RequestError:
 def _without(log: ForeignLog, loss: str | None) -> RequestError:
     """Return the error for a log without a loss, or without the one that the user names."""
     names = [*log.read_as.values(), *log.others]
-    wanted = loss or "train_loss"
+    wanted = loss or EXAMPLE
     closest = closest_name(wanted, names, cutoff=0.6) or next((n for n in names if LOSS in n.lower()), None)
     example = closest or (names[0] if names else "NAME")
     return RequestError(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stabletrain.record.foreign_logs.cells import Clock, is_clock, number_of
+from stabletrain.record.foreign_logs.cells import Clock, number_of
 from stabletrain.record.foreign_logs.columns import Columns
 from stabletrain.record.foreign_logs.log import ForeignLog, make_log
 from stabletrain.record.foreign_logs.text_lines import lines_of
@@ -41,8 +41,7 @@ def read_json_lines(path: Path, loss: str | None = None) -> ForeignLog:
 def add_object(columns: Columns, clock: Clock, index: int, fields: Mapping[str, Any]) -> None:
     """Add the numbers of an object as a row."""
     numbers = dict(numbers_of(fields))
-    place = clock.place(index, {name.lower(): value for name, value in numbers.items()})
-    columns.add_row({name: value for name, value in numbers.items() if not is_clock(name)}, place)
+    columns.add_row(numbers, clock.place(index, numbers))
 
 
 def numbers_of(fields: Mapping[str, Any], prefix: str = "", depth: int = 1) -> Iterator[tuple[str, float | None]]:

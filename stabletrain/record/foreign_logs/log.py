@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from stabletrain.record.foreign_logs.cells import is_clock
 from stabletrain.record.foreign_logs.columns import EPOCHS, ROWS, STEPS, Columns
 from stabletrain.record.reader import Series
 from stabletrain.vocabulary.log_format import LogFormat
@@ -128,7 +129,7 @@ def make_log(
         format=format,
         scalars=scalars,
         read_as=chosen,
-        others=(*unread, *columns.others),
+        others=(*unread, *(name for name in columns.others if not is_clock(name))),
         unit=UNITS[axis],
         steps_per_unit=scale,
         num_rows=columns.num_rows,

@@ -17,6 +17,7 @@ from stabletrain.record.foreign_logs.log import ForeignLog, make_log
 from stabletrain.record.protos import Event
 from stabletrain.record.reader import read_bodies
 from stabletrain.vocabulary.log_format import LogFormat
+from stabletrain.vocabulary.usual_names import SUMMARY_TAG
 
 TENSORBOARD = LogFormat("TensorBoard event files")
 LIGHTNING_EVENTS = replace(LIGHTNING, name="TensorBoard event files of Lightning")
@@ -24,7 +25,6 @@ OF_LIGHTNING = "hparams.yaml"  # a file that its loggers write beside the events
 DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8"}  # of TensorFlow's types.proto
 FIELDS = {1: "float_val", 2: "double_val", 3: "int_val", 9: "int64_val"}
 OF_EPOCHS = "epoch_"  # Keras counts epochs under these names
-SUMMARY_TAG = "train/train_loss"  # of Hugging Face: the mean loss of the whole training
 
 
 def read_events(files: Sequence[tuple[str, Path]], path: Path, loss: str | None = None) -> ForeignLog:
