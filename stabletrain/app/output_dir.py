@@ -133,7 +133,7 @@ def open_run(path: str) -> RunFolder:
         RequestError: The folder holds no run.
     """
     folder = RunFolder(path)
-    if not folder.events.is_dir():
+    if not folder.is_recorded:
         raise RequestError(
             "There is no run in this folder.",
             key="RUN_DIR",

@@ -1,4 +1,4 @@
-"""What other tools call the metrics: `train_loss`, `Loss/train`, `epoch_loss` and `train/loss_step` are all `train/loss`.
+"""What other tools call the metrics: `train_loss`, `Loss/train` and `epoch_loss` are all `train/loss`.
 
 A name is split into words, and what is left without the words that say little (`step`, `epoch`, `mean`) must be one
 metric and at most one stage. A further word, as in `train/loss_classifier` or `kl_loss`, makes it another metric.
@@ -10,6 +10,15 @@ import re
 from functools import lru_cache
 
 from stabletrain.vocabulary.metric_names import ACCURACY, LOSS, LR, NORM_AFTER, NORM_TOTAL, TEST, TRAIN, VAL, of_stage
+
+STEP_NAMES = (  # in the order in which they are preferred
+    *("step", "global_step", "trainer/global_step", "_step", "steps", "iteration", "iter", "it", "num_updates"),
+    *("update", "updates", "time/total_timesteps", "train/global_step", "batch"),
+)
+EPOCH_NAMES = ("epoch", "epochs", "train/epoch")
+TIME_NAMES = ("time", "timestamp", "_timestamp", "_runtime", "wall time", "wall_time", "walltime", "elapsed")
+SUMMARY_TAG = "train/train_loss"  # of Hugging Face in TensorBoard: the mean loss of the whole training
+EXAMPLE = "train_loss"
 
 STAGE_WORDS = {
     **dict.fromkeys(("train", "training", "trn", "tr", "fit"), TRAIN),
@@ -23,11 +32,17 @@ NORM_WORDS = frozenset({"norm", "norms", "gnorm", "gradnorm"})
 AFTER_CLIPPING = frozenset({"clipped", "postclip", "after"})
 # Words that do not change which metric it is.
 SAY_LITTLE = frozenset(
-    "step steps epoch epochs batch iter iteration iterations vs mean avg average smoothed running current total overall global "
-    "metric metrics value log logs logged categorical sparse binary multiclass".split()
+    {
+        *("step", "steps", "epoch", "epochs", "batch", "iter", "iteration", "iterations", "vs"),
+        *("mean", "avg", "average", "smoothed", "running", "current", "total", "overall", "global"),
+        *("metric", "metrics", "value", "log", "logs", "logged"),
+        *("categorical", "sparse", "binary", "multiclass"),
+    }
 )
-OF_NORMS = frozenset("l2 2 0 2.0 total global all before preclip unclipped clip clipping pre post model".split())
-OF_RATES = frozenset("base current head group opt optim optimizer model step epoch".split())
+OF_NORMS = frozenset(
+    {"l2", "2", "0", "all", "before", "preclip", "unclipped", "clip", "clipping", "pre", "post", "model"}
+)
+OF_RATES = frozenset({"base", "current", "head", "group", "opt", "optim", "optimizer", "model", "step", "epoch"})
 _OPTIMIZER = re.compile(
     r"(adam\w*|\w*sgd\w*|\w*adam|rmsprop|adagrad|adadelta|adafactor|lion|lamb|lars|lbfgs|muon|pg\d+|\d+)"
 )
@@ -72,7 +87,7 @@ def _meaning(name: str) -> str | None:
     told = [word for word in rest if word not in SAY_LITTLE]
     if len(told) == 1 and told[0] in LOSS_WORDS:
         return of_stage(stage, LOSS)
-    if told and (told[0] in ACCURACY_WORDS and told[1:] in ([], ["1"]) or told == ["top", "1"]):
+    if told and ((told[0] in ACCURACY_WORDS and told[1:] in ([], ["1"])) or told == ["top", "1"]):
         return of_stage(stage, ACCURACY)
     return None
 

@@ -1,4 +1,4 @@
-"""`diagnose RUN_DIR`: apply the rules again to a recorded run."""
+"""`diagnose PATH`: apply the rules again to a recorded run, or to the log of another tool."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 
 from rich.markup import escape
 
+from stabletrain.app.commands.log_diagnosis import examine_log
 from stabletrain.app.composition.compose import Composition
 from stabletrain.app.console import Console
-from stabletrain.app.output_dir import open_run
 from stabletrain.diagnosis.causes import order_by_cause
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.recorded_run import observe
 from stabletrain.diagnosis.remedies import with_remedies
 from stabletrain.record.bounded_reader import load_bounded
 from stabletrain.record.run_folder import RunFolder
-from stabletrain.vocabulary.finding import Finding, verdict_of
+from stabletrain.vocabulary.finding import SEVERITIES, Finding, verdict_of
 from stabletrain.vocabulary.kinds import NONFINITE
-from stabletrain.vocabulary.statuses import DONE_CODE
+from stabletrain.vocabulary.statuses import DONE_CODE, STOPPED_CODE
 
-REPLAY = "--replay"
+REPLAY, LOSS, EPOCHS = "--replay", "--loss", "--epochs"
 OFFENDER = "offender/offender.json"  # see training/callbacks/offender_bundle.py
 
 
@@ -59,18 +59,35 @@ def _with_offender(finding: Finding, offender: dict[str, Any]) -> Finding:
 
 
 def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
-    """Print the verdict of each run and rewrite its findings; with `--replay` run its last step again."""
-    console = Console()
-    for path in [word for word in arguments if word != REPLAY]:
-        folder = open_run(path)
-        findings = examine(folder)
-        folder.write_findings(findings)
-        folder.update_summary(verdict=verdict_of(findings))
-        console.print(f"{path}: [bold]{verdict_of(findings)}[/]")
-        console.show(findings)
-        if REPLAY in arguments:
-            console.print(_replayed(folder))
-    return DONE_CODE
+    """Print the verdict of each run and rewrite its findings; with `--replay` run its last step again.
+
+    Of a log of another tool, print the verdict and what it lacks (see `log_diagnosis`); nothing is written.
+
+    Returns:
+        0; with `doctor=strict` or another `doctor.fail_on`, 3 if there is a finding of that severity or above.
+    """
+    console, found = Console(), []
+    loss = next((word.partition("=")[2] for word in arguments if word.startswith(f"{LOSS}=")), None)
+    for path in [word for word in arguments if not word.startswith("--")]:
+        folder = RunFolder(path)
+        if folder.is_recorded:
+            found += _examine_run(path, folder, console, REPLAY in arguments)
+        else:
+            found += examine_log(path, console, loss, EPOCHS in arguments)
+    fail_on = composition.config["doctor"]["fail_on"]
+    severe = [f for f in found if fail_on and SEVERITIES.index(f.severity) >= SEVERITIES.index(fail_on)]
+    return STOPPED_CODE if severe else DONE_CODE
+
+
+def _examine_run(path: str, folder: RunFolder, console: Console, replays: bool) -> list[Finding]:
+    findings = examine(folder)
+    folder.write_findings(findings)
+    folder.update_summary(verdict=verdict_of(findings))
+    console.print(f"{path}: [bold]{verdict_of(findings)}[/]")
+    console.show(findings)
+    if replays:
+        console.print(_replayed(folder))
+    return findings
 
 
 def _replayed(folder: RunFolder) -> str:
