@@ -86,7 +86,9 @@ def lower_lr(about: About) -> list[Remedy]:
 def higher_lr(about: About) -> list[Remedy]:
     """Propose a higher learning rate that works; ten times where the rate is unknown and the model is not ours."""
     why = "Updates of the usual size, about a thousandth of the weights (Karpathy 2015)."
-    return set_lr(_rate(about).higher(), why) or _unknown_lr(about, "tenfold", "set the optimizer's lr ten times higher")
+    return set_lr(_rate(about).higher(), why) or _unknown_lr(
+        about, "tenfold", "set the optimizer's lr ten times higher"
+    )
 
 
 def set_lr(lr: float | None, why: str) -> list[Remedy]:

@@ -23,6 +23,7 @@ def rerun_command(info: Mapping[str, Any], override: str) -> str:
         override: One or more command-line overrides, such as `activation=relu init=he`.
     """
     words = _words(override)
+    words = words if words and all("=" in word for word in words) else [override]
     changed = [_key(word) for word in words]
     kept = [w for w in original_words(info) if "=" not in w or not any(_is_replaced(_key(w), key) for key in changed)]
     return " ".join([PROGRAM, *map(shlex.quote, [*kept, *words])])
