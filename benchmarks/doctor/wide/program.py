@@ -17,6 +17,7 @@ class Program:
         networks: Networks by name; each has its own optimizer, and takes its step in this order.
         prior_loss: Loss of the best constant prediction where a user would know it, else None.
         lr: Learning rate of Adam.
+        beta1: Decay of Adam's first moment.
         sgd_lr: Learning rate of SGD with a momentum of 0.9.
         num_steps: The training budget.
         batch_size: Examples in a batch.
@@ -32,6 +33,7 @@ class Program:
     """
 
     lr: ClassVar[float] = 3e-3
+    beta1: ClassVar[float] = 0.9
     sgd_lr: ClassVar[float] = 0.05
     num_steps: ClassVar[int] = 200
     batch_size: ClassVar[int] = 64

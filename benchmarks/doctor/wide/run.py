@@ -136,9 +136,10 @@ def make_optimizer(settings: Settings, parameters: list[nn.Parameter], program: 
         return torch.optim.SGD(parameters, 5 * lr, fused=True)
     if settings.optimizer == "rmsprop":
         return torch.optim.RMSprop(parameters, lr / 2)
+    betas = (program.beta1, 0.999)
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr, weight_decay=settings.weight_decay, fused=True)
-    return torch.optim.Adam(parameters, lr, fused=True)
+        return torch.optim.AdamW(parameters, lr, betas, weight_decay=settings.weight_decay, fused=True)
+    return torch.optim.Adam(parameters, lr, betas, fused=True)
 
 
 def scheduled(run: Run) -> float:

@@ -2,12 +2,12 @@
 
 from benchmarks.doctor.wide.program import Program
 from benchmarks.doctor.wide.tasks.control import ActorCritic, QLearning, Reinforce, TargetNetwork
-from benchmarks.doctor.wide.tasks.generative import ConvVae, DiffusionDigits, DiffusionPoints, FlowMoons, FlowRings, Gan, HingeGan, Vae
+from benchmarks.doctor.wide.tasks.generative import ConvVae, DiffusionDigits, DiffusionPoints, FlowMoons, FlowRings, Gan, LeastSquaresGan, Vae
 from benchmarks.doctor.wide.tasks.graphs import GraphNodes, WholeGraphs
 from benchmarks.doctor.wide.tasks.series import ForecastGru, ForecastLstm, ForecastTcn
 from benchmarks.doctor.wide.tasks.similarity import Recommender, Siamese, SimClr, TwoTowers
 from benchmarks.doctor.wide.tasks.tables import CountData, HeavyTails, HeavyTailsSquared, LearnedWeights, MixedTable, Ordinal, Quantiles, RareClass, TwoTasks, Unscaled
-from benchmarks.doctor.wide.tasks.text import MaskedText, Reversal, Shifting, Speech, TextClasses, TiedText
+from benchmarks.doctor.wide.tasks.text import MaskedPatterns, Reversal, Shifting, Speech, TextClasses, TiedText
 from benchmarks.doctor.wide.tasks.tuning import FineTuning, LoraDigits, LoraText, NewHead
 from benchmarks.doctor.wide.tasks.vision import Autoencoder, BatchNormCnn, Distillation, DropoutMlp, ResNet, Segmentation, SeveralLabels
 
@@ -19,7 +19,7 @@ TASKS_OF: dict[str, dict[str, type[Program]]] = {
         "gan": Gan,
         "simclr": SimClr,
         "diffusion_digits": DiffusionDigits,
-        "masked_text": MaskedText,
+        "masked_patterns": MaskedPatterns,
         "reversal": Reversal,
         "reinforce": Reinforce,
         "q_learning": QLearning,
@@ -46,7 +46,7 @@ TASKS_OF: dict[str, dict[str, type[Program]]] = {
         "new_head": NewHead,
         "lora_text": LoraText,
         "conv_vae": ConvVae,
-        "hinge_gan": HingeGan,
+        "least_squares_gan": LeastSquaresGan,
         "two_towers": TwoTowers,
         "diffusion_points": DiffusionPoints,
         "tied_text": TiedText,

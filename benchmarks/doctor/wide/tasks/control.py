@@ -13,12 +13,12 @@ from benchmarks.doctor.wide.tasks.layers import Body, mlp
 
 
 class Corridor:
-    """A corridor of nine places: the state is the place and the goal, the actions are left, stay and right.
+    """A corridor of five places: the state is the place and the goal, the actions are left, stay and right.
 
-    The goal is at a random place; the reward of a step is 1 at the goal, else 0, for eight steps.
+    The goal is at a random place; the reward of a step is 1 at the goal, else 0, for six steps.
     """
 
-    size, horizon, num_actions = 9, 8, 3
+    size, horizon, num_actions = 5, 6, 3
 
     def start(self, count: int, generator: Generator) -> Tensor:
         """Return places and goals (count, 2)."""
@@ -30,7 +30,7 @@ class Corridor:
         return torch.stack([place, state[:, 1]], 1), (place == state[:, 1]).float()
 
     def features(self, state: Tensor) -> Tensor:
-        """Return place and goal, each one-hot (…, 18)."""
+        """Return place and goal, each one-hot (…, 10)."""
         return F.one_hot(state, self.size).flatten(-2).float()
 
     def best(self, state: Tensor) -> float:
@@ -68,7 +68,7 @@ class _PolicyGradient(Program):
         return self.model(features)
 
     def score(self) -> float:
-        state = torch.cartesian_prod(torch.arange(9), torch.arange(9))
+        state = torch.cartesian_prod(*2 * [torch.arange(self.world.size)])
         best, total = self.world.best(state), 0.0
         for _ in range(self.world.horizon):
             state, reward = self.world.move(state, self.logits(self.world.features(state)).argmax(-1))
@@ -86,7 +86,7 @@ class Reinforce(_PolicyGradient):
     parts = ("body.0", "head")
 
     def __init__(self, seed: int) -> None:
-        self.networks = {"model": Body(nn.Sequential(nn.Linear(18, 48), nn.Tanh()), nn.Linear(48, 3))}
+        self.networks = {"model": Body(nn.Sequential(nn.Linear(10, 48), nn.Tanh()), nn.Linear(48, 3))}
 
     def loss(self, batch: Batch, network: str) -> Tensor:
         features, actions, returns = batch
@@ -97,7 +97,7 @@ class Reinforce(_PolicyGradient):
 class _ActorCritic(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(18, 48), nn.Tanh())
+        self.body = nn.Sequential(nn.Linear(10, 48), nn.Tanh())
         self.actor, self.critic = nn.Linear(48, 3), nn.Linear(48, 1)
         with torch.no_grad():
             self.actor.weight.mul_(0.01)  # as is usual for a policy's last layer (Andrychowicz et al. 2021)
@@ -146,7 +146,7 @@ class QLearning(Program):
     world = Corridor()
 
     def __init__(self, seed: int) -> None:
-        self.networks = {"model": Body(nn.Sequential(nn.Linear(18, 64), nn.ReLU()), nn.Linear(64, 3))}
+        self.networks = {"model": Body(nn.Sequential(nn.Linear(10, 64), nn.ReLU()), nn.Linear(64, 3))}
         self.target = self.model
 
     @torch.no_grad()
@@ -163,7 +163,7 @@ class QLearning(Program):
         return F.smooth_l1_loss(self.model(features).gather(1, action), target)
 
     def score(self) -> float:
-        state = torch.cartesian_prod(torch.arange(9), torch.arange(9))
+        state = torch.cartesian_prod(*2 * [torch.arange(self.world.size)])
         best, total = self.world.best(state), 0.0
         for _ in range(self.world.horizon):
             state, reward = self.world.move(state, self.model(self.world.features(state)).argmax(-1))
@@ -181,7 +181,7 @@ class TargetNetwork(QLearning):
     every = 10
 
     def __init__(self, seed: int) -> None:
-        self.networks = {"model": Body(nn.Sequential(*mlp(18, 64, 64), nn.ReLU()), nn.Linear(64, 3))}
+        self.networks = {"model": Body(nn.Sequential(*mlp(10, 64, 64), nn.ReLU()), nn.Linear(64, 3))}
         self.target = copy.deepcopy(self.model)
         self.replay = self.world.start(2000, torch.Generator().manual_seed(seed))
 

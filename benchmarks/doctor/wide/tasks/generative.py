@@ -84,8 +84,10 @@ def energy_distance(a: Tensor, b: Tensor) -> float:
 class _Gan(Program):
     """A discriminator and a generator, each with its own optimizer.
 
-    Points: how much of the energy distance between the data and noise of their mean and spread is removed.
+    Points: how much of the energy distance between the data and zeros, which the generator begins near, is removed.
     """
+
+    beta1 = 0.5
 
     has_targets = False
     head = ""
@@ -109,7 +111,7 @@ class _Gan(Program):
 
     def score(self) -> float:
         made = self.networks["generator"](torch.randn(500, self.noise, generator=self.draws))
-        start = energy_distance(self.val_x.mean(0) + torch.zeros_like(self.val_x), self.val_x)
+        start = energy_distance(torch.zeros_like(self.val_x), self.val_x)
         return share_of(energy_distance(made, self.val_x), start, 0.0)
 
 
@@ -117,12 +119,12 @@ class Gan(_Gan):
     """The GAN of Goodfellow et al. 2014 with the loss for the generator that does not saturate, on two moons."""
 
     lr = 2e-3
-    sgd_lr = 0.05
+    sgd_lr = 0.02
     num_steps = 300
     parts = ("0", "2")
 
     def data(self, count: int, generator: Generator) -> Tensor:
-        return moons(count, generator)
+        return 1.5 + moons(count, generator)
 
     def loss(self, batch: Batch, network: str) -> Tensor:
         real, noise = batch
@@ -132,28 +134,25 @@ class Gan(_Gan):
         return F.softplus(-judge(real)).mean() + F.softplus(judge(made.detach())).mean()
 
 
-class HingeGan(_Gan):
-    """A GAN with the hinge loss and spectral norm (Miyato et al. 2018), on correlated numbers."""
+class LeastSquaresGan(_Gan):
+    """A GAN with squared errors as losses (Mao et al. 2017), on correlated numbers."""
 
     lr = 2e-3
-    sgd_lr = 0.05
+    sgd_lr = 0.02
     num_steps = 250
     size = 6
+    parts = ("0", "2")
 
     def data(self, count: int, generator: Generator) -> Tensor:
         mixing = torch.randn(3, self.size, generator=Generator().manual_seed(7))
-        return 1.0 + torch.randn(count, 3, generator=generator) @ mixing / 1.5
-
-    def discriminator(self) -> nn.Module:
-        layers = mlp(self.size, 64, 64, 1, activation=nn.LeakyReLU)
-        return nn.Sequential(*(nn.utils.parametrizations.spectral_norm(m) if isinstance(m, nn.Linear) else m for m in layers))
+        return 1.5 + torch.randn(count, 3, generator=generator) @ mixing / 2
 
     def loss(self, batch: Batch, network: str) -> Tensor:
         real, noise = batch
         made, judge = self.networks["generator"](noise), self.networks["discriminator"]
         if network == "generator":
-            return -judge(made).mean()
-        return F.relu(1 - judge(real)).mean() + F.relu(1 + judge(made.detach())).mean()
+            return (judge(made) - 1).square().mean()
+        return (judge(real) - 1).square().mean() + judge(made.detach()).square().mean()
 
 
 class _Diffusion(Program):

@@ -94,7 +94,7 @@ class WholeGraphs(Supervised):
         for i in range(1, n):
             parent = [i - 1, 0, (i - 1) // 2, int(torch.randint(i, (1,), generator=generator))][kind]
             edges[order[i], order[parent]] = edges[order[parent], order[i]] = 1.0
-        extra = torch.randint(n, (2, 2), generator=generator)
+        extra = torch.randint(n, (2, 1), generator=generator)
         edges[extra[0], extra[1]] = edges[extra[1], extra[0]] = 1.0
         features = torch.randn(n, 4, generator=generator) * 0.3 + 1.0
         return torch.cat([features, edges], 1)

@@ -30,7 +30,7 @@ def found_partners(a: Tensor, b: Tensor) -> float:
 
 
 class SimClr(Program):
-    """Two noisy, half-hidden views of each digit find each other (Chen et al. 2020)."""
+    """Two noisy, partly hidden views of each digit find each other (Chen et al. 2020)."""
 
     has_targets = False
     parts = ("body.0", "body.2", "head")
@@ -44,7 +44,7 @@ class SimClr(Program):
 
     @staticmethod
     def _view(x: Tensor, generator: Generator) -> Tensor:
-        kept = torch.rand(x.shape, generator=generator) < 0.5
+        kept = torch.rand(x.shape, generator=generator) < 0.7
         return x * kept + 0.3 * torch.randn(x.shape, generator=generator)
 
     def batch(self, size: int, generator: Generator) -> Batch:
