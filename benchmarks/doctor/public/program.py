@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 import stabletrain as st
+from benchmarks.doctor.public.losses import CATEGORICAL
 
 NOTHING, INPUTS, TARGETS, BOTH = "", "inputs", "targets", "both"  # what is standardized
 ONE_HOT, INDEX = "one_hot", "index"  # how labels become targets
@@ -18,6 +19,8 @@ ONE_HOT, INDEX = "one_hot", "index"  # how labels become targets
 @dataclass(frozen=True)
 class Program:
     """What a training program says, in the words of Keras.
+
+    It is built as PyTorch has it: softmax and categorical cross-entropy together are `cross_entropy` of the logits.
 
     Attributes:
         data: Name of one of `data.DATA`.
@@ -65,6 +68,20 @@ class Program:
         words = self.layers[-1].split()
         return words[-1] if words[-1] in ACTIVATIONS else ""
 
+    @property
+    def _torch_layers(self) -> tuple[str, ...]:
+        """The layers without the softmax that `torch.nn.functional.cross_entropy` contains."""
+        if self.loss == CATEGORICAL and self.last_activation == "softmax":
+            return self.with_output("").layers
+        return self.layers
+
+    def with_output(self, activation: str) -> Program:
+        """Return the program with another activation of its outputs; "" for none."""
+        words = self.layers[-1].split()
+        if self.last_activation:
+            words.pop()
+        return replace(self, layers=(*self.layers[:-1], " ".join([*words, activation]).strip()))
+
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """Return the optimizer of all parameters."""
         if self.optimizer == "sgd":
@@ -77,7 +94,7 @@ class Program:
         Args:
             inputs: Two examples, from which layers take their sizes.
         """
-        model = nn.Sequential(*(module for line in self.layers for module in _layer(line)))
+        model = nn.Sequential(*(module for line in self._torch_layers for module in _layer(line)))
         with torch.no_grad():
             model.eval()(inputs)
         model.train()
@@ -94,7 +111,7 @@ def _replace_hidden_(model: nn.Sequential, activation: str) -> None:
     """Replace the activations, but for that of the outputs."""
     last = model[-1]
     st.replace_activations_(model, activation)
-    if isinstance(last, tuple(type(a) for a in (nn.Sigmoid(), nn.Softmax(), nn.ReLU(), nn.Tanh()))):
+    if not list(last.parameters()):
         model[-1] = last
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import stabletrain as st
 from benchmarks.doctor.public.data import CLASSES, Data, make_data
-from benchmarks.doctor.public.losses import LOSSES, prior_of
+from benchmarks.doctor.public.losses import CATEGORICAL, LOSSES, prior_of
 from benchmarks.doctor.public.program import BOTH, INDEX, INPUTS, TARGETS, Program, num_steps
 
 TOLD, BARE, UNWATCHED = "told", "bare", "unwatched"
@@ -85,7 +85,7 @@ def prepare(program: Program, data: Data) -> Data:
 
 
 def _targets(program: Program, data: Data, labels: Tensor) -> Tensor:
-    if data.task != CLASSES:
+    if data.task != CLASSES or (program.loss == CATEGORICAL and program.targets != INDEX):
         return labels
     if program.targets == INDEX:
         return labels.float().unsqueeze(-1)
@@ -105,10 +105,12 @@ def _points(program: Program, data: Data, model: nn.Module) -> float:
     if not torch.isfinite(outputs).all():
         return LEAST
     if data.task == CLASSES and program.targets != INDEX:
-        return 100 * float((outputs.argmax(-1) == data.y_test.argmax(-1)).float().mean())
+        labels = data.y_test.argmax(-1) if data.y_test.is_floating_point() else data.y_test
+        return 100 * float((outputs.argmax(-1) == labels).float().mean())
     if data.task == CLASSES:
         return 100 * float((outputs.round() == data.y_test).float().mean())
     if data.task == "regression":
         residual = (outputs - data.y_test).square().sum() / (data.y_test - data.y_test.mean(0)).square().sum()
         return max(LEAST, 100 * (1 - float(residual)))
-    return 100 * float(((outputs > 0.5) == (data.y_test > 0.5)).float().mean())
+    threshold = 0.0 if program.loss == "binary_crossentropy_with_logits" else 0.5
+    return 100 * float(((outputs > threshold) == (data.y_test > 0.5)).float().mean())
