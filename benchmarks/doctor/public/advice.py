@@ -1,7 +1,7 @@
 """The doctor's advice, carried out: the first clause of what it says to do in code, as a change of the program.
 
-A table maps the calls and phrases of the advice to changes. What it does not contain cannot be carried out, and counts as
-a remedy that does not mend.
+A table maps the calls and phrases of the advice to changes. What it does not contain cannot be carried out, and counts
+as a remedy that does not mend.
 """
 
 from __future__ import annotations

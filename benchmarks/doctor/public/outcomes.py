@@ -5,6 +5,7 @@ python -m benchmarks.doctor.public.outcomes [NUMBER …]
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from statistics import median
 
+from benchmarks.doctor.public.subject import Subject
 from benchmarks.doctor.public.subjects import SUBJECTS
 from benchmarks.doctor.public.train import train
 
@@ -22,10 +24,11 @@ CLOSE = 3.0  # points within which two outcomes are the same, as in benchmarks/d
 
 @dataclass(frozen=True)
 class Outcome:
-    """Points of a subject's programs by seed."""
+    """Points of a subject's programs by seed, and the digest of what was trained."""
 
     broken: tuple[float, ...]
     mended: tuple[float, ...]
+    digest: str
 
     @property
     def has_effect(self) -> bool:
@@ -41,25 +44,31 @@ class Outcome:
 def read_outcomes() -> dict[int, Outcome]:
     """Return the recorded points by number."""
     recorded = json.loads(FILE.read_text())
-    return {int(n): Outcome(tuple(row["broken"]), tuple(row["mended"])) for n, row in recorded.items()}
+    return {int(n): Outcome(tuple(r["broken"]), tuple(r["mended"]), r["digest"]) for n, r in recorded.items()}
+
+
+def digest_of(subject: Subject) -> str:
+    """Return a digest of a subject's programs."""
+    return hashlib.sha256(repr((subject.broken, subject.mended)).encode()).hexdigest()[:12]
 
 
 def main() -> None:
-    """Train the named subjects, or all."""
+    """Train the named subjects, or all whose programs have changed since they were recorded."""
     numbers = {int(n) for n in sys.argv[1:]}
     rows = json.loads(FILE.read_text()) if FILE.exists() else {}
     for subject in SUBJECTS:
-        if numbers and subject.number not in numbers:
+        number, digest = str(subject.number), digest_of(subject)
+        if subject.number not in numbers if numbers else rows.get(number, {}).get("digest") == digest:
             continue
         broken = [round(train(subject.broken, seed).points, 1) for seed in SEEDS]
         is_same = subject.broken == subject.mended
         mended = broken if is_same else [round(train(subject.mended, seed).points, 1) for seed in SEEDS]
-        rows[str(subject.number)] = {"broken": broken, "mended": mended}
-        print(subject.number, rows[str(subject.number)], flush=True)
+        rows[number] = {"broken": broken, "mended": mended, "digest": digest}
+        print(number, rows[number], flush=True)
         FILE.write_text(_lines(rows))
 
 
-def _lines(rows: dict[str, dict[str, list[float]]]) -> str:
+def _lines(rows: dict[str, dict[str, object]]) -> str:
     ordered = sorted(rows.items(), key=lambda row: int(row[0]))
     return "{\n" + ",\n".join(f'"{number}": {json.dumps(row)}' for number, row in ordered) + "\n}\n"
 

@@ -58,7 +58,7 @@ def train(program: Program, seed: int, watch: str = UNWATCHED) -> Trained:
             if program.clip is not None:
                 st.clip_gradients_(model.parameters(), "norm", max_norm=program.clip)
             optimizer.step()
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
     return Trained(_points(program, data, model), losses[0], losses[-1], doctor)
 
 
