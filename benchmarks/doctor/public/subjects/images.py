@@ -64,11 +64,12 @@ _random_vgg = Program(
     "random_images",
     (
         *("conv 8 3 relu", "conv 8 3 relu", "pool 2", "dropout 0.25", "conv 16 3 same relu", "conv 16 3 same relu"),
-        *("pool 2", "dropout 0.25", "flatten", "dense 64 relu", "dropout 0.5", "dense 10 softmax"),
+        *("pool 2", "dropout 0.25", "flatten", "dense 128 relu", "dropout 0.5", "dense 10 softmax"),
     ),
     *("categorical_crossentropy", "sgd", 0.1, 0.9),
     nesterov=True,
-    epochs=100,
+    epochs=80,
+    batch_size=10,
 )
 _adamax = Program(
     "digit_images",

@@ -16,9 +16,7 @@ _plane = Program(
     epochs=20,
     init="uniform",
 )
-_square = Program(
-    "noisy_square", ("dense 50 relu", "dense 30 relu", "dense 1"), "mse", "sgd", 0.1, epochs=500, init="uniform"
-)
+_square = Program("noisy_square", ("dense 50 relu", "dense 30 relu", "dense 1"), "mse", "sgd", 0.1, epochs=700)
 _fourth = Program(
     "fourth_power", ("dense 50 sigmoid", "dense 50 elu", "dense 1"), "mse", "adam", epochs=1000, batch_size=400
 )
@@ -78,10 +76,10 @@ SUBJECTS = (
     Subject(
         13,
         _square,
-        replace(_square, lr=1e-4 * 10),
+        replace(_square, lr=1e-3),
         ("lr_too_high",),
         ("target_scale",),
-        note="2,000 steps are 1,000, at 1e-3 in place of 1e-4",
+        note="2,000 steps are 1,400, at 1e-3 in place of 1e-4",
     ),
     Subject(
         17,
