@@ -55,8 +55,8 @@ class Scale:
 class InputScaleInspector(Inspector):
     """Measures what the first layers are given: inputs that need no gradient, of layers that learn.
 
-    Inputs that the model itself normalizes before its first layer, or in a first normalization layer, are measured after
-    it. Token ids are no numbers, and are left out.
+    Inputs that the model itself normalizes before its first layer, or in a first normalization layer, are measured
+    after it. Token ids are no numbers, and are left out.
     """
 
     def __init__(self, model: nn.Module) -> None:

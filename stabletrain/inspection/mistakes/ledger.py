@@ -1,12 +1,13 @@
 """Keeps account of what happens to gradients: when they are added, used by an optimizer's step, and reset.
 
-Hooks on a few parameters see each gradient before it is added to `p.grad`; torch's hooks on all optimizers see each step.
+Hooks on a few parameters see each gradient before it is added to `p.grad`; torch's hooks on all optimizers see each
+step.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -86,7 +87,7 @@ class _Hook:
 
     __torch_unserializable__ = True  # read by torch when it saves a tensor with hooks
 
-    def __init__(self, account: weakref.ref[Account]) -> None:
+    def __init__(self, account: Callable[[], Account | None]) -> None:
         self._account = account
 
     def __call__(self, gradient: Tensor) -> None:
@@ -170,7 +171,7 @@ def sample_of(parameter: Tensor) -> tuple[float, ...]:
 def _is_nonzero(gradient: Tensor | None) -> bool:
     if gradient is None:
         return False
-    return bool((gradient._nnz() if gradient.is_sparse else gradient.any()))
+    return bool(gradient._nnz() if gradient.is_sparse else gradient.any())
 
 
 def trainable(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:

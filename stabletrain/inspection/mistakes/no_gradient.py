@@ -156,17 +156,20 @@ class _Flow:
         if any(True for _ in module.parameters(recurse=False)) and not self._is_later:
             self._is_later = True
             free = bool(tensors) and not any(t.requires_grad or _address(t) in self._given for t in tensors)
+            free = free and any(t.shape == known.shape for t in tensors for _, known in self._memory.values())
             if self._first is not None and free and self.cut is None:
                 self.cut, self.is_guessed = (self._first, path), True
 
     def _leave(self, path: str, module: nn.Module, inputs: Any, outputs: Any) -> None:
         for tensor in _tensors(outputs):
             known = self._memory.get(_address(tensor))
-            if path in self._sources:
+            if path in self._sources or (known is None and not tensor.requires_grad and self._follows(module, inputs)):
                 self._memory[_address(tensor)] = path, tensor
-            elif known is None and any(_address(t) in self._memory for t in _tensors(inputs)):
-                if not tensor.requires_grad and not any(True for _ in module.parameters()):
-                    self._memory[_address(tensor)] = path, tensor  # an activation of a detached tensor
+
+    def _follows(self, module: nn.Module, inputs: Any) -> bool:
+        """Return whether a module without parameters, such as an activation, is given a detached output."""
+        has_parameters = any(True for _ in module.parameters())
+        return not has_parameters and any(_address(t) in self._memory for t in _tensors(inputs))
 
     def close(self) -> None:
         """Remove the hooks, and forget the tensors."""

@@ -21,7 +21,7 @@ NAMES = {  # of operations, in words
     "Elu": "ELU",
 }
 LINEAR = ("Addmm", "Mm", "Bmm", "Baddbmm", "Linear", "Convolution", "CudnnConvolution", "MkldnnConvolution")
-ON_PROBABILITIES = ("BinaryCrossEntropy", "MseLoss", "L1Loss")
+ON_PROBABILITIES = ("BinaryCrossEntropy", "MseLoss")
 CROSS_ENTROPY, BCE_LOGITS, NLL = "cross_entropy", "binary_cross_entropy_with_logits", "nll_loss"
 
 

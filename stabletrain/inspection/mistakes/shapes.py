@@ -14,7 +14,7 @@ from stabletrain.inspection.mistakes.graph import Node
 from stabletrain.vocabulary.kinds import SHAPE_MISMATCH
 from stabletrain.vocabulary.notice import CERTAIN, CERTAINTY, DETAIL, Notice
 
-LOSSES = ("MseLoss", "L1Loss", "SmoothL1Loss", "HuberLoss")  # they expand their arguments to a common shape
+LOSSES = ("MseLoss", "SmoothL1Loss", "HuberLoss")  # they expand their arguments to a common shape
 DIFFERENCES = ("Sub", "Rsub")
 OF_DIFFERENCES = ("Pow", "Abs", "Mul", "LinalgVectorNorm", "Norm")  # what makes a difference an error
 MAKING_ROOM = ("Unsqueeze", "View", "UnsafeView", "Reshape", "Expand", "Index", "Slice")  # broadcasting on purpose
@@ -54,6 +54,8 @@ def _broadcast(node: Node) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     if graph.name_of(difference) not in DIFFERENCES or len(graph.inputs_of(difference)) != 1:
         return None
     outputs = graph.inputs_of(difference)[0]
+    if graph.name_of(outputs) == "Expand":  # by `l1_loss`, which is not one operation
+        outputs = next(iter(graph.inputs_of(outputs)), None)
     before, after = graph.shape_of(outputs), graph.shape_of(difference)
     if before is None or after is None or graph.name_of(outputs) in MAKING_ROOM:
         return None

@@ -25,6 +25,7 @@ OUTSIDE = 0.1  # share of the targets
 SLACK = 0.01  # targets this far outside of the range are at its end, up to rounding
 SCALING = ("Mul", "Div")  # by a constant, as for a mean over micro-batches
 AVERAGING = ("Mean", "Sum")
+MEAN, SUM = 1, 2  # in `MseLossBackward0._saved_reduction`
 
 
 class Squares(NamedTuple):
@@ -60,12 +61,12 @@ class TargetInspector(Inspector):
     def inspect(self, view: StepView) -> list[Notice]:
         """Return targets off scale, and those that the outputs cannot reach."""
         squares = None if self._is_done or not self._outputs else squares_of(view.loss)
-        if squares is None:
+        if squares is None or not isinstance(view.loss, Tensor):
             return []
         output = next((o for o in self._outputs if o.node is squares.outputs and o.gradient is not None), None)
         if output is None:
             return []
-        targets = _targets(output, squares, float(view.loss))  # pyright: ignore[reportArgumentType]
+        targets = _targets(output, squares, float(view.loss.detach()))
         return [] if targets is None else [*_off_scale(output, targets, view), *_unreachable(squares, targets, view)]
 
     def detach(self) -> None:
@@ -105,14 +106,18 @@ def squares_of(loss: Any) -> Squares | None:
             is_scaled = True
         elif name in AVERAGING and is_mean is None and len(inputs) == 1:
             is_mean = name == "Mean"
-        elif name == "MseLoss" and node._saved_reduction in (1, 2):
-            return Squares(_outputs_of(node), node._saved_reduction == 1, is_scaled)
+        elif name == "MseLoss" and _reduction(node) in (MEAN, SUM):
+            return Squares(_outputs_of(node), _reduction(node) == MEAN, is_scaled)
         elif is_mean is not None and _is_square(node) and graph.name_of(inputs[0]) == "Sub":
             return Squares(_outputs_of(inputs[0]), is_mean, is_scaled) if len(graph.inputs_of(inputs[0])) == 1 else None
         elif name not in graph.SAME_VALUES:
             return None
         node = inputs[0] if inputs else None
     return None
+
+
+def _reduction(node: Node) -> int:
+    return getattr(node, "_saved_reduction", 0)
 
 
 def _outputs_of(node: Node) -> Node:

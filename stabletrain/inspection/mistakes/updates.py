@@ -147,8 +147,6 @@ class UpdateInspector(Inspector):
 def _idle_optimizer(parameters: dict[str, nn.Parameter], ledger: Ledger) -> Optimizer | None:
     """Return an optimizer that holds one of some parameters and has taken no step; searched among all objects."""
     ids = {id(p) for p in parameters.values()}
-    for found in gc.get_objects():
-        if issubclass(type(found), Optimizer) and found not in ledger.optimizers:
-            if any(id(p) in ids for group in found.param_groups for p in group["params"]):
-                return found
-    return None
+    idle = [x for x in gc.get_objects() if issubclass(type(x), Optimizer) and x not in ledger.optimizers]
+    holds = (any(id(p) in ids for group in found.param_groups for p in group["params"]) for found in idle)
+    return next((found for found, does in zip(idle, holds, strict=True) if does), None)
