@@ -99,8 +99,8 @@ NO_GRADIENT = Kind(
 OUTPUT_ACTIVATION = Kind(
     name="output_activation",
     heading="Activation at the output that does not fit the loss",
-    meaning="The model ends with an activation function that the loss already contains, or that cannot produce what the "
-    "loss asks for.",
+    meaning="The model ends with an activation function that the loss already contains, or that cannot produce what "
+    "the loss asks for.",
     advice="The last activation does not fit the loss: return the logits themselves, or use the loss that fits.",
     in_code="remove the activation after the last layer; torch.nn.functional.cross_entropy takes logits",
     explains=_SYMPTOMS,
@@ -118,8 +118,8 @@ WRONG_MODE = Kind(
     name="wrong_mode",
     heading="Normalization in the wrong mode",
     meaning="The model is trained in evaluation mode, or its batch norm sees a single example at a time.",
-    advice="Batch norm does not normalize with the statistics of a batch: train in training mode, with several examples "
-    "in a batch.",
+    advice="Batch norm does not normalize with the statistics of a batch: train in training mode, with several "
+    "examples in a batch.",
     in_code="model.train() before the training steps; torch.nn.GroupNorm if a batch has one example",
     explains=_SYMPTOMS,
 )

@@ -13,6 +13,7 @@ from stabletrain.vocabulary.notice import Notice
 
 STEPS = np.arange(200)
 STUCK, LEARNED = np.full(200, 2.3), 2.3 * 0.97**STEPS
+HALF = np.maximum(LEARNED, 1.0)  # a fall of 57%: training lags and does not suffer
 
 
 def observed(notice: Notice, losses=STUCK, *others: Notice) -> Observations:
@@ -26,11 +27,17 @@ def seen(kind: str, certainty: str, **evidence) -> Notice:
 
 @pytest.mark.parametrize("kind", [kind.name for kind in MISTAKES])
 @pytest.mark.parametrize(
-    ("certainty", "stuck", "learned"),
-    [("certain", "critical", "warning"), ("possible", "warning", "info"), ("harmless", "info", "info")],
+    ("certainty", "stuck", "half", "learned"),
+    [
+        ("certain", "critical", "critical", "warning"),
+        ("likely", "warning", "warning", "info"),
+        ("possible", "warning", "info", "info"),
+        ("harmless", "info", "info", "info"),
+    ],
 )
-def test_the_severity_follows_certainty_and_progress(kind, certainty, stuck, learned):
+def test_the_severity_follows_certainty_and_progress(kind, certainty, stuck, half, learned):
     notice = seen(kind, certainty)
+    assert {f.severity for f in diagnose(observed(notice, HALF)) if f.kind == kind} == {half}
     assert {f.severity for f in diagnose(observed(notice, LEARNED)) if f.kind == kind} == {learned}
     found = diagnose(observed(notice))
     assert next(f.kind == kind for f in found if f.because_of is None) == (stuck != "info")
@@ -44,6 +51,8 @@ def test_the_advice_names_what_was_seen_and_the_line():
     finding = next(f for f in diagnose(observed(notice)) if f.kind == "input_scale")
     assert finding.advice == f"Mean 3, deviation 4. {KINDS['input_scale'].advice} In code: x = (x - 3) / 4."
     assert finding.evidence == {"certainty": "possible", "mean": 3.0}
+    other = seen("input_scale", "possible", detail="All zero.", advice="Look at the data.", remedy="print(x)")
+    assert diagnose(observed(other))[0].advice == "All zero. Look at the data. In code: print(x)."
 
 
 @pytest.mark.parametrize(("origin", "severity"), [("overflow", "critical"), ("invalid_operation", "info")])

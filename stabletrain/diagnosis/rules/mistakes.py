@@ -20,7 +20,7 @@ from stabletrain.vocabulary.kinds import (
     WRONG_MODE,
     Kind,
 )
-from stabletrain.vocabulary.notice import CERTAIN, CERTAINTY, DETAIL, HARMLESS, REMEDY, Notice
+from stabletrain.vocabulary.notice import ADVICE, CERTAIN, CERTAINTY, DETAIL, HARMLESS, LIKELY, REMEDY, Notice
 
 MISTAKES = (
     *(GRADIENTS_ACCUMULATE, NOT_OPTIMIZED, NO_GRADIENT, OUTPUT_ACTIVATION, SHAPE_MISMATCH, WRONG_MODE),
@@ -33,8 +33,9 @@ PATIENCE = 0.1  # of the training budget, before a possible mistake is held resp
 def find_mistakes(kind: Kind) -> Callable[[Observations], list[Finding]]:
     """Return the rule that finds what was noticed of `kind`.
 
-    A certain mistake raises an alarm in any case: critical where training lags, a warning where it does not. A possible
-    one, such as inputs off scale, raises an alarm if training suffers: nobody else can tell whether it was intended.
+    A certain mistake raises an alarm in any case: critical where training lags, a warning where it does not. A likely
+    one, such as a layer that no optimizer steps, raises an alarm if training lags, and a possible one, such as inputs
+    off scale, if it suffers: only the user knows whether it was intended.
     """
 
     def find(observations: Observations) -> list[Finding]:
@@ -46,14 +47,15 @@ def find_mistakes(kind: Kind) -> Callable[[Observations], list[Finding]]:
 
 def _finding(notice: Notice, kind: Kind, observations: Observations) -> Finding:
     detail, in_code = notice.evidence.get(DETAIL, ""), notice.evidence.get(REMEDY, kind.in_code)
+    advice = notice.evidence.get(ADVICE, kind.advice)
     return Finding(
         kind=kind.name,
         severity=_severity(notice, observations),
         layer=notice.layer,
         first_step=notice.first_step,
         last_step=notice.last_step,
-        evidence={key: value for key, value in notice.evidence.items() if key not in (DETAIL, REMEDY)},
-        advice=f"{detail} {kind.advice} In code: {in_code}.".lstrip(),
+        evidence={key: value for key, value in notice.evidence.items() if key not in (DETAIL, ADVICE, REMEDY)},
+        advice=f"{detail} {advice} In code: {in_code}.".lstrip(),
     )
 
 
@@ -67,8 +69,9 @@ def _severity(notice: Notice, observations: Observations) -> str:
     progress = progress_of(observations)
     if certainty == CERTAIN:
         return CRITICAL if progress is None or progress.lags else WARNING
-    suffers = progress is not None and progress.suffers and progress.share >= PATIENCE
-    return WARNING if suffers else INFO
+    if progress is None or progress.share < PATIENCE:
+        return INFO
+    return WARNING if (progress.lags if certainty == LIKELY else progress.suffers) else INFO
 
 
 def _overflowed(observations: Observations) -> bool | None:
