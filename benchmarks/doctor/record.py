@@ -3,8 +3,9 @@
     python -m benchmarks.doctor.record --folder FOLDER
     python -m benchmarks.doctor.record --folder ANOTHER --bare
 
-With `--bare`, the doctor is told nothing but the model. The seed is that of `labels.json`; with `--part PART`, all seeds of that part whose own outcome is that of the case.
-Existing recordings are kept. The outcome of each run is stored next to it as JSON.
+With `--bare`, the doctor is told nothing but the model. The seed is that of `labels.json`; with `--part PART`, all
+seeds of that part whose own outcome is that of the case, unless a sample is drawn. Existing recordings are kept. The
+outcome of each run is stored next to it as JSON.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def _classes(z: Tensor, g: Tensor, loss: float) -> Targets | None:
 def _binary(z: Tensor, g: Tensor, loss: float) -> Targets | None:
     y = (g < 0).float()
     scale = _fit(g, z.sigmoid() - y, F.binary_cross_entropy_with_logits(z, y, reduction="none"), loss)
-    if scale is None and 0 <= z.min() and z.max() <= 1:
+    if scale is None and z.min() >= 0 and z.max() <= 1:
         inner = z.clamp(1e-6, 1 - 1e-6)
         scale = _fit(g, (z - y) / (inner * (1 - inner)), F.binary_cross_entropy(z, y, reduction="none"), loss)
     return None if scale is None else Targets("binary", _columns(y), _columns(y).shape[1], scale)

@@ -77,8 +77,9 @@ class PriorLoss:
         if loss is None or not seen:
             return
         self._num_attempts += 1
+        value = float(loss.detach() if isinstance(loss, Tensor) else loss)
         with torch.no_grad():
-            found = recognize(*seen[0], float(loss.detach() if isinstance(loss, Tensor) else loss)) if len(seen) == 1 else None
+            found = recognize(*seen[0], value) if len(seen) == 1 else None
         if found is not None:
             self._batches.append(found)
         same = [b for b in self._batches if b[0] == self._batches[-1][0] and b[2] == self._batches[-1][2]]

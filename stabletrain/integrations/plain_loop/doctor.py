@@ -65,7 +65,7 @@ class Doctor:
     Args:
         model: Any `torch.nn.Module`, with or without shared weights, unused branches and frozen layers; or several
             that are trained together, as a sequence or by name, such as the two networks of a GAN.
-        optimizer: The model's optimizer or optimizers, if they cannot be found: where none is a `torch.optim.Optimizer`.
+        optimizer: The model's optimizer or optimizers, for those that are no `torch.optim.Optimizer` of torch.
         num_steps: Training budget in steps.
         prior_loss: Loss of the best constant prediction (chance level): the labels' entropy, or the targets' variance.
         on_finding: Called with one line when a finding opens or closes during the training, such as `print`.

@@ -6,9 +6,8 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -134,7 +133,7 @@ def _write_record(run: RunOfDoctor, folder: RunFolder) -> Path:
         "parameters": {"model_class": run.model_class, **about.settings},
         "num_parameters": run.num_parameters,
         "training": plan,
-        "started": datetime.now(timezone.utc).astimezone().isoformat(timespec="seconds"),
+        "started": datetime.now(UTC).astimezone().isoformat(timespec="seconds"),
         "versions": {"stabletrain": __version__, "torch": str(torch.__version__)},
         "notices": [notice.to_dict() for notice in seen.notices],
     }
