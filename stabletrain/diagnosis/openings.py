@@ -45,7 +45,9 @@ class Openings:
             for key, f in alarming.items()
             if key not in self._open
         ]
-        lines += [f"step {step}: {kind}{_where(layer)} is over" for kind, layer in self._open if (kind, layer) not in alarming]
+        lines += [
+            f"step {step}: {kind}{_where(layer)} is over" for kind, layer in self._open if (kind, layer) not in alarming
+        ]
         self._open = alarming
         return lines
 

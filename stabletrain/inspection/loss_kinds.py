@@ -27,6 +27,7 @@ from torch.nn import functional as F
 TOLERANCE = 1e-2  # of the norm of the gradient, and of the loss; half precision alone loses 4e-3
 SCALE_TOLERANCE = 2e-4  # of the weight of a squared error, whose gradient alone fits any loss
 MAX_DIVISOR = 64  # a loss may be divided by the number of accumulated batches before its backward pass
+MAX_ZERO = 0.1  # share of the outputs without a gradient: more of them are no targets, as in Q-learning
 TINY = 1e-12
 
 
@@ -94,7 +95,7 @@ def _binary(z: Tensor, g: Tensor, loss: float) -> Targets | None:
 
 def _real(z: Tensor, g: Tensor, loss: float) -> Targets | None:
     """Recognize a squared error that is a sum or a mean, over all or over the examples, or half of it."""
-    if loss <= 0 or (z.dim() > 1 and z.shape[-1] > 1 and _adds_up_to_zero(g)):
+    if loss <= 0 or (g == 0).float().mean() > MAX_ZERO or (z.dim() > 1 and z.shape[-1] > 1 and _adds_up_to_zero(g)):
         return None
     weight = float(g.square().sum()) / (4 * loss)
     scale = weight * z.numel()

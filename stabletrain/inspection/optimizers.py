@@ -19,7 +19,7 @@ class Optimizers:
 
     An optimizer is recognized on its first step, by torch's global hooks on `Optimizer.step` and by its parameters.
     Nothing is attached to an optimizer or to the model, and neither the hooks nor this object keep an optimizer alive.
-    The hooks are removed by `detach`, or when this object is garbage-collected.
+    After `detach`, or once this object is garbage-collected, it hears of no more steps.
 
     For `signal.watch.Watch`, this object is the one optimizer whose step is measured: the hooks that it accepts are
     called before the first and after the last of the optimizers that together step all parameters with a gradient.
@@ -58,15 +58,12 @@ class Optimizers:
         self._awaited: frozenset[int] = frozenset()  # ids of the parameters that the pending step may change
         self._moved: set[int] = set()  # of these, the ones that were stepped
         self._stepped: weakref.WeakSet[Optimizer] = weakref.WeakSet()  # optimizers, on the pending step
+        self._since: set[weakref.ref[Optimizer]] = set()  # that stepped since the last `settle`
+        self._before_that: set[weakref.ref[Optimizer]] = set()
         self._num_turns, self._other_is_last = 0, False
         self.unmoved: frozenset[int] = frozenset()
         self.was_seen = False
-        me = weakref.ref(self)
-        handles = [
-            register_optimizer_step_pre_hook(lambda optimizer, *_: _forward(me, "_begin", optimizer)),
-            register_optimizer_step_post_hook(lambda optimizer, *_: _forward(me, "_end", optimizer)),
-        ]
-        self._remove = weakref.finalize(self, _remove_all, handles)
+        _listen(self)
 
     @property
     def known(self) -> tuple[Optimizer, ...]:
@@ -75,7 +72,7 @@ class Optimizers:
 
     @property
     def takes_turns(self) -> bool:
-        """Whether optimizers of other parameters step in turn with those of the model, as in a GAN."""
+        """Whether optimizers step in turn, as in a GAN: two of the model's, or one of them and one of others."""
         return self._num_turns >= ALTERNATIONS
 
     @property
@@ -102,10 +99,13 @@ class Optimizers:
         """
         if self._stepped or not self.known:
             self._conclude()
+        if self._since:
+            self._num_turns += bool(self._before_that) and self._since != self._before_that
+            self._since, self._before_that = set(), self._since
 
     def detach(self) -> None:
-        """Remove the hooks."""
-        self._remove()
+        """Hear of no more steps."""
+        _forget(self)
         self._before.clear()
         self._after.clear()
 
@@ -119,7 +119,11 @@ class Optimizers:
             self._matches[optimizer] = known
         return known[1]
 
-    def _begin(self, optimizer: Optimizer) -> None:
+    def __reduce__(self) -> Any:
+        return Optimizers, (self._model,)  # a copy looks for the optimizers of the copied model
+
+    def begin(self, optimizer: Optimizer) -> None:
+        """Hear that an optimizer, of whatever parameters, begins a step."""
         if not self._is_ours(optimizer):
             self.others.add(optimizer)
             self._other_is_last = True
@@ -133,11 +137,13 @@ class Optimizers:
         for hook in [*self._before.values()]:
             hook(self)
 
-    def _end(self, optimizer: Optimizer) -> None:
+    def end(self, optimizer: Optimizer) -> None:
+        """Hear that it has taken the step."""
         if not self._is_ours(optimizer):
             return
         self._num_turns += self._other_is_last
         self._other_is_last = False
+        self._since.add(weakref.ref(optimizer))
         if not self._after:
             return
         self._stepped.add(optimizer)
@@ -201,12 +207,36 @@ def unwrap(optimizer: Any) -> Any:
     return optimizer
 
 
-def _forward(me: weakref.ref[Optimizers], method: str, optimizer: Optimizer) -> None:
-    found = me()
-    if found is not None:
-        getattr(found, method)(optimizer)
+_listening: list[weakref.ref[Optimizers]] = []
+_handles: list[Any] = []  # of the two global hooks, which are registered while anything listens
 
 
-def _remove_all(handles: list[Any]) -> None:
-    for handle in handles:
-        handle.remove()
+def _listen(new: Optimizers) -> None:
+    _listening.append(weakref.ref(new, _listening.remove))
+    if not _handles:
+        _handles.append(register_optimizer_step_pre_hook(_tell_begin))
+        _handles.append(register_optimizer_step_post_hook(_tell_end))
+
+
+def _forget(old: Optimizers) -> None:
+    """Remove one listener, and with the last one the global hooks.
+
+    Garbage collection alone does not remove them, because it may happen while torch iterates over its hooks, which may
+    not change then. They remain, without an effect, until something else is detached.
+    """
+    _listening[:] = [ref for ref in _listening if ref() not in (None, old)]
+    if not _listening:
+        while _handles:
+            _handles.pop().remove()
+
+
+def _tell_begin(optimizer: Optimizer, *_: Any) -> None:
+    for ref in (*_listening,):
+        if (found := ref()) is not None:
+            found.begin(optimizer)
+
+
+def _tell_end(optimizer: Optimizer, *_: Any) -> None:
+    for ref in (*_listening,):
+        if (found := ref()) is not None:
+            found.end(optimizer)

@@ -15,6 +15,7 @@ from stabletrain.torch_tools.module_hooks import ModuleHooks
 
 MAX_NUMEL = 2**20  # outputs with more elements, such as those of a large language model, are not looked at
 MAX_ATTEMPTS = 10  # steps that are looked at
+CONSTANT = 1e-6  # variance of targets, relative to their mean square, that is rounding alone
 MIN_RECOGNIZED = 3  # of these, with one kind of loss
 
 
@@ -76,13 +77,14 @@ class PriorLoss:
         if loss is None or not seen:
             return
         self._num_attempts += 1
+        value = float(loss.detach() if isinstance(loss, Tensor) else loss)
         with torch.no_grad():
-            found = recognize(*seen[0], float(loss.detach() if isinstance(loss, Tensor) else loss)) if len(seen) == 1 else None
+            found = recognize(*seen[0], value) if len(seen) == 1 else None
         if found is not None:
             self._batches.append(found)
         same = [b for b in self._batches if b[0] == self._batches[-1][0] and b[2] == self._batches[-1][2]]
         if len(same) >= MIN_RECOGNIZED and 2 * len(same) >= self._num_attempts:
-            self.value = _prior(same)
+            self.value = _prior(same) or None  # if all targets are equal, there is nothing to learn but a constant
 
     def _keep(self, _: None, module: nn.Module, __: Any, output: Any) -> None:
         if not module.training or not torch.is_grad_enabled():
@@ -106,7 +108,7 @@ def _tensors(output: Any) -> list[Tensor]:
     return [tensor for part in parts for tensor in _tensors(part)]
 
 
-def _prior(batches: Sequence[Targets]) -> float | None:
+def _prior(batches: Sequence[Targets]) -> float:
     scale = sorted(batch.scale for batch in batches)[len(batches) // 2]
     values = torch.cat([batch.values for batch in batches])
     if batches[0].kind == "classes":
@@ -118,4 +120,5 @@ def _prior(batches: Sequence[Targets]) -> float | None:
     if batches[0].kind == "binary":
         p = values.double().mean(dim=0)
         return scale * float(-(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)).mean())
-    return scale * float(values.double().var(dim=0).mean()) if len(values) > 1 else None
+    variance, size = float(values.double().var(dim=0, correction=0).mean()), float(values.double().square().mean())
+    return scale * variance if variance > CONSTANT * size else 0.0

@@ -31,9 +31,10 @@ class _Call(NamedTuple):
 class TimeFlow:
     """Measures ‖∂L/∂h_t‖ of every recurrent layer, from the gradients that training computes anyway.
 
-    The states of a cell (`nn.RNNCell`, …) are outputs of modules, whose gradients hooks receive. Fused layers (`nn.RNN`,
-    `nn.LSTM`, `nn.GRU`) hide their states: these layers alone are computed once more, step by step, for eight examples
-    of their inputs, and the gradient that arrived at their outputs is passed back. No code of the model runs again.
+    The states of a cell (`nn.RNNCell`, …) are outputs of modules, whose gradients hooks receive. Fused layers
+    (`nn.RNN`, `nn.LSTM`, `nn.GRU`) hide their states: these layers alone are computed once more, step by step, for
+    eight examples of their inputs, and the gradient that arrived at their outputs is passed back. No code of the model
+    runs again.
 
     Open it before the forward pass, and call `collect` after the backward pass. Packed sequences are left out.
 

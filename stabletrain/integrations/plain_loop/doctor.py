@@ -27,7 +27,7 @@ from stabletrain.inspection.time_flow import TimeFlow
 from stabletrain.integrations.plain_loop.models import join, parts_of
 from stabletrain.integrations.plain_loop.saving import RunOfDoctor, save_run, ship
 from stabletrain.integrations.plain_loop.skipped import Skipped
-from stabletrain.integrations.plain_loop.unjudged import in_one_line, unjudged, why_unknown
+from stabletrain.integrations.plain_loop.unjudged import in_one_line, trusted, unjudged, why_unknown
 from stabletrain.signal.cadence import is_due
 from stabletrain.signal.layer_names import clean_name
 from stabletrain.signal.layer_statistics import LayerStatistics
@@ -65,7 +65,7 @@ class Doctor:
     Args:
         model: Any `torch.nn.Module`, with or without shared weights, unused branches and frozen layers; or several
             that are trained together, as a sequence or by name, such as the two networks of a GAN.
-        optimizer: The model's optimizer or optimizers, if they cannot be found: where none is a `torch.optim.Optimizer`.
+        optimizer: The model's optimizer or optimizers, for those that are no `torch.optim.Optimizer` of torch.
         num_steps: Training budget in steps.
         prior_loss: Loss of the best constant prediction (chance level): the labels' entropy, or the targets' variance.
         on_finding: Called with one line when a finding opens or closes during the training, such as `print`.
@@ -202,13 +202,13 @@ class Doctor:
     @property
     def findings(self) -> list[Finding]:
         """The findings so far, each cause before its symptoms."""
-        return diagnose(self.observations)
+        return _diagnose(self.observations)
 
     @property
     def verdict(self) -> str:
         """`healthy`, the kind of the worst finding, or `unknown` if too little was seen to tell."""
         observations = self.observations
-        return self._verdict(observations, diagnose(observations))
+        return self._verdict(observations, _diagnose(observations))
 
     @property
     def num_skipped(self) -> int:
@@ -218,7 +218,7 @@ class Doctor:
     def report(self) -> str:
         """Return the verdict, the findings with their advice, and what could not be judged, as text."""
         observations = self.observations
-        findings = diagnose(observations)
+        findings = _diagnose(observations)
         lines = describe(findings)
         reason = why_unknown(observations, self._step)
         if reason is not None and verdict_of(findings) == HEALTHY:
@@ -303,13 +303,13 @@ class Doctor:
     def _announce(self) -> None:
         assert self._openings is not None
         start_s = time.perf_counter()
-        for line in self._openings.changes(max(0, self._step - 1), diagnose(self._observe(as_ended=self._is_over))):
+        for line in self._openings.changes(max(0, self._step - 1), _diagnose(self._observe(as_ended=self._is_over))):
             self._say(line)
         self._openings.note_cost(self._step, time.perf_counter() - start_s)
 
     def _save(self, folder: Path | str, status: str, mlflow: bool) -> Path:
         observations = self._observe(as_ended=True)
-        findings = diagnose(observations)
+        findings = _diagnose(observations)
         run = RunOfDoctor(
             observations=observations,
             findings=findings,
@@ -359,7 +359,6 @@ class Doctor:
         if snapshot is None:
             return
         new = {signal: layers for signal, layers in snapshot.signals.items() if signal not in self._added}
-        self._added |= {GRADIENT, *new} if self._added else set()
         if UPDATE in new:
             new = self._without_unmoved(snapshot.step, new)
         if self._added:
@@ -426,6 +425,10 @@ class Doctor:
         self._histograms[snapshot.step] = snapshot
         if len(self._histograms) > MAX_HISTOGRAMS:
             self._histograms = {step: self._histograms[step] for step in sorted(self._histograms)[::2]}
+
+
+def _diagnose(observations: Observations) -> list[Finding]:
+    return trusted(diagnose(observations), observations)
 
 
 def _is_measured(step: int) -> bool:

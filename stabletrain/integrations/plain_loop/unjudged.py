@@ -10,7 +10,9 @@ import numpy as np
 from stabletrain.diagnosis.observations import Observations
 from stabletrain.diagnosis.progress import progress_of
 from stabletrain.vocabulary import metric_names as names
-from stabletrain.vocabulary.signals import GRADIENT, UPDATE
+from stabletrain.vocabulary.finding import Finding
+from stabletrain.vocabulary.kinds import LR_TOO_LOW, NO_PROGRESS
+from stabletrain.vocabulary.signals import DELTA, GRADIENT, UPDATE
 
 
 class Unjudged(NamedTuple):
@@ -35,11 +37,25 @@ def why_unknown(observations: Observations, num_steps: int) -> str | None:
         return "step() was never called"
     if gradients is None:
         return "no gradient was seen: call step() after backward() and before zero_grad()"
-    if not np.nan_to_num(gradients.values, nan=1.0).any():
+    if _is_cleared(observations):
         return "every gradient was zero: call step() after backward() and before zero_grad()"
     if losses is None and names.TRAIN_NONFINITE not in observations.scalars:
         return "no loss was seen: call step(loss)"
     return None
+
+
+def trusted(findings: Sequence[Finding], observations: Observations) -> list[Finding]:
+    """Return the findings that do not follow from gradients which were shown too late, or not at all."""
+    is_shown = GRADIENT in observations.rms and not _is_cleared(observations)
+    return [f for f in findings if is_shown or f.kind not in (LR_TOO_LOW.name, NO_PROGRESS.name)]
+
+
+def _is_cleared(observations: Observations) -> bool:
+    """Return whether every gradient was zero although gradients arrived at the layers' outputs."""
+    gradients, deltas = observations.rms.get(GRADIENT), observations.rms.get(DELTA)
+    if gradients is None or np.nan_to_num(gradients.values, nan=1.0).any():
+        return False
+    return deltas is not None and bool(np.nan_to_num(deltas.values).any())
 
 
 def unjudged(observations: Observations, *, num_steps: int, is_planned: bool, is_recurrent: bool) -> list[Unjudged]:
