@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 _num_holders = 0
+_num_blocks = 0  # of `eagerly`, entered and not left
 _stance: Any = None  # what `torch.compiler.set_stance` returned
 
 
@@ -54,8 +55,21 @@ def is_compiler_loaded() -> bool:
 @contextlib.contextmanager
 def eagerly() -> Iterator[None]:
     """Run compiled functions eagerly within `with`."""
+    global _num_blocks
     hold()
+    _num_blocks += 1
     try:
         yield
     finally:
+        _num_blocks -= 1
         release()
+
+
+def is_inside() -> bool:
+    """Return whether this is within a block of `eagerly`."""
+    return _num_blocks > 0
+
+
+def is_compiled_wrapper(module: Any) -> bool:
+    """Return whether a module is what `torch.compile(module)` returns, which runs another module compiled."""
+    return is_compiler_loaded() and isinstance(module, sys.modules["torch._dynamo"].OptimizedModule)
