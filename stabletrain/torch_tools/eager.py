@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 _num_holders = 0
 _num_blocks = 0  # of `eagerly`, entered and not left
@@ -68,6 +69,11 @@ def eagerly() -> Iterator[None]:
 def is_inside() -> bool:
     """Return whether this is within a block of `eagerly`."""
     return _num_blocks > 0
+
+
+def is_compiled_in_place(model: nn.Module) -> bool:
+    """Return whether `model.compile()` was called on a module or on one of its parts, which shows only before a call."""
+    return is_compiler_loaded() and any(module._compiled_call_impl is not None for module in model.modules())
 
 
 def is_compiled_wrapper(module: Any) -> bool:
