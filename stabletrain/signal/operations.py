@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,9 @@ class Operation:
         place: Line of the user's code.
         output: The output.
         bad_inputs: Inputs that were not finite.
+        nans: Whether each of them contained NaN.
+        makers: The operations that made them; None for one that was there before.
+        is_nan: Whether the output contained NaN.
         judgement: Why the output is not finite although the inputs are, up to an intended -Inf.
     """
 
@@ -47,6 +50,9 @@ class Operation:
     place: Place | None
     output: Tensor
     bad_inputs: list[Tensor]
+    nans: list[bool]
+    makers: list[Operation | None]
+    is_nan: bool
     judgement: Judgement
 
 
@@ -56,6 +62,12 @@ class Leaf:
 
     tensor: Tensor
     user: Operation
+
+
+class _BadInputs(NamedTuple):
+    tensors: list[Tensor]
+    nans: list[bool]
+    makers: list[Operation | None]
 
 
 @dataclass
@@ -127,7 +139,8 @@ class OperationTrace(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         inputs = list(tensors_in((args, kwargs)))
-        bad_inputs = [x for x in inputs if _is_bad(x)]
+        found = [x for x in inputs if _is_bad(x)]
+        bad = _BadInputs(found, [has_nan(x) for x in found], [self._maker(x) for x in found])
         name = func._schema.name.rpartition("::")[2]
         original = _kept(args) if func._schema.is_mutable else args
         output = func(*args, **kwargs)
@@ -136,7 +149,7 @@ class OperationTrace(TorchDispatchMode):
         seq, scope = self._note_scope(node)
         for x in tensors_in((output,)):
             if _is_bad(x):
-                self._add(name, node, seq, scope, x, bad_inputs, original)
+                self._add(name, node, seq, scope, x, bad, original)
             else:
                 self._makers.pop(id(x), None)
         return output
@@ -151,7 +164,7 @@ class OperationTrace(TorchDispatchMode):
         return seq, self._names.scopes.get(seq, _Scope())
 
     def _add(
-        self, name: str, node: Any, seq: int, scope: _Scope, x: Tensor, bad_inputs: list[Tensor], args: Any
+        self, name: str, node: Any, seq: int, scope: _Scope, x: Tensor, bad: _BadInputs, args: Any
     ) -> None:
         operation = Operation(
             self._num,
@@ -161,7 +174,10 @@ class OperationTrace(TorchDispatchMode):
             scope.module,
             scope.place,
             x,
-            [*bad_inputs],
+            bad.tensors,
+            bad.nans,
+            bad.makers,
+            has_nan(x),
             judge(name, _flat(args), x),
         )
         self._makers[id(x)] = operation
@@ -213,25 +229,22 @@ class OperationTrace(TorchDispatchMode):
             if operation.index in seen or not operation.bad_inputs:
                 return operation
             seen.add(operation.index)
-            if has_nan(operation.output):
-                wanted = [x for x in operation.bad_inputs if has_nan(x)]
-                if not wanted:
+            wanted = [*zip(operation.makers, operation.bad_inputs, strict=True)]
+            if operation.is_nan:
+                if not any(operation.nans):
                     return self._of_infinities(operation, seen)
-            else:
-                wanted = operation.bad_inputs
-            makers = [(self._earlier(x, operation), x) for x in wanted]
-            known = [(maker, x) for maker, x in makers if maker is not None]
+                wanted = [pair for pair, is_nan in zip(wanted, operation.nans, strict=True) if is_nan]
+            known = [maker for maker, _ in wanted if maker is not None]
             if not known:  # what was computed goes first: batch norm also writes NaN into its running statistics
-                leaf = next(x for maker, x in makers if maker is None)
+                leaf = wanted[0][1]
                 is_mask = not has_nan(leaf) and not has_positive_infinity(leaf)
                 return operation if is_mask and operation.name.strip("_").startswith(SOFTMAX) else Leaf(leaf, operation)
-            operation = min((maker for maker, _ in known), key=lambda maker: maker.index)
+            operation = min(known, key=lambda maker: maker.index)
         return None
 
     def _of_infinities(self, operation: Operation, seen: set[int]) -> Operation | Leaf:
         """Return where the infinities come from that this operation made NaN; itself if they were intended."""
-        for x in operation.bad_inputs:
-            maker = self._earlier(x, operation)
+        for maker, x in zip(operation.makers, operation.bad_inputs, strict=True):
             if maker is None:
                 if has_positive_infinity(x) or not operation.name.strip("_").startswith(SOFTMAX):
                     return Leaf(x, operation)
@@ -242,10 +255,6 @@ class OperationTrace(TorchDispatchMode):
             if isinstance(origin, Leaf) and (has_nan(origin.tensor) or has_positive_infinity(origin.tensor)):
                 return origin
         return operation
-
-    def _earlier(self, x: Tensor, operation: Operation) -> Operation | None:
-        maker = self._maker(x)
-        return maker if maker is not None and maker.index < operation.index else None
 
 
 def nodes_of(x: Tensor, limit: int = 100_000) -> Iterator[Any]:

@@ -21,7 +21,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from stabletrain.torch_tools.eager import REPLACED, is_compiled_wrapper, is_compiler_loaded
+
 SLOT = "_compiled_call_impl"
+MAX_SEARCHES = 2  # for compiled models, after the first steps without a call; each takes some 30 ms
 Before = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
 After = Callable[[Any, Any], None]
 
@@ -40,6 +43,7 @@ class OutermostCalls:
         self._depth = 0
         self._seen: dict[int, nn.Module] = {}
         self._learning = True
+        self._num_searches = 0
         self._set: list[tuple[weakref.ref[nn.Module], Any, Any]] = []  # module, what was there before, what is there now
         for module in model.modules():
             self._follow(module)
@@ -67,19 +71,14 @@ class OutermostCalls:
         self._set = []
 
     def _find_compiled(self) -> None:
-        """Follow `torch.compile(model)`, whose own call is outside of the graph."""
+        """Follow `torch.compile(model)`, whose own call is outside of the graph; search all objects, once."""
         model = self._model()
-        if model is None or "torch._dynamo" not in sys.modules or any(ref() is not None and not _is_part(ref(), model) for ref, *_ in self._set):
+        self._num_searches += 1
+        if model is None or self._num_searches > MAX_SEARCHES or not is_compiler_loaded():
             return
-        for names in gc.get_referrers(model):
-            if isinstance(names, dict) and names.get("_orig_mod") is model:
-                for holder in gc.get_referrers(names):
-                    owner = next((x for x in gc.get_referrers(holder) if isinstance(x, nn.Module)), None)
-                    if isinstance(holder, nn.Module):
-                        owner = holder
-                    if owner is not None and owner is not model and owner._modules.get("_orig_mod") is model:
-                        self._follow(owner)
-                        return
+        for found in gc.get_objects():
+            if is_compiled_wrapper(found) and found._modules.get("_orig_mod") is model:
+                self._follow(found)
 
     def _follow(self, module: nn.Module) -> None:
         if isinstance(module, torch.jit.ScriptModule):
@@ -97,6 +96,7 @@ class OutermostCalls:
             run, own = target._call_impl if old is None else old, calls()
             return run(*args, **kwargs) if own is None else own._run(run, target, args, kwargs)
 
+        setattr(call, REPLACED, old)
         _put(module, call)
         self._set.append((itself, old, call))
 
@@ -122,7 +122,3 @@ def _put(module: nn.Module, value: Any) -> None:
         module.__dict__.pop(SLOT, None)
     else:
         module.__dict__[SLOT] = value
-
-
-def _is_part(module: nn.Module | None, model: nn.Module) -> bool:
-    return any(module is part for part in model.modules())

@@ -123,8 +123,11 @@ class LossPart:
             return None
         if has_nan(self.loss):
             combining = [part for part in self.parts if _has_constant(part)]
-            if combining:
+            cast = next((part for part in self.parts if base_of(part.name) == "ToCopy"), None)
+            if combining and cast is None:
                 return FoundInLoss(combining[0].name, Judgement(TARGET, "NaN in a tensor that is not the model's"))
+            if cast is not None:
+                return FoundInLoss(cast.name, Judgement(OVERFLOW, "a value beyond the range of a smaller data type"))
         return FoundInLoss(last.name, judge(base_of(last.name), (), self.loss))
 
     def _edge(self, part: Part, key: str) -> Any:
@@ -204,8 +207,12 @@ def _floats(part: Part) -> list[tuple[str, Tensor]]:
 
 
 def _has_constant(part: Part) -> bool:
-    """Return whether a node combines the graph with a tensor that autograd does not follow."""
-    return base_of(part.name) in (*BINARY, *OPERANDS) and any(edge is None for edge, _ in part.node.next_functions)
+    """Return whether a node combines the graph with a tensor that autograd does not follow, and that may be NaN."""
+    names = OPERANDS.get(base_of(part.name), ("self", "other"))
+    constants = [i for i, (edge, _) in enumerate(part.node.next_functions) if edge is None]
+    saved = [part.saved.get(names[i]) if i < len(names) else None for i in constants]
+    may_be_nan = [not (isinstance(x, Tensor) and not is_bad(x)) for x in saved]
+    return base_of(part.name) in (*BINARY, *OPERANDS) and any(may_be_nan)
 
 
 def _is_users(node: Any) -> bool:
