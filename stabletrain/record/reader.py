@@ -14,7 +14,7 @@ import numpy as np
 from stabletrain.record.checksum import masked_crc
 from stabletrain.record.protos import Event
 from stabletrain.record.recorded_histogram import RecordedHistogram
-from stabletrain.record.run_folder import RunFolder, is_own_events
+from stabletrain.record.run_folder import EVENT_FILES, RunFolder, is_own_events
 from stabletrain.signal.histogram import Histogram
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.signals import GRADIENT, SIGNALS
@@ -70,7 +70,7 @@ def event_files(folder: Path) -> list[Path]:
 
     Where another tool writes beside stabletrain, as Lightning's logger does, only those of stabletrain.
     """
-    files = sorted(p for p in folder.glob("events.out.tfevents.*") if p.is_file())
+    files = sorted(p for p in folder.glob(EVENT_FILES) if p.is_file())
     return [p for p in files if is_own_events(p.name)] or files
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from stabletrain.vocabulary.finding import Finding
 
 EVENTS, SUMMARY = "tensorboard", "summary.json"
+EVENT_FILES = "events.out.tfevents.*"
 _OWN_EVENTS = re.compile(r"events\.out\.tfevents\.\d{10}\.\d+\.")  # seconds with decimals: no other tool writes these
 
 
@@ -41,8 +42,10 @@ class RunFolder:
 
     @property
     def is_recorded(self) -> bool:
-        """Whether the folder contains the record of a run."""
-        return (self.path / EVENTS).is_dir() or has_own_events(self.path)
+        """Whether the folder contains the record of a run, and not only event files of another tool."""
+        inside = self.path / EVENTS
+        is_ours = inside.is_dir() and (has_own_events(inside) or not any(inside.glob(EVENT_FILES)))
+        return is_ours or has_own_events(self.path)
 
     @property
     def exists(self) -> bool:
@@ -77,7 +80,15 @@ def is_own_events(name: str) -> bool:
 
 def has_own_events(folder: Path) -> bool:
     """Return whether a folder contains an event file of stabletrain."""
-    return folder.is_dir() and any(is_own_events(path.name) for path in folder.glob("events.out.tfevents.*"))
+    return folder.is_dir() and any(is_own_events(path.name) for path in folder.glob(EVENT_FILES))
+
+
+def folder_of(path: Path | str) -> RunFolder:
+    """Return the run that a path belongs to: its folder, its `tensorboard/`, or an event file in there."""
+    inner = Path(path).absolute()
+    if inner.is_file() and is_own_events(inner.name):
+        inner = inner.parent
+    return RunFolder(inner.parent if inner.name == EVENTS and has_own_events(inner) else inner)
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -15,7 +15,7 @@ from stabletrain.app.console import Console
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.recorded_run import observe
 from stabletrain.record.bounded_reader import load_bounded
-from stabletrain.record.run_folder import RunFolder
+from stabletrain.record.run_folder import RunFolder, folder_of
 from stabletrain.vocabulary.finding import SEVERITIES, Finding, verdict_of
 from stabletrain.vocabulary.kinds import NONFINITE
 from stabletrain.vocabulary.statuses import DONE_CODE, STOPPED_CODE
@@ -40,6 +40,14 @@ def examine(folder: RunFolder, error: BaseException | None = None) -> list[Findi
             found = Finding(NONFINITE.name, "critical", None, error.step, error.step, {"norm": str(error.norm)})
             findings = diagnose(observations, [found])
     return [_with_offender(f, _read_offender(folder)) for f in findings]
+
+
+def judge(folder: RunFolder) -> list[Finding]:
+    """Write the findings and the verdict of a recorded run, and return the findings."""
+    findings = examine(folder)
+    folder.write_findings(findings)
+    folder.update_summary(verdict=verdict_of(findings))
+    return findings
 
 
 def _read_offender(folder: RunFolder) -> dict[str, Any]:
@@ -67,7 +75,7 @@ def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
     console, found = Console(), []
     loss = next((word.partition("=")[2] for word in arguments if word.startswith(f"{LOSS}=")), None)
     for path in [word for word in arguments if not word.startswith("--")]:
-        folder = RunFolder(path)
+        folder = folder_of(path)
         if folder.is_recorded:
             found += _examine_run(path, folder, console, REPLAY in arguments)
         else:
@@ -78,9 +86,7 @@ def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
 
 
 def _examine_run(path: str, folder: RunFolder, console: Console, replays: bool) -> list[Finding]:
-    findings = examine(folder)
-    folder.write_findings(findings)
-    folder.update_summary(verdict=verdict_of(findings))
+    findings = judge(folder)
     console.print(f"{path}: [bold]{verdict_of(findings)}[/]")
     console.show(findings)
     if replays:
