@@ -12,7 +12,6 @@ from stabletrain.app.composition.compose import compose
 from stabletrain.app.composition.paths import list_groups
 from stabletrain.diagnosis.observations import About
 from stabletrain.diagnosis.plan import with_remedies
-from stabletrain.diagnosis.remedies import Remedy, remedies_for
 from stabletrain.vocabulary.finding import Finding
 from stabletrain.vocabulary.kinds import KINDS
 
