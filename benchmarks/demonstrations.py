@@ -3,7 +3,7 @@
     python -m benchmarks.demonstrations --folder FOLDER --seeds 20 --threads 1 2 4
 
 Each run is a process of its own. Results are appended to FOLDER/runs.jsonl, so that the command can be interrupted and
-repeated; only what is missing runs. At the end it prints, for each line of the table, on how many runs the promise held.
+repeated: only what is missing runs. At the end it prints for each command on how many runs the promise was kept.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python -m benchmarks.doctor.advice --folder FOLDER --part tuning --sample 40
 
-Each buggy case is recorded (if it is not in FOLDER) and diagnosed; the first remedy of its first finding, the second one,
-and a random remedy of the catalogue are applied to the case, which trains again unwatched on up to three seeds: two that
-agree decide. With `--catalogue`, the other remedies follow until one mends, which shows what can be mended at all.
-Results are kept in FOLDER/advice, so that the command can be interrupted and repeated.
+Each buggy case is recorded (if it is not in FOLDER) and diagnosed. The first and the second remedy of its first finding
+and a random remedy of the catalogue are applied to the case, which trains again unwatched on up to three seeds: two
+that agree decide. With `--catalogue`, the other remedies follow until one mends, which shows what can be mended at
+all. Results are kept in FOLDER/advice, so that the command can be interrupted and repeated.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def examine(case: Case, label: Label, folder: Path, trials: Trials, *, catalogue
     known = catalogue_of(observations)
     chosen = known[int(case.digest, 16) % len(known)]
     chance = trials.outcome(case, label, chosen, None)
-    tried = dict(zip((*said, chosen), (first, second)[: len(said)] + (chance,), strict=True))
+    tried = {chosen: chance, **dict(zip(said, (first, second), strict=False))}
     by = next((o for o, word in tried.items() if word == MENDED), "")
     if catalogue and not by:
         by = next((o for o in known if o not in tried and trials.outcome(case, label, o, None) == MENDED), "")
@@ -153,9 +153,7 @@ def sample(cases: Iterable[Case], count: int | None) -> list[Case]:
     by_family: dict[str, list[Case]] = defaultdict(list)
     for case in sorted(cases, key=lambda c: c.digest):
         by_family[case.family].append(case)
-    places = [
-        (place / len(found), case.digest, case) for found in by_family.values() for place, case in enumerate(found)
-    ]
+    places = [(i / len(found), case.digest, case) for found in by_family.values() for i, case in enumerate(found)]
     return [case for *_, case in sorted(places, key=lambda x: x[:2])][:count]
 
 
@@ -164,10 +162,8 @@ def print_tables(rows: Sequence[Row], *, catalogue: bool) -> None:
     print("\n| kind of the first finding | runs | mended | improved | unchanged | worse | no advice | first two mend |")
     print("|---|---|---|---|---|---|---|---|")
     kinds = sorted({row.kind for row in rows}, key=lambda kind: -sum(row.kind == kind for row in rows))
-    for name, found in [
-        *((kind or "nothing found", [r for r in rows if r.kind == kind]) for kind in kinds),
-        ("all", rows),
-    ]:
+    groups = [(kind or "nothing found", [row for row in rows if row.kind == kind]) for kind in kinds]
+    for name, found in [*groups, ("all", rows)]:
         counts = [sum(row.first == word for row in found) for word in OUTCOMES]
         both = sum(row.best == MENDED for row in found)
         print(f"| {name} | {len(found)} | {' | '.join(map(str, counts))} | {both} |")
@@ -202,9 +198,8 @@ def main() -> None:
         row = examine(case, labels[case.name], options.folder, trials, catalogue=options.catalogue)
         rows.append(row)
         said = " | ".join(f"{o}: {word}" for o, word in zip(row.remedies, (row.first, row.second), strict=False))
-        print(
-            f"{case.name} {row.kind or 'nothing'}: {said} (random: {row.chance}; mended by {row.by or '-'})", flush=True
-        )
+        more = f"random: {row.chance}; mended by {row.by or '-'}"
+        print(f"{case.name} {row.kind or 'nothing'}: {said} ({more})", flush=True)
     print_tables(rows, catalogue=options.catalogue)
 
 

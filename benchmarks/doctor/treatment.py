@@ -1,4 +1,4 @@
-"""A case with a remedy applied: an override changes the fields of the case, or calls the same function of the library."""
+"""A case with a remedy applied: an override changes fields of the case, or calls the same function of the library."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 
 from stabletrain.diagnosis.observations import About, Observations
-from stabletrain.diagnosis.progress import is_scaled, progress_of
+from stabletrain.diagnosis.progress import progress_of
 from stabletrain.diagnosis.rates import Rate, rate_of
 from stabletrain.diagnosis.weight_tables import weights
 from stabletrain.vocabulary.signals import DEAD, GRADIENT, SATURATED, WEIGHT
@@ -53,11 +53,9 @@ def is_pretrained(observations: Observations) -> bool:
 
 
 def is_good_start(observations: Observations) -> bool:
-    """Return whether the first loss is below half of the prior loss; False if that is unknown or on another scale."""
+    """Return whether the first loss is below half of the prior loss; False if that is unknown."""
     prior, progress = observations.about.prior_loss, progress_of(observations)
-    if progress is None or not prior or prior <= 0 or is_scaled(observations, progress.start, prior):
-        return False
-    return progress.start < GOOD_START * prior
+    return progress is not None and prior is not None and 0 < progress.start < GOOD_START * prior
 
 
 def _is_mostly_frozen(observations: Observations) -> bool:

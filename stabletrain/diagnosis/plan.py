@@ -14,10 +14,23 @@ from stabletrain.diagnosis.circumstances import Circumstances, circumstances_of
 from stabletrain.diagnosis.observations import About, Observations
 from stabletrain.diagnosis.remedies import LR, Remedy, remedies_for
 from stabletrain.vocabulary.finding import RECOVERED, Finding
-from stabletrain.vocabulary.kinds import KINDS, LOSS_SPIKE, LR_TOO_HIGH, LR_TOO_LOW, OSCILLATION
+from stabletrain.vocabulary.kinds import (
+    CLIP_ALWAYS,
+    CLIP_INEFFECTIVE,
+    KINDS,
+    LOSS_SPIKE,
+    LR_TOO_HIGH,
+    LR_TOO_LOW,
+    OSCILLATION,
+)
 
 OPTIMIZER = "optimizer"
-DIRECTIONS = {LR_TOO_HIGH.name: -1, OSCILLATION.name: -1, LR_TOO_LOW.name: +1}  # kinds whose advice is about the rate
+CLIP = "clip.max_norm"
+DIRECTIONS = {  # kinds whose advice says that a setting is to be raised (+1) or lowered (−1)
+    **{LR_TOO_HIGH.name: (LR, -1), OSCILLATION.name: (LR, -1), LR_TOO_LOW.name: (LR, +1)},
+    **{CLIP_INEFFECTIVE.name: (CLIP, -1), CLIP_ALWAYS.name: (CLIP, +1)},
+}
+IN_WORDS = {LR: "learning rate", CLIP: "threshold of the clipping"}
 PRETRAINED = "The weights were trained before, or are frozen: do not initialize them again."
 
 
@@ -27,11 +40,11 @@ class Plan:
 
     Attributes:
         values: The one proposed value of each setting.
-        direction: +1 if the learning rate is to be raised, −1 if it is to be lowered, 0 if nothing was said.
+        directions: +1 for a setting that is to be raised, −1 for one that is to be lowered.
     """
 
     values: dict[str, str] = field(default_factory=dict)
-    direction: int = 0
+    directions: dict[str, int] = field(default_factory=dict)
 
     def take(self, remedies: Sequence[Remedy]) -> list[Remedy]:
         """Return the remedies that do not contradict what was proposed before, and remember their values."""
@@ -43,6 +56,15 @@ class Plan:
                 self.values |= claims
                 taken.append(remedy)
         return taken
+
+    def note(self, setting: str, direction: int, taken: Sequence[Remedy]) -> None:
+        """Remember in which direction a finding and its remedies move the learning rate and the clipping."""
+        for remedy in taken:
+            for key in _claims(remedy):
+                if key in (LR, CLIP, CLIP.partition(".")[0]):
+                    self.directions.setdefault(LR if key == LR else CLIP, remedy.direction)
+        if setting:
+            self.directions.setdefault(setting, direction)
 
     def _contradicts(self, key: str, value: str) -> bool:
         """Return whether another value, or another option of the same group, was proposed before."""
@@ -77,13 +99,11 @@ def with_remedies(findings: Sequence[Finding], about: About) -> list[Finding]:
 
 
 def _advise(finding: Finding, about: About, plan: Plan) -> Finding:
-    direction = DIRECTIONS.get(finding.kind, -1)
-    if finding.kind in DIRECTIONS and direction * plan.direction < 0:
-        return replace(finding, advice=_against(plan.direction))
-    proposed = remedies_for(finding, about)
-    taken = plan.take(proposed)
-    if finding.kind in DIRECTIONS or any(LR in _claims(remedy) for remedy in taken):
-        plan.direction = plan.direction or direction
+    about_setting, direction = DIRECTIONS.get(finding.kind, ("", -1))
+    if plan.directions.get(about_setting, direction) != direction:
+        return replace(finding, advice=_against(about_setting, -direction))
+    taken = plan.take(remedies_for(finding, about))
+    plan.note(about_setting, direction, taken)
     advice = finding.advice or _words(finding)
     if _is_pretrained(about) and finding.alarms:
         advice = f"{advice} {PRETRAINED}"
@@ -91,7 +111,8 @@ def _advise(finding: Finding, about: About, plan: Plan) -> Finding:
         return replace(finding, advice=advice, overrides=[r.override for r in taken], reasons=[r.why for r in taken])
     if finding.advice:  # a rule that knows the cause says itself what mends it, in code
         return replace(finding, advice=advice)
-    calls = "; ".join(r.in_code for r in taken if r.in_code) if proposed else KINDS[finding.kind].in_code
+    kind = KINDS[finding.kind]
+    calls = "; ".join(r.in_code for r in taken if r.in_code) if kind.remedies else kind.in_code
     return replace(finding, advice=f"{advice} In code: {calls}." if calls else advice)
 
 
@@ -107,9 +128,9 @@ def _words(finding: Finding) -> str:
     return KINDS[finding.kind].advice
 
 
-def _against(direction: int) -> str:
+def _against(setting: str, direction: int) -> str:
     others = "lowers" if direction < 0 else "raises"
-    return f"It says nothing while another finding {others} the learning rate: see there, then look again."
+    return f"It says nothing while another finding {others} the {IN_WORDS[setting]}: see there, then look again."
 
 
 def _claims(remedy: Remedy) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from stabletrain.diagnosis.circumstances import Circumstances
 from stabletrain.diagnosis.observations import About
-from stabletrain.diagnosis.rates import USUAL_ADAPTIVE, Rate
+from stabletrain.diagnosis.rates import TENFOLD, USUAL_ADAPTIVE, Rate
 from stabletrain.vocabulary.finding import Finding
 from stabletrain.vocabulary.kinds import KINDS
 
@@ -25,23 +25,26 @@ TAKING_SKIPS = ("mlp", "cnn", "resnet", "transformer")  # families that accept r
 CUSTOM = "custom"  # a user-defined model: nobody knows which parts it accepts
 LR = "optimizer.lr"
 CLIP_FACTOR = 0.1
+USUAL_UPDATES = "Updates of the usual size, about a thousandth of the weights (Karpathy 2015)."
 
 
 class Remedy(NamedTuple):
     """What to change, and why it helps, with the source.
 
     Attributes:
-        override: Fragment of a command line: one or more overrides that belong together. For a model that stabletrain did
-            not compose it is not shown, but says which settings the remedy is about.
+        override: Fragment of a command line: one or more overrides that belong together. For a model that stabletrain
+            did not compose it is not shown, but says which settings the remedy is about.
         why: One sentence.
         in_code: The same for a model that stabletrain did not compose.
         overwrites: Whether it discards trained weights; never proposed where the weights were trained before.
+        direction: −1 if it lowers the learning rate or the clipping's threshold, +1 if it raises it.
     """
 
     override: str
     why: str
     in_code: str = ""
     overwrites: bool = False
+    direction: int = -1
 
     @property
     def words(self) -> dict[str, str]:
@@ -79,21 +82,27 @@ def clip(about: About) -> list[Remedy]:
 
 def lower_lr(about: About) -> list[Remedy]:
     """Propose a lower learning rate that works; a tenth where the rate is unknown and the model is not ours."""
-    why = "Updates of the usual size, about a thousandth of the weights (Karpathy 2015)."
-    return set_lr(_rate(about).lower(), why) or _unknown_lr(about, "a tenth", "set the optimizer's lr to a tenth")
+    return set_lr(_rate(about).lower(), USUAL_UPDATES) or _unknown_lr(about, "to a tenth", -1)
 
 
 def higher_lr(about: About) -> list[Remedy]:
     """Propose a higher learning rate that works; ten times where the rate is unknown and the model is not ours."""
-    why = "Updates of the usual size, about a thousandth of the weights (Karpathy 2015)."
-    return set_lr(_rate(about).higher(), why) or _unknown_lr(
-        about, "tenfold", "set the optimizer's lr ten times higher"
-    )
+    return set_lr(_rate(about).higher(), USUAL_UPDATES, +1) or _unknown_lr(about, "ten times higher", +1)
 
 
-def set_lr(lr: float | None, why: str) -> list[Remedy]:
+def usual_lr(about: About) -> list[Remedy]:
+    """Propose a rate that works, where the present one is far from what is usual for the optimizer."""
+    distance = _rate(about).distance
+    if distance > TENFOLD:
+        return lower_lr(about)
+    return higher_lr(about) if distance < 1 / TENFOLD else []
+
+
+def set_lr(lr: float | None, why: str, direction: int = -1) -> list[Remedy]:
     """Propose a learning rate, where it is known."""
-    return [Remedy(f"{LR}={lr:.3g}", why, f"set the optimizer's lr={lr:.3g}")] if lr else []
+    if not lr:
+        return []
+    return [Remedy(f"{LR}={lr:.3g}", why, f"set the optimizer's lr={lr:.3g}", direction=direction)]
 
 
 def warmup(about: About) -> list[Remedy]:
@@ -190,8 +199,11 @@ def _rate(about: About) -> Rate:
     return Rate(lr=lr if isinstance(lr, int | float) and lr > 0 else None)
 
 
-def _unknown_lr(about: About, value: str, in_code: str) -> list[Remedy]:
-    return [] if about.choices else [Remedy(f"{LR}={shlex.quote(value)}", "The rate itself is unknown.", in_code)]
+def _unknown_lr(about: About, words: str, direction: int) -> list[Remedy]:
+    if about.choices:
+        return []
+    override, call = f"{LR}={shlex.quote(words)}", f"set the optimizer's lr {words}"
+    return [Remedy(override, USUAL_UPDATES, call, direction=direction)]
 
 
 def _is_pretrained(about: About) -> bool:

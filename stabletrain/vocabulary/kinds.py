@@ -143,7 +143,7 @@ NONFINITE = Kind(
     name="nonfinite",
     heading="Non-finite values (Inf or NaN)",
     meaning="Some gradients were Inf or NaN; a step with them would have destroyed the weights.",
-    advice="A number overflowed: clip by norm and lower the learning rate.",
+    advice="A number overflowed: clip the gradient by its norm.",
     in_code=f"{_CLIP}; {_LOWER_LR}",
     explains=("no_progress", "loss_spike"),
     yields_to=("loss_spike",),
@@ -276,7 +276,7 @@ CLIP_ALWAYS = Kind(
     name="clip_always",
     heading="Clipping on every step",
     meaning="Nearly every step is clipped, so that the threshold rather than the gradient sets the size of the steps.",
-    advice="Every step is clipped to the same norm, so that the threshold acts as the learning rate: raise it.",
+    advice="Every step is clipped to the same norm, so that the threshold acts as a learning rate: raise it.",
     in_code="raise max_norm tenfold",
     explains=("lr_too_low", "no_progress"),
 )

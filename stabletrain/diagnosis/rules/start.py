@@ -74,8 +74,8 @@ def find_bad_init(observations: Observations) -> list[Finding]:
     d = max over the hidden layers of |log10 rms(layer) - log10 rms(first)| > 1: a good initialization preserves the
     variance (Glorot and Bengio 2010, section 4.2). Branches initialized to zero are healthy and left out, since their
     skip passes the signal on, and so are changes that a later layer undoes: those of a branch, or before a norm. Layers
-    without parameters have no initialization. Units that are copies of each other, in more than half of the weights, receive equal
-    gradients and stay copies (Goodfellow et al. 2016, section 8.4).
+    without parameters have no initialization. Units that are copies of each other, in more than half of the weights,
+    receive equal gradients and stay copies (Goodfellow et al. 2016, section 8.4).
     """
     progress = progress_of(observations)
     start = _describe(observations, progress)
@@ -190,7 +190,7 @@ def _initialized(observations: Observations) -> Table | None:
     if table is None or not known:
         return table
     kept = tuple(layer for layer in table.layers if layer.partition(".")[2] in known)
-    return table.of(kept) if kept else None
+    return table.of(kept) if kept else table
 
 
 def _has_gradient(observations: Observations) -> bool:
