@@ -58,7 +58,7 @@ class ConvVae(_Vae):
 
     head = "decoder.5"
     lr = 5e-3
-    sgd_lr = 0.002
+    sgd_lr = 0.004
     num_steps = 150
     batch_size = 32
 
@@ -119,7 +119,7 @@ class Gan(_Gan):
     """The GAN of Goodfellow et al. 2014 with the loss for the generator that does not saturate, on two moons."""
 
     lr = 2e-3
-    sgd_lr = 0.02
+    sgd_lr = 0.004
     num_steps = 300
     parts = ("0", "2")
 
@@ -138,7 +138,7 @@ class LeastSquaresGan(_Gan):
     """A GAN with squared errors as losses (Mao et al. 2017), on correlated numbers."""
 
     lr = 2e-3
-    sgd_lr = 0.02
+    sgd_lr = 0.005
     num_steps = 250
     size = 6
     parts = ("0", "2")
@@ -189,7 +189,7 @@ class DiffusionDigits(_Diffusion):
     parts = ("0", "2", "6")
     num_steps = 300
     lr = 2e-3
-    sgd_lr = 0.1
+    sgd_lr = 0.5
 
     def __init__(self, seed: int) -> None:
         self.x, _, self.val_x, _ = digits(seed)
@@ -263,6 +263,7 @@ class FlowMoons(_Flow):
     """RealNVP on two moons."""
 
     depth = 6
+    sgd_lr = 0.002
     num_steps = 250
 
     def __init__(self, seed: int) -> None:

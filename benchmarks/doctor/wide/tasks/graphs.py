@@ -78,6 +78,7 @@ class WholeGraphs(Supervised):
     activation = "softmax"
     parts = ("first.0", "second.0", "head")
     num_steps = 200
+    sgd_lr = 0.02
     batch_size = 32
     num_nodes = 10
 

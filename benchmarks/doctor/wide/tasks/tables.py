@@ -87,6 +87,7 @@ class Quantiles(_Regression):
     """The quantiles 0.1, 0.5 and 0.9 by the pinball loss (Koenker and Bassett 1978); points from the median."""
 
     has_column = False
+    sgd_lr = 0.15
     levels = torch.tensor([0.1, 0.5, 0.9])
 
     def __init__(self, seed: int) -> None:
@@ -106,6 +107,7 @@ class Ordinal(_Regression):
 
     has_column = False
     activation = "sigmoid"
+    sgd_lr = 0.2
     cuts = torch.tensor([-0.9, -0.3, 0.3, 0.9])
 
     def __init__(self, seed: int) -> None:
@@ -234,6 +236,8 @@ class TwoTasks(Program):
 
 class LearnedWeights(TwoTasks):
     """The same with learned weights of the two losses (Kendall et al. 2018), and left against right."""
+
+    sgd_lr = 0.02
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
