@@ -11,6 +11,7 @@ from stabletrain.vocabulary.kinds import KINDS
 
 INFO, WARNING, CRITICAL = SEVERITIES = ("info", "warning", "critical")
 HEALTHY = "healthy"  # the verdict on a run without an alarm
+UNKNOWN = "unknown"  # … of which too little was seen to call it healthy; it is not unhealthy either
 BECAUSE = "because_of"  # in the evidence of a finding that follows from another one
 RECOVERED = "recovered"  # … of a loss spike: whether the loss came back
 GROWS = "grows"  # … of an initialization: whether it makes the signal larger
@@ -89,6 +90,6 @@ def by_cause(findings: Sequence[Finding]) -> list[tuple[Finding, list[Finding]]]
     ]
 
 
-def verdict_of(findings: Sequence[Finding]) -> str:
-    """Return `healthy`, or the kind of the worst finding above `info`."""
-    return next((f.kind for f in worst_first(findings) if f.alarms), HEALTHY)
+def verdict_of(findings: Sequence[Finding], is_unknown: bool = False) -> str:
+    """Return the kind of the worst finding above `info`; without one `healthy`, or `unknown` if too little was seen."""
+    return next((f.kind for f in worst_first(findings) if f.alarms), UNKNOWN if is_unknown else HEALTHY)
