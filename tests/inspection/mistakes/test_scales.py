@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.inspection.mistakes.training_loops import N, batch, cross_entropy, kinds, mlp, train
 
-INPUTS, TARGETS = ("input_scale", "possible"), ("target_scale", "possible")
+INPUTS, TARGETS = ("input_scale", "likely"), ("target_scale", "possible")
 
 
 def inputs(change):
@@ -36,6 +36,10 @@ def test_inputs_off_scale(change):
     assert evidence["mean"] == pytest.approx(float(x[:, worst].mean()), rel=1e-4)
     assert evidence["std"] == pytest.approx(float(x[:, worst].std(correction=0)), rel=1e-4)
     assert evidence["into"] == "0"
+
+
+def test_inputs_a_little_off_scale():
+    assert kinds(train(mlp(), batch=inputs(lambda x: x * 11), num_steps=5)) == [("input_scale", "possible")]
 
 
 def test_images_of_bytes_get_their_line():
