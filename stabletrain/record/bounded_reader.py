@@ -21,6 +21,7 @@ from stabletrain.record.raw_events import EventSplitter, Head, HistogramRun, Lay
 from stabletrain.record.reader import Info, Position, Record, Series, Vector, decode, event_files, read_bodies
 from stabletrain.record.step_table import MAX_ROWS, StepTable
 from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.notice import keep_notices
 from stabletrain.vocabulary.signals import GRADIENT, SIGNALS
 
 OTHERS_MAX_BYTES = MAX_BYTES * 3 // 8  # of each signal but the gradient, of which a page shows fewer steps
@@ -199,7 +200,7 @@ class BoundedReader:
     def _take_other(self, head: Head, message: bytes) -> None:
         found = decode(Summary.Value.FromString(message), head.step, head.time_s)
         if isinstance(found, Info):
-            self._info = found.info
+            self._info = keep_notices(self._info, found.info)
         elif isinstance(found, Vector):
             self._vectors.setdefault(found.name, _Vectors(self._max_rows)).add(found.step, found.values)
 

@@ -16,6 +16,7 @@ from stabletrain.record.protos import Event
 from stabletrain.record.recorded_histogram import RecordedHistogram
 from stabletrain.signal.histogram import Histogram
 from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.notice import keep_notices
 from stabletrain.vocabulary.signals import GRADIENT, SIGNALS
 
 Position = dict[str, int]  # bytes read so far, by file name
@@ -192,7 +193,7 @@ def load_record(run_dir: Path | str) -> Record:
         elif isinstance(entry, Vector):
             record.vectors.setdefault(entry.name, {})[entry.step] = entry.values
         else:
-            record.info = entry.info
+            record.info = keep_notices(record.info, entry.info)
     for name, by_step in scalars.items():
         steps = sorted(by_step)
         record.scalars[name] = Series(steps, [by_step[s] for s in steps])
