@@ -22,6 +22,7 @@ from stabletrain.record.reader import Info, Position, Record, Series, Vector, de
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.record.step_table import MAX_ROWS, StepTable
 from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.notice import keep_notices
 from stabletrain.vocabulary.signals import GRADIENT, SIGNALS
 
 OTHERS_MAX_BYTES = MAX_BYTES * 3 // 8  # of each signal but the gradient, of which a page shows fewer steps
@@ -200,7 +201,7 @@ class BoundedReader:
     def _take_other(self, head: Head, message: bytes) -> None:
         found = decode(Summary.Value.FromString(message), head.step, head.time_s)
         if isinstance(found, Info):
-            self._info = found.info
+            self._info = keep_notices(self._info, found.info)
         elif isinstance(found, Vector):
             self._vectors.setdefault(found.name, _Vectors(self._max_rows)).add(found.step, found.values)
 

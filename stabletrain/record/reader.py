@@ -17,6 +17,7 @@ from stabletrain.record.recorded_histogram import RecordedHistogram
 from stabletrain.record.run_folder import EVENT_FILES, RunFolder, is_own_events
 from stabletrain.signal.histogram import Histogram
 from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.notice import keep_notices
 from stabletrain.vocabulary.signals import GRADIENT, SIGNALS
 
 Position = dict[str, int]  # bytes read so far, by file name
@@ -197,7 +198,7 @@ def load_record(run_dir: Path | str) -> Record:
         elif isinstance(entry, Vector):
             record.vectors.setdefault(entry.name, {})[entry.step] = entry.values
         else:
-            record.info = entry.info
+            record.info = keep_notices(record.info, entry.info)
     for name, by_step in scalars.items():
         steps = sorted(by_step)
         record.scalars[name] = Series(steps, [by_step[s] for s in steps])

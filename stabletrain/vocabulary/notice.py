@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -45,3 +46,14 @@ def join(notices: tuple[Notice, ...], new: Notice) -> tuple[Notice, ...]:
     old = known.get((new.kind, new.layer), new)
     extended = replace(old, first_step=min(old.first_step, new.first_step), last_step=max(old.last_step, new.last_step))
     return (*(n for n in notices if n is not old), extended)
+
+
+def keep_notices(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata of a run as written last, with the notices that were written before.
+
+    A run that is resumed begins a new file, whose metadata knows nothing of what was seen until then.
+    """
+    known: tuple[Notice, ...] = ()
+    for fields in [*before.get("notices", []), *after.get("notices", [])]:
+        known = join(known, Notice(**fields))
+    return {**after, "notices": [notice.to_dict() for notice in known]} if known else dict(after)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from stabletrain.diagnosis import remedies
 from stabletrain.diagnosis.observations import About, Observations
-from stabletrain.diagnosis.progress import progress_of
+from stabletrain.diagnosis.progress import LATE_FALL_UNHEALTHY, Progress, progress_of
 from stabletrain.vocabulary.finding import CRITICAL, INFO, WARNING, Finding
 from stabletrain.vocabulary.kinds import (
     GRADIENTS_ACCUMULATE,
@@ -68,10 +68,17 @@ def _severity(notice: Notice, observations: Observations) -> str:
         return CRITICAL if overflowed else INFO
     progress = progress_of(observations)
     if certainty == CERTAIN:
-        return CRITICAL if progress is None or progress.lags else WARNING
+        return CRITICAL if progress is None or _lags(progress) else WARNING
     if progress is None or progress.share < PATIENCE:
         return INFO
-    return WARNING if (progress.lags if certainty == LIKELY else progress.suffers) else INFO
+    return WARNING if (_lags(progress) if certainty == LIKELY else progress.suffers) else INFO
+
+
+def _lags(progress: Progress) -> bool:
+    """Return whether training lags; also where the loss does not show it, or the training budget is unknown."""
+    if not getattr(progress, "is_measure", True):
+        return True
+    return progress.lags or (not progress.is_planned and progress.fall < LATE_FALL_UNHEALTHY * progress.share)
 
 
 def _overflowed(observations: Observations) -> bool | None:

@@ -1,8 +1,8 @@
 """Reads the autograd graph of a loss: which functions computed it, from what, and in which shapes.
 
-After the backward pass the graph is still there; only its saved tensors have been freed. A node is the backward function
-of one operation; `next_functions` lead to the operations that computed its inputs, and `AccumulateGrad` nodes stand for
-parameters. Node names and metadata are internals of torch (checked with torch 2.13.0).
+After the backward pass the graph is still there; only its saved tensors have been freed. A node is the backward
+function of one operation; `next_functions` lead to the operations that computed its inputs, and `AccumulateGrad`
+nodes stand for parameters. Node names and metadata are internals of torch (checked with torch 2.13.0).
 """
 
 from __future__ import annotations
@@ -67,5 +67,8 @@ def parameters_of(loss: Any) -> set[int]:
 
 
 def is_compiled(module: torch.nn.Module) -> bool:
-    """Return whether a module is compiled: its hooks would change how it is computed."""
-    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+    """Return whether a module or a part of it is compiled: hooks would change how it is computed."""
+    return any(
+        hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None
+        for part in module.modules()
+    )

@@ -17,6 +17,7 @@ from stabletrain.vocabulary.kinds import INPUT_SCALE
 from stabletrain.vocabulary.notice import ADVICE, CERTAINTY, DETAIL, LIKELY, POSSIBLE, REMEDY, Notice
 
 LARGE = 10.0  # root mean square of a feature: standardized data has 1, pixels in 0…1 have at most 1, in 0…255 about 100
+VERY_LARGE = 25.0  # … at which it is likely to be forgotten
 SMALL = 0.01  # … of all features
 FAR = 20.0  # |mean| over standard deviation
 MAX_ROWS = 256  # examples that are looked at
@@ -84,11 +85,14 @@ class InputScaleInspector(Inspector):
         scales = self._scales
         self._num_constant += bool(scales) and not self._has_tokens and all(scale.is_constant for scale in scales)
         if self._num_constant == FIRST:
-            return [_notice(scales[0], view, LIKELY)]
+            return [_constant(scales[0], view)]
         if self._num_constant:
             return []
         wrong = [s for s in scales if s.is_large] or [s for s in scales if s.is_far or s.is_small]
-        return [_notice(wrong[0], view, POSSIBLE)] if wrong and (wrong[0].is_large or len(wrong) == len(scales)) else []
+        if not wrong or not (wrong[0].is_large or len(wrong) == len(scales)):
+            return []
+        is_extreme = not wrong[0].is_large or wrong[0].mean ** 2 + wrong[0].std ** 2 > VERY_LARGE**2
+        return [_notice(wrong[0], view, LIKELY if is_extreme else POSSIBLE)]
 
     def detach(self) -> None:
         """Remove all hooks."""
@@ -135,14 +139,17 @@ def _notice(scale: Scale, view: StepView, certainty: str) -> Notice:
     which = "The inputs" if scale.feature is None else f"Feature {scale.feature} of the inputs"
     verb = "have" if scale.feature is None else "has"
     evidence[DETAIL] = f"{which} {verb} mean {scale.mean:.3g} and standard deviation {scale.std:.3g}."
-    if certainty == LIKELY:
-        evidence[DETAIL] = "The inputs are the same for all examples."
-        evidence[ADVICE] = "The loss cannot depend on them: look at how the batches are made."
-        evidence[REMEDY] = "print(x.std(0)) of a batch"
-    elif scale.feature is None and scale.std > 0:
+    if scale.feature is None and scale.std > 0:
         evidence[REMEDY] = f"x = (x - {scale.mean:.4g}) / {scale.std:.4g}"
-    first = max(0, view.step - FIRST + 1) if certainty == LIKELY else view.step
-    return Notice(INPUT_SCALE.name, first, view.step, evidence=evidence)
+    return Notice(INPUT_SCALE.name, view.step, view.step, evidence=evidence)
+
+
+def _constant(scale: Scale, view: StepView) -> Notice:
+    evidence: dict[str, Any] = {CERTAINTY: LIKELY, "mean": scale.mean, "std": 0.0, "into": scale.path}
+    evidence[DETAIL] = "The inputs are the same for all examples."
+    evidence[ADVICE] = "The loss cannot depend on them: look at how the batches are made."
+    evidence[REMEDY] = "print(x.std(0)) of a batch"
+    return Notice(INPUT_SCALE.name, max(0, view.step - FIRST + 1), view.step, evidence=evidence)
 
 
 def _takes_numbers(module: nn.Module) -> bool:

@@ -9,14 +9,13 @@ from torch import Tensor, nn
 
 from stabletrain.inspection.inspector import Inspector, StepView
 from stabletrain.inspection.mistakes import graph
+from stabletrain.inspection.mistakes.fresh import is_fresh
 from stabletrain.inspection.mistakes.wording import listed
 from stabletrain.torch_tools.module_hooks import ModuleHooks
 from stabletrain.vocabulary.kinds import NO_GRADIENT
 from stabletrain.vocabulary.notice import ADVICE, CERTAIN, CERTAINTY, DETAIL, HARMLESS, LIKELY, POSSIBLE, REMEDY, Notice
 
 NUM_STEPS = 10  # steps on which a parameter must be without a gradient
-FRESH = 0.05  # relative deviation of the spread from that of a uniform distribution
-SIZE = 256  # elements from which a distribution can be recognized
 
 
 class NoGradientInspector(Inspector):
@@ -76,30 +75,36 @@ class NoGradientInspector(Inspector):
         if cut is None:
             return [self._notice(view, waiting, HARMLESS, f"{names} never {verb} a gradient.", {})]
         source, target = cut
-        certainty = POSSIBLE if self._flow is not None and self._flow.is_guessed else self._intended(waiting)
-        detail = f"{names} never {verb} a gradient: the output of {source} is detached before it reaches {target}."
-        return [self._notice(view, waiting, certainty, detail, {"from": source, "to": target})]
+        is_guessed = self._flow is not None and self._flow.is_guessed
+        certainty = self._intended(waiting, LIKELY if is_guessed or not target else CERTAIN)
+        end = f"before it reaches {target}" if target else "from the loss"
+        detail = f"{names} never {verb} a gradient: the output of {source} is detached {end}."
+        evidence = {"from": source, "to": target or "the loss"}
+        return [self._notice(view, waiting, certainty, detail, evidence)]
 
-    def _intended(self, waiting: dict[str, nn.Parameter]) -> str:
-        """Return `possible` for weights that were trained before, of which `no_grad` is a usual way to use them."""
-        modules = [m for path, m in self.model.named_modules() if isinstance(m, _WITH_UNIFORM_WEIGHTS)]
+    def _intended(self, waiting: dict[str, nn.Parameter], certainty: str) -> str:
+        """Return `possible` for weights that were trained before, which are often used below `no_grad`."""
         ids = {id(p) for p in waiting.values()}
-        known = [m for m in modules if id(m.weight) in ids and m.weight.numel() >= SIZE]
-        return POSSIBLE if known and not any(_is_fresh(m) for m in known) else LIKELY
+        owners = [m for m in self.model.modules() if any(id(p) in ids for p in m.parameters(recurse=False))]
+        known = [fresh for m in owners if (fresh := is_fresh(m)) is not None]
+        return POSSIBLE if known and not any(known) else certainty
 
     def _frozen(self, view: StepView) -> list[Notice]:
         """Return parameters that are frozen at the random values of a new layer."""
         frozen = [(path, p) for path, p in self.model.named_parameters() if not p.requires_grad]
         if not frozen or not any(p.requires_grad for p in self.model.parameters()):
             return []
-        modules = {path: m for path, m in self.model.named_modules() if isinstance(m, _WITH_UNIFORM_WEIGHTS)}
-        new = [path for path, m in modules.items() if not m.weight.requires_grad and _is_fresh(m)]
+        modules = {path: m for path, m in self.model.named_modules() if [*m.parameters(recurse=False)]}
+        still = {
+            path: m for path, m in modules.items() if not any(p.requires_grad for p in m.parameters(recurse=False))
+        }
+        new = [path for path, m in still.items() if is_fresh(m)]
         if not new:
             return []
         detail = f"{listed(new)} {'is' if len(new) == 1 else 'are'} frozen at random initial weights."
         evidence = {ADVICE: "Weights that were not trained before need a gradient.", REMEDY: "p.requires_grad_(True)"}
         chosen = {path: p for path, p in frozen if path.rpartition(".")[0] in new}
-        return [self._notice(view, chosen, POSSIBLE, detail, {"frozen": True, **evidence})]
+        return [self._notice(view, chosen, LIKELY, detail, {"frozen": True, **evidence})]
 
     def _notice(
         self, view: StepView, named: dict[str, nn.Parameter], certainty: str, detail: str, more: dict[str, Any]
@@ -119,9 +124,11 @@ class _Flow:
         paths: Paths of the parameters without a gradient.
 
     Attributes:
-        cut: Path of a module, and of the module that takes its output without the graph; None if there is none.
+        cut: Path of a module, and of the module that takes its output without the graph ("" if the model returns it);
+            None if there is none.
         is_guessed: Whether only the order of the modules shows it: those without a gradient come first, and the next
-            one takes an input that needs no gradient and is not the model's.
+            one takes an input that needs no gradient and is not the model's; or a module that takes the model's inputs
+            gets no gradient, as no unused head would.
     """
 
     def __init__(self, model: nn.Module, paths: list[str]) -> None:
@@ -135,6 +142,7 @@ class _Flow:
         self.cut: tuple[str, str] | None = None
         self.is_guessed = False
         self._given: set[int] = set()  # addresses of the model's own inputs
+        self._given_shapes: set[torch.Size] = set()
         self._first: str | None = None  # the source that was called before all other modules with parameters
         self._is_later = False
         self._hooks = ModuleHooks(before=_Flow._enter, after=_Flow._leave)
@@ -145,26 +153,52 @@ class _Flow:
         tensors = _tensors(inputs)
         if not path:
             self._given |= {_address(tensor) for tensor in tensors}
-        if path in self._sources and not self._is_later:
-            self._first = path
-        if not torch.is_grad_enabled() or path in self._sources or not path:
+            self._given_shapes |= {tensor.shape for tensor in tensors}
+        if not path or not torch.is_grad_enabled():
+            self._note_first(path)
+            return
+        if path in self._sources:
+            self._note_first(path)
+            if self.cut is None and not any(t.requires_grad for t in tensors) and _has_own(module):
+                self.cut, self.is_guessed = (path, ""), True
+        if self._is_within_source(path):
             return
         for tensor in tensors:
             found = self._memory.get(_address(tensor))
             if found is not None and not tensor.requires_grad and (self.cut is None or self.is_guessed):
                 self.cut, self.is_guessed = (found[0], path), False
-        if any(True for _ in module.parameters(recurse=False)) and not self._is_later:
+        if _has_own(module) and not self._is_later:
             self._is_later = True
-            free = bool(tensors) and not any(t.requires_grad or _address(t) in self._given for t in tensors)
-            free = free and any(t.shape == known.shape for t in tensors for _, known in self._memory.values())
-            if self._first is not None and free and self.cut is None:
+            if self._first is not None and (self.cut is None or self.is_guessed) and self._is_free(tensors):
                 self.cut, self.is_guessed = (self._first, path), True
+
+    def _note_first(self, path: str) -> None:
+        if path in self._sources and not self._is_later:
+            self._first = path
+
+    def _is_within_source(self, path: str) -> bool:
+        return any(path == source or path.startswith(f"{source}.") for source in self._sources)
+
+    def _is_free(self, tensors: list[Tensor]) -> bool:
+        """Return whether inputs need no gradient, and look like a detached output, not like the model's inputs."""
+        if not tensors or any(t.requires_grad or _address(t) in self._given for t in tensors):
+            return False
+        outputs = {known.shape for _, known in self._memory.values()}
+        return any(t.shape in outputs or t.shape not in self._given_shapes for t in tensors)
 
     def _leave(self, path: str, module: nn.Module, inputs: Any, outputs: Any) -> None:
         for tensor in _tensors(outputs):
             known = self._memory.get(_address(tensor))
-            if path in self._sources or (known is None and not tensor.requires_grad and self._follows(module, inputs)):
+            if not path:
+                self._note_returned(tensor, known)
+            elif path in self._sources or (
+                known is None and not tensor.requires_grad and self._follows(module, inputs)
+            ):
                 self._memory[_address(tensor)] = path, tensor
+
+    def _note_returned(self, tensor: Tensor, known: tuple[str, Tensor] | None) -> None:
+        if known is not None and not tensor.requires_grad and (self.cut is None or self.is_guessed):
+            self.cut, self.is_guessed = (known[0], ""), False
 
     def _follows(self, module: nn.Module, inputs: Any) -> bool:
         """Return whether a module without parameters, such as an activation, is given a detached output."""
@@ -175,6 +209,11 @@ class _Flow:
         """Remove the hooks, and forget the tensors."""
         self._hooks.close()
         self._memory = {}
+
+
+def _has_own(module: nn.Module) -> bool:
+    """Return whether a module has parameters of its own that learn."""
+    return any(p.requires_grad for p in module.parameters(recurse=False))
 
 
 def _parameters_below(model: nn.Module, path: str) -> list[str]:
@@ -193,19 +232,3 @@ def _tensors(values: Any) -> list[Tensor]:
 
 def _address(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
-
-
-_WITH_UNIFORM_WEIGHTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-
-
-def _is_fresh(module: nn.Module) -> bool:
-    """Return whether weights are distributed as in a new layer: uniformly in ±1/√fan_in (He et al. 2015 with a = √5).
-
-    Training widens the range and fills its middle.
-    """
-    weight = module.weight.detach()  # pyright: ignore[reportOptionalMemberAccess, reportCallIssue]
-    if not isinstance(weight, Tensor) or weight.numel() < SIZE:
-        return False
-    bound = weight[0].numel() ** -0.5
-    spread = float(weight.float().std()) * 3**0.5 / bound
-    return float(weight.abs().max()) <= bound * (1 + 1e-6) and abs(spread - 1) < FRESH

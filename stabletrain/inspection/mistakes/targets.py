@@ -14,9 +14,10 @@ from stabletrain.inspection.mistakes.graph import Node
 from stabletrain.inspection.mistakes.output_activation import NAMES
 from stabletrain.torch_tools.module_hooks import ModuleHooks
 from stabletrain.vocabulary.kinds import OUTPUT_ACTIVATION, TARGET_SCALE
-from stabletrain.vocabulary.notice import CERTAIN, CERTAINTY, DETAIL, POSSIBLE, REMEDY, Notice
+from stabletrain.vocabulary.notice import CERTAIN, CERTAINTY, DETAIL, LIKELY, POSSIBLE, REMEDY, Notice
 
 LARGE = 10.0  # |mean| or standard deviation of the targets: with 5, networks learn as usual
+VERY_LARGE = 25.0  # … at which standardizing is likely to be forgotten
 REACHED = 0.3  # size of the outputs over that of the targets: a network that reaches them has learned their scale
 MAX_NUMBERS = 2**20  # outputs beyond are not kept until the end of the backward pass
 MAX_TENSORS = 4
@@ -60,9 +61,11 @@ class TargetInspector(Inspector):
 
     def inspect(self, view: StepView) -> list[Notice]:
         """Return targets off scale, and those that the outputs cannot reach."""
-        squares = None if self._is_done or not self._outputs else squares_of(view.loss)
-        if squares is None or not isinstance(view.loss, Tensor):
+        if self._is_done or not self._outputs or not isinstance(view.loss, Tensor):
             return []
+        squares = squares_of(view.loss)
+        if squares is None:
+            return self._far_off(view, view.loss)
         output = next((o for o in self._outputs if o.node is squares.outputs and o.gradient is not None), None)
         if output is None:
             return []
@@ -73,6 +76,20 @@ class TargetInspector(Inspector):
         """Remove all hooks."""
         self._hooks.close()
         self._outputs = []
+
+    def _far_off(self, view: StepView, loss: Tensor) -> list[Notice]:
+        """Return targets that are far from the outputs in comparison with the size of both, by an absolute error."""
+        node, error = absolute_error(loss)
+        output = next((o for o in self._outputs if node is not None and o.node is node), None)
+        if output is None or not LARGE < error < float("inf"):
+            return []
+        size = float(output.values.double().square().mean().sqrt())
+        if size >= REACHED * error:
+            return []
+        certainty = LIKELY if error > VERY_LARGE else POSSIBLE
+        detail = f"The outputs are {size:.3g} in size, and miss the targets by {error:.3g} on average."
+        evidence = {CERTAINTY: certainty, "mean_absolute_error": error, "output_size": size, DETAIL: detail}
+        return [Notice(TARGET_SCALE.name, view.step, view.step, evidence=evidence)]
 
     def _leave(self, _: None, module: nn.Module, inputs: Any, outputs: Any) -> None:
         for tensor in _tensors(outputs):
@@ -116,6 +133,25 @@ def squares_of(loss: Any) -> Squares | None:
     return None
 
 
+def absolute_error(loss: Tensor) -> tuple[Node | None, float]:
+    """Return what computed the outputs, and the mean absolute error of an L1, smooth L1 or Huber loss of large errors.
+
+    Beyond their quadratic part, smooth L1 is |r| − β/2 and Huber's loss δ (|r| − δ/2).
+    """
+    node, value = loss.grad_fn, float(loss.detach())
+    name = graph.name_of(node)
+    if name == "SmoothL1Loss" and _reduction(node) == MEAN:
+        return _outputs_of(node), value + getattr(node, "_saved_beta", 1.0) / 2
+    if name == "HuberLoss" and _reduction(node) == MEAN:
+        delta = getattr(node, "_saved_delta", 1.0)
+        return _outputs_of(node), value / delta + delta / 2
+    if name == "Mean" and graph.name_of(graph.only_input(node)) == "Abs":
+        difference = graph.only_input(graph.only_input(node))
+        if graph.name_of(difference) == "Sub" and len(graph.inputs_of(difference)) == 1:
+            return _outputs_of(difference), value
+    return None, 0.0
+
+
 def _reduction(node: Node) -> int:
     return getattr(node, "_saved_reduction", 0)
 
@@ -151,7 +187,8 @@ def _off_scale(output: _Output, targets: Tensor, view: StepView) -> list[Notice]
     reached = float(output.values.double().square().mean().sqrt()) / max(size, 1e-30)
     if max(abs(mean), std) <= LARGE or reached >= REACHED:
         return []
-    evidence: dict[str, Any] = {CERTAINTY: POSSIBLE, "mean": mean, "std": std}
+    certainty = LIKELY if max(abs(mean), std) > VERY_LARGE else POSSIBLE
+    evidence: dict[str, Any] = {CERTAINTY: certainty, "mean": mean, "std": std}
     evidence[DETAIL] = f"The targets have mean {mean:.3g} and standard deviation {std:.3g}."
     if std > 0:
         evidence[REMEDY] = f"y = (y - {mean:.4g}) / {std:.4g}"

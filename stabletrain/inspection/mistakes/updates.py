@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from stabletrain.inspection.inspector import Inspector, StepView
+from stabletrain.inspection.mistakes.fresh import is_fresh
 from stabletrain.inspection.mistakes.ledger import Ledger, sample_of, trainable
 from stabletrain.inspection.mistakes.wording import listed
 from stabletrain.vocabulary.kinds import GRADIENTS_ACCUMULATE, NOT_OPTIMIZED
@@ -105,8 +106,8 @@ class UpdateInspector(Inspector):
         return [self._unowned(view, ledger, same, idle)]
 
     def _unowned(self, view: StepView, ledger: Ledger, same: dict[str, nn.Parameter], idle: Optimizer | None) -> Notice:
-        others = [p for path, p in trainable(self.model) if path not in same]
-        changed = [p for p in others if id(p) in ledger.owned or p.grad is not None]
+        others = [(path, p) for path, p in trainable(self.model) if path not in same]
+        changed = [p for path, p in others if id(p) in ledger.owned or self._samples.get(path) != sample_of(p)]
         certainty, why = self._certainty(ledger, same, changed)
         if not changed:
             named = "no parameter of the model is in an optimizer that steps"
@@ -127,7 +128,7 @@ class UpdateInspector(Inspector):
     def _certainty(self, ledger: Ledger, same: dict[str, nn.Parameter], changed: list[nn.Parameter]) -> tuple[str, str]:
         """Return how certainly it is a mistake, and what shows it.
 
-        Only the first layers left out is a usual fine-tuning; a layer near the output left out is not.
+        It is one if the last layers are left out. Others are often left out on purpose if they were trained before.
         """
         if not changed:
             return CERTAIN, ""
@@ -139,9 +140,11 @@ class UpdateInspector(Inspector):
                 if any(p.shape == q.shape for p in orphans for q in same.values()) or len(orphans) >= len(same):
                     return CERTAIN, ", which holds parameters that have been replaced"
         order = [path for path, p in trainable(self.model) if path in same or p.grad is not None]
-        if all(path in same for path in order[: len(same)]):
-            return POSSIBLE, ""
-        return LIKELY, ""
+        if all(path in same for path in order[-len(same) :]):
+            return CERTAIN, ""
+        ids = {id(p) for p in same.values()}
+        owners = [m for m in self.model.modules() if any(id(p) in ids for p in m.parameters(recurse=False))]
+        return (LIKELY if any(is_fresh(module) for module in owners) else POSSIBLE), ""
 
 
 def _idle_optimizer(parameters: dict[str, nn.Parameter], ledger: Ledger) -> Optimizer | None:

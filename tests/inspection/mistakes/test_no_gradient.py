@@ -11,7 +11,7 @@ from stabletrain.inspection.inspections import Inspections
 from stabletrain.inspection.inspector import StepView
 from tests.inspection.mistakes.training_loops import batch, cross_entropy, kinds, mlp, train
 
-LIKELY, POSSIBLE, HARMLESS = (("no_gradient", certainty) for certainty in ("likely", "possible", "harmless"))
+CERTAIN, LIKELY, POSSIBLE, HARMLESS = (("no_gradient", x) for x in ("certain", "likely", "possible", "harmless"))
 
 
 class Net(nn.Module):
@@ -43,8 +43,8 @@ CUTS = {
 @pytest.mark.parametrize("name", CUTS)
 def test_a_detached_output_is_named(name):
     found = train(CUTS[name])
-    assert kinds(found) == [LIKELY]
-    evidence = found[LIKELY].evidence
+    assert kinds(found) == [CERTAIN]
+    evidence = found[CERTAIN].evidence
     assert evidence["from"].startswith("encoder")
     assert evidence["to"] in ("act", "head")
     assert evidence["parameters"] == ["encoder.0.weight", "encoder.0.bias", "encoder.2.weight", "encoder.2.bias"]
@@ -55,14 +55,48 @@ def test_a_module_whose_output_a_hook_detaches():
     model = nn.Sequential(nn.Linear(4, 80), nn.ReLU(), nn.Linear(80, 20), nn.ReLU(), nn.Linear(20, 3))
     model[2].register_forward_hook(lambda module, inputs, output: output.detach())
     found = train(model)
-    assert found[LIKELY].evidence["from"] == "2"
-    assert found[LIKELY].evidence["num_parameters"] == 4
+    assert found[CERTAIN].evidence["from"] == "2"
+    assert found[CERTAIN].evidence["num_parameters"] == 4
 
 
 def test_where_only_the_order_of_modules_shows_it():
     found = train(Net(lambda h: torch.relu(h.detach() * 2)))
-    assert kinds(found) == [POSSIBLE]
-    assert found[POSSIBLE].evidence["from"] == "encoder.2"
+    assert kinds(found) == [LIKELY]
+    assert found[LIKELY].evidence["from"] == "encoder.2"
+    assert found[LIKELY].evidence["to"] == "head"
+
+
+class TwoInputs(nn.Module):
+    """Two branches of which one is detached before both are joined."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(4, 20), nn.Linear(4, 20), nn.Linear(40, 3)
+
+    def forward(self, x):
+        return self.head(torch.cat([self.a(x), torch.relu(self.b(x)).detach()], 1))
+
+
+def test_a_branch_at_the_inputs_without_a_gradient():
+    found = train(TwoInputs())
+    assert kinds(found) == [LIKELY]
+    assert found[LIKELY].evidence["parameters"] == ["b.weight", "b.bias"]
+
+
+def test_an_output_that_the_model_returns_without_its_graph():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.one, self.two = nn.Linear(4, 20), nn.Linear(20, 3), nn.Linear(20, 3)
+
+        def forward(self, x):
+            h = torch.relu(self.body(x))
+            return self.one(h), self.two(h).detach()
+
+    found = train(Both(), lambda m, x, y: sum(F.cross_entropy(out, y) for out in m(x)))
+    assert kinds(found) == [LIKELY]
+    assert found[LIKELY].evidence["to"] == "the loss"
+    assert found[LIKELY].evidence["from"] == "two"
 
 
 def test_weights_that_were_trained_before_may_be_used_without_a_gradient():
@@ -85,14 +119,14 @@ class Branches(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
-        self.aux = nn.Linear(4, 3)
+        self.aux = nn.Linear(20, 3)
         self.body = nn.Linear(4, 20)
         self.experts = nn.ModuleList(nn.Linear(20, 20) for _ in range(3))
         self.head = nn.Linear(20, 3)
 
     def forward(self, x):
-        self.logged = self.aux(x).detach()
         h = torch.relu(self.body(x / 2))
+        self.logged = self.aux(h).detach()
         return self.head(self.experts[len(x) % 2](h) + h.detach())
 
 
@@ -133,6 +167,6 @@ def test_layers_frozen_at_random_weights_and_at_trained_ones():
     for model in (new, trained):
         model[0].requires_grad_(False)
     found = train(new)
-    assert kinds(found) == [POSSIBLE]
-    assert found[POSSIBLE].evidence["parameters"] == ["0.weight", "0.bias"]
+    assert kinds(found) == [LIKELY]
+    assert found[LIKELY].evidence["parameters"] == ["0.weight", "0.bias"]
     assert kinds(train(trained)) == []

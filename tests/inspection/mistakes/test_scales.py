@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.inspection.mistakes.training_loops import N, batch, cross_entropy, kinds, mlp, train
 
-INPUTS, TARGETS = ("input_scale", "possible"), ("target_scale", "possible")
+INPUTS, TARGETS = ("input_scale", "likely"), ("target_scale", "likely")
 
 
 def inputs(change):
@@ -36,6 +36,10 @@ def test_inputs_off_scale(change):
     assert evidence["mean"] == pytest.approx(float(x[:, worst].mean()), rel=1e-4)
     assert evidence["std"] == pytest.approx(float(x[:, worst].std(correction=0)), rel=1e-4)
     assert evidence["into"] == "0"
+
+
+def test_inputs_a_little_off_scale():
+    assert kinds(train(mlp(), batch=inputs(lambda x: x * 11), num_steps=5)) == [("input_scale", "possible")]
 
 
 def test_images_of_bytes_get_their_line():
@@ -120,6 +124,25 @@ def test_targets_off_scale(name, scale, shift):
     evidence = found[TARGETS].evidence
     assert evidence["mean"] == pytest.approx(float(t.mean()), rel=1e-3)
     assert evidence["std"] == pytest.approx(float(t.std(correction=0)), rel=1e-3)
+
+
+ABSOLUTE = {
+    "l1": lambda m, x, t: F.l1_loss(m(x), t),
+    "smooth": lambda m, x, t: F.smooth_l1_loss(m(x), t, beta=0.5),
+    "huber": lambda m, x, t: F.huber_loss(m(x), t, delta=2.0),
+}
+
+
+@pytest.mark.parametrize("name", ABSOLUTE)
+@pytest.mark.parametrize(("scale", "shift"), [(1.0, 300.0), (100.0, 0.0)])
+def test_targets_off_scale_under_absolute_errors(name, scale, shift):
+    model = mlp(outputs=1)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-6)
+    found = train(model, ABSOLUTE[name], optimizer=optimizer, batch=targets(scale, shift), num_steps=2)
+    assert kinds(found) == [TARGETS]
+    error = (mlp(outputs=1)(batch(0)[0]) - targets(scale, shift)(0)[1]).abs().mean().item()
+    assert found[TARGETS].evidence["mean_absolute_error"] == pytest.approx(error, rel=0.02)
+    assert kinds(train(mlp(outputs=1), ABSOLUTE[name], batch=targets(5.0, 0.0))) == []
 
 
 def test_a_scaled_gradient_gives_the_same_targets():
