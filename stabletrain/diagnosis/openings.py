@@ -16,8 +16,9 @@ class Openings:
     """Turns the findings of successive diagnoses into one line for each that opens or closes.
 
     Example:
+        >>> from stabletrain.vocabulary.kinds import OSCILLATION
         >>> openings = Openings()
-        >>> openings.changes(12, [Finding("oscillation", "warning", None, 3, 12, {}, "Lower the rate.")])
+        >>> openings.changes(12, [Finding(OSCILLATION.name, "warning", None, 3, 12, {}, "Lower the rate.")])
         ['step 12: warning oscillation. Lower the rate.']
         >>> openings.changes(40, [])
         ['step 40: oscillation is over']
