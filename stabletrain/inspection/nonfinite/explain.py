@@ -118,7 +118,8 @@ def _from_trace(
 
 def _from_loss(calls: Sequence[ModelCall], found: FoundInLoss, phase: str) -> Explanation:
     origin, why = found.judgement
-    line = find_line(calls[0].place if calls else None, found.operation)
+    place = calls[0].place if calls else None
+    line = find_line(place, found.operation) or (None if place is None else str(place))
     tensor, name = found.tensor, None
     if origin == TARGET and tensor is None:
         name, tensor = _bad_local(calls)
