@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -40,6 +41,7 @@ class Operation:
         makers: The operations that made them; None for one that was there before.
         is_nan: Whether the output contained NaN.
         judgement: Why the output is not finite although the inputs are, up to an intended -Inf.
+        is_intended: Whether it puts an infinity in place, as a mask does.
     """
 
     index: int
@@ -54,6 +56,7 @@ class Operation:
     makers: list[Operation | None]
     is_nan: bool
     judgement: Judgement
+    is_intended: bool
 
 
 @dataclass(eq=False)
@@ -179,6 +182,7 @@ class OperationTrace(TorchDispatchMode):
             bad.makers,
             has_nan(x),
             judge(name, _flat(args), x),
+            name.strip("_").startswith(MASKING) or any(isinstance(a, float) and math.isinf(a) for a in args),
         )
         self._makers[id(x)] = operation
         self._by_storage[_storage(x)] = operation
@@ -250,7 +254,7 @@ class OperationTrace(TorchDispatchMode):
                     return Leaf(x, operation)
                 continue
             origin = self._origin(maker, seen)
-            if isinstance(origin, Operation) and not origin.name.strip("_").startswith(MASKING):
+            if isinstance(origin, Operation) and not origin.is_intended:
                 return origin
             if isinstance(origin, Leaf) and (has_nan(origin.tensor) or has_positive_infinity(origin.tensor)):
                 return origin

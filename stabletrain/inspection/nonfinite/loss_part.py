@@ -150,6 +150,8 @@ class LossPart:
     def _invalid(self, part: Part, bad: dict[Any, Tensor]) -> FoundInLoss | None:
         base, saved, node = base_of(part.name), part.saved, part.node
         known = bad.get(node)
+        if base == "CtcLoss" and (family := family_of(part.name)):
+            return FoundInLoss(part.name, Judgement(INVALID, family.forward))
         if base == "Mean" and 0 in (*saved.get("self_sym_sizes", ()), saved.get("self_sym_numel", 1)):
             return FoundInLoss(part.name, Judgement(INVALID, "the mean of no element"))
         if base.startswith("NllLoss") and isinstance(saved.get("total_weight"), Tensor) and not bool(saved["total_weight"].any()):
