@@ -14,7 +14,7 @@ from stabletrain.torch_tools.eager import is_compiled
 from stabletrain.torch_tools.outermost_calls import OutermostCalls
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.torch.jit.trace. is deprecated"),
+    pytest.mark.filterwarnings("ignore:.torch.jit.trace"),
     pytest.mark.filterwarnings("ignore:Using .torch.compile"),
 ]
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 CHOSEN = (
     *("log_of_a_softmax", "mean_over_an_empty_mask", "exponential_of_the_rate", "nan_target_of_the_squared_error"),
     *("nan_target_of_a_loss_by_hand", "root_of_a_zero_distance", "where_around_a_division", "derivative_of_ones_own"),
-    *("padded_row_of_multihead_attention", "padded_row_compiled_ahead_of_time", "length_of_a_zero_vector"),
+    *("padded_row_of_multihead_attention", "padded_row_compiled_eagerly", "length_of_a_zero_vector"),
     *("shared_root", "functional_call_of_a_length", "parts_called_by_the_loop", "loss_within_the_model"),
     *("nan_in_the_inputs", "nan_in_an_image", "nan_in_what_was_loaded", "half_precision_beyond_its_range"),
     *("length_of_a_zero_vector_in_bfloat16", "recurrence_that_explodes", "second_micro_batch"),
