@@ -5,6 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+CERTAIN, LIKELY, POSSIBLE, HARMLESS = CERTAINTIES = ("certain", "likely", "possible", "harmless")
+CERTAINTY = "certainty"  # in the evidence: a mistake; one if training lags; one if training suffers; worth knowing only
+DETAIL = "detail"  # in the evidence: what was seen, in one sentence
+ADVICE = "advice"  # in the evidence: what to do, where the kind's own advice does not fit
+REMEDY = "remedy"  # in the evidence: the line of code that mends it, where it is more exact than the kind's own
+
 
 @dataclass(frozen=True)
 class Notice:
