@@ -166,9 +166,7 @@ class OperationTrace(TorchDispatchMode):
         seq = node._sequence_nr()
         return seq, self._names.scopes.get(seq, _Scope())
 
-    def _add(
-        self, name: str, node: Any, seq: int, scope: _Scope, x: Tensor, bad: _BadInputs, args: Any
-    ) -> None:
+    def _add(self, name: str, node: Any, seq: int, scope: _Scope, x: Tensor, bad: _BadInputs, args: Any) -> None:
         operation = Operation(
             self._num,
             name,
@@ -219,7 +217,11 @@ class OperationTrace(TorchDispatchMode):
         if operation.node.startswith("#"):
             of_output = operation.output.grad_fn
             known = self._names.nodes.get(int(operation.node[1:]))
-            if of_output is None and not any(x.requires_grad for x in operation.bad_inputs) and not _matches(known, operation):
+            if (
+                of_output is None
+                and not any(x.requires_grad for x in operation.bad_inputs)
+                and not _matches(known, operation)
+            ):
                 operation.node = operation.name.strip("_")
             else:
                 operation.node = known or (of_output.name() if of_output is not None else operation.name.strip("_"))
@@ -292,7 +294,9 @@ def _is_bad(x: Tensor) -> bool:
 
 
 def _flat(args: Any) -> list[Any]:
-    return [part for x in args for part in (x if isinstance(x, list) and any(isinstance(y, Tensor) for y in x) else [x])]
+    return [
+        part for x in args for part in (x if isinstance(x, list) and any(isinstance(y, Tensor) for y in x) else [x])
+    ]
 
 
 def _kept(args: Any) -> Any:

@@ -44,7 +44,9 @@ class OutermostCalls:
         self._seen: dict[int, nn.Module] = {}
         self._learning = True
         self._num_searches = 0
-        self._set: list[tuple[weakref.ref[nn.Module], Any, Any]] = []  # module, what was there before, what is there now
+        self._set: list[
+            tuple[weakref.ref[nn.Module], Any, Any]
+        ] = []  # module, what was there before, what is there now
         for module in model.modules():
             self._follow(module)
 

@@ -115,4 +115,5 @@ def test_the_line_of_an_operation_after_the_call_of_the_model():
     assert place.code is call_model.__code__
     assert find_line(caller, "SqrtBackward0").endswith("b = a.sqrt()")
     assert find_line(caller, "AcosBackward0") is None
-    assert "sqrt" in words_of("SqrtBackward0") and "linalg_eigh" in words_of("LinalgEighBackward0")
+    assert "sqrt" in words_of("SqrtBackward0")
+    assert "linalg_eigh" in words_of("LinalgEighBackward0")

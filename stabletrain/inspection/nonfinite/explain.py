@@ -137,7 +137,9 @@ def _kind_of(model: nn.Module, calls: Sequence[ModelCall], x: Tensor) -> tuple[s
         for call in calls:
             for index, value in enumerate((*call.args, *call.kwargs.values())):
                 if is_among(x, value):
-                    return INPUT, f"argument {index}" if index < len(call.args) else [*call.kwargs][index - len(call.args)]
+                    return INPUT, f"argument {index}" if index < len(call.args) else [*call.kwargs][
+                        index - len(call.args)
+                    ]
     return INPUT, None
 
 
