@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -40,6 +41,7 @@ class Operation:
         makers: The operations that made them; None for one that was there before.
         is_nan: Whether the output contained NaN.
         judgement: Why the output is not finite although the inputs are, up to an intended -Inf.
+        is_intended: Whether it puts an infinity in place, as a mask does.
     """
 
     index: int
@@ -54,6 +56,7 @@ class Operation:
     makers: list[Operation | None]
     is_nan: bool
     judgement: Judgement
+    is_intended: bool
 
 
 @dataclass(eq=False)
@@ -163,9 +166,7 @@ class OperationTrace(TorchDispatchMode):
         seq = node._sequence_nr()
         return seq, self._names.scopes.get(seq, _Scope())
 
-    def _add(
-        self, name: str, node: Any, seq: int, scope: _Scope, x: Tensor, bad: _BadInputs, args: Any
-    ) -> None:
+    def _add(self, name: str, node: Any, seq: int, scope: _Scope, x: Tensor, bad: _BadInputs, args: Any) -> None:
         operation = Operation(
             self._num,
             name,
@@ -179,6 +180,7 @@ class OperationTrace(TorchDispatchMode):
             bad.makers,
             has_nan(x),
             judge(name, _flat(args), x),
+            name.strip("_").startswith(MASKING) or any(isinstance(a, float) and math.isinf(a) for a in args),
         )
         self._makers[id(x)] = operation
         self._by_storage[_storage(x)] = operation
@@ -215,7 +217,11 @@ class OperationTrace(TorchDispatchMode):
         if operation.node.startswith("#"):
             of_output = operation.output.grad_fn
             known = self._names.nodes.get(int(operation.node[1:]))
-            if of_output is None and not any(x.requires_grad for x in operation.bad_inputs) and not _matches(known, operation):
+            if (
+                of_output is None
+                and not any(x.requires_grad for x in operation.bad_inputs)
+                and not _matches(known, operation)
+            ):
                 operation.node = operation.name.strip("_")
             else:
                 operation.node = known or (of_output.name() if of_output is not None else operation.name.strip("_"))
@@ -250,7 +256,7 @@ class OperationTrace(TorchDispatchMode):
                     return Leaf(x, operation)
                 continue
             origin = self._origin(maker, seen)
-            if isinstance(origin, Operation) and not origin.name.strip("_").startswith(MASKING):
+            if isinstance(origin, Operation) and not origin.is_intended:
                 return origin
             if isinstance(origin, Leaf) and (has_nan(origin.tensor) or has_positive_infinity(origin.tensor)):
                 return origin
@@ -288,7 +294,9 @@ def _is_bad(x: Tensor) -> bool:
 
 
 def _flat(args: Any) -> list[Any]:
-    return [part for x in args for part in (x if isinstance(x, list) and any(isinstance(y, Tensor) for y in x) else [x])]
+    return [
+        part for x in args for part in (x if isinstance(x, list) and any(isinstance(y, Tensor) for y in x) else [x])
+    ]
 
 
 def _kept(args: Any) -> Any:

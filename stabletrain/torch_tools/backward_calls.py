@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 Observer = Callable[[Tensor], None]
 
@@ -39,7 +40,7 @@ def observe_backward(observer: Observer) -> None:
     _observers = (*_observers, weakref.WeakMethod(observer))
     if _original is None:
         _original = torch.autograd.backward
-        torch.autograd.backward = functools.wraps(_original)(_backward)
+        torch.autograd.backward = functools.wraps(_original)(_disable_dynamo(_backward, recursive=False))
 
 
 def ignore_backward(observer: Observer) -> None:
@@ -55,6 +56,11 @@ def _keep(wanted: Callable[[Observer], bool]) -> None:
         _original = None
 
 
+@_disable_dynamo
+def _call(observer: Observer, loss: Tensor) -> None:
+    observer(loss)
+
+
 def _backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
     assert _original is not None
     for ref in _observers:
@@ -64,6 +70,6 @@ def _backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
             continue
         for loss in (tensors,) if isinstance(tensors, Tensor) else tuple(tensors):
             if isinstance(loss, Tensor):
-                observer(loss)
+                _call(observer, loss)
     original = _original or torch.autograd.backward  # the last observer may just have gone
     return original(tensors, *args, **kwargs)

@@ -74,7 +74,7 @@ def is_inside() -> bool:
 
 
 def is_compiled_in_place(model: nn.Module) -> bool:
-    """Return whether `model.compile()` was called on a module or on one of its parts, which shows only before a call."""
+    """Return whether `model.compile()` was called on a module or on one of its parts, which shows before a call."""
     return is_compiler_loaded() and any(map(is_compiled, model.modules()))
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stabletrain.torch_tools.eager import REPLACED, is_compiled_wrapper, is_compiler_loaded
+from stabletrain.torch_tools.eager import REPLACED, is_compiler_loaded
 
 SLOT = "_compiled_call_impl"
 MAX_SEARCHES = 2  # for compiled models, after the first steps without a call; each takes some 30 ms
@@ -44,7 +44,9 @@ class OutermostCalls:
         self._seen: dict[int, nn.Module] = {}
         self._learning = True
         self._num_searches = 0
-        self._set: list[tuple[weakref.ref[nn.Module], Any, Any]] = []  # module, what was there before, what is there now
+        self._set: list[
+            tuple[weakref.ref[nn.Module], Any, Any]
+        ] = []  # module, what was there before, what is there now
         for module in model.modules():
             self._follow(module)
 
@@ -76,8 +78,9 @@ class OutermostCalls:
         self._num_searches += 1
         if model is None or self._num_searches > MAX_SEARCHES or not is_compiler_loaded():
             return
+        kind = sys.modules["torch._dynamo"].OptimizedModule
         for found in gc.get_objects():
-            if is_compiled_wrapper(found) and found._modules.get("_orig_mod") is model:
+            if issubclass(type(found), kind) and found._modules.get("_orig_mod") is model:
                 self._follow(found)
 
     def _follow(self, module: nn.Module) -> None:

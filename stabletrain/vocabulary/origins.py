@@ -100,6 +100,12 @@ FAMILIES = (
         "loss = total / count.clamp(min=1), or skip a batch in which nothing counts",
     ),
     Family(
+        ("CtcLoss",),
+        "no alignment exists, since a text is longer than its input",
+        "no alignment exists, since a text is longer than its input",
+        "torch.nn.functional.ctc_loss(..., zero_infinity=True), or drop such examples",
+    ),
+    Family(
         ("Linalg*", "Inverse", "Cholesky*", "Svd", "Eigh", "Det", "Logdet"),
         "the matrix is singular",
         "two eigenvalues or singular values are equal, or the matrix is singular, so that the derivative divides by 0",

@@ -417,8 +417,10 @@ def length_of_a_zero_vector_in_bfloat16() -> Parts:
 @program(INVALID, "LogBackward0", None)
 def logarithm_of_what_underflowed_in_half_precision() -> Parts:
     model = mlp()
-    return model, sgd(model), lambda step: (
-        (-(model(batch()).sigmoid() * (1e-9 if step == BAD_STEP else 1)).half().log()).float().mean()
+    return (
+        model,
+        sgd(model),
+        lambda step: (-(model(batch()).sigmoid() * (1e-9 if step == BAD_STEP else 1)).half().log()).float().mean(),
     )
 
 

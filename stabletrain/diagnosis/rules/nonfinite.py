@@ -13,7 +13,7 @@ from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import Finding
 from stabletrain.vocabulary.kinds import NONFINITE
 from stabletrain.vocabulary.notice import Notice
-from stabletrain.vocabulary.origins import ORIGIN, OVERFLOW, advice_for, stands_for_itself
+from stabletrain.vocabulary.origins import ORIGIN, OVERFLOW, advice_for
 from stabletrain.vocabulary.signals import ACTIVATION, DELTA, GRADIENT, MOMENT, UPDATE, WEIGHT
 
 IN_ORDER = (WEIGHT, ACTIVATION, GRADIENT, DELTA, UPDATE, MOMENT)  # of two on one step, the first is named
@@ -24,8 +24,9 @@ def find_nonfinite(observations: Observations) -> list[Finding]:
     """Find the first layer, in forward order, that ever had an Inf or NaN.
 
     One element is enough: with the next step it spreads to every weight. The evidence lists all layers affected on that
-    first step, and where the value came from, if that was noticed (`stabletrain.inspection.nonfinite`). If later gradients and losses are finite, the step was skipped, as loss scalers do to find their scale
-    (Micikevicius et al. 2018, section 3.2), and the finding is `info`.
+    first step, and where the value came from, if that was noticed (`stabletrain.inspection.nonfinite`). If later
+    gradients and losses are finite, the step was skipped, as loss scalers do to find their scale (Micikevicius et al.
+    2018, section 3.2), and the finding is `info`.
     """
     hits = {signal: _hits(observations, signal) for signal in IN_ORDER}
     hits = {signal: found for signal, found in hits.items() if found is not None}
@@ -99,7 +100,7 @@ def _was_skipped(observations: Observations, last: int) -> bool:
 
 @NONFINITE.remedy
 def remedy_nonfinite(finding: Finding, about: About) -> list[remedies.Remedy]:
-    """Propose clipping, a lower rate, a norm; nothing where the value did not come from growth."""
-    if stands_for_itself(finding.evidence):
+    """Propose clipping, a lower rate, a norm; nothing where the origin has an advice of its own."""
+    if advice_for(finding.evidence):
         return []
     return [*remedies.clip(about), *remedies.lower_lr(about), *remedies.norm(about)]

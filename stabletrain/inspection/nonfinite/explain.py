@@ -13,7 +13,7 @@ from stabletrain.inspection.nonfinite.loss_part import FoundInLoss, LossPart
 from stabletrain.inspection.nonfinite.model_call import ModelCall
 from stabletrain.inspection.nonfinite.weights import is_among, is_weight
 from stabletrain.signal.domains import has_nan, has_positive_infinity, is_bad
-from stabletrain.signal.operations import MASKING, Leaf, Operation, OperationTrace, tensors_in
+from stabletrain.signal.operations import Leaf, Operation, OperationTrace, tensors_in
 from stabletrain.signal.user_code import ENDS, SKIPPED, find_line
 from stabletrain.torch_tools.isolation import differentiable, isolated
 from stabletrain.vocabulary.origins import BACKWARD, FORWARD, INPUT, TARGET, WEIGHT
@@ -40,6 +40,9 @@ def explain(model: nn.Module, calls: Sequence[ModelCall], losses: Sequence[LossP
     found = trace.find(outputs)
     if found is not None and not _is_mask(found):
         return _from_trace(model, calls, trace, found, FORWARD)
+    before = [x.detach() for call in calls for x in call.outputs]
+    if any(is_bad(x) and not is_bad(y) for x, y in zip(before, outputs, strict=False)):
+        return _not_again(FORWARD)
     return _in_loss(calls, losses) if loss_is_bad else _in_backward(model, calls, losses, trace, replayed)
 
 
@@ -47,8 +50,6 @@ def _in_loss(calls: Sequence[ModelCall], losses: Sequence[LossPart]) -> Explanat
     for part in losses:
         if part.is_bad and (inside := part.find_in_forward()) is not None:
             return _from_loss(calls, inside, FORWARD)
-    if any(is_bad(x.detach()) for call in calls for x in call.outputs):
-        return _not_again(FORWARD)
     return _unknown_target(calls) or Explanation(None, "the loss is not finite, although the outputs are", FORWARD)
 
 
@@ -118,7 +119,8 @@ def _from_trace(
 
 def _from_loss(calls: Sequence[ModelCall], found: FoundInLoss, phase: str) -> Explanation:
     origin, why = found.judgement
-    line = find_line(calls[0].place if calls else None, found.operation)
+    place = calls[0].place if calls else None
+    line = find_line(place, found.operation) or (None if place is None else str(place))
     tensor, name = found.tensor, None
     if origin == TARGET and tensor is None:
         name, tensor = _bad_local(calls)
@@ -135,7 +137,9 @@ def _kind_of(model: nn.Module, calls: Sequence[ModelCall], x: Tensor) -> tuple[s
         for call in calls:
             for index, value in enumerate((*call.args, *call.kwargs.values())):
                 if is_among(x, value):
-                    return INPUT, f"argument {index}" if index < len(call.args) else [*call.kwargs][index - len(call.args)]
+                    return INPUT, f"argument {index}" if index < len(call.args) else [*call.kwargs][
+                        index - len(call.args)
+                    ]
     return INPUT, None
 
 
@@ -147,7 +151,7 @@ def _is_mask(found: Operation | Leaf) -> bool:
     """Return whether infinities in the outputs were put there on purpose."""
     if isinstance(found, Leaf):
         return not has_nan(found.tensor) and not has_positive_infinity(found.tensor)
-    return found.name.strip("_").startswith(MASKING) and not has_nan(found.output)
+    return found.is_intended and not found.is_nan
 
 
 def _not_again(phase: str) -> Explanation:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -47,14 +48,16 @@ class NonFiniteInspector(Inspector):
         """Note a call of the model."""
         if not self._was_finite or len(self._calls) >= MAX_CALLS:
             return None
-        call = ModelCall.begin(module, args, kwargs)
-        self._calls.append(call)
-        return call
+        with self._harmless():
+            call = ModelCall.begin(module, args, kwargs)
+            self._calls.append(call)
+            return call
 
     def after_call(self, call: ModelCall | None, output: Any) -> None:
         """Note the output of a call."""
         if call is not None:
-            call.end(output)
+            with self._harmless():
+                call.end(output)
 
     def before_backward(self, loss: Tensor) -> None:
         """Keep what the backward pass of a loss will free."""
@@ -62,9 +65,19 @@ class NonFiniteInspector(Inspector):
             return
         if self._calls and not any(call.outputs for call in self._calls):
             return
-        ends = [x.grad_fn for call in self._calls for x in call.outputs if x.grad_fn is not None]
-        bad = loss.device.type == "cpu" and loss.numel() == 1 and not math.isfinite(loss.item())
-        self._losses.append(LossPart(loss, ends, is_bad=bad))
+        with self._harmless():
+            ends = [x.grad_fn for call in self._calls for x in call.outputs if x.grad_fn is not None]
+            bad = loss.device.type == "cpu" and loss.numel() == 1 and not math.isfinite(loss.item())
+            self._losses.append(LossPart(loss, ends, is_bad=bad))
+
+    @contextmanager
+    def _harmless(self) -> Iterator[None]:
+        """Let training go on as without the doctor, whatever goes wrong here."""
+        try:
+            yield
+        except Exception as error:
+            logging.getLogger(__name__).warning("origins of non-finite values are no longer looked for: %s", error)
+            self.detach()
 
     @torch.no_grad()
     def inspect(self, view: StepView) -> Iterable[Notice]:
@@ -81,7 +94,8 @@ class NonFiniteInspector(Inspector):
             return (Notice(NONFINITE.name, view.step, view.step, found.layer, found.evidence()),)
         finally:
             self._calls, self._losses = [], []
-            self._outermost.settle()
+            with self._harmless():
+                self._outermost.settle()
 
     def detach(self) -> None:
         """Stop following the model."""
@@ -90,16 +104,16 @@ class NonFiniteInspector(Inspector):
         self._calls, self._losses = [], []
 
     def _has_bad_loss(self, view: StepView) -> bool:
-        losses: Sequence[Any] = [view.loss] if view.loss is not None else [part.loss for part in self._losses]
-        values = [x.detach() if isinstance(x, Tensor) else torch.tensor(float(x)) for x in losses]
-        return any(not bool(x.isfinite().all()) for x in values) or any(part.is_bad for part in self._losses)
+        if any(part.is_bad for part in self._losses):
+            return True
+        known = self._losses and all(part.loss.device.type == "cpu" for part in self._losses)
+        losses = [view.loss] if view.loss is not None else [] if known else [part.loss for part in self._losses]
+        return any(not _is_finite(loss) for loss in losses)
 
     def _explain(self, view: StepView, bad_loss: bool) -> Explanation:
         found = explain_weight(self.model, view.optimizers, view.step)
         if found is not None:
             return found
-        following = self._was_finite  # calls of the replay are not noted: it is False here
-        assert not following
         try:
             return explain(self.model, self._calls, self._losses, bad_loss)
         except Exception as error:  # a model may not stand a second call; training must go on as without the doctor
@@ -107,10 +121,20 @@ class NonFiniteInspector(Inspector):
             return Explanation(None, f"the step could not be replayed: {error}")
 
 
+def _is_finite(loss: Tensor | float) -> bool:
+    if isinstance(loss, Tensor) and loss.numel() != 1:
+        return bool(loss.isfinite().all())
+    return math.isfinite(loss)
+
+
 def _has_bad_gradient(view: StepView) -> bool:
     if view.snapshot is not None:
-        return bool(Measures.of([*view.snapshot.layers]).arrays.num_nonfinite.any()) if not isinstance(
-            view.snapshot.layers, Measures
-        ) else bool(view.snapshot.layers.arrays.num_nonfinite.any())
+        layers = view.snapshot.layers
+        if isinstance(layers, Measures):
+            return bool(layers.arrays.num_nonfinite.any())
+        return any(layer.num_nonfinite for layer in layers)
     gradients = [p.grad for p in view.model.parameters() if p.grad is not None]
-    return any(not bool(g.isfinite().all()) for g in gradients)
+    norms = torch._foreach_norm(gradients) if gradients else []  # pyright: ignore[reportPrivateImportUsage]
+    if all(math.isfinite(norm) for norm in norms):
+        return False
+    return any(not bool(g.isfinite().all()) for g in gradients)  # a norm may overflow by itself

@@ -150,9 +150,15 @@ class LossPart:
     def _invalid(self, part: Part, bad: dict[Any, Tensor]) -> FoundInLoss | None:
         base, saved, node = base_of(part.name), part.saved, part.node
         known = bad.get(node)
+        if base == "CtcLoss" and (family := family_of(part.name)):
+            return FoundInLoss(part.name, Judgement(INVALID, family.forward))
         if base == "Mean" and 0 in (*saved.get("self_sym_sizes", ()), saved.get("self_sym_numel", 1)):
             return FoundInLoss(part.name, Judgement(INVALID, "the mean of no element"))
-        if base.startswith("NllLoss") and isinstance(saved.get("total_weight"), Tensor) and not bool(saved["total_weight"].any()):
+        if (
+            base.startswith("NllLoss")
+            and isinstance(saved.get("total_weight"), Tensor)
+            and not bool(saved["total_weight"].any())
+        ):
             return FoundInLoss(part.name, Judgement(INVALID, "the mean of no element: every target is ignored"))
         operands = [saved[name] for name in OPERANDS.get(base, ("self", "other")) if name in saved]
         if base == "Div" and "other" in saved and "self" not in saved:
@@ -161,7 +167,11 @@ class LossPart:
         if operands and not any(isinstance(x, Tensor) and has_nan(x) for x in operands):
             value = result if isinstance(result, Tensor) and is_bad(result) else self.loss.new_full((), torch.nan)
             found = judge(base.lower(), operands, value)
-            if is_risky(part.name) and found.origin == INVALID and found.why not in ("NaN from finite inputs", "operation on Inf"):
+            if (
+                is_risky(part.name)
+                and found.origin == INVALID
+                and found.why not in ("NaN from finite inputs", "operation on Inf")
+            ):
                 return FoundInLoss(part.name, found)
         if isinstance(result, Tensor) and known is not None and "result" in saved:
             family = family_of(part.name)
