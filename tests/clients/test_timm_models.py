@@ -16,6 +16,7 @@ except (ImportError, RuntimeError) as error:  # a torchvision of another build r
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 NUM_STEPS, BATCH, SIZE = 60, 16, 32
+VIT = {"img_size": SIZE, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
 MODELS = {
     "vit": (
         "vit_tiny_patch16_224",
