@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
@@ -17,6 +18,7 @@ from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.recorded_run import observe
 from stabletrain.diagnosis.remedies import with_remedies
 from stabletrain.record.bounded_reader import load_bounded
+from stabletrain.record.foreign_logs.detection import find_log
 from stabletrain.record.run_folder import RunFolder, folder_of
 from stabletrain.vocabulary.finding import SEVERITIES, Finding, verdict_of
 from stabletrain.vocabulary.kinds import NONFINITE
@@ -77,14 +79,21 @@ def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
     console, found = Console(), []
     loss = next((word.partition("=")[2] for word in arguments if word.startswith(f"{LOSS}=")), None)
     for path in [word for word in arguments if not word.startswith("--")]:
-        folder = folder_of(path)
-        if folder.is_recorded:
+        if (folder := _run_in(path)) is not None:
             found += _examine_run(path, folder, console, REPLAY in arguments)
         else:
             found += examine_log(path, console, loss, EPOCHS in arguments)
     fail_on = composition.config["doctor"]["fail_on"]
     severe = [f for f in found if fail_on and SEVERITIES.index(f.severity) >= SEVERITIES.index(fail_on)]
     return STOPPED_CODE if severe else DONE_CODE
+
+
+def _run_in(path: str) -> RunFolder | None:
+    """Return the run that a path belongs to, or the only one below it; None if there is a log of another tool."""
+    folder = folder_of(path)
+    if not folder.is_recorded:
+        folder = RunFolder(find_log(Path(path)).path)
+    return folder if folder.is_recorded else None
 
 
 def _examine_run(path: str, folder: RunFolder, console: Console, replays: bool) -> list[Finding]:
