@@ -22,7 +22,7 @@ from stabletrain.record.reader import load_record
 from stabletrain.record.run_folder import RunFolder, folder_of
 from stabletrain.record.writer import RecordWriter
 from stabletrain.vocabulary import metric_names as names
-from stabletrain.vocabulary.statuses import DONE_CODE, WRONG_REQUEST_CODE
+from stabletrain.vocabulary.statuses import DONE_CODE, FINISHED, WRONG_REQUEST_CODE
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*LeafSpec.*")
 NUM_STEPS = 20
@@ -64,8 +64,9 @@ def lightning(tmp_path_factory):
 
 @pytest.fixture
 def version_0(lightning, runs):
-    """A copy in the folder of runs, beside a store of MLflow."""
+    """A copy in the folder of runs, beside a store of MLflow. Its training has ended, though its process is alive."""
     shutil.copytree(lightning, runs / "version_0")
+    RunFolder(runs / "version_0").update_summary(status=FINISHED)
     return runs / "version_0"
 
 
@@ -73,7 +74,6 @@ def test_diagnose_and_report_say_the_same(version_0, capsys):
     assert main(["diagnose", str(version_0)]) == DONE_CODE
     verdict = capsys.readouterr().out.splitlines()[0].rpartition(": ")[2]
     assert json.loads((version_0 / "summary.json").read_text())["verdict"] == verdict
-    assert "No problem found" not in verdict
     assert main(["report", str(version_0)]) == DONE_CODE
     page = (version_0 / "report.html").read_text()
     assert {"vanishing": "Vanishing gradients", "bad_init": "Unsuitable initialization"}[verdict] in page
@@ -90,15 +90,16 @@ def test_sync_ships_the_record_and_not_the_checkpoints(version_0, uri, capsys):
 
 
 @pytest.fixture
-def flat(tmp_path):
+def flat(runs):
     """A folder into which SummaryWriter and stabletrain have both written, as earlier versions of the callback did."""
-    with SummaryWriter(str(tmp_path)) as writer:
+    folder = runs / "flat"
+    with SummaryWriter(str(folder)) as writer:
         for step in range(NUM_STEPS):
             writer.add_scalar("train_loss", 1.0, step)
-    with_record(tmp_path)
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"x")
-    return tmp_path
+    with_record(folder)
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "last.ckpt").write_bytes(b"x")
+    return folder
 
 
 def with_record(folder):
@@ -117,10 +118,10 @@ def test_of_two_writers_in_one_folder_ours_is_the_record(flat):
 
 
 def test_a_flat_folder_is_reported_and_shipped_without_its_checkpoints(flat, runs, uri, capsys):
-    folder = runs / "flat"
-    shutil.move(flat, folder)
+    folder = flat
     assert main(["report", str(folder)]) == DONE_CODE
     assert "verdict" in json.loads((folder / "summary.json").read_text())
+    RunFolder(folder).update_summary(status=FINISHED)
     assert main(["sync", str(folder)]) == DONE_CODE
     first = capsys.readouterr().out
     assert main(["sync", str(folder)]) == DONE_CODE
