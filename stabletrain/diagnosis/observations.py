@@ -66,6 +66,8 @@ class About:
         steps_per_epoch: Optimizer steps in one pass over the training data.
         num_dims: Number of axes of each parameter, by layer name; 1 for biases and gains.
         prior_loss: Loss of the best constant prediction: the entropy of the labels, or the variance of the targets.
+        client: Whose words advice is given in, where stabletrain did not compose the run: `lightning`, `huggingface`,
+            or `loop` for a training loop of one's own.
     """
 
     choices: Mapping[str, str] = field(default_factory=dict)
@@ -74,6 +76,7 @@ class About:
     steps_per_epoch: int | None = None
     num_dims: Mapping[str, int] = field(default_factory=dict)
     prior_loss: float | None = None
+    client: str | None = None
 
 
 def num_dims_by_layer(layers: Iterable[str], num_dims: Mapping[str, int]) -> dict[str, int]:

@@ -107,6 +107,7 @@ def about_of(info: Mapping[str, Any], layers: Iterable[str]) -> About:
         steps_per_epoch=training.get("steps_per_epoch"),
         num_dims=num_dims_by_layer(layers, training.get("num_dims", {})),
         prior_loss=training.get("prior_loss"),
+        client=training.get("client"),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from stabletrain.inspection.inspector import Inspector, StepView
+from stabletrain.torch_tools.eager import is_compiled_in_place
 from stabletrain.vocabulary.notice import Notice
 
 INSPECTORS: tuple[type[Inspector], ...] = ()
@@ -21,11 +22,14 @@ class Inspections:
     """
 
     def __init__(self, model: nn.Module, inspectors: Iterable[type[Inspector]] = INSPECTORS) -> None:
+        self.model = model
         self._inspectors = [inspector(model) for inspector in inspectors]
         self.expect(0)
 
     def expect(self, step: int) -> None:
-        """Prepare for the forward pass of `step`."""
+        """Prepare for the forward pass of `step`; a model that is compiled in place cannot be hooked unchanged."""
+        if is_compiled_in_place(self.model):
+            return
         for inspector in self._inspectors:
             inspector.expect(step)
 

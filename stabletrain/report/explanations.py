@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from stabletrain.vocabulary import statuses
-from stabletrain.vocabulary.finding import HEALTHY
+from stabletrain.vocabulary.finding import HEALTHY, UNKNOWN
 from stabletrain.vocabulary.kinds import KINDS
 
 NO_VERDICT = "none"
@@ -14,6 +14,7 @@ RUN_FAILED = "run_failed"
 
 VERDICTS: dict[str, tuple[str, str]] = {
     HEALTHY: ("Healthy", "Gradients reach every layer at a usable magnitude, and nothing alarming was found."),
+    UNKNOWN: ("Unknown", "Nothing alarming was found, but too little was measured to call the run healthy."),
     **{kind.name: (kind.heading, kind.meaning) for kind in KINDS.values()},
     RUN_FAILED: (
         "The run failed",

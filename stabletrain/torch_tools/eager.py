@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 _num_holders = 0
+_num_blocks = 0  # of `eagerly`, entered and not left
 _stance: Any = None  # what `torch.compiler.set_stance` returned
 
 
@@ -54,8 +56,26 @@ def is_compiler_loaded() -> bool:
 @contextlib.contextmanager
 def eagerly() -> Iterator[None]:
     """Run compiled functions eagerly within `with`."""
+    global _num_blocks
     hold()
+    _num_blocks += 1
     try:
         yield
     finally:
+        _num_blocks -= 1
         release()
+
+
+def is_inside() -> bool:
+    """Return whether this is within a block of `eagerly`."""
+    return _num_blocks > 0
+
+
+def is_compiled_in_place(model: nn.Module) -> bool:
+    """Return whether `compile()` was called on a module or on one of its parts, which a hook would see too late."""
+    return is_compiler_loaded() and any(module._compiled_call_impl is not None for module in model.modules())
+
+
+def is_compiled_wrapper(module: Any) -> bool:
+    """Return whether a module is what `torch.compile(module)` returns, which runs another module compiled."""
+    return is_compiler_loaded() and isinstance(module, sys.modules["torch._dynamo"].OptimizedModule)
