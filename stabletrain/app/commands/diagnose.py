@@ -14,6 +14,7 @@ from stabletrain.app.commands.log_diagnosis import examine_log
 from stabletrain.app.composition.compose import Composition
 from stabletrain.app.console import Console
 from stabletrain.diagnosis.causes import order_by_cause
+from stabletrain.diagnosis.coverage import describe_unseen, find_unseen, is_unknown
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.recorded_run import observe
 from stabletrain.diagnosis.remedies import with_remedies
@@ -46,12 +47,19 @@ def examine(folder: RunFolder, error: BaseException | None = None) -> list[Findi
     return [_with_offender(f, _read_offender(folder)) for f in findings]
 
 
-def judge(folder: RunFolder) -> list[Finding]:
-    """Write the findings and the verdict of a recorded run, and return the findings."""
+def judge(folder: RunFolder) -> tuple[list[Finding], tuple[str, ...]]:
+    """Write the findings and the verdict of a recorded run.
+
+    Returns:
+        The findings, and what was not measured of a run that stabletrain did not compose (`coverage.find_unseen`): the
+        options of a composed one say what it measures.
+    """
     findings = examine(folder)
+    is_composed = folder.config.is_file()
+    unseen = () if is_composed else find_unseen(observe(load_bounded(folder.path)))
     folder.write_findings(findings)
-    folder.update_summary(verdict=verdict_of(findings))
-    return findings
+    folder.update_summary(verdict=verdict_of(findings, is_unknown(unseen)))
+    return findings, unseen
 
 
 def _read_offender(folder: RunFolder) -> dict[str, Any]:
@@ -97,9 +105,11 @@ def _run_in(path: str) -> RunFolder | None:
 
 
 def _examine_run(path: str, folder: RunFolder, console: Console, replays: bool) -> list[Finding]:
-    findings = judge(folder)
-    console.print(f"{path}: [bold]{verdict_of(findings)}[/]")
+    findings, unseen = judge(folder)
+    console.print(f"{path}: [bold]{verdict_of(findings, is_unknown(unseen))}[/]")
     console.show(findings)
+    if (sentence := describe_unseen(unseen)) is not None:
+        console.print(f"  {sentence}")
     if replays:
         console.print(_replayed(folder))
     return findings
