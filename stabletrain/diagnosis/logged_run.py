@@ -15,9 +15,9 @@ from stabletrain.diagnosis.observations import Observations, Series
 from stabletrain.diagnosis.progress import running_medians
 from stabletrain.diagnosis.recorded_run import RecordedRun, observe
 from stabletrain.diagnosis.rules.clipping import ALWAYS, MIN_MEASUREMENTS
-from stabletrain.diagnosis.rules.loss import MIN_STEPS, PROGRESS, SPIKE_WARMUP
+from stabletrain.diagnosis.rules.loss import MIN_STEPS, PROGRESS, PROGRESS_AT_THE_END, SPIKE_WARMUP
 from stabletrain.vocabulary import metric_names as names
-from stabletrain.vocabulary.finding import INFO, Finding, verdict_of
+from stabletrain.vocabulary.finding import INFO, UNKNOWN, Finding, verdict_of
 from stabletrain.vocabulary.kinds import (
     CLIP_ALWAYS,
     EXPLODING,
@@ -32,8 +32,11 @@ from stabletrain.vocabulary.log_format import LogFormat
 
 NOT_FALLEN = "The loss has not fallen since it was first logged: search for a learning rate that lowers it."
 MIN_LOSSES = 5  # of fewer, no rule can tell a level from noise
+MIN_VALIDATIONS = 3
+GUESS = 0.55  # an accuracy that a guess between two classes may reach
 GAIN = 0.05  # of the accuracy: what a validation gains or loses by chance, see `rules.loss.BACK_AND_FORTH`
-NOISE = 2.0  # medians of five, of which the lowest counts, differ by this much of what the loss changes per step
+DIFFERENCE = 0.954  # median of |x - y| in standard deviations, for two normal numbers
+ERROR_OF_MEDIAN = 1.25  # standard error of the median of n normal numbers, in standard deviations over √n
 MARGIN = 0.05  # of the range of a loss that may be negative: its lowest level is this much above zero
 CAPPED = 1e-3  # relative deviation of norms that clipping has made equal; they are logged with three digits or more
 OF_LOSS = (LOSS_SPIKE.name, OSCILLATION.name, NO_PROGRESS.name)  # kinds that presume a loss that should fall
@@ -95,10 +98,11 @@ def diagnose_log(log: LoggedRun) -> LogDiagnosis:
     findings = [f for f in findings if f.kind not in denied or _is_of_accuracy(f)]
     reason = _too_little(observations, log)
     missing, unjudged = _unjudged(observations, log)
+    verdict = verdict_of(findings, bool(reason))
     return LogDiagnosis(
         findings=[_in_units(f, observations, log.steps_per_unit) for f in findings],
-        verdict=verdict_of(findings, bool(reason)),
-        reason=reason,
+        verdict=verdict,
+        reason=reason if verdict == UNKNOWN else "",
         missing=missing,
         unjudged=unjudged,
     )
@@ -176,21 +180,38 @@ def _too_little(observations: Observations, log: LoggedRun) -> str:
         return f"{len(losses.steps)} losses are too few to tell a level from noise; {log.format.often}"
     if log.why_not_falling:
         return log.why_not_falling
-    if not (_has_fallen(losses.values) or _validation_improves(observations)) and losses.steps[-1] + 1 < MIN_STEPS:
-        last = int(losses.steps[-1]) // log.steps_per_unit
-        least = MIN_STEPS // log.steps_per_unit
-        return f"the loss has not fallen by {log.unit[:-1]} {last:,}, which is too early to judge (from {least:,} on)"
-    return ""
+    if (stuck := _stuck_accuracy(observations)) is not None:
+        return f"the accuracy of the validation stays at {stuck:.2g}"
+    fall, is_clear = _fall(losses.values)
+    if (fall > PROGRESS_AT_THE_END and is_clear) or _validation_improves(observations):
+        return ""
+    fallen = f"the loss has fallen by {max(fall, 0.0):.0%}" + ("" if is_clear else ", less than it varies,")
+    last = int(losses.steps[-1])
+    if last + 1 < MIN_STEPS:
+        early, least = last // log.steps_per_unit, MIN_STEPS // log.steps_per_unit
+        return f"{fallen} by {log.unit[:-1]} {early:,}, which is too early to judge ({least:,})"
+    return f"{fallen} since it was first logged, and what it was before is not known"
 
 
-def _has_fallen(losses: np.ndarray) -> bool:
-    """Return whether the loss was clearly lower at some time than when it was first logged.
+def _fall(losses: np.ndarray) -> tuple[float, bool]:
+    """Return by which share the loss was lower at its best than when it was first logged, and if that is no noise.
 
-    Of five losses in a row the median is 3% lower, and by more than the first five vary.
+    The median of the first five losses is compared with the lowest median of a tenth of them, at two standard errors.
     """
-    first, levels = losses[:MIN_LOSSES], running_medians(losses, MIN_LOSSES)
-    fall = float(np.median(first) - levels.min())
-    return fall > max(PROGRESS * abs(float(np.median(first))), NOISE * float(np.median(np.abs(np.diff(losses)))))
+    width = max(MIN_LOSSES, len(losses) // 10)
+    first, lowest = float(np.median(losses[:MIN_LOSSES])), float(running_medians(losses, width).min())
+    deviation = float(np.median(np.abs(np.diff(losses)))) / DIFFERENCE
+    error = ERROR_OF_MEDIAN * deviation * (1 / MIN_LOSSES + 1 / width) ** 0.5
+    return (first - lowest) / max(abs(first), 1e-30), first - lowest > 2 * error
+
+
+def _stuck_accuracy(observations: Observations) -> float | None:
+    """Return the accuracy of the validation if it stays where it was at first, no better than a guess."""
+    scores = observations.scalars.get(names.VAL_ACCURACY)
+    if scores is None or len(scores.values) < MIN_VALIDATIONS:
+        return None
+    best = float(scores.values.max())
+    return best if best <= GUESS and best - scores.values[0] <= GAIN else None
 
 
 def _is_of_accuracy(finding: Finding) -> bool:

@@ -17,6 +17,7 @@ STEP_NAMES = (  # in the order in which they are preferred
 )
 EPOCH_NAMES = ("epoch", "epochs", "train/epoch")
 TIME_NAMES = ("time", "timestamp", "_timestamp", "_runtime", "wall time", "wall_time", "walltime", "elapsed")
+OF_HUGGING_FACE = frozenset({"train/epoch", "train/global_step"})  # tags of its event files
 SUMMARY_TAG = "train/train_loss"  # of Hugging Face in TensorBoard: the mean loss of the whole training
 EXAMPLE = "train_loss"
 

@@ -49,7 +49,6 @@ def test_what_a_log_shows(tmp_path, kind):
 
 HEALTHY_LOGS = {
     "falls": {"loss": FALLING},
-    "fine-tuned from a good start": {"loss": 1 + 0.05 * np.exp(-STEPS / 600) + 0.05 * NOISE},
     "noisy": {"loss": 1 + 0.3 * np.exp(-STEPS / 600) + 0.2 * NOISE},
     "a spike that came back": {"loss": FALLING + np.where((STEPS >= 1500) & (STEPS < 1600), 2.5, 0)},
     "a log-likelihood below zero": {"loss": -50 * (1 - np.exp(-STEPS / 400)) + NOISE},
@@ -114,9 +113,19 @@ def test_the_verdict_is_unknown_of_too_few_losses_or_too_early(tmp_path):
     few = judge(tmp_path, step=np.array([500, 1000, 1500]), loss=1.0)
     assert few.reason == "3 losses are too few to tell a level from noise; log the loss of every step"
     early = judge(tmp_path, step=np.arange(50), loss=FLAT[:50])
-    assert early.reason == "the loss has not fallen by step 49, which is too early to judge (from 500 on)"
+    assert early.reason == "the loss has fallen by 1%, less than it varies, by step 49, which is too early to judge (500)"
     assert (few.verdict, early.verdict) == (UNKNOWN, UNKNOWN)
     assert judge(tmp_path, step=np.arange(50), loss=FALLING[:50]).verdict == HEALTHY
+
+
+def test_the_verdict_is_unknown_where_little_was_learned_and_nothing_says_from_where(tmp_path):
+    """A good start has little to gain; so has a training that learns nothing but the mean."""
+    result = judge(tmp_path, step=STEPS, loss=1 + 0.08 * np.exp(-STEPS / 600) + 0.005 * NOISE)
+    assert (result.verdict, [f for f in result.findings if f.alarms]) == (UNKNOWN, [])
+    assert result.reason == "the loss has fallen by 7% since it was first logged, and what it was before is not known"
+    stuck = judge(tmp_path, step=STEPS, loss=FALLING, val_acc=np.where(STEPS % 20, 0.5, 0.51))
+    assert (stuck.verdict, stuck.reason) == (UNKNOWN, "the accuracy of the validation stays at 0.51")
+    assert judge(tmp_path, step=STEPS, loss=FALLING, val_acc=0.5 + STEPS / 1e4).verdict == HEALTHY
 
 
 def test_what_was_not_recorded_is_named_with_what_depends_on_it(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
@@ -12,9 +13,11 @@ from rich.markup import escape
 from stabletrain.app.commands.log_diagnosis import examine_log
 from stabletrain.app.composition.compose import Composition
 from stabletrain.app.console import Console
+from stabletrain.diagnosis.coverage import describe_unseen, find_unseen, is_unknown
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.recorded_run import observe
 from stabletrain.record.bounded_reader import load_bounded
+from stabletrain.record.foreign_logs.detection import find_log
 from stabletrain.record.run_folder import RunFolder, folder_of
 from stabletrain.vocabulary.finding import SEVERITIES, Finding, verdict_of
 from stabletrain.vocabulary.kinds import NONFINITE
@@ -42,12 +45,19 @@ def examine(folder: RunFolder, error: BaseException | None = None) -> list[Findi
     return [_with_offender(f, _read_offender(folder)) for f in findings]
 
 
-def judge(folder: RunFolder) -> list[Finding]:
-    """Write the findings and the verdict of a recorded run, and return the findings."""
+def judge(folder: RunFolder) -> tuple[list[Finding], tuple[str, ...]]:
+    """Write the findings and the verdict of a recorded run.
+
+    Returns:
+        The findings, and what was not measured of a run that stabletrain did not compose (`coverage.find_unseen`): the
+        options of a composed one say what it measures.
+    """
     findings = examine(folder)
+    is_composed = folder.config.is_file()
+    unseen = () if is_composed else find_unseen(observe(load_bounded(folder.path)))
     folder.write_findings(findings)
-    folder.update_summary(verdict=verdict_of(findings))
-    return findings
+    folder.update_summary(verdict=verdict_of(findings, is_unknown(unseen)))
+    return findings, unseen
 
 
 def _read_offender(folder: RunFolder) -> dict[str, Any]:
@@ -75,8 +85,7 @@ def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
     console, found = Console(), []
     loss = next((word.partition("=")[2] for word in arguments if word.startswith(f"{LOSS}=")), None)
     for path in [word for word in arguments if not word.startswith("--")]:
-        folder = folder_of(path)
-        if folder.is_recorded:
+        if (folder := _run_in(path)) is not None:
             found += _examine_run(path, folder, console, REPLAY in arguments)
         else:
             found += examine_log(path, console, loss, EPOCHS in arguments)
@@ -85,10 +94,20 @@ def run(composition: Composition, arguments: Sequence[str] = ()) -> int:
     return STOPPED_CODE if severe else DONE_CODE
 
 
+def _run_in(path: str) -> RunFolder | None:
+    """Return the run that a path belongs to, or the only one below it; None if there is a log of another tool."""
+    folder = folder_of(path)
+    if not folder.is_recorded:
+        folder = RunFolder(find_log(Path(path)).path)
+    return folder if folder.is_recorded else None
+
+
 def _examine_run(path: str, folder: RunFolder, console: Console, replays: bool) -> list[Finding]:
-    findings = judge(folder)
-    console.print(f"{path}: [bold]{verdict_of(findings)}[/]")
+    findings, unseen = judge(folder)
+    console.print(f"{path}: [bold]{verdict_of(findings, is_unknown(unseen))}[/]")
     console.show(findings)
+    if (sentence := describe_unseen(unseen)) is not None:
+        console.print(f"  {sentence}")
     if replays:
         console.print(_replayed(folder))
     return findings

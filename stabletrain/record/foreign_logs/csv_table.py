@@ -11,11 +11,12 @@ from stabletrain.record.foreign_logs.cells import Clock, is_clock, number_of
 from stabletrain.record.foreign_logs.columns import Columns
 from stabletrain.record.foreign_logs.log import ForeignLog, make_log
 from stabletrain.record.foreign_logs.text_lines import lines_of
+from stabletrain.vocabulary import clients
 from stabletrain.vocabulary.log_format import LogFormat
 
 LIGHTNING = LogFormat(
     "Lightning's CSVLogger",
-    client="lightning",
+    client=clients.LIGHTNING,
     recorder="pl.Trainer(callbacks=[st.callbacks.Doctor()])",
     often="pl.Trainer(log_every_n_steps=1)",
 )

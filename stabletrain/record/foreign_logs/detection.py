@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -60,7 +61,10 @@ def read_log(path: Path | str, loss: str | None = None) -> ForeignLog:
         RequestError: There is no log, there are several, its format is not known, or nothing in it can be judged.
     """
     found = find_log(Path(path))
-    log = _read(found, loss)
+    try:
+        log = _read(found, loss)
+    except OSError as error:
+        raise RequestError(f"The log cannot be read: {error.strerror}.", key=str(found.path)) from error
     if not log.num_rows:
         raise RequestError("There is no measurement in this log.", key=str(log.path), found=log.format.name)
     if loss is not None and log.read_as.get(LOSSES[0]) != loss:
@@ -75,8 +79,13 @@ def find_log(path: Path) -> Found:
     """Return the only log in a file or folder; raise RequestError otherwise."""
     if path.is_file():
         return Found(path, (("", path),))
-    if not path.is_dir():
-        raise RequestError("There is no such file or folder.", key="RUN_DIR", found=path, allowed="a file or folder")
+    if not (path.is_dir() and os.access(path, os.R_OK | os.X_OK)):
+        raise RequestError(
+            "There is no such file or folder, or it cannot be read.",
+            key="RUN_DIR",
+            found=path,
+            allowed="a file or folder",
+        )
     candidates = _dedupe(_find_in(path, MAX_DEPTH, [MAX_SEARCHED]))
     if len(candidates) == 1:
         return candidates[0]
@@ -119,7 +128,7 @@ def _find_in(folder: Path, depth: int, left: list[int]) -> Iterator[Found]:
     if tables:
         yield from (Found(folder if len(usual or tables) == 1 else p, (("", p),)) for p in usual[:1] or tables)
         return
-    below = sorted(p for p in folder.iterdir() if p.is_dir() and not p.is_symlink())
+    below = sorted(p for p in folder.iterdir() if p.is_dir() and not p.is_symlink() and os.access(p, os.R_OK | os.X_OK))
     left[0] -= len(below) + 1
     files = [("", file) for file in event_files(folder)]
     if parts := [(f"{p.name}/", file) for p in below if _is_part(p, bool(files)) for file in event_files(p)]:

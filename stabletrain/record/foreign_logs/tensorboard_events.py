@@ -14,13 +14,15 @@ from stabletrain.record.foreign_logs.cells import is_clock
 from stabletrain.record.foreign_logs.columns import EPOCHS, Columns, Place
 from stabletrain.record.foreign_logs.csv_table import LIGHTNING
 from stabletrain.record.foreign_logs.log import ForeignLog, make_log
+from stabletrain.record.foreign_logs.trainer_state import TRAINER_STATE
 from stabletrain.record.protos import Event
 from stabletrain.record.reader import read_bodies
 from stabletrain.vocabulary.log_format import LogFormat
-from stabletrain.vocabulary.usual_names import SUMMARY_TAG
+from stabletrain.vocabulary.usual_names import OF_HUGGING_FACE, SUMMARY_TAG
 
 TENSORBOARD = LogFormat("TensorBoard event files")
 LIGHTNING_EVENTS = replace(LIGHTNING, name="TensorBoard event files of Lightning")
+HUGGING_FACE_EVENTS = replace(TRAINER_STATE, name="TensorBoard event files of Hugging Face's Trainer")
 OF_LIGHTNING = "hparams.yaml"  # a file that its loggers write beside the events
 DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8"}  # of TensorFlow's types.proto
 FIELDS = {1: "float_val", 2: "double_val", 3: "int_val", 9: "int64_val"}
@@ -35,14 +37,16 @@ def read_events(files: Sequence[tuple[str, Path]], path: Path, loss: str | None 
         path: What the user named.
         loss: Tag of the training's loss; None to recognize it by its name.
     """
-    columns, notes = Columns(loss), []
+    columns, clocks, notes = Columns(loss), set(), []
     row = 0
     for prefix, file in files:
         end = 0
         for body, end in read_bodies(file, 0):  # noqa: B007 (used after the loop)
             for tag, step, value in scalars_of(body):
                 name = renamed(prefix, tag)
-                if not is_clock(tag) and (tag != SUMMARY_TAG or loss == tag):
+                if is_clock(tag):
+                    clocks.add(tag)
+                elif tag != SUMMARY_TAG or loss == tag:
                     columns.add(name, Place(row, float(step)), value)
                 row += 1
         if end < file.stat().st_size:
@@ -55,8 +59,14 @@ def read_events(files: Sequence[tuple[str, Path]], path: Path, loss: str | None 
     if axis:
         for column in columns.found.values():
             column.epochs = column.steps
-    is_lightning = any((file.parent / OF_LIGHTNING).is_file() for _, file in files)
-    return make_log(path, LIGHTNING_EVENTS if is_lightning else TENSORBOARD, columns, axis, notes=tuple(notes))
+    return make_log(path, _format_of(files, clocks), columns, axis, notes=notes)
+
+
+def _format_of(files: Sequence[tuple[str, Path]], clocks: set[str]) -> LogFormat:
+    """Return whose event files they are, by a file beside them or by the tags that count steps."""
+    if any((file.parent / OF_LIGHTNING).is_file() for _, file in files):
+        return LIGHTNING_EVENTS
+    return HUGGING_FACE_EVENTS if clocks & OF_HUGGING_FACE else TENSORBOARD
 
 
 def renamed(prefix: str, tag: str) -> str:

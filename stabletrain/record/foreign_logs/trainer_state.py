@@ -11,11 +11,12 @@ from stabletrain.record.foreign_logs.cells import Clock
 from stabletrain.record.foreign_logs.columns import STEPS, Columns
 from stabletrain.record.foreign_logs.json_lines import MIN_GAP, add_object
 from stabletrain.record.foreign_logs.log import ForeignLog, make_log
+from stabletrain.vocabulary import clients
 from stabletrain.vocabulary.log_format import LogFormat
 
 TRAINER_STATE = LogFormat(
     "trainer_state.json of Hugging Face's Trainer",
-    client="huggingface",
+    client=clients.HUGGINGFACE,
     recorder="Trainer(callbacks=[stabletrain.integrations.huggingface.WatchCallback()])",
     often="TrainingArguments(logging_steps=1)",
 )

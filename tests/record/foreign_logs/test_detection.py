@@ -92,7 +92,7 @@ def test_an_empty_folder_and_no_folder(tmp_path):
     with pytest.raises(RequestError, match="neither a run of stabletrain in this folder nor a log") as caught:
         read_log(tmp_path)
     assert KNOWN in str(caught.value.allowed)
-    with pytest.raises(RequestError, match="no such file or folder"):
+    with pytest.raises(RequestError, match="There is no such file or folder"):
         read_log(tmp_path / "nothing")
 
 

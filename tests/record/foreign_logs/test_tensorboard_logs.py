@@ -83,6 +83,8 @@ def test_a_file_that_breaks_off_is_read_as_far_as_it_goes(tmp_path, cut):
 
 
 def test_the_summary_of_hugging_face_is_no_loss_of_a_step(tmp_path):
-    tags = {"train/loss": lambda step: 2.0, "train/train_loss": lambda step: 99.0}
+    tags = {"train/loss": lambda step: 2.0, "train/train_loss": lambda step: 99.0, "train/epoch": lambda step: 1.0}
     write_events(tmp_path / "events.out.tfevents.1700000000.host.1.0", tags, [9])
-    assert [*read_log(tmp_path).losses.values] == [2.0]
+    log = read_log(tmp_path)
+    assert [*log.losses.values] == [2.0]
+    assert log.info["training"]["client"] == "huggingface"
