@@ -22,6 +22,7 @@ GATED = ("lstm", "gru")  # their gates saturate by design: another activation is
 RECURRENT = ("rnn", *GATED)
 CONVOLUTIONAL = ("cnn", "resnet", "densenet1d")
 TAKING_SKIPS = ("mlp", "cnn", "resnet", "transformer")  # families that accept residual=add and may lack it
+NORM_PRESERVING = ("orthogonal", "chrono", "identity")  # initializations of recurrent weights
 CUSTOM = "custom"  # a user-defined model: nobody knows which parts it accepts
 LR = "optimizer.lr"
 CLIP_FACTOR = 0.1
@@ -70,14 +71,22 @@ def remedies_for(finding: Finding, about: About) -> list[Remedy]:
 
 
 def clip(about: About) -> list[Remedy]:
-    """Propose clipping by the norm, or a lower threshold where it is chosen already."""
-    max_norm = about.settings.get("clip.max_norm")
-    if about.choices.get("clip") == "norm" and max_norm:
-        lower = f"clip.max_norm={max_norm * CLIP_FACTOR:.3g}"
-        return [Remedy(lower, "A threshold that acts (Pascanu et al. 2013).")]
+    """Propose clipping by the norm, or a lower threshold where it is chosen already.
+
+    Recurrent weights that do not preserve norms are initialized again as well: they grow what clipping cannot bound,
+    the activations.
+    """
+    if about.choices.get("clip") == "norm" and (max_norm := about.settings.get("clip.max_norm")):
+        why = "A threshold that acts (Pascanu et al. 2013)."
+        lower = Remedy(f"clip.max_norm={max_norm * CLIP_FACTOR:.3g}", why, f"max_norm={max_norm * CLIP_FACTOR:.3g}")
+        return [ORTHOGONAL, lower] if _may_grow_over_time(about) else [lower]
     why = "Keeps the direction and bounds the step (Pascanu et al. 2013, section 3.2)."
     call = 'st.clip_gradients_(model.parameters(), "norm", max_norm=1.0) before each step'
-    return [Remedy("clip=norm", why, call)]
+    by_norm = Remedy("clip=norm", why, call)
+    if not _may_grow_over_time(about):
+        return [by_norm]
+    both = f'{call}, and st.initialize_(model, "orthogonal")'
+    return [Remedy("clip=norm init=orthogonal", f"{why} {ORTHOGONAL.why}", both, overwrites=True), by_norm]
 
 
 def lower_lr(about: About) -> list[Remedy]:
@@ -143,6 +152,8 @@ def initialization(about: About) -> list[Remedy]:
     if is_recurrent(about):
         return recurrent_initialization()
     activation = about.choices.get("activation")
+    if about.choices.get("model") == "transformer":
+        return [XAVIER]
     if activation == "selu":
         return [_init("lecun", "The initialization that SELU assumes (Klambauer et al. 2017).")]
     if activation in RELU_LIKE or (not about.choices and not is_saturating(about)):
@@ -190,6 +201,10 @@ def is_recurrent(about: About) -> bool:
     if about.choices:
         return about.choices.get("model") in RECURRENT
     return isinstance(about, Circumstances) and about.is_recurrent
+
+
+def _may_grow_over_time(about: About) -> bool:
+    return is_recurrent(about) and about.choices.get("init") not in NORM_PRESERVING
 
 
 def _rate(about: About) -> Rate:
