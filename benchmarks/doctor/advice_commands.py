@@ -1,4 +1,4 @@
-"""Follow the doctor's advice from the command line: run a failing command, then the one that its first finding proposes.
+"""Follow the doctor's advice from the command line: run a failing command, then the first remedy.
 
     python -m benchmarks.doctor.advice_commands --folder FOLDER
 

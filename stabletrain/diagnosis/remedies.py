@@ -39,6 +39,7 @@ class Remedy(NamedTuple):
         in_code: The same for a model that stabletrain did not compose.
         overwrites: Whether it discards trained weights; never proposed where the weights were trained before.
         direction: −1 if it lowers the learning rate or the clipping's threshold, +1 if it raises it.
+        whole: The override with the options that the composition has already; "" if it has none of them.
     """
 
     override: str
@@ -46,11 +47,13 @@ class Remedy(NamedTuple):
     in_code: str = ""
     overwrites: bool = False
     direction: int = -1
+    whole: str = ""
 
     @property
     def words(self) -> dict[str, str]:
         """The values by key."""
-        return {key: value for key, _, value in (word.partition("=") for word in shlex.split(self.override))}
+        words = shlex.split(self.whole or self.override)
+        return {key: value for key, _, value in (word.partition("=") for word in words)}
 
 
 def _init(name: str, why: str, in_code: str | None = None) -> Remedy:
@@ -229,7 +232,7 @@ def _without_chosen(remedy: Remedy, about: About) -> Remedy:
     """Return the remedy without the options that the composition has; with an empty override if it has all of them."""
     words = [word for word in shlex.split(remedy.override) if not _is_chosen(word, about)]
     is_new = any("." not in word.partition("=")[0] for word in words) or len(words) == len(remedy.words)
-    return remedy._replace(override=shlex.join(words) if is_new else "")
+    return remedy._replace(override=shlex.join(words) if is_new else "", whole=remedy.override)
 
 
 def _is_chosen(word: str, about: About) -> bool:
