@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from stabletrain.diagnosis.circumstances import Circumstances
 from stabletrain.diagnosis.observations import About
-from stabletrain.diagnosis.rates import TENFOLD, USUAL_ADAPTIVE, Rate
+from stabletrain.diagnosis.rates import LEAST_CHANGE, USUAL_ADAPTIVE, Rate
 from stabletrain.vocabulary.finding import Finding
 from stabletrain.vocabulary.kinds import KINDS
 
@@ -105,9 +105,9 @@ def higher_lr(about: About) -> list[Remedy]:
 def usual_lr(about: About) -> list[Remedy]:
     """Propose a rate that works, where the present one is far from what is usual for the optimizer."""
     distance = _rate(about).distance
-    if distance > TENFOLD:
+    if distance > LEAST_CHANGE:
         return lower_lr(about)
-    return higher_lr(about) if distance < 1 / TENFOLD else []
+    return higher_lr(about) if distance < 1 / LEAST_CHANGE else []
 
 
 def set_lr(lr: float | None, why: str, direction: int = -1) -> list[Remedy]:
@@ -125,7 +125,7 @@ def warmup(about: About) -> list[Remedy]:
 
 def adam(about: About) -> list[Remedy]:
     """Propose Adam with its usual rate, in place of an optimizer whose steps depend on the size of the gradient."""
-    if _rate(about).is_adaptive:
+    if _rate(about).is_adaptive is not False:
         return []
     why = "It scales each step by the gradient's own size (Kingma and Ba 2015)."
     call = f"torch.optim.Adam(model.parameters(), lr={USUAL_ADAPTIVE:g})"

@@ -161,5 +161,5 @@ def remedy_lr_too_high(finding: Finding, about: About) -> list[remedies.Remedy]:
 
 @LR_TOO_LOW.remedy
 def remedy_lr_too_low(finding: Finding, about: About) -> list[remedies.Remedy]:
-    """Propose the rate at which updates have their usual size, or a search for it."""
-    return [*remedies.higher_lr(about), *remedies.search_lr(about)]
+    """Propose the rate at which updates have their usual size, Adam, or a search for the rate."""
+    return [*remedies.higher_lr(about), *remedies.adam(about), *remedies.search_lr(about)]
