@@ -212,7 +212,11 @@ def test_shares_count_harmless_mistakes_apart():
     assert cells[1:5] == ["3", "66.7% (2 of 3)", "50.0% (1 of 2)", "50.0% (1 of 2)"]
     assert cells[5:9] == ["50.0% (1 of 2)", "1", "100.0% (1 of 1)", "100.0% (1 of 1)"]
     assert cells[9:] == ["1", "100.0% (1 of 1)", "0.0% (0 of 1)"]
-    assert [line.split(":")[0] for line in errors(cases, labels, scores)] == ["- false alarm", "- missed", "- wrong kind"]
+    assert [line.split(":")[0] for line in errors(cases, labels, scores)] == [
+        "- false alarm",
+        "- missed",
+        "- wrong kind",
+    ]
 
 
 def test_kinds_that_name_mistakes_are_those_of_the_faults():

@@ -2,14 +2,42 @@
 
 from benchmarks.doctor.wide.program import Program
 from benchmarks.doctor.wide.tasks.control import ActorCritic, QLearning, Reinforce, TargetNetwork
-from benchmarks.doctor.wide.tasks.generative import ConvVae, DiffusionDigits, DiffusionPoints, FlowMoons, FlowRings, Gan, LeastSquaresGan, Vae
+from benchmarks.doctor.wide.tasks.generative import (
+    ConvVae,
+    DiffusionDigits,
+    DiffusionPoints,
+    FlowMoons,
+    FlowRings,
+    Gan,
+    LeastSquaresGan,
+    Vae,
+)
 from benchmarks.doctor.wide.tasks.graphs import GraphNodes, WholeGraphs
 from benchmarks.doctor.wide.tasks.series import ForecastGru, ForecastLstm, ForecastTcn
 from benchmarks.doctor.wide.tasks.similarity import Recommender, Siamese, SimClr, TwoTowers
-from benchmarks.doctor.wide.tasks.tables import CountData, HeavyTails, HeavyTailsSquared, LearnedWeights, MixedTable, Ordinal, Quantiles, RareClass, TwoTasks, Unscaled
+from benchmarks.doctor.wide.tasks.tables import (
+    CountData,
+    HeavyTails,
+    HeavyTailsSquared,
+    LearnedWeights,
+    MixedTable,
+    Ordinal,
+    Quantiles,
+    RareClass,
+    TwoTasks,
+    Unscaled,
+)
 from benchmarks.doctor.wide.tasks.text import MaskedPatterns, Reversal, Shifting, Speech, TextClasses, TiedText
 from benchmarks.doctor.wide.tasks.tuning import FineTuning, LoraDigits, LoraText, NewHead
-from benchmarks.doctor.wide.tasks.vision import Autoencoder, BatchNormCnn, Distillation, DropoutMlp, ResNet, Segmentation, SeveralLabels
+from benchmarks.doctor.wide.tasks.vision import (
+    Autoencoder,
+    BatchNormCnn,
+    Distillation,
+    DropoutMlp,
+    ResNet,
+    Segmentation,
+    SeveralLabels,
+)
 
 TASKS_OF: dict[str, dict[str, type[Program]]] = {
     "tuning": {
