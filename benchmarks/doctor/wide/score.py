@@ -41,9 +41,11 @@ class Score:
 
     Attributes:
         kinds: Kinds of its alarms, the cause first.
+        error: What a rule raised instead; such a run counts as one without an alarm, and is listed as an error.
     """
 
     kinds: tuple[str, ...]
+    error: str = ""
 
     @property
     def first(self) -> str | None:
@@ -53,7 +55,10 @@ class Score:
 
 def score(observations: Iterable[Observations], rules: Callable[[Observations], list[Finding]] = diagnose) -> Score:
     """Return the alarms over the networks of a run, those of each network in the doctor's order."""
-    found = [[f for f in rules(seen) if f.alarms] for seen in observations]
+    try:
+        found = [[f for f in rules(seen) if f.alarms] for seen in observations]
+    except ArithmeticError as error:
+        return Score((), repr(error))
     if len(found) > 1:  # the network with the worst first finding speaks first
         found.sort(key=lambda fs: (-_weight(fs[0]), fs[0].first_step) if fs else (1, 0))
     return Score(tuple(f.kind for fs in found for f in fs))
@@ -118,7 +123,9 @@ def errors(cases: Sequence[Case], labels: Mapping[str, Label], scores: Mapping[s
         found, label = scores[case.name], labels[case.name]
         said = ", ".join(found.kinds) or "nothing"
         outcome = f"points {label.points} of {label.reference}"
-        if label.word == HEALTHY and case.is_mistake:
+        if found.error:
+            lines.append(f"- a rule raised: {case.name}: {found.error}")
+        elif label.word == HEALTHY and case.is_mistake:
             if not is_named(case, found):
                 lines.append(f"- harmless, not named: {case.name}: {said}")
         elif label.word == HEALTHY and found.kinds:
