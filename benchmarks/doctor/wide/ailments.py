@@ -180,4 +180,3 @@ class PoisonedBatch(Fault):
         if run.step != round(self.at * run.num_steps):
             return batch
         return batch[0] * self.factor, *batch[1:]
-

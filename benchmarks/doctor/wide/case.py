@@ -84,4 +84,6 @@ class Case:
     def digest(self) -> str:
         """A hash of the task, the settings and the fault."""
         fault = [type(self.fault).__name__, asdict(self.fault)] if self.fault else None
-        return hashlib.sha256(json.dumps([self.task, self.part, asdict(self.settings), fault]).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps([self.task, self.part, asdict(self.settings), fault]).encode()).hexdigest()[
+            :16
+        ]

@@ -128,7 +128,9 @@ def _of_task(task: str, part: str, program: type[Program]) -> Iterator[Case]:
     mistakes = [*specific, *general]
     ailments = first(NUM_AILMENTS, [case(*x) for x in _faulty(AILMENTS, program)])
     chosen = {x.name: x for x in first(NUM_HEALTHY, list(healthy.values()))}
-    compared = {x.reference: healthy[x.reference.partition("/")[2]] for x in mistakes if not x.reference.endswith("/reference")}
+    compared = {
+        x.reference: healthy[x.reference.partition("/")[2]] for x in mistakes if not x.reference.endswith("/reference")
+    }
     yield case("reference", Settings())
     yield from {**chosen, **compared}.values()
     yield from (*mistakes, *ailments)
@@ -137,6 +139,8 @@ def _of_task(task: str, part: str, program: type[Program]) -> Iterator[Case]:
 @functools.lru_cache(maxsize=1)
 def make_cases() -> tuple[Case, ...]:
     """Return all candidates; in each task the reference first."""
-    found = [x for part, tasks in TASKS_OF.items() for task, program in tasks.items() for x in _of_task(task, part, program)]
+    found = [
+        x for part, tasks in TASKS_OF.items() for task, program in tasks.items() for x in _of_task(task, part, program)
+    ]
     assert len({x.digest for x in found}) == len({x.name for x in found}) == len(found)
     return tuple(found)

@@ -47,7 +47,9 @@ def read_outcomes(cases: Iterable[Case], folder: Path, num_seeds: int) -> dict[s
     """Return the points of the first seeds of each case that has results for all of them."""
     paths = {case.name: [path_of(case, seed, folder) for seed in case.seeds[:num_seeds]] for case in cases}
     done = {name: found for name, found in paths.items() if all(path.is_file() for path in found)}
-    return {name: Outcome(tuple(json.loads(path.read_text())["points"] for path in found)) for name, found in done.items()}
+    return {
+        name: Outcome(tuple(json.loads(path.read_text())["points"] for path in found)) for name, found in done.items()
+    }
 
 
 def label_known(cases: Iterable[Case], outcomes: dict[str, Outcome]) -> dict[str, Label]:

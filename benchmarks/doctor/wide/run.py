@@ -64,7 +64,8 @@ class Run:
             network.train()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of targets that broadcast
-            for self.step in range(self.num_steps):
+            for step in range(self.num_steps):
+                self.step = step
                 self.take_step(doctors or {})
                 if not doctors and not math.isfinite(self.losses[-1]) and self._is_lost():
                     return math.nan

@@ -41,9 +41,13 @@ class Score:
 
     Attributes:
         kinds: Kinds of its alarms, the cause first.
+        noted: Kinds of its findings of severity `info`.
+        error: What a rule raised instead; such a run counts as one without an alarm, and is listed as an error.
     """
 
     kinds: tuple[str, ...]
+    noted: tuple[str, ...] = ()
+    error: str = ""
 
     @property
     def first(self) -> str | None:
@@ -53,10 +57,15 @@ class Score:
 
 def score(observations: Iterable[Observations], rules: Callable[[Observations], list[Finding]] = diagnose) -> Score:
     """Return the alarms over the networks of a run, those of each network in the doctor's order."""
-    found = [[f for f in rules(seen) if f.alarms] for seen in observations]
+    try:
+        said = [rules(seen) for seen in observations]
+    except ArithmeticError as error:
+        return Score((), error=repr(error))
+    found = [[f for f in findings if f.alarms] for findings in said]
     if len(found) > 1:  # the network with the worst first finding speaks first
         found.sort(key=lambda fs: (-_weight(fs[0]), fs[0].first_step) if fs else (1, 0))
-    return Score(tuple(f.kind for fs in found for f in fs))
+    noted = tuple(f.kind for findings in said for f in findings if not f.alarms)
+    return Score(tuple(f.kind for fs in found for f in fs), noted)
 
 
 def _weight(finding: Finding) -> int:
@@ -73,6 +82,12 @@ def is_named(case: Case, found: Score) -> bool:
     """Whether any alarm names the mistake exactly."""
     assert case.fault is not None
     return bool(set(case.fault.exact) & set(found.kinds))
+
+
+def is_noted(case: Case, found: Score) -> bool:
+    """Whether a finding of severity `info` names the fault exactly, and no alarm does."""
+    assert case.fault is not None
+    return not is_named(case, found) and bool(set(case.fault.exact) & set(found.noted))
 
 
 def share(values: Iterable[bool]) -> str:
@@ -117,14 +132,17 @@ def errors(cases: Sequence[Case], labels: Mapping[str, Label], scores: Mapping[s
             continue
         found, label = scores[case.name], labels[case.name]
         said = ", ".join(found.kinds) or "nothing"
+        said += f"; noted {', '.join(found.noted)}" if found.noted else ""
         outcome = f"points {label.points} of {label.reference}"
-        if label.word == HEALTHY and case.is_mistake:
+        if found.error:
+            lines.append(f"- a rule raised: {case.name}: {found.error}")
+        elif label.word == HEALTHY and case.is_mistake:
             if not is_named(case, found):
                 lines.append(f"- harmless, not named: {case.name}: {said}")
         elif label.word == HEALTHY and found.kinds:
             lines.append(f"- false alarm: {case.name}: {said}; {outcome}")
         elif label.word == BUGGY and not found.kinds:
-            lines.append(f"- missed: {case.name}: {outcome}")
+            lines.append(f"- missed: {case.name}: {said}; {outcome}")
         elif label.word == BUGGY and case.fault and not is_right(case, found):
             lines.append(f"- wrong kind: {case.name}: {said}; expected {' or '.join(_exact(case))}")
         elif label.word == BUGGY and case.is_mistake and not is_named(case, found):
@@ -133,8 +151,9 @@ def errors(cases: Sequence[Case], labels: Mapping[str, Label], scores: Mapping[s
 
 
 def by_fault(cases: Sequence[Case], labels: Mapping[str, Label], scores: Mapping[str, Score]) -> list[str]:
-    """Return a table with a row for each fault: unhealthy runs, found, right kind first, named."""
-    lines = ["| fault | unhealthy | found | right kind first | named exactly | first finding |", "|---" * 6 + "|"]
+    """Return a table with a row for each fault: unhealthy runs, and what was said of them."""
+    lines = ["| fault | unhealthy | found | right kind first | named exactly | noted only | first finding |"]
+    lines.append("|---" * 7 + "|")
     buggy = [c for c in cases if c.name in scores and c.fault and labels[c.name].word == BUGGY]
     for fault in sorted({type(c.fault).__name__ for c in buggy}):
         rows = [c for c in buggy if type(c.fault).__name__ == fault]
@@ -142,6 +161,7 @@ def by_fault(cases: Sequence[Case], labels: Mapping[str, Label], scores: Mapping
             sum(bool(scores[c.name].kinds) for c in rows),
             sum(is_right(c, scores[c.name]) for c in rows),
             sum(is_named(c, scores[c.name]) for c in rows),
+            sum(is_noted(c, scores[c.name]) for c in rows),
         )
         kinds = Counter(scores[c.name].first or "nothing" for c in rows).most_common()
         said = ", ".join(f"{kind} {count}" for kind, count in kinds)

@@ -107,7 +107,9 @@ class _Gan(Program):
         return mlp(self.size, 64, 64, 1, activation=nn.LeakyReLU)
 
     def batch(self, size: int, generator: Generator) -> Batch:
-        return self.x[torch.randint(len(self.x), (size,), generator=generator)], torch.randn(size, self.noise, generator=generator)
+        return self.x[torch.randint(len(self.x), (size,), generator=generator)], torch.randn(
+            size, self.noise, generator=generator
+        )
 
     def score(self) -> float:
         made = self.networks["generator"](torch.randn(500, self.noise, generator=self.draws))

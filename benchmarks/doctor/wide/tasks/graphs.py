@@ -85,7 +85,9 @@ class WholeGraphs(Supervised):
     def __init__(self, seed: int) -> None:
         generator = generator_of(seed)
         self.y, self.val_y = (torch.randint(4, (n,), generator=generator) for n in (800, 300))
-        self.x, self.val_x = (torch.stack([self._graph(c, generator) for c in y.tolist()]) for y in (self.y, self.val_y))
+        self.x, self.val_x = (
+            torch.stack([self._graph(c, generator) for c in y.tolist()]) for y in (self.y, self.val_y)
+        )
         self.networks = {"model": _Gin(4, 32, 4)}
         self.prior_loss = entropy(self.y)
 

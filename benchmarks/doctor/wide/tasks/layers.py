@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 def mlp(*widths: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     """Return linear layers with an activation after each but the last."""
     layers: list[nn.Module] = []
-    for before, after in zip(widths[:-1], widths[1:], strict=True):
+    for before, after in itertools.pairwise(widths):
         layers += [nn.Linear(before, after), activation()]
     return nn.Sequential(*layers[:-1])
 
@@ -76,6 +78,14 @@ def sines(t: Tensor, count: int) -> Tensor:
     """Return sines and cosines (N, 2 · count) of times (N,) in [0, 1]."""
     angles = t[:, None] * math.pi * 2.0 ** torch.arange(count)
     return torch.cat([angles.sin(), angles.cos()], 1)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from a seed of its own; the global random state is as before: the start may or may not be cached."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        yield
 
 
 def train_quietly(

@@ -19,7 +19,11 @@ def waves(count: int, length: int, generator: Generator) -> Tensor:
     phase = 2 * math.pi * torch.rand(count, 2, 1, generator=generator)
     size = 0.5 + torch.rand(count, 2, 1, generator=generator)
     trend = 0.03 * torch.randn(count, 1, generator=generator) * (t - length / 2)
-    return (size * (2 * math.pi * t / period + phase).sin()).sum(1) + trend + 0.1 * torch.randn(count, length, generator=generator)
+    return (
+        (size * (2 * math.pi * t / period + phase).sin()).sum(1)
+        + trend
+        + 0.1 * torch.randn(count, length, generator=generator)
+    )
 
 
 class _Recurrent(nn.Module):
@@ -91,7 +95,11 @@ class _Tcn(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for before, dilation in ((1, 1), (width, 2), (width, 4), (width, 8)):
-            layers += [nn.ConstantPad1d((2 * dilation, 0), 0.0), nn.Conv1d(before, width, 3, dilation=dilation), nn.ReLU()]
+            layers += [
+                nn.ConstantPad1d((2 * dilation, 0), 0.0),
+                nn.Conv1d(before, width, 3, dilation=dilation),
+                nn.ReLU(),
+            ]
         self.body, self.head = nn.Sequential(*layers), nn.Linear(width, 1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -56,7 +56,9 @@ class SimClr(Program):
 
     def score(self) -> float:
         generator = generator_of(0)
-        return found_partners(self.model(self._view(self.val_x, generator)), self.model(self._view(self.val_x, generator)))
+        return found_partners(
+            self.model(self._view(self.val_x, generator)), self.model(self._view(self.val_x, generator))
+        )
 
 
 class TwoTowers(Program):

@@ -160,7 +160,12 @@ class MixedTable(Program):
         effects = torch.randn(3, 12, generator=torch.Generator().manual_seed(3))
         x = torch.randn(count, 6, generator=generator)
         levels = torch.stack([torch.randint(n, (count,), generator=generator) for n in (4, 7, 12)], 1)
-        total = (x[:, 0] * x[:, 1]) + x[:, 2] + effects.gather(1, levels.T).sum(0) + 0.2 * torch.randn(count, generator=generator)
+        total = (
+            (x[:, 0] * x[:, 1])
+            + x[:, 2]
+            + effects.gather(1, levels.T).sum(0)
+            + 0.2 * torch.randn(count, generator=generator)
+        )
         return x, levels, (total > self.shift).long()
 
     def batch(self, size: int, generator: Generator) -> Batch:

@@ -48,7 +48,7 @@ class MaskedPatterns(Program):
 
 
 class TiedText(Supervised):
-    """A causal language model whose output layer is its embedding; points: how much of half the prior loss is removed."""
+    """A causal language model with tied weights; points: how much of half the prior loss is removed."""
 
     activation = "softmax"
     head = ""

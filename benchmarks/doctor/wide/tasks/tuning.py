@@ -11,31 +11,35 @@ from torch.nn import functional as F
 
 from benchmarks.doctor.wide.data import LETTERS, digits, images, text
 from benchmarks.doctor.wide.program import Batch, Supervised, accuracy, entropy
-from benchmarks.doctor.wide.tasks.layers import Body, Transformer, conv_block, mlp, train_quietly
+from benchmarks.doctor.wide.tasks.layers import Body, Transformer, conv_block, mlp, seeded, train_quietly
 
 
 @functools.lru_cache(maxsize=3)
 def _pretrained_mlp(seed: int) -> nn.Module:
     x, y, *_ = digits(seed)
-    model = Body(nn.Sequential(*mlp(64, 64, 64), nn.ReLU()), nn.Linear(64, 10))
-    train_quietly(model, x, y, 150, 3e-3)
+    with seeded(seed):
+        model = Body(nn.Sequential(*mlp(64, 64, 64), nn.ReLU()), nn.Linear(64, 10))
+        train_quietly(model, x, y, 150, 3e-3)
     return model
 
 
 @functools.lru_cache(maxsize=3)
 def _pretrained_cnn(seed: int) -> nn.Module:
     x, y, *_ = images(seed)
-    body = nn.Sequential(conv_block(1, 8), conv_block(8, 16, 2), conv_block(16, 16), nn.AdaptiveAvgPool2d(2), nn.Flatten())
-    model = Body(body, nn.Linear(64, 10))
-    train_quietly(model, x, y, 100, 3e-3)
+    with seeded(seed):
+        pooled = nn.AdaptiveAvgPool2d(2)
+        body = nn.Sequential(conv_block(1, 8), conv_block(8, 16, 2), conv_block(16, 16), pooled, nn.Flatten())
+        model = Body(body, nn.Linear(64, 10))
+        train_quietly(model, x, y, 100, 3e-3)
     return model
 
 
 @functools.lru_cache(maxsize=3)
 def _pretrained_text(seed: int) -> nn.Module:
     windows, _ = text(25, seed)
-    model = Transformer(len(LETTERS), 24, 32, 2, len(LETTERS), is_causal=True)
-    train_quietly(model, windows[:, :-1], windows[:, 1:], 200, 3e-3)
+    with seeded(seed):
+        model = Transformer(len(LETTERS), 24, 32, 2, len(LETTERS), is_causal=True)
+        train_quietly(model, windows[:, :-1], windows[:, 1:], 200, 3e-3)
     return model
 
 

@@ -57,7 +57,9 @@ class BatchNormCnn(_Classifier):
     has_modes = has_batch_norm = True
 
     def make(self) -> nn.Module:
-        body = nn.Sequential(conv_block(1, 8), conv_block(8, 16, 2), conv_block(16, 16), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        body = nn.Sequential(
+            conv_block(1, 8), conv_block(8, 16, 2), conv_block(16, 16), nn.AdaptiveAvgPool2d(2), nn.Flatten()
+        )
         return Body(body, nn.Linear(64, 10))
 
 
@@ -76,14 +78,12 @@ class ResNet(_Classifier):
 
     parts = ("body.0", "body.1", "head")
     frozen = ("body.0",)
-    num_steps = 100
+    num_steps = 120
     batch_size = 32
     has_modes = has_batch_norm = True
 
     def make(self) -> nn.Module:
-        body = nn.Sequential(
-            conv_block(1, 12, 2), _Residual(12), _Residual(12), nn.AdaptiveAvgPool2d(2), nn.Flatten()
-        )
+        body = nn.Sequential(conv_block(1, 12, 2), _Residual(12), _Residual(12), nn.AdaptiveAvgPool2d(2), nn.Flatten())
         return Body(body, nn.Linear(48, 10))
 
 
@@ -131,7 +131,7 @@ class Segmentation(Supervised):
 
     activation = "sigmoid"
     parts = ("down", "deep", "head")
-    num_steps = 80
+    num_steps = 120
     batch_size = 16
     has_modes = has_batch_norm = True
 
@@ -145,7 +145,10 @@ class Segmentation(Supervised):
 
     @staticmethod
     def _squares(count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        corner, size = torch.randint(0, 9, (2, count, 1), generator=generator), torch.randint(3, 8, (count, 1), generator=generator)
+        corner, size = (
+            torch.randint(0, 9, (2, count, 1), generator=generator),
+            torch.randint(3, 8, (count, 1), generator=generator),
+        )
         line = torch.arange(16)
         rows, columns = ((line >= c) & (line < c + size) for c in corner)
         y = (rows[:, :, None] & columns[:, None, :]).float()[:, None]
