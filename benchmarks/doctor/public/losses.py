@@ -12,12 +12,12 @@ CATEGORICAL = "categorical_crossentropy"
 
 
 def binary_crossentropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the cross-entropy of each output, taken as a probability: what is outside of [0, 1] is cut off.
+    """Return the cross-entropy of each output, taken as a probability.
 
-    PyTorch refuses targets outside of [0, 1], Keras does not: for those, its formula.
+    PyTorch refuses outputs and targets outside of [0, 1], Keras does not: for those, its formula, which cuts them off.
     """
-    if 0 <= targets.min() and targets.max() <= 1:
-        return F.binary_cross_entropy(outputs.clamp(0, 1), targets)
+    if all(values.min() >= 0 and values.max() <= 1 for values in (outputs, targets)):
+        return F.binary_cross_entropy(outputs, targets)
     p = outputs.clamp(EPSILON, 1 - EPSILON)
     return -(targets * p.log() + (1 - targets) * (1 - p).log()).mean()
 

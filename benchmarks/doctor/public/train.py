@@ -75,8 +75,11 @@ def _doctor(
 
 def prepare(program: Program, data: Data) -> Data:
     """Return the data as the program feeds them: scaled, and labels as targets."""
-    x, x_test = data.x / program.divide, data.x_test / program.divide
-    y, y_test = _targets(program, data, data.y), _targets(program, data, data.y_test)
+    (shift, by), (shift_y, by_y) = program.scale_inputs, program.scale_targets
+    x, x_test = ((values / program.divide - shift) / by for values in (data.x, data.x_test))
+    y, y_test = (_targets(program, data, labels) for labels in (data.y, data.y_test))
+    if by_y != 1:
+        y, y_test = (y - shift_y) / by_y, (y_test - shift_y) / by_y
     if program.standardize in (INPUTS, BOTH):
         x, x_test = _standardized(x, x), _standardized(x_test, x)
     if program.standardize in (TARGETS, BOTH):
