@@ -138,7 +138,8 @@ def totals(scores: Sequence[Score]) -> list[str]:
         ("first remedy mends or improves", lambda s: s.mends or s.improves),
     ]
     lines += [_count(name, faulty, holds) for name, holds in counts]
-    lines.append(_count("false alarm on the mended program", scores, lambda s: bool(s.false_alarms)))
+    learning = [s for s in scores if s.subject.learns]
+    lines.append(_count("false alarm on the mended program", learning, lambda s: bool(s.false_alarms)))
     for tool, heading in HEADINGS.items():
         detected = _count(f"{heading}: detected", faulty, lambda s, t=tool: published[s.subject.number].detected[t])
         named = _count("cause named", faulty, lambda s, t=tool: published[s.subject.number].named[t])
