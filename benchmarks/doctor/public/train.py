@@ -105,6 +105,8 @@ def _standardized(values: Tensor, like: Tensor) -> Tensor:
 def _points(program: Program, data: Data, model: nn.Module) -> float:
     outputs = model.eval()(data.x_test)
     model.train()
+    if program.loss == "binary_crossentropy_with_logits":
+        outputs = outputs.sigmoid()
     if not torch.isfinite(outputs).all():
         return LEAST
     if data.task == CLASSES and program.targets != INDEX:
@@ -115,5 +117,4 @@ def _points(program: Program, data: Data, model: nn.Module) -> float:
     if data.task == "regression":
         residual = (outputs - data.y_test).square().sum() / (data.y_test - data.y_test.mean(0)).square().sum()
         return max(LEAST, 100 * (1 - float(residual)))
-    threshold = 0.0 if program.loss == "binary_crossentropy_with_logits" else 0.5
-    return 100 * float(((outputs > threshold) == (data.y_test > 0.5)).float().mean())
+    return 100 * float(((outputs > 0.5) == (data.y_test > 0.5)).float().mean())
