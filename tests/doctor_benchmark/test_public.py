@@ -110,6 +110,11 @@ def test_the_best_constant_prediction():
         ),
         ("x = (x - mean) / std, with the mean", {"standardize": "inputs"}),
         ("y = (y - mean) / std, with the mean", {"standardize": "targets"}),
+        ("x = (x - -3.5) / 2e+03", {"scale_inputs": (-3.5, 2000.0)}),
+        (
+            "remove the sigmoid: binary_cross_entropy_with_logits takes logits",
+            {"layers": ("dense 4 tanh", "dense 1"), "loss": "binary_crossentropy_with_logits"},
+        ),
         (
             "remove the activation after the last layer; torch.nn.functional.cross_entropy takes logits",
             {"layers": ("dense 4 tanh", "dense 1"), "loss": "binary_crossentropy_with_logits"},

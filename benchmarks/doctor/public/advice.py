@@ -15,7 +15,7 @@ from benchmarks.doctor.public.program import ACTIVATIONS, BOTH, INPUTS, ONE_HOT,
 from stabletrain.vocabulary.finding import Finding
 
 IN_CODE = "In code: "
-NUMBER = r"([0-9][0-9.]*(?:e[-+]?[0-9]+)?)"
+NUMBER = r"(-?[0-9][0-9.]*(?:e[-+]?[0-9]+)?)"
 Change = Callable[[Program, re.Match[str]], Program]
 
 
@@ -55,9 +55,16 @@ def _normalize(program: Program, match: re.Match[str]) -> Program:
     return replace(program, layers=(*layers, program.layers[-1]))
 
 
-def _standardize(what: str) -> Change:
-    other = {INPUTS: TARGETS, TARGETS: INPUTS}[what]
-    return lambda program, match: replace(program, standardize=BOTH if program.standardize in (other, BOTH) else what)
+def _scale(what: str) -> Change:
+    """Standardize each column of inputs or targets; with the numbers that the advice gives, all alike."""
+
+    def change(program: Program, match: re.Match[str]) -> Program:
+        if match[1]:
+            return replace(program, **{f"scale_{what}": (float(match[1]), float(match[2]))})
+        other = {INPUTS: TARGETS, TARGETS: INPUTS}[what]
+        return replace(program, standardize=BOTH if program.standardize in (other, BOTH) else what)
+
+    return change
 
 
 def _return_logits(program: Program, match: re.Match[str]) -> Program:
@@ -88,9 +95,9 @@ CHANGES: tuple[tuple[str, Change], ...] = (
     (rf"(?<!\()\blr\s?(?:=|to )\s?{NUMBER}", _set_lr),
     (r"lr to a tenth", _scale_lr(0.1)),
     (r"lr (?:ten times|tenfold) higher", _scale_lr(10)),
-    (r"x = \(x - mean", _standardize(INPUTS)),
-    (r"y = \(y - mean", _standardize(TARGETS)),
-    (r"remove the (?:activation|ReLU|tanh|\w+) after the last layer", _return_logits),
+    (rf"\bx = \(x - (?:{NUMBER}\) / {NUMBER}|mean)", _scale(INPUTS)),
+    (rf"\by = \(y - (?:{NUMBER}\) / {NUMBER}|mean)", _scale(TARGETS)),
+    (r"remove the (?:leaky )?\w+(?: after the last layer|: )", _return_logits),
     (r"binary_cross_entropy_with_logits|BCEWithLogitsLoss", _binary_of_logits),
     (r"torch\.sigmoid|nn\.Sigmoid", _use_sigmoid),
     (r"\bF?\.?cross_entropy\(model", _cross_entropy_of_logits),

@@ -7,12 +7,19 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional as F
 
+EPSILON = 1e-7  # keras.backend.epsilon()
 CATEGORICAL = "categorical_crossentropy"
 
 
 def binary_crossentropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the cross-entropy of each output, taken as a probability: what is outside of [0, 1] is cut off."""
-    return F.binary_cross_entropy(outputs.clamp(0, 1), targets)
+    """Return the cross-entropy of each output, taken as a probability.
+
+    PyTorch refuses outputs and targets outside of [0, 1], Keras does not: for those, its formula, which cuts them off.
+    """
+    if all(values.min() >= 0 and values.max() <= 1 for values in (outputs, targets)):
+        return F.binary_cross_entropy(outputs, targets)
+    p = outputs.clamp(EPSILON, 1 - EPSILON)
+    return -(targets * p.log() + (1 - targets) * (1 - p).log()).mean()
 
 
 def categorical_crossentropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -40,6 +47,6 @@ def prior_of(loss: str, targets: Tensor) -> float:
     if loss == CATEGORICAL:
         return float(-(flat * (mean / mean.sum()).clamp_min(1e-12).log()).sum(-1).mean())
     if loss.startswith("binary"):
-        return float(F.binary_cross_entropy(mean.clamp(0, 1).expand_as(flat), flat))
+        return float(binary_crossentropy(mean.expand_as(flat), flat))
     constant = flat.median(0).values if loss == "mae" else mean
     return float(LOSSES[loss](constant.expand_as(flat), flat))

@@ -49,7 +49,8 @@ def read_outcomes() -> dict[int, Outcome]:
 
 def digest_of(subject: Subject) -> str:
     """Return a digest of a subject's programs."""
-    return hashlib.sha256(repr((subject.broken, subject.mended)).encode()).hexdigest()[:12]
+    settings = [sorted(program.settings.items()) for program in (subject.broken, subject.mended)]
+    return hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
 
 
 def main() -> None:

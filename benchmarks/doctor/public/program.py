@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,8 @@ class Program:
         bias: Initial value of all biases.
         standardize: What is brought to mean 0 and deviation 1.
         divide: What the inputs are divided by.
+        scale_inputs: Number that is subtracted from all inputs, and number they are then divided by.
+        scale_targets: The same for the targets.
         targets: `ONE_HOT`, or `INDEX` where the number of the class itself is the target.
         clip: Largest gradient norm; None for none.
         initialize: Initialization that `st.initialize_` applies afterwards; "" for none.
@@ -52,10 +54,17 @@ class Program:
     bias: float = 0.0
     standardize: str = NOTHING
     divide: float = 1.0
+    scale_inputs: tuple[float, float] = (0.0, 1.0)
+    scale_targets: tuple[float, float] = (0.0, 1.0)
     targets: str = ONE_HOT
     clip: float | None = None
     initialize: str = ""
     activation: str = ""
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What differs from the defaults."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
 
     @property
     def rate(self) -> float:

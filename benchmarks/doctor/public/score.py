@@ -17,6 +17,7 @@ import torch
 
 from benchmarks.doctor.public.advice import carry_out, first_clause
 from benchmarks.doctor.public.outcomes import SEEDS, Outcome, read_outcomes
+from benchmarks.doctor.public.program import Program
 from benchmarks.doctor.public.published import TOOLS, Row, read_published
 from benchmarks.doctor.public.subject import INFERRED, Subject
 from benchmarks.doctor.public.subjects import PUBLISHED, SUBJECTS, TUNING, half
@@ -36,6 +37,7 @@ class Score:
         kinds: Kinds of the alarms on the broken program, first the cause.
         says: What the first finding says to do in code.
         remedied: Points by seed of the program as the advice changes it; None if it cannot be carried out.
+        planned: The same with the advice of all findings that follow from no other one.
         false_alarms: Kinds of the alarms on the mended program.
     """
 
@@ -44,6 +46,7 @@ class Score:
     kinds: tuple[str, ...]
     says: str
     remedied: tuple[float, ...] | None
+    planned: tuple[float, ...] | None
     false_alarms: tuple[str, ...]
 
     @property
@@ -72,6 +75,11 @@ class Score:
         return self.remedied is not None and self.outcome.mends(list(self.remedied))
 
     @property
+    def plan_mends(self) -> bool:
+        """Whether the advice of all causes, carried out, does."""
+        return self.planned is not None and self.outcome.mends(list(self.planned))
+
+    @property
     def improves(self) -> bool:
         """Whether the advice, carried out, gives more than 3 points more than the broken program."""
         return self.remedied is not None and median(self.remedied) > median(self.outcome.broken) + 3
@@ -85,15 +93,35 @@ def score(subject: Subject, watch: str) -> Score:
     """Watch the broken and the mended program on the first seed, and carry out the advice on all seeds."""
     broken = _alarms(subject, "broken", watch)
     mended = _alarms(subject, "mended", watch)
+    outcome = read_outcomes()[subject.number]
     changed = carry_out(subject.broken, broken[0]) if broken else None
+    remedied = _points(changed, outcome)
+    planned = subject.broken
+    for finding in broken:
+        if finding.because_of is None:
+            planned = carry_out(planned, finding) or planned
+    is_new = planned not in (subject.broken, changed)
     return Score(
         subject,
-        read_outcomes()[subject.number],
+        outcome,
         tuple(finding.kind for finding in broken),
         first_clause(broken[0]) if broken else "",
-        None if changed is None else tuple(round(train(changed, seed).points, 1) for seed in SEEDS),
+        remedied,
+        _points(planned, outcome) if is_new else remedied,
         tuple(finding.kind for finding in mended),
     )
+
+
+def _points(program: Program | None, outcome: Outcome) -> tuple[float, ...] | None:
+    """Return a program's points by seed, of as many seeds as decide whether their median is that of a mended one."""
+    if program is None:
+        return None
+    points: list[float] = []
+    for seed in SEEDS:
+        points.append(round(train(program, seed).points, 1))
+        if len(points) == 2 and outcome.mends(points[:1]) == outcome.mends(points[1:]):
+            break
+    return tuple(points)
 
 
 def _alarms(subject: Subject, which: str, watch: str) -> list[Finding]:
@@ -103,22 +131,23 @@ def _alarms(subject: Subject, which: str, watch: str) -> list[Finding]:
 
 
 HEADER = (
-    "| no. | post | faults | broken | mended | the doctor's alarms | detected | named | mends | false alarm | "
-    + " | ".join(HEADINGS.values())
-    + " |\n|"
-    + "---|" * (10 + len(HEADINGS))
+    "| no. | post | faults | broken | mended | the doctor's alarms | detected | named | mends | plan mends "
+    "| false alarm | " + " | ".join(HEADINGS.values()) + " |\n|" + "---|" * (11 + len(HEADINGS))
 )
 
 
 def format_row(found: Score, row: Row) -> str:
     """Return a row of the table; the columns of the other tools have `d` for detected and `c` for cause named."""
     subject, outcome = found.subject, found.outcome
-    marks = [bool(found.kinds), found.names_any, found.mends] if found.is_faulty else [None, None, None]
+    marks = [bool(found.kinds), found.names_any, found.mends, found.plan_mends]
     tools = [("d" if row.detected[t] else "") + ("c" if row.named[t] else "") or "-" for t in TOOLS]
     cells = (
         f"{subject.number}{'*' if subject.facts == INFERRED else ''}",
         *(row.post, ", ".join(row.faults), f"{median(outcome.broken):.0f}", f"{median(outcome.mended):.0f}"),
-        *(", ".join(found.kinds) or "none", *("no effect" if m is None else "yes" if m else "no" for m in marks)),
+        *(
+            ", ".join(found.kinds) or "none",
+            *("no effect" if not found.is_faulty else "yes" if m else "no" for m in marks),
+        ),
         *(", ".join(found.false_alarms) or "none", *tools),
     )
     return "| " + " | ".join(cells) + " |"
@@ -136,9 +165,11 @@ def totals(scores: Sequence[Score]) -> list[str]:
         ("cause named by the first alarm", lambda s: s.names_first),
         ("first remedy mends", lambda s: s.mends),
         ("first remedy mends or improves", lambda s: s.mends or s.improves),
+        ("remedies of all causes mend", lambda s: s.plan_mends),
     ]
     lines += [_count(name, faulty, holds) for name, holds in counts]
-    lines.append(_count("false alarm on the mended program", scores, lambda s: bool(s.false_alarms)))
+    learning = [s for s in scores if s.subject.learns]
+    lines.append(_count("false alarm on the mended program", learning, lambda s: bool(s.false_alarms)))
     for tool, heading in HEADINGS.items():
         detected = _count(f"{heading}: detected", faulty, lambda s, t=tool: published[s.subject.number].detected[t])
         named = _count("cause named", faulty, lambda s, t=tool: published[s.subject.number].named[t])
@@ -170,7 +201,11 @@ def main() -> None:
         print(format_row(scores[-1], published[subject.number]), flush=True)
     print("\n".join(["", *totals(scores)]))
     if arguments.half == TUNING:
-        print("\n".join(["", *(f"{s.subject.number}: {s.says or 'nothing'} -> {s.remedied}" for s in scores)]))
+        print(
+            "\n".join(
+                ["", *(f"{s.subject.number}: {s.says or 'nothing'} -> {s.remedied}, plan {s.planned}" for s in scores)]
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ class Subject:
         beyond: Kinds that are true of the rebuilt program too, although the label has no such fault type.
         facts: `KNOWN` where architecture, data and hyper-parameters are published, else `INFERRED`.
         note: What was replaced, reduced or added.
+        learns: Whether the mended program learns anything; an alarm on one that does not is not false.
     """
 
     number: int
@@ -49,3 +50,4 @@ class Subject:
     beyond: tuple[str, ...] = ()
     facts: str = KNOWN
     note: str = ""
+    learns: bool = True

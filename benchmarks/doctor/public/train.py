@@ -75,8 +75,11 @@ def _doctor(
 
 def prepare(program: Program, data: Data) -> Data:
     """Return the data as the program feeds them: scaled, and labels as targets."""
-    x, x_test = data.x / program.divide, data.x_test / program.divide
-    y, y_test = _targets(program, data, data.y), _targets(program, data, data.y_test)
+    (shift, by), (shift_y, by_y) = program.scale_inputs, program.scale_targets
+    x, x_test = ((values / program.divide - shift) / by for values in (data.x, data.x_test))
+    y, y_test = (_targets(program, data, labels) for labels in (data.y, data.y_test))
+    if by_y != 1:
+        y, y_test = (y - shift_y) / by_y, (y_test - shift_y) / by_y
     if program.standardize in (INPUTS, BOTH):
         x, x_test = _standardized(x, x), _standardized(x_test, x)
     if program.standardize in (TARGETS, BOTH):
@@ -102,6 +105,8 @@ def _standardized(values: Tensor, like: Tensor) -> Tensor:
 def _points(program: Program, data: Data, model: nn.Module) -> float:
     outputs = model.eval()(data.x_test)
     model.train()
+    if program.loss == "binary_crossentropy_with_logits":
+        outputs = outputs.sigmoid()
     if not torch.isfinite(outputs).all():
         return LEAST
     if data.task == CLASSES and program.targets != INDEX:
@@ -112,5 +117,4 @@ def _points(program: Program, data: Data, model: nn.Module) -> float:
     if data.task == "regression":
         residual = (outputs - data.y_test).square().sum() / (data.y_test - data.y_test.mean(0)).square().sum()
         return max(LEAST, 100 * (1 - float(residual)))
-    threshold = 0.0 if program.loss == "binary_crossentropy_with_logits" else 0.5
-    return 100 * float(((outputs > threshold) == (data.y_test > 0.5)).float().mean())
+    return 100 * float(((outputs > 0.5) == (data.y_test > 0.5)).float().mean())

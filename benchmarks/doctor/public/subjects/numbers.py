@@ -103,6 +103,7 @@ SUBJECTS = (
         ("output_activation",),
         ("no_gradient",),
         note="targets are noise, as the program's are: nothing to learn but their mean",
+        learns=False,
     ),
     Subject(
         40,
