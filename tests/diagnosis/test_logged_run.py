@@ -113,7 +113,9 @@ def test_the_verdict_is_unknown_of_too_few_losses_or_too_early(tmp_path):
     few = judge(tmp_path, step=np.array([500, 1000, 1500]), loss=1.0)
     assert few.reason == "3 losses are too few to tell a level from noise; log the loss of every step"
     early = judge(tmp_path, step=np.arange(50), loss=FLAT[:50])
-    assert early.reason == "the loss has fallen by 1%, less than it varies, by step 49, which is too early to judge (500)"
+    assert (
+        early.reason == "the loss has fallen by 1%, less than it varies, by step 49, which is too early to judge (500)"
+    )
     assert (few.verdict, early.verdict) == (UNKNOWN, UNKNOWN)
     assert judge(tmp_path, step=np.arange(50), loss=FALLING[:50]).verdict == HEALTHY
 
