@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stabletrain.torch_tools.eager import is_compiled as is_compiled_itself
+
 Node = Any  # torch.autograd.graph.Node
 MAX_NODES = 50_000  # of a graph; the part nearest to the loss is walked
 SAME_VALUES = (  # operations that pass the same numbers on, in another shape, order or precision
@@ -68,7 +70,4 @@ def parameters_of(loss: Any) -> set[int]:
 
 def is_compiled(module: torch.nn.Module) -> bool:
     """Return whether a module or a part of it is compiled: hooks would change how it is computed."""
-    return any(
-        hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None
-        for part in module.modules()
-    )
+    return any(hasattr(part, "_orig_mod") or is_compiled_itself(part) for part in module.modules())
