@@ -49,7 +49,7 @@ SPINNING_REMEDY = (
 FIRST = 10  # first steps, all of which are measured: they show the initialization
 HISTOGRAMS_EVERY = 50  # steps; as in conf/watch/default.yaml
 MAX_HISTOGRAMS = 24  # snapshots with histograms that are kept; beyond, every other one is dropped
-MIN_STEPS = 100  # fewer are a trial, not a training: they are not judged by what they have reached
+MIN_STEPS = 200  # fewer are a trial, not a training: they are not judged by what they have reached
 
 
 class Doctor:
@@ -292,6 +292,7 @@ class Doctor:
             client=LOOP,
             settings={} if self._first_lr is None else {"optimizer.lr": self._first_lr},
             num_steps=num_steps,
+            is_open_ended=num_steps is not None and self._num_steps is None and not self._is_over,
             num_dims=num_dims_by_layer(self._watch.layers, self._num_dims),
             prior_loss=measured if self._prior_loss is None else self._prior_loss,
             prior_is_measured=measured is not None,
