@@ -9,6 +9,7 @@ from stabletrain.diagnosis.observations import About, Observations
 from stabletrain.diagnosis.progress import LATE_FALL_UNHEALTHY, Progress, progress_of
 from stabletrain.vocabulary.finding import CRITICAL, INFO, WARNING, Finding
 from stabletrain.vocabulary.kinds import (
+    CLIP_INEFFECTIVE,
     GRADIENTS_ACCUMULATE,
     INPUT_SCALE,
     NO_GRADIENT,
@@ -95,3 +96,4 @@ def remedy_mistake(finding: Finding, about: About) -> list[remedies.Remedy]:
 for _kind in MISTAKES:
     _kind.rule(find_mistakes(_kind))
     _kind.remedy(remedy_mistake)
+CLIP_INEFFECTIVE.rule(find_mistakes(CLIP_INEFFECTIVE))  # clipping that comes too late
