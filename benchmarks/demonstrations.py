@@ -54,7 +54,7 @@ PROMISES = (
     Promise("experiment=vanishing_depth", verdict="vanishing", accuracy=(0.0, 0.15)),
     Promise("experiment=vanishing_depth activation=relu init=he", verdict="healthy", accuracy=(0.8, 1.0)),
     Promise("experiment=exploding_time", exit_code=3, verdict="nonfinite"),
-    Promise("experiment=exploding_time clip=norm", verdict="healthy", accuracy=(0.6, 1.0)),
+    Promise("experiment=exploding_time clip=norm init=orthogonal", verdict="healthy", accuracy=(0.6, 1.0)),
     Promise("experiment=critical_depth", verdict="healthy", accuracy=(0.85, 1.0)),
     Promise("experiment=rezero_depth", verdict="healthy", accuracy=(0.9, 1.0)),
     Promise("experiment=densenet1d", verdict="healthy", accuracy=(0.8, 1.0)),

@@ -28,7 +28,7 @@ from benchmarks.doctor.composition import choices_of
 from benchmarks.doctor.label import begin_worker, or_none
 from benchmarks.doctor.labels import BUGGY, HEALTHY_POINTS, LOST, Label, read_labels
 from benchmarks.doctor.record import file_name, record
-from benchmarks.doctor.treatment import treat
+from benchmarks.doctor.treatment import treat, undoes_event
 from stabletrain.diagnosis.circumstances import circumstances_of
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.history import load
@@ -89,8 +89,10 @@ class Trials:
 
     def outcome(self, case: Case, label: Label, override: str, finding: Finding | None) -> str:
         """Return what a remedy does to a case, judged by the median of three seeds."""
-        if not override or not treat(case, override, finding).is_applied:
-            return NOTHING if not override else UNCHANGED
+        if not override and not undoes_event(finding):
+            return NOTHING
+        if not treat(case, override, finding).is_applied:
+            return UNCHANGED
         before = median_low(LOST if p is None else p for p in label.points)
         words: list[str] = []
         for seed in case.seeds[:NUM_SEEDS]:

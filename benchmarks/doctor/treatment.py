@@ -76,12 +76,15 @@ def treat(case: Case, override: str, finding: Finding | None = None) -> Treatmen
     for word in shlex.split(override):
         key, _, value = word.partition("=")
         treatment = _apply(treatment, key, value)
-    if finding is not None and _undoes_event(finding):
+    if undoes_event(finding):
         treatment = replace(treatment, case=replace(treatment.case, event=None))
     return treatment
 
 
-def _undoes_event(finding: Finding) -> bool:
+def undoes_event(finding: Finding | None) -> bool:
+    """Return whether a finding's advice in words is to undo the event: a rate that rose, or data with NaN."""
+    if finding is None:
+        return False
     return "lr_before" in finding.evidence or finding.evidence.get("origin") in DATA_ORIGINS
 
 

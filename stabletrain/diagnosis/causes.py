@@ -66,10 +66,16 @@ def explains(cause: Finding, symptom: Finding) -> bool:
     if cause is symptom or symptom.kind not in KINDS[cause.kind].explains or not _may_cause(cause, symptom):
         return False
     if cause.kind in KINDS[symptom.kind].explains:
-        if cause.first_step == symptom.first_step:
+        if _begin_together(cause, symptom):
             return cause.kind in KINDS[symptom.kind].yields_to
         return cause.first_step < symptom.first_step
     return symptom.kind == NO_PROGRESS.name or cause.first_step <= symptom.first_step + SLACK
+
+
+def _begin_together(one: Finding, other: Finding) -> bool:
+    """Return whether two findings began on one step; units are counted over many samples, the first time late."""
+    is_late = bool({one.kind, other.kind} & {DEAD_UNITS.name, SATURATION.name})
+    return one.first_step == other.first_step or (is_late and max(one.first_step, other.first_step) <= SLACK)
 
 
 def _may_cause(cause: Finding, symptom: Finding) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +16,10 @@ ADAPTIVE = ("adam", "adamw", "rmsprop", "muon")  # their steps do not depend on 
 USUAL_ADAPTIVE = 1e-3  # Kingma and Ba 2015; the default of torch.optim.Adam
 USUAL_SGD = 0.05  # conf/optimizer: 0.1 plain, 0.05 with momentum
 FAR_FROM_USUAL = 30.0  # factor beyond which a rate alone explains updates that are too large or too small
-TARGET = (1e-3, 1e-2)  # ‖ΔW‖/‖W‖ per step: 1e-3 is usual (Karpathy 2015), short trainings need more
+TURNOVER = 5.0  # ‖ΔW‖/‖W‖ summed over a training: weights that learn are replaced a few times
+TARGET = (1e-3, 2e-2)  # ‖ΔW‖/‖W‖ per step: 1e-3 is usual (Karpathy 2015), short trainings need more
 UNKNOWN_TARGET = 2e-3  # … where the number of steps is unknown
-NEAR = 4.0  # factor by which a suggestion may differ from what the measured updates say
-LEAST = 1e-2  # of the usual rate: gradients that explode say nothing about a rate for those that do not
+TRUSTED = 100.0  # factor: what the updates say is bounded around the usual rate; exploding gradients say nothing
 LEAST_CHANGE = 3.0  # factor: a smaller change of the learning rate mends nothing
 TENFOLD = 10.0
 MOMENTUM_GAIN = 3.0  # by which momentum 0.9 lengthens steps of random direction after the first: √((1 + β)/(1 − β))
@@ -70,13 +71,13 @@ class Rate:
         return rounded(max(self._working(self.typical) or self.lr * TENFOLD, self.lr * LEAST_CHANGE))
 
     def _working(self, ratio_per_lr: float | None) -> float | None:
-        """Return the rate at which the updates have their target size, near what is usual."""
+        """Return the geometric mean of the usual rate and that at which the updates have their target size."""
         least, most = TARGET
-        target = min(max(1 / self.num_steps, least), most) if self.num_steps else UNKNOWN_TARGET
-        measured = target / ratio_per_lr if ratio_per_lr else None
-        if measured is None or self.usual is None:
-            return self.usual or measured
-        return max(min(max(self.usual, measured / NEAR), measured * NEAR), LEAST * self.usual)
+        target = min(max(TURNOVER / self.num_steps, least), most) if self.num_steps else UNKNOWN_TARGET
+        measured, usual = target / ratio_per_lr if ratio_per_lr else None, self.usual
+        if measured is None or usual is None:
+            return usual or measured
+        return math.sqrt(usual * min(max(measured, usual / TRUSTED), usual * TRUSTED))
 
 
 def rounded(lr: float) -> float:

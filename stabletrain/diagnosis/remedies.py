@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from stabletrain.diagnosis.circumstances import Circumstances
 from stabletrain.diagnosis.observations import About
-from stabletrain.diagnosis.rates import TENFOLD, USUAL_ADAPTIVE, Rate
+from stabletrain.diagnosis.rates import LEAST_CHANGE, USUAL_ADAPTIVE, Rate
 from stabletrain.vocabulary.finding import Finding
 from stabletrain.vocabulary.kinds import KINDS
 
@@ -22,6 +22,7 @@ GATED = ("lstm", "gru")  # their gates saturate by design: another activation is
 RECURRENT = ("rnn", *GATED)
 CONVOLUTIONAL = ("cnn", "resnet", "densenet1d")
 TAKING_SKIPS = ("mlp", "cnn", "resnet", "transformer")  # families that accept residual=add and may lack it
+NORM_PRESERVING = ("orthogonal", "chrono", "identity")  # initializations of recurrent weights
 CUSTOM = "custom"  # a user-defined model: nobody knows which parts it accepts
 LR = "optimizer.lr"
 CLIP_FACTOR = 0.1
@@ -38,6 +39,7 @@ class Remedy(NamedTuple):
         in_code: The same for a model that stabletrain did not compose.
         overwrites: Whether it discards trained weights; never proposed where the weights were trained before.
         direction: −1 if it lowers the learning rate or the clipping's threshold, +1 if it raises it.
+        whole: The override with the options that the composition has already; "" if it has none of them.
     """
 
     override: str
@@ -45,11 +47,13 @@ class Remedy(NamedTuple):
     in_code: str = ""
     overwrites: bool = False
     direction: int = -1
+    whole: str = ""
 
     @property
     def words(self) -> dict[str, str]:
         """The values by key."""
-        return {key: value for key, _, value in (word.partition("=") for word in shlex.split(self.override))}
+        words = shlex.split(self.whole or self.override)
+        return {key: value for key, _, value in (word.partition("=") for word in words)}
 
 
 def _init(name: str, why: str, in_code: str | None = None) -> Remedy:
@@ -70,14 +74,22 @@ def remedies_for(finding: Finding, about: About) -> list[Remedy]:
 
 
 def clip(about: About) -> list[Remedy]:
-    """Propose clipping by the norm, or a lower threshold where it is chosen already."""
-    max_norm = about.settings.get("clip.max_norm")
-    if about.choices.get("clip") == "norm" and max_norm:
-        lower = f"clip.max_norm={max_norm * CLIP_FACTOR:.3g}"
-        return [Remedy(lower, "A threshold that acts (Pascanu et al. 2013).")]
+    """Propose clipping by the norm, or a lower threshold where it is chosen already.
+
+    Recurrent weights that do not preserve norms are initialized again as well: they grow what clipping cannot bound,
+    the activations.
+    """
+    if about.choices.get("clip") == "norm" and (max_norm := about.settings.get("clip.max_norm")):
+        why = "A threshold that acts (Pascanu et al. 2013)."
+        lower = Remedy(f"clip.max_norm={max_norm * CLIP_FACTOR:.3g}", why, f"max_norm={max_norm * CLIP_FACTOR:.3g}")
+        return [ORTHOGONAL, lower] if _may_grow_over_time(about) else [lower]
     why = "Keeps the direction and bounds the step (Pascanu et al. 2013, section 3.2)."
     call = 'st.clip_gradients_(model.parameters(), "norm", max_norm=1.0) before each step'
-    return [Remedy("clip=norm", why, call)]
+    by_norm = Remedy("clip=norm", why, call)
+    if not _may_grow_over_time(about):
+        return [by_norm]
+    both = f'{call}, and st.initialize_(model, "orthogonal")'
+    return [Remedy("clip=norm init=orthogonal", f"{why} {ORTHOGONAL.why}", both, overwrites=True), by_norm]
 
 
 def lower_lr(about: About) -> list[Remedy]:
@@ -93,9 +105,9 @@ def higher_lr(about: About) -> list[Remedy]:
 def usual_lr(about: About) -> list[Remedy]:
     """Propose a rate that works, where the present one is far from what is usual for the optimizer."""
     distance = _rate(about).distance
-    if distance > TENFOLD:
+    if distance > LEAST_CHANGE:
         return lower_lr(about)
-    return higher_lr(about) if distance < 1 / TENFOLD else []
+    return higher_lr(about) if distance < 1 / LEAST_CHANGE else []
 
 
 def set_lr(lr: float | None, why: str, direction: int = -1) -> list[Remedy]:
@@ -113,7 +125,7 @@ def warmup(about: About) -> list[Remedy]:
 
 def adam(about: About) -> list[Remedy]:
     """Propose Adam with its usual rate, in place of an optimizer whose steps depend on the size of the gradient."""
-    if _rate(about).is_adaptive:
+    if _rate(about).is_adaptive is not False:
         return []
     why = "It scales each step by the gradient's own size (Kingma and Ba 2015)."
     call = f"torch.optim.Adam(model.parameters(), lr={USUAL_ADAPTIVE:g})"
@@ -143,6 +155,8 @@ def initialization(about: About) -> list[Remedy]:
     if is_recurrent(about):
         return recurrent_initialization()
     activation = about.choices.get("activation")
+    if about.choices.get("model") == "transformer":
+        return [XAVIER]
     if activation == "selu":
         return [_init("lecun", "The initialization that SELU assumes (Klambauer et al. 2017).")]
     if activation in RELU_LIKE or (not about.choices and not is_saturating(about)):
@@ -192,6 +206,10 @@ def is_recurrent(about: About) -> bool:
     return isinstance(about, Circumstances) and about.is_recurrent
 
 
+def _may_grow_over_time(about: About) -> bool:
+    return is_recurrent(about) and about.choices.get("init") not in NORM_PRESERVING
+
+
 def _rate(about: About) -> Rate:
     if isinstance(about, Circumstances):
         return about.rate
@@ -214,7 +232,7 @@ def _without_chosen(remedy: Remedy, about: About) -> Remedy:
     """Return the remedy without the options that the composition has; with an empty override if it has all of them."""
     words = [word for word in shlex.split(remedy.override) if not _is_chosen(word, about)]
     is_new = any("." not in word.partition("=")[0] for word in words) or len(words) == len(remedy.words)
-    return remedy._replace(override=shlex.join(words) if is_new else "")
+    return remedy._replace(override=shlex.join(words) if is_new else "", whole=remedy.override)
 
 
 def _is_chosen(word: str, about: About) -> bool:

@@ -161,6 +161,6 @@ def remedy_vanishing(finding: Finding, about: About) -> list[remedies.Remedy]:
 
 @EXPLODING.remedy
 def remedy_exploding(finding: Finding, about: About) -> list[remedies.Remedy]:
-    """Propose clipping first, then what keeps the scale."""
-    scale = [*remedies.initialization(about), *remedies.norm(about)]
-    return [*remedies.clip(about), *scale, *remedies.lower_lr(about)]
+    """Propose what keeps the scale, then clipping, which bounds the steps but not the activations."""
+    scale = [] if remedies.is_recurrent(about) else remedies.initialization(about)
+    return [*scale, *remedies.clip(about), *remedies.norm(about), *remedies.lower_lr(about)]

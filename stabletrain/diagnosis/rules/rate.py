@@ -126,19 +126,10 @@ def find_lr_too_low(observations: Observations) -> list[Finding]:
                 "update_ratio": float(f"{typical:.3g}"),
                 "num_steps": num_steps,
                 **_lr(observations),
-                SUFFICES: is_short and _is_slow(observations),
+                SUFFICES: is_short and rate_of(observations).distance < 1 / FAR_FROM_USUAL,
             },
         )
     ]
-
-
-def _is_slow(observations: Observations) -> bool:
-    """Return whether the learning rate alone explains that the weights do not move.
-
-    It is far below the usual one, or the optimizer is adaptive: its steps do not depend on the size of the gradient.
-    """
-    rate = rate_of(observations)
-    return rate.distance < 1 / FAR_FROM_USUAL or rate.is_adaptive is True
 
 
 def _is_warming_up(observations: Observations) -> bool:
@@ -161,5 +152,5 @@ def remedy_lr_too_high(finding: Finding, about: About) -> list[remedies.Remedy]:
 
 @LR_TOO_LOW.remedy
 def remedy_lr_too_low(finding: Finding, about: About) -> list[remedies.Remedy]:
-    """Propose the rate at which updates have their usual size, or a search for it."""
-    return [*remedies.higher_lr(about), *remedies.search_lr(about)]
+    """Propose the rate at which updates have their usual size, Adam, or a search for the rate."""
+    return [*remedies.higher_lr(about), *remedies.adam(about), *remedies.search_lr(about)]

@@ -116,6 +116,5 @@ def remedy_time_vanishing(finding: Finding, about: About) -> list[remedies.Remed
 
 @TIME_EXPLODING.remedy
 def remedy_time_exploding(finding: Finding, about: About) -> list[remedies.Remedy]:
-    """Propose clipping first, then recurrent weights that preserve norms, or gates."""
-    recurrent = [*remedies.recurrent_initialization(), *remedies.gated_cell(about)]
-    return [*remedies.clip(about), *recurrent, *remedies.lower_lr(about)]
+    """Propose recurrent weights that preserve norms with clipping, or gates."""
+    return [*remedies.clip(about), *remedies.gated_cell(about), *remedies.lower_lr(about)]
