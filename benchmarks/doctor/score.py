@@ -1,6 +1,7 @@
 """Score stabletrain's rules and published ones on the recordings: recall, false alarms, and how early they alarm.
 
     python -m benchmarks.doctor.score --folder FOLDER
+    python -m benchmarks.doctor.score --folder ANOTHER --bare
 
 Prints the tables of docs/doctor_benchmark.md, followed by the errors of stabletrain's rules by case.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -51,6 +52,15 @@ class Score:
     detected: int | None
     is_early: bool
     kinds: tuple[str, ...]
+
+
+class Untold(Observations):
+    """Observations of a doctor that was not told the number of steps: only at the end it judges by what is reached."""
+
+    def until(self, step: int) -> Observations:
+        """Return what was known once `step` was done."""
+        cut = super().until(step)
+        return replace(cut, about=replace(cut.about, num_steps=None))
 
 
 def alarms(findings: Iterable[Finding]) -> list[Finding]:
@@ -195,10 +205,13 @@ def mistakes(cases: Sequence[Case], labels: Mapping[str, Label], scores: Mapping
     return lines
 
 
-def read_recordings(folder: Path, cases: Iterable[Case], labels: Mapping[str, Label]) -> dict[str, Observations]:
-    """Return the existing recordings by case."""
+def read_recordings(
+    folder: Path, cases: Iterable[Case], labels: Mapping[str, Label], bare: bool = False
+) -> dict[str, Observations]:
+    """Return the existing recordings by case; those of a bare doctor know the number of steps only at their end."""
     found = ((case.name, folder / f"{case.digest}-{labels[case.name].seed}.npz") for case in cases)
-    return {name: load(path) for name, path in found if path.is_file()}
+    recordings = {name: load(path) for name, path in found if path.is_file()}
+    return {name: Untold(**vars(x)) for name, x in recordings.items()} if bare else recordings
 
 
 def main() -> None:
@@ -207,6 +220,7 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, action="append", help="only this part")
     parser.add_argument("--ours", action="store_true", help="only stabletrain's rules, to tune them")
     parser.add_argument("--seeds", action="store_true", help="stabletrain's rules on all seeds, at the end")
+    parser.add_argument("--bare", action="store_true", help="the recordings are those of a bare doctor")
     options = parser.parse_args()
     labels = read_labels()
     cases = [case for case in make_cases() if labels[case.name].word in (BUGGY, HEALTHY)]
@@ -215,7 +229,7 @@ def main() -> None:
         if options.seeds:
             print_seeds(part, chosen, labels, options.folder)
             continue
-        recordings = read_recordings(options.folder, chosen, labels)
+        recordings = read_recordings(options.folder, chosen, labels, options.bare)
         chosen = [case for case in chosen if case.name in recordings]
         print_part(part, chosen, labels, recordings, [OURS] if options.ours else list(RULES))
 

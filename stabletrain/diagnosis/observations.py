@@ -68,6 +68,9 @@ class About:
         prior_loss: Loss of the best constant prediction: the entropy of the labels, or the variance of the targets.
         client: Whose words advice is given in, where stabletrain did not compose the run: `lightning`, `huggingface`,
             or `loop` for a training loop of one's own.
+        prior_is_measured: Whether the prior loss was inferred from the loss itself, so that it is on the loss's scale.
+        is_game: Whether optimizers of different networks step in turn, as in a GAN, where the level of the loss does
+            not show what was learned.
     """
 
     choices: Mapping[str, str] = field(default_factory=dict)
@@ -77,6 +80,8 @@ class About:
     num_dims: Mapping[str, int] = field(default_factory=dict)
     prior_loss: float | None = None
     client: str | None = None
+    prior_is_measured: bool = False
+    is_game: bool = False
 
 
 def num_dims_by_layer(layers: Iterable[str], num_dims: Mapping[str, int]) -> dict[str, int]:

@@ -25,6 +25,7 @@ LATE_FALL = 0.35  # … and at the end: language models, whose data is mostly un
 LATE_FALL_UNHEALTHY = 0.8  # … where a measurement is clearly unusual: healthy networks with such end above 0.82
 MANY = 2**20  # numbers in all windows together; with more, a sorted window is moved along
 WORSE = 0.15  # of the baseline: a relapse is this much above the best level so far
+COLLAPSE = 5.0  # … of the typical size of a loss whose level shows nothing
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,13 @@ class Progress:
         start: The first loss, before the first step.
         now: Median of the last tenth.
         best: The lowest such median so far.
-        baseline: The prior loss; where it is unknown or on another scale, the first loss.
+        baseline: The prior loss; where it is unknown or on another scale, the first loss; the typical size of a loss
+            whose level shows nothing.
         is_falling: Whether the last tenth is below the tenth before it by more than the noise.
         steepness: Decrease from the tenth before it to the last tenth, relative to the last tenth.
         uncertainty: Standard error of the lowest median.
+        is_measure: Whether the level of the loss shows what was learned. It does not if the loss may be negative, as
+            that of a policy gradient, or in a game such as a GAN. Only a collapse is then held against the training.
     """
 
     share: float
@@ -52,20 +56,27 @@ class Progress:
     is_falling: bool
     steepness: float
     uncertainty: float
+    is_measure: bool = True
 
     @property
     def fall(self) -> float:
         """Relative decrease of the loss below the baseline: 0 at chance level, 1 for no loss, negative if worse."""
+        if not self.is_measure:
+            return 1.0
         return (self.baseline - self.now) / max(abs(self.baseline), 1e-30)
 
     @property
     def is_relapse(self) -> bool:
         """Whether the loss is well above a level that it had reached."""
+        if not self.is_measure:
+            return self.now - self.best > COLLAPSE * self.baseline
         return self.now - self.best > WORSE * abs(self.baseline)
 
     @property
     def best_fall(self) -> float:
         """Relative decrease below the baseline when the loss was lowest, less two standard errors."""
+        if not self.is_measure:
+            return 1.0
         return (self.baseline - self.best - 2 * self.uncertainty) / max(abs(self.baseline), 1e-30)
 
     @property
@@ -95,7 +106,8 @@ def progress_of(observations: Observations) -> Progress | None:
     levels = _LATEST.medians(values, width)
     start = float(values[0])
     now, earlier = float(levels[-1]), float(levels[max(0, len(levels) - 1 - width)])
-    baseline = _baseline(observations, start)
+    is_measure = not observations.about.is_game and float(values.min()) >= 0
+    baseline = _baseline(observations, start) if is_measure else _typical_size(values)
     lowest = int(np.argmin(levels))
     spread = 1.4826 * float(np.median(np.abs(values[lowest : lowest + width] - levels[lowest])))
     noise = 1.4826 * float(np.median(np.abs(values[width - 1 :] - levels)))
@@ -109,6 +121,7 @@ def progress_of(observations: Observations) -> Progress | None:
         is_falling=earlier - now > max(2 * noise / width**0.5, 0.01 * abs(baseline)),
         steepness=(earlier - now) / max(abs(now), 1e-30),
         uncertainty=1.25 * spread / width**0.5,  # standard error of the median of a normal distribution
+        is_measure=is_measure,
     )
 
 
@@ -157,6 +170,11 @@ def last_step(observations: Observations) -> int:
     return max(steps, default=0)
 
 
+def _typical_size(values: np.ndarray) -> float:
+    """Return the median size of the first half of the losses."""
+    return max(float(np.median(np.abs(values[: len(values) // 2 + 1]))), 1e-30)
+
+
 def _baseline(observations: Observations, start: float) -> float:
     prior = observations.about.prior_loss
     if prior is None or prior <= 0:
@@ -169,7 +187,11 @@ def is_scaled(observations: Observations, start: float, prior: float) -> bool:
 
     Before the first step, cross entropy is at most prior + 2·max|output|, and squared error prior + (mean − output)²: a
     loss far above that, or far below the prior before anything was learned, does not follow from these outputs alone.
+    A prior loss that was inferred from the loss itself is on its scale: a lower first loss then means that training
+    began with a network that had been trained before.
     """
+    if observations.about.prior_is_measured:
+        return False
     size = output_size(observations) or 0.0
     return start > SUMMED * (prior + 3 * size + size**2) or start < WEIGHED * prior
 

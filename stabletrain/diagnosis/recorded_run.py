@@ -108,6 +108,8 @@ def about_of(info: Mapping[str, Any], layers: Iterable[str]) -> About:
         num_dims=num_dims_by_layer(layers, training.get("num_dims", {})),
         prior_loss=training.get("prior_loss"),
         client=training.get("client"),
+        prior_is_measured=bool(training.get("prior_is_measured")),
+        is_game=bool(training.get("is_game")),
     )
 
 

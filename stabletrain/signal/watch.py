@@ -27,9 +27,9 @@ class Watch:
     Call `step()` after `backward()` and before `optimizer.step()`. Layers are named in the order of the first forward
     pass after the watch was created. Parameters without a gradient (frozen, unused) are left out.
 
-    Nothing is attached to the model: it can be pickled, copied, exported and compiled while it is watched. Of a compiled
-    module (`torch.compile(model)`, `model.compile()`) the outputs are not measured, since that would change what it
-    computes; gradients, weights and updates are.
+    Nothing is attached to the model: it can be pickled, copied, exported and compiled while it is watched. Of a
+    compiled module (`torch.compile(model)`, `model.compile()`) the outputs are not measured, since that would change
+    what it computes; gradients, weights and updates are.
 
     Args:
         model: Any `torch.nn.Module`.

@@ -72,7 +72,7 @@ def is_inside() -> bool:
 
 
 def is_compiled_in_place(model: nn.Module) -> bool:
-    """Return whether `model.compile()` was called on a module or on one of its parts, which shows only before a call."""
+    """Return whether `compile()` was called on a module or on one of its parts, which a hook would see too late."""
     return is_compiler_loaded() and any(module._compiled_call_impl is not None for module in model.modules())
 
 

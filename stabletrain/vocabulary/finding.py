@@ -11,7 +11,7 @@ from stabletrain.vocabulary.kinds import KINDS
 
 INFO, WARNING, CRITICAL = SEVERITIES = ("info", "warning", "critical")
 HEALTHY = "healthy"  # the verdict on a run without an alarm
-UNKNOWN = "unknown"  # … of which too little was seen to call it healthy; it is not unhealthy either
+UNKNOWN = "unknown"  # the verdict where the absence of an alarm means nothing, such as a run without a gradient
 BECAUSE = "because_of"  # in the evidence of a finding that follows from another one
 RECOVERED = "recovered"  # … of a loss spike: whether the loss came back
 GROWS = "grows"  # … of an initialization: whether it makes the signal larger

@@ -109,21 +109,29 @@ def test_the_report_is_text_that_says_what_where_when_and_what_to_do():
     lines = doctor.report().splitlines()
     assert lines[0] == f"verdict: {doctor.verdict}"
     assert "  critical nonfinite in L00.0.weight, step 14" in lines
-    assert len(lines) == 1 + 2 * sum(f.severity != "info" for f in doctor.findings)
+    assert lines[-1].startswith("  not judged: ")
+    assert len(lines) == 2 + 2 * sum(f.severity != "info" for f in doctor.findings)
 
 
-def test_a_healthy_report_is_one_line():
+def test_a_healthy_report_says_in_one_line_what_it_could_not_judge():
     doctor, _ = loop(small())
-    assert (doctor.report(), doctor.findings, doctor.verdict) == ("verdict: healthy", [], "healthy")
+    assert (doctor.findings, doctor.verdict) == ([], "healthy")
+    verdict, missing = doctor.report().splitlines()
+    assert verdict == "verdict: healthy"
+    assert missing == (
+        "  not judged: what comes after 20 steps (num_steps=…); "
+        "chance level, for which the first loss stands (prior_loss=…)"  # all targets are 1: there is nothing to predict
+    )
 
 
 @pytest.mark.parametrize("make", [nn.ReLU, lambda: nn.Linear(2, 1).requires_grad_(False), small])
-def test_a_model_without_gradients_is_healthy(make):
+def test_nothing_is_known_of_a_model_without_gradients(make):
     doctor = st.Doctor(make())
-    assert doctor.verdict == "healthy"
+    assert (doctor.verdict, doctor.report()) == ("unknown", "verdict: unknown; step() was never called")
     for _ in range(5):
         doctor.step()
-    assert doctor.verdict == "healthy"
+    assert doctor.verdict == "unknown"
+    assert doctor.report().startswith("verdict: unknown; no gradient was seen: call step() after backward()")
 
 
 def test_the_doctor_changes_nothing():

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,17 +18,28 @@ from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.findings_text import describe
 from stabletrain.diagnosis.history import History, total_norm
 from stabletrain.diagnosis.observations import About, Observations, num_dims_by_layer
+from stabletrain.diagnosis.openings import Openings
 from stabletrain.inspection.inspections import Inspections
 from stabletrain.inspection.inspector import StepView
+from stabletrain.inspection.optimizers import Optimizers, unwrap
+from stabletrain.inspection.prior_loss import PriorLoss
+from stabletrain.inspection.time_flow import TimeFlow
+from stabletrain.integrations.plain_loop.models import join, parts_of
+from stabletrain.integrations.plain_loop.saving import RunOfDoctor, save_run, ship
+from stabletrain.integrations.plain_loop.skipped import Skipped
+from stabletrain.integrations.plain_loop.unjudged import in_one_line, trusted, unjudged, why_unknown
 from stabletrain.signal.cadence import is_due
 from stabletrain.signal.layer_names import clean_name
+from stabletrain.signal.layer_statistics import LayerStatistics
 from stabletrain.signal.snapshot import Snapshot
 from stabletrain.signal.through_time import gradient_through_time
-from stabletrain.signal.watch import OF_STEP, Watch
+from stabletrain.signal.watch import Watch
 from stabletrain.torch_tools.thread_pool import PoolWatch, describe_spinning
 from stabletrain.vocabulary import metric_names as names
-from stabletrain.vocabulary.finding import Finding, verdict_of
-from stabletrain.vocabulary.signals import CLIP, GRADIENT, SIGNALS
+from stabletrain.vocabulary.clients import LOOP
+from stabletrain.vocabulary.finding import HEALTHY, UNKNOWN, Finding, verdict_of
+from stabletrain.vocabulary.signals import CLIP, GRADIENT, MOMENT, SIGNALS, UPDATE
+from stabletrain.vocabulary.statuses import FAILED, FINISHED
 
 EVERY = 10  # steps between two measurements of signals other than the gradient; as in conf/watch/default.yaml
 SPINNING_REMEDY = (
@@ -32,6 +47,9 @@ SPINNING_REMEDY = (
     "once torch is imported)."
 )
 FIRST = 10  # first steps, all of which are measured: they show the initialization
+HISTOGRAMS_EVERY = 50  # steps; as in conf/watch/default.yaml
+MAX_HISTOGRAMS = 24  # snapshots with histograms that are kept; beyond, every other one is dropped
+MIN_STEPS = 100  # fewer are a trial, not a training: they are not judged by what they have reached
 
 
 class Doctor:
@@ -40,12 +58,20 @@ class Doctor:
     Call `step` after `loss.backward()` and before `optimizer.step()`. It observes only. It keeps at most 4,096 steps of
     each measurement, and 12 bytes per step of each scalar such as the loss.
 
+    Nothing but the model need be told. The optimizers are recognized on their first step. The loss at chance level is
+    inferred from the outputs of the first steps and their gradients, for the usual losses. Without `num_steps`, a
+    diagnosis of 100 or more steps judges the training as if it ended there; if the loop goes on after a diagnosis, the
+    following ones expect it to go on. `report` says what could not be judged, and the argument that would allow it.
+
     Args:
-        model: Any `torch.nn.Module`, with or without shared weights, unused branches and frozen layers.
-        optimizer: The model's optimizer. It gives the doctor the size of each update, the learning rate, and the effect
-            of clipping between `doctor.step` and `optimizer.step`.
-        num_steps: Training budget in steps. Without it, rules that compare progress with the budget do not apply.
+        model: Any `torch.nn.Module`, with or without shared weights, unused branches and frozen layers; or several
+            that are trained together, as a sequence or by name, such as the two networks of a GAN.
+        optimizer: The model's optimizer or optimizers, for those that are no `torch.optim.Optimizer` of torch.
+        num_steps: Training budget in steps.
         prior_loss: Loss of the best constant prediction (chance level): the labels' entropy, or the targets' variance.
+        on_finding: Called with one line when a finding opens or closes during the training, such as `print`.
+        skip_nonfinite: Whether `step` returns False if the loss or a gradient contains Inf or NaN.
+        output_dir: Folder to which the run is saved at the end of a `with` block.
 
     Example:
         >>> import torch
@@ -54,25 +80,32 @@ class Doctor:
         >>> for _ in range(5):
         ...     loss = model(torch.ones(4, 3)).square().mean()
         ...     loss.backward()
-        ...     doctor.step(loss)
+        ...     _ = doctor.step(loss)
         >>> doctor.verdict
         'healthy'
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module],
         *,
-        optimizer: Optimizer | None = None,
+        optimizer: Optimizer | Iterable[Optimizer] | None = None,
         num_steps: int | None = None,
         prior_loss: float | None = None,
+        on_finding: Callable[[str], object] | None = None,
+        skip_nonfinite: bool = False,
+        output_dir: Path | str | None = None,
     ) -> None:
-        signals = [signal for signal in SIGNALS if optimizer is not None or signal not in OF_STEP]
-        self._watch = Watch(model, optimizer=optimizer, signals=signals)
-        self._watch.expect(taps=True, histograms=False)
+        self._model = model = join(model)
+        given = () if optimizer is None else [optimizer] if hasattr(optimizer, "param_groups") else [*optimizer]  # pyright: ignore[reportGeneralTypeIssues]
+        self._given_lr = next((unwrap(x) for x in given), None)
+        self._optimizers = Optimizers(model, given)
+        self._optimizers.on_first_step = self._note_first_lr
+        self._watch = Watch(model, optimizer=self._optimizers, signals=SIGNALS)  # pyright: ignore[reportArgumentType]
         self._inspections = Inspections(model)
-        self._model, self._optimizer = model, optimizer
-        self._about = {"num_steps": num_steps, "prior_loss": prior_loss}
+        self._prior = PriorLoss(parts_of(model)) if prior_loss is None else None
+        self._flow: TimeFlow | None = TimeFlow(model)
+        self._num_steps, self._prior_loss = num_steps, prior_loss
         self._num_dims = {clean_name(path): p.dim() for path, p in model.named_parameters()}
         self._history = History()
         self._step = 0
@@ -85,27 +118,55 @@ class Doctor:
         self._last_time = -EVERY
         self._num_measured = self._num_clipped = 0
         self._notes: list[str] = []
+        self._openings = None if on_finding is None else Openings()
+        self._say = on_finding or (lambda line: None)
+        self._skipped = Skipped() if skip_nonfinite else None
+        self._output_dir, self._events = output_dir, None
+        self._histograms: dict[int, Snapshot] = {}
+        self._was_asked = self._goes_on = self._is_over = False
+        self._start_s = self._end_s = self._own_s = 0.0
         on_cpu = all(p.device.type == "cpu" for p in model.parameters())
         self._pool = PoolWatch(self._note_spinning) if on_cpu else None
+        self._expect()
 
-    def step(self, loss: Tensor | float | None = None) -> None:
+    def step(self, loss: Tensor | float | None = None) -> bool:
         """Measure the gradients, and on some steps all other signals.
 
         Args:
             loss: Loss of this step.
+
+        Returns:
+            False if the optimizer should skip this step, which happens only with `skip_nonfinite=True`:
+            `if doctor.step(loss): optimizer.step()`. It reads the gradients on every step then, for which a GPU has to
+            wait.
         """
+        start_s = time.perf_counter()
+        self._start_s = self._start_s or start_s
+        self._goes_on |= self._was_asked
         if self._pool is not None:
             self._pool.step()
+        self._optimizers.settle()
         self._collect()
-        self._pending = self._watch.step(histograms=False, step=self._step, others=_is_measured(self._step))
+        with_histograms = self._step == 0 or is_due(self._step, HISTOGRAMS_EVERY)
+        others = _is_measured(self._step)
+        self._pending = self._watch.step(histograms=with_histograms, step=self._step, others=others)
         self._added = set()
         self._loss = loss.detach() if isinstance(loss, Tensor) else loss
-        optimizers = () if self._optimizer is None else (self._optimizer,)
-        for notice in self._inspections.step(StepView(self._step, self._model, loss, optimizers)):
+        if with_histograms:
+            self._keep_histograms(self._pending)
+        if others:
+            self._look_at_outputs()
+        for notice in self._inspections.step(StepView(self._step, self._model, loss, self._optimizers.known)):
             self._history.add_notice(notice)
         self._note_lr()
+        goes = self._skipped is None or not self._skipped.note(self._step, self._loss, self._pending.layers)
         self._step += 1
-        self._watch.expect(taps=_is_measured(self._step), histograms=False)
+        self._expect()
+        if self._openings is not None and self._openings.is_due(self._step - 1):
+            self._announce()
+        self._end_s = time.perf_counter()
+        self._own_s += self._end_s - start_s
+        return goes
 
     def validate(self, **metrics: float) -> None:
         """Record validation metrics, such as `accuracy=0.9` or `loss=0.3`."""
@@ -116,12 +177,17 @@ class Doctor:
     def follow_time(self, inputs: Any, loss_of_outputs: Callable[[Any], Tensor]) -> None:
         """Measure the gradient through time of recurrent layers on a few examples.
 
-        It may be called every step: it measures on the first ten steps and then once every ten steps.
+        The layers of torch are measured without this call, from the gradients of the training itself. It measures other
+        layers as well, such as those of `stabletrain.network`; from the first call on, it alone does. It may be called
+        every step: it measures on the first ten steps and then once every ten steps.
 
         Args:
             inputs: Arguments of the model: a tensor, or a tuple. Eight examples are enough.
             loss_of_outputs: Maps the model's outputs for these inputs to a scalar loss.
         """
+        if self._flow is not None:
+            self._flow.close()
+            self._flow = None
         if self._step >= FIRST and self._step - self._last_time < EVERY:
             return
         self._last_time = self._step
@@ -131,27 +197,153 @@ class Doctor:
     @property
     def observations(self) -> Observations:
         """All measurements so far, as the rules read them."""
-        self._collect()
-        settings = {} if self._first_lr is None else {"optimizer.lr": self._first_lr}
-        dims = num_dims_by_layer(self._watch.layers, self._num_dims)
-        self._history.about = About(settings=settings, num_dims=dims, **self._about)  # pyright: ignore[reportArgumentType]
-        return self._history.observations()
+        self._was_asked |= self._step >= MIN_STEPS
+        return self._observe(as_ended=self._is_over or not self._goes_on)
 
     @property
     def findings(self) -> list[Finding]:
         """The findings so far, each cause before its symptoms."""
-        return diagnose(self.observations)
+        return _diagnose(self.observations)
 
     @property
     def verdict(self) -> str:
-        """`healthy`, or the kind of the worst finding."""
-        return verdict_of(self.findings)
+        """`healthy`, the kind of the worst finding, or `unknown` if too little was seen to tell."""
+        observations = self.observations
+        return self._verdict(observations, _diagnose(observations))
+
+    @property
+    def num_skipped(self) -> int:
+        """Number of steps on which `step` returned False."""
+        return 0 if self._skipped is None else self._skipped.count
 
     def report(self) -> str:
-        """Return the verdict and the findings with their advice as text."""
-        if not self.observations.rms:
-            return "verdict: none; no gradient was measured: call step() after backward()"
-        return "\n".join([*describe(self.findings), *(f"  note: {note}" for note in self._notes)])
+        """Return the verdict, the findings with their advice, and what could not be judged, as text."""
+        observations = self.observations
+        findings = _diagnose(observations)
+        lines = describe(findings)
+        reason = why_unknown(observations, self._step)
+        if reason is not None and verdict_of(findings) == HEALTHY:
+            return "\n".join([f"verdict: {UNKNOWN}; {reason}", *self._note_lines()])
+        missing = unjudged(
+            observations,
+            num_steps=self._step,
+            is_planned=self._num_steps is not None,
+            is_recurrent=self._flow is not None and self._flow.is_recurrent,
+        )
+        return "\n".join([*lines, *self._note_lines(), *in_one_line(missing)])
+
+    def save(self, folder: Path | str, *, mlflow: bool = False) -> Path:
+        """Write the run to a folder: `report.html`, `findings.json`, `summary.json` and the record.
+
+        The commands `report`, `diagnose`, `sync` and `ui` accept the folder. It may be called again, with the same
+        folder or another one.
+
+        Args:
+            folder: A new folder, or one to which this doctor has saved before.
+            mlflow: Whether to ship the run to MLflow, by `python -m stabletrain sync` in a process of its own.
+
+        Returns:
+            The page, `report.html`.
+
+        Raises:
+            RequestError: The folder holds another run, or the run could not be shipped.
+        """
+        return self._save(folder, FINISHED, mlflow)
+
+    def detach(self) -> None:
+        """Remove all hooks from the model and the optimizer, after the last step."""
+        self._optimizers.settle()
+        self._collect()
+        self._watch.detach()
+        self._inspections.detach()
+        self._optimizers.detach()
+        for looking in (self._prior, self._flow):
+            if looking is not None:
+                looking.close()
+        self._is_over = True
+
+    def __enter__(self) -> Doctor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+        if self._openings is not None:
+            self._announce()
+        if self._output_dir is not None:
+            self._save(self._output_dir, FINISHED if kind is None else FAILED, mlflow=False)
+
+    def _repr_html_(self) -> str:
+        """Return the report for a notebook."""
+        head, *rest = self.report().splitlines()
+        color = "#2e7d32" if self.verdict == HEALTHY else "#b26a00" if self.verdict == UNKNOWN else "#b3261e"
+        body = f"<pre>{escape(chr(10).join(rest))}</pre>" if rest else ""
+        return f'<div><strong style="color: {color}">{escape(head)}</strong>{body}</div>'
+
+    def _observe(self, as_ended: bool) -> Observations:
+        self._collect()
+        num_steps = self._num_steps
+        if num_steps is None and as_ended and self._step >= MIN_STEPS:
+            num_steps = self._step
+        measured = None if self._prior is None else self._prior.value
+        self._history.about = About(
+            client=LOOP,
+            settings={} if self._first_lr is None else {"optimizer.lr": self._first_lr},
+            num_steps=num_steps,
+            num_dims=num_dims_by_layer(self._watch.layers, self._num_dims),
+            prior_loss=measured if self._prior_loss is None else self._prior_loss,
+            prior_is_measured=measured is not None,
+            is_game=self._optimizers.takes_turns,
+        )
+        return self._history.observations()
+
+    def _verdict(self, observations: Observations, findings: Sequence[Finding]) -> str:
+        verdict = verdict_of(findings)
+        return UNKNOWN if verdict == HEALTHY and why_unknown(observations, self._step) else verdict
+
+    def _announce(self) -> None:
+        assert self._openings is not None
+        start_s = time.perf_counter()
+        for line in self._openings.changes(max(0, self._step - 1), _diagnose(self._observe(as_ended=self._is_over))):
+            self._say(line)
+        self._openings.note_cost(self._step, time.perf_counter() - start_s)
+
+    def _save(self, folder: Path | str, status: str, mlflow: bool) -> Path:
+        observations = self._observe(as_ended=True)
+        findings = _diagnose(observations)
+        run = RunOfDoctor(
+            observations=observations,
+            findings=findings,
+            verdict=self._verdict(observations, findings),
+            num_steps=self._step,
+            seconds=self._end_s - self._start_s,
+            doctor_seconds=self._own_s + self._watch.tap_seconds,
+            status=status,
+            model_class=type(self._model).__name__,
+            num_parameters=sum(p.numel() for p in self._model.parameters()),
+            num_dims=self._num_dims,
+            snapshots=self._histograms,
+        )
+        saved, self._events = save_run(run, folder, self._events)
+        if mlflow:
+            ship(saved)
+        return saved.report
+
+    def _expect(self) -> None:
+        """Prepare for the coming forward pass."""
+        is_measured = _is_measured(self._step)
+        self._watch.expect(taps=is_measured, histograms=False)
+        for looking in (self._prior, self._flow):
+            if looking is not None and is_measured:
+                looking.open()
+
+    def _look_at_outputs(self) -> None:
+        if self._prior is not None:
+            self._prior.see(self._loss)
+        if self._flow is not None:
+            for found in self._flow.collect():
+                self._history.add_time(self._step, found.layer, found.norms)
 
     def _note_spinning(self, num_threads: int, share: float) -> None:
         """Log a warning, and keep the note for the report; it is no finding, and the verdict stays."""
@@ -159,11 +351,9 @@ class Doctor:
         self._notes.append(note)
         logging.getLogger(__name__).warning(note)
 
-    def detach(self) -> None:
-        """Remove all hooks from the model and the optimizer."""
-        self._collect()
-        self._watch.detach()
-        self._inspections.detach()
+    def _note_lines(self) -> list[str]:
+        notes = self._notes if self._skipped is None else [*self._notes, *self._skipped.describe()]
+        return [f"  note: {note}" for note in notes]
 
     def _collect(self) -> None:
         """Add the pending snapshot to the history; signals of the optimizer's step arrive later than the others."""
@@ -171,14 +361,35 @@ class Doctor:
         if snapshot is None:
             return
         new = {signal: layers for signal, layers in snapshot.signals.items() if signal not in self._added}
+        if UPDATE in new:
+            new = self._without_unmoved(snapshot.step, new)
         if self._added:
             self._history.add_snapshot(Snapshot(snapshot.step, (), new))
         else:
-            self._history.add_snapshot(snapshot)
+            self._history.add_snapshot(Snapshot(snapshot.step, snapshot.layers, new, snapshot.units))
             self._add_loss_and_norm(snapshot)
-        self._added |= {GRADIENT, *new}
+        self._added |= {GRADIENT, *snapshot.signals}
         if CLIP in new:
             self._add_clipping(snapshot)
+
+    def _without_unmoved(
+        self, step: int, new: dict[str, Sequence[LayerStatistics]]
+    ) -> dict[str, Sequence[LayerStatistics]]:
+        """Leave out what the pending step did not change: parameters of other optimizers; everything, if none is known.
+
+        Without a known optimizer, a change by hand is measured, but not that the first steps changed nothing, since an
+        optimizer may yet come.
+        """
+        if not self._optimizers.known:
+            moved = any(x.rms for x in new[UPDATE])
+            dropped = (CLIP, MOMENT) if moved or step >= FIRST else (CLIP, MOMENT, UPDATE)
+            return {signal: layers for signal, layers in new.items() if signal not in dropped}
+        unmoved = self._optimizers.unmoved
+        if not unmoved:
+            return new
+        paths = {clean_name(path) for path, p in self._model.named_parameters() if id(p) in unmoved}
+        kept = [x for x in new[UPDATE] if x.layer.partition(".")[2] not in paths]
+        return {signal: kept if signal == UPDATE else layers for signal, layers in new.items()}
 
     def _add_loss_and_norm(self, snapshot: Snapshot) -> None:
         self._norm = total_norm(snapshot.layers)
@@ -196,12 +407,30 @@ class Doctor:
         scalars = {names.NORM_AFTER: after, names.CLIP_FRACTION: self._num_clipped / self._num_measured}
         self._history.add_scalars(snapshot.step, scalars)
 
+    def _note_first_lr(self, optimizer: Optimizer) -> None:
+        if self._lr is None:
+            self._note_lr_of(optimizer, max(0, self._step - 1))
+
     def _note_lr(self) -> None:
-        lr = float(self._optimizer.param_groups[0].get("lr", math.nan)) if self._optimizer else math.nan
+        optimizer = self._given_lr or next(iter(self._optimizers.known), None)
+        if optimizer is not None:
+            self._note_lr_of(optimizer, self._step)
+
+    def _note_lr_of(self, optimizer: Optimizer, step: int) -> None:
+        lr = float(optimizer.param_groups[0].get("lr", math.nan))
         if math.isfinite(lr) and lr != self._lr:
             self._lr = lr
             self._first_lr = lr if self._first_lr is None else self._first_lr
-            self._history.add_scalars(self._step, {names.LR: lr})
+            self._history.add_scalars(step, {names.LR: lr})
+
+    def _keep_histograms(self, snapshot: Snapshot) -> None:
+        self._histograms[snapshot.step] = snapshot
+        if len(self._histograms) > MAX_HISTOGRAMS:
+            self._histograms = {step: self._histograms[step] for step in sorted(self._histograms)[::2]}
+
+
+def _diagnose(observations: Observations) -> list[Finding]:
+    return trusted(diagnose(observations), observations)
 
 
 def _is_measured(step: int) -> bool:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from stabletrain.signal.layer_names import layer_name
 from stabletrain.signal.sources.output_statistics import first_tensor, watched_modules
 from stabletrain.signal.sources.source import Source, Step
-from stabletrain.torch_tools.local_shards import is_sharded
 from stabletrain.torch_tools.eager import is_compiled_in_place
+from stabletrain.torch_tools.local_shards import is_sharded
 from stabletrain.torch_tools.module_hooks import ModuleHooks
 from stabletrain.vocabulary.signals import DEAD, EQUAL, SATURATED, UNITS
 

@@ -1,0 +1,124 @@
+"""Estimate the loss of the best constant prediction (chance level) from the first training steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import unserializable_hook
+
+from stabletrain.inspection.loss_kinds import Targets, recognize
+from stabletrain.torch_tools.module_hooks import ModuleHooks
+
+MAX_NUMEL = 2**20  # outputs with more elements, such as those of a large language model, are not looked at
+MAX_ATTEMPTS = 10  # steps that are looked at
+CONSTANT = 1e-6  # variance of targets, relative to their mean square, that is rounding alone
+MIN_RECOGNIZED = 3  # of these, with one kind of loss
+
+
+class PriorLoss:
+    """The targets' entropy or variance, on the scale of the loss, from the outputs of a few steps and their gradients.
+
+    The loss function need not be known: see `loss_kinds`. Open it before the forward pass of a step, and call `see`
+    after the backward pass. Nothing is estimated if the loss is not recognized, for example because it depends on
+    several outputs of the network.
+
+    Args:
+        models: The modules that the training loop calls.
+
+    Attributes:
+        value: The estimate; None if there is none yet.
+
+    Example:
+        >>> model = nn.Linear(2, 3)
+        >>> prior = PriorLoss([model])
+        >>> for _ in range(3):
+        ...     prior.open()
+        ...     loss = nn.functional.cross_entropy(model(torch.randn(300, 2)), torch.arange(300) % 3)
+        ...     loss.backward()
+        ...     prior.see(loss)
+        >>> abs(prior.value - math.log(3)) < 0.01
+        True
+    """
+
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        self.value: float | None = None
+        self._models = models
+        self._hooks = ModuleHooks(after=PriorLoss._keep)
+        self._seen: list[tuple[Tensor, list[Tensor]]] = []  # outputs, and their gradients
+        self._num_attempts = 0
+        self._batches: list[Targets] = []
+
+    @property
+    def is_done(self) -> bool:
+        """Whether further steps would change nothing."""
+        return self._num_attempts >= MAX_ATTEMPTS
+
+    def open(self) -> None:
+        """Look at the coming forward pass."""
+        self._seen = []
+        if not self.is_done and not self._hooks.is_open:
+            self._hooks.open(self, after=[(model, None) for model in self._models])
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        self._hooks.close()
+        self._seen = []
+
+    def see(self, loss: Tensor | float | None) -> None:
+        """Look at the outputs of a step and their gradients, after its backward pass."""
+        if not self._hooks.is_open:
+            return
+        seen = [(z, gradients[0]) for z, gradients in self._seen if len(gradients) == 1]
+        self.close()
+        if loss is None or not seen:
+            return
+        self._num_attempts += 1
+        value = float(loss.detach() if isinstance(loss, Tensor) else loss)
+        with torch.no_grad():
+            found = recognize(*seen[0], value) if len(seen) == 1 else None
+        if found is not None:
+            self._batches.append(found)
+        same = [b for b in self._batches if b[0] == self._batches[-1][0] and b[2] == self._batches[-1][2]]
+        if len(same) >= MIN_RECOGNIZED and 2 * len(same) >= self._num_attempts:
+            self.value = _prior(same) or None  # if all targets are equal, there is nothing to learn but a constant
+
+    def _keep(self, _: None, module: nn.Module, __: Any, output: Any) -> None:
+        if not module.training or not torch.is_grad_enabled():
+            return
+        for tensor in _tensors(output):
+            if tensor.requires_grad and 0 < tensor.numel() <= MAX_NUMEL and tensor.is_floating_point():
+                gradients: list[Tensor] = []
+                self._seen.append((tensor.detach().clone(), gradients))
+                tensor.register_hook(_keep_in(gradients))
+
+
+def _keep_in(gradients: list[Tensor]) -> Any:
+    return unserializable_hook(lambda gradient: gradients.append(gradient.detach().clone()))
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    """Return all tensors in what a module returned."""
+    if isinstance(output, Tensor):
+        return [output]
+    parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
+    return [tensor for part in parts for tensor in _tensors(part)]
+
+
+def _prior(batches: Sequence[Targets]) -> float:
+    scale = sorted(batch.scale for batch in batches)[len(batches) // 2]
+    values = torch.cat([batch.values for batch in batches])
+    if batches[0].kind == "classes":
+        counts = torch.bincount(values).double()
+        p = counts[counts > 0] / len(values)
+        # Miller and Madow 1955: the entropy of n samples is too small by (classes - 1) / 2n on average
+        found = float(-(p * p.log()).sum()) + (len(p) - 1) / (2 * len(values))
+        return scale * min(found, math.log(batches[0].num_classes))
+    if batches[0].kind == "binary":
+        p = values.double().mean(dim=0)
+        return scale * float(-(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)).mean())
+    variance, size = float(values.double().var(dim=0, correction=0).mean()), float(values.double().square().mean())
+    return scale * variance if variance > CONSTANT * size else 0.0
