@@ -91,7 +91,7 @@ class Account:
         if gradient._version == version:
             return
         factors = [now / then for now, then in zip(sample_of(gradient), before, strict=True) if then]
-        if len(factors) > 1 and 0 < min(factors) and max(factors) < SMALLER and max(factors) - min(factors) < ROUNDING:
+        if len(factors) > 1 and min(factors) > 0 and max(factors) < SMALLER and max(factors) - min(factors) < ROUNDING:
             self.num_late += 1
 
     def _look_for_update(self) -> None:
