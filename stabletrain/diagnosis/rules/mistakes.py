@@ -77,7 +77,7 @@ def _severity(notice: Notice, observations: Observations) -> str:
 
 def _lags(progress: Progress) -> bool:
     """Return whether training lags; also where the loss does not show it, or the training budget is unknown."""
-    if not getattr(progress, "is_measure", True):
+    if not progress.is_measure:
         return True
     return progress.lags or (not progress.is_planned and progress.fall < LATE_FALL_UNHEALTHY * progress.share)
 
