@@ -50,7 +50,8 @@ def test_the_advice_names_what_was_seen_and_the_line():
     notice = seen("input_scale", "possible", detail="Mean 3, deviation 4.", remedy="x = (x - 3) / 4", mean=3.0)
     finding = next(f for f in diagnose(observed(notice)) if f.kind == "input_scale")
     assert finding.advice == f"Mean 3, deviation 4. {KINDS['input_scale'].advice} In code: x = (x - 3) / 4."
-    assert finding.evidence == {"certainty": "possible", "mean": 3.0}
+    assert finding.evidence == {"certainty": "possible", "remedy": "x = (x - 3) / 4", "mean": 3.0}
+    assert finding.overrides == []
     other = seen("input_scale", "possible", detail="All zero.", advice="Look at the data.", remedy="print(x)")
     assert diagnose(observed(other))[0].advice == "All zero. Look at the data. In code: print(x)."
 

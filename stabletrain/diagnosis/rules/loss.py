@@ -165,7 +165,11 @@ def _find_swing(observations: Observations) -> list[Finding]:
             layer=None,
             first_step=int(losses.steps[-len(last)]),
             last_step=int(losses.steps[-1]),
-            evidence={"swing": round(spread / abs(progress.baseline), 3), "threshold": SWING, "crossings": crossings},
+            evidence={
+                "swing": round(spread / max(abs(progress.baseline), 1e-30), 3),
+                "threshold": SWING,
+                "crossings": crossings,
+            },
         )
     ]
 

@@ -9,8 +9,10 @@ from stabletrain.diagnosis.observations import About, Observations
 from stabletrain.diagnosis.progress import LATE_FALL_UNHEALTHY, Progress, progress_of
 from stabletrain.vocabulary.finding import CRITICAL, INFO, WARNING, Finding
 from stabletrain.vocabulary.kinds import (
+    CLIP_INEFFECTIVE,
     GRADIENTS_ACCUMULATE,
     INPUT_SCALE,
+    KINDS,
     NO_GRADIENT,
     NONFINITE,
     NOT_OPTIMIZED,
@@ -46,16 +48,15 @@ def find_mistakes(kind: Kind) -> Callable[[Observations], list[Finding]]:
 
 
 def _finding(notice: Notice, kind: Kind, observations: Observations) -> Finding:
-    detail, in_code = notice.evidence.get(DETAIL, ""), notice.evidence.get(REMEDY, kind.in_code)
-    advice = notice.evidence.get(ADVICE, kind.advice)
+    detail, advice = notice.evidence.get(DETAIL, ""), notice.evidence.get(ADVICE, kind.advice)
     return Finding(
         kind=kind.name,
         severity=_severity(notice, observations),
         layer=notice.layer,
         first_step=notice.first_step,
         last_step=notice.last_step,
-        evidence={key: value for key, value in notice.evidence.items() if key not in (DETAIL, ADVICE, REMEDY)},
-        advice=f"{detail} {advice} In code: {in_code}.".lstrip(),
+        evidence={key: value for key, value in notice.evidence.items() if key not in (DETAIL, ADVICE)},
+        advice=f"{detail} {advice}".lstrip(),
     )
 
 
@@ -76,7 +77,7 @@ def _severity(notice: Notice, observations: Observations) -> str:
 
 def _lags(progress: Progress) -> bool:
     """Return whether training lags; also where the loss does not show it, or the training budget is unknown."""
-    if not getattr(progress, "is_measure", True):
+    if not progress.is_measure:
         return True
     return progress.lags or (not progress.is_planned and progress.fall < LATE_FALL_UNHEALTHY * progress.share)
 
@@ -88,10 +89,13 @@ def _overflowed(observations: Observations) -> bool | None:
 
 
 def remedy_mistake(finding: Finding, about: About) -> list[remedies.Remedy]:
-    """Propose nothing: a mistake in the code is mended in the code."""
-    return []
+    """Propose the line that mends it, in the user's own code; no option of a composition does."""
+    if about.choices:
+        return []
+    return [remedies.Remedy("", "", finding.evidence.get(REMEDY, KINDS[finding.kind].in_code))]
 
 
 for _kind in MISTAKES:
     _kind.rule(find_mistakes(_kind))
     _kind.remedy(remedy_mistake)
+CLIP_INEFFECTIVE.rule(find_mistakes(CLIP_INEFFECTIVE))  # clipping that comes too late

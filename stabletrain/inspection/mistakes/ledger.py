@@ -16,6 +16,8 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 MAX_WATCHED = 8  # parameters with a hook: what is done to gradients is done to those of a whole optimizer
+MAX_HELD = 2**18  # elements of a gradient that is kept until the next backward pass
+SMALLER, ROUNDING = 0.999, 1e-4  # the factor of a clipping, the same for all elements
 MAX_SAMPLE = 16  # elements of a parameter that show whether it has changed
 
 
@@ -30,14 +32,17 @@ class Account:
         num_lost: Optimizer steps before which its gradient was reset.
         num_discarded: Backward passes before which an unused gradient had been reset.
         num_stale: Steps whose gradient included that of an earlier step.
+        num_late: Steps after which its gradient was made smaller, too late for the optimizer.
     """
 
     def __init__(self, path: str, parameter: nn.Parameter) -> None:
         self.path, self.parameter = path, parameter
         self.num_added = self.num_steps = self.num_used = self.num_lost = self.num_discarded = self.num_stale = 0
+        self.num_late = 0
         self.has_optimizer = False
         self._sample = sample_of(parameter)
         self._was_stepped = self._is_unused = self._is_stale = False
+        self._held: tuple[Tensor, int, tuple[float, ...]] | None = None  # the gradient of a step, and its numbers
         ref = weakref.ref(self)
         self._handle = parameter.register_hook(_Hook(ref))
 
@@ -47,6 +52,7 @@ class Account:
 
     def add(self, gradient: Tensor) -> None:
         """Note a gradient that is about to be added."""
+        self._look_for_late_scaling()
         if not self.has_optimizer:
             self._look_for_update()
         if self._was_stepped or self._is_stale:
@@ -65,6 +71,9 @@ class Account:
             used = _is_nonzero(self.parameter.grad)
             self.num_used += used
             self.num_lost += not used
+        gradient = self.parameter.grad
+        if gradient is not None and not gradient.is_sparse and gradient.numel() <= MAX_HELD:
+            self._held = gradient, gradient._version, sample_of(gradient)
         self._note_step()
 
     def _note_step(self) -> None:
@@ -72,6 +81,18 @@ class Account:
         self.num_stale += self._is_stale
         self._is_unused = self._is_stale = False
         self._was_stepped = True
+
+    def _look_for_late_scaling(self) -> None:
+        """Note that the gradient of the last step was multiplied since by a number below 1, as clipping does."""
+        if self._held is None:
+            return
+        gradient, version, before = self._held
+        self._held = None
+        if gradient._version == version:
+            return
+        factors = [now / then for now, then in zip(sample_of(gradient), before, strict=True) if then]
+        if len(factors) > 1 and min(factors) > 0 and max(factors) < SMALLER and max(factors) - min(factors) < ROUNDING:
+            self.num_late += 1
 
     def _look_for_update(self) -> None:
         """Note an update that no optimizer made, as in `p.data -= lr * p.grad`."""

@@ -104,7 +104,8 @@ class NoGradientInspector(Inspector):
         detail = f"{listed(new)} {'is' if len(new) == 1 else 'are'} frozen at random initial weights."
         evidence = {ADVICE: "Weights that were not trained before need a gradient.", REMEDY: "p.requires_grad_(True)"}
         chosen = {path: p for path, p in frozen if path.rpartition(".")[0] in new}
-        return [self._notice(view, chosen, LIKELY, detail, {"frozen": True, **evidence})]
+        certainty = POSSIBLE if all(isinstance(modules[path], nn.Embedding) for path in new) else LIKELY
+        return [self._notice(view, chosen, certainty, detail, {"frozen": True, **evidence})]
 
     def _notice(
         self, view: StepView, named: dict[str, nn.Parameter], certainty: str, detail: str, more: dict[str, Any]

@@ -1,4 +1,4 @@
-"""Gradients that add up over steps, and parameters that no optimizer steps."""
+"""Gradients that add up over steps or are clipped too late, and parameters that no optimizer steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stabletrain.inspection.inspector import Inspector, StepView
 from stabletrain.inspection.mistakes.fresh import is_fresh
 from stabletrain.inspection.mistakes.ledger import Ledger, sample_of, trainable
 from stabletrain.inspection.mistakes.wording import listed
-from stabletrain.vocabulary.kinds import GRADIENTS_ACCUMULATE, NOT_OPTIMIZED
+from stabletrain.vocabulary.kinds import CLIP_INEFFECTIVE, GRADIENTS_ACCUMULATE, NOT_OPTIMIZED
 from stabletrain.vocabulary.notice import ADVICE, CERTAIN, CERTAINTY, DETAIL, LIKELY, POSSIBLE, REMEDY, Notice
 
 ENOUGH = 2  # stale steps; one may be the end of an accumulation
@@ -38,6 +38,7 @@ class UpdateInspector(Inspector):
         if ledger is None:
             return []
         notices = self._find_stale(view, ledger) or self._find_lost(view, ledger) or self._find_unowned(view, ledger)
+        notices = notices or self._find_late(view, ledger)
         used = [account for account in ledger.accounts if account.has_optimizer]
         is_done = self._is_parting_done and used and all(account.num_steps >= NUM_STEPS for account in used)
         if notices or is_done or view.step > 2 * LONG_PATIENCE:
@@ -75,6 +76,19 @@ class UpdateInspector(Inspector):
             REMEDY: "optimizer.zero_grad(); loss.backward(); optimizer.step()",
         }
         return [Notice(NOT_OPTIMIZED.name, 0, view.step, evidence={CERTAINTY: CERTAIN, **evidence})]
+
+    def _find_late(self, view: StepView, ledger: Ledger) -> list[Notice]:
+        late = [account for account in ledger.accounts if account.num_late >= ENOUGH]
+        if not late:
+            return []
+        evidence = {
+            "num_steps": max(account.num_late for account in late),
+            "mistake": "the gradients are clipped after the optimizer's step",
+            DETAIL: "The gradients are made smaller after the optimizer's step has used them.",
+            ADVICE: "Clip between the backward pass and the step.",
+            REMEDY: "loss.backward(); st.clip_gradients_(model.parameters(), max_norm=1.0); optimizer.step()",
+        }
+        return [Notice(CLIP_INEFFECTIVE.name, 0, view.step, evidence={CERTAINTY: LIKELY, **evidence})]
 
     def _find_unowned(self, view: StepView, ledger: Ledger) -> list[Notice]:
         """Find parameters that receive gradients, are in no optimizer that steps, and do not change."""

@@ -101,6 +101,27 @@ def test_a_game_of_two_networks(lr):
     assert [notice for notice in found if notice.evidence["certainty"] != "harmless"] == []
 
 
+@pytest.mark.parametrize(("late", "max_norm", "expected"), [
+    (True, 1e-3, [("clip_ineffective", "likely")]), (True, 1e6, []), (False, 1e-3, []),
+])  # fmt: skip
+def test_clipping_after_the_step(late, max_norm, expected):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+
+    class Clipped:
+        def zero_grad(self):
+            optimizer.zero_grad()
+
+        def step(self):
+            if late:
+                optimizer.step()
+            nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+            if not late:
+                optimizer.step()
+
+    assert kinds(train(model, optimizer=Clipped())) == expected
+
+
 def test_an_optimizer_of_another_model():
     model = mlp()
     found = train(model, optimizer=torch.optim.Adam(mlp().parameters(), 1e-3))
