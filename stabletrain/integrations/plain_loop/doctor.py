@@ -26,6 +26,7 @@ from stabletrain.inspection.prior_loss import PriorLoss
 from stabletrain.inspection.time_flow import TimeFlow
 from stabletrain.integrations.plain_loop.models import join, parts_of
 from stabletrain.integrations.plain_loop.saving import RunOfDoctor, save_run, ship
+from stabletrain.integrations.plain_loop.schedule import EVERY, FIRST, Schedule
 from stabletrain.integrations.plain_loop.skipped import Skipped
 from stabletrain.integrations.plain_loop.unjudged import in_one_line, trusted, unjudged, why_unknown
 from stabletrain.signal.cadence import is_due
@@ -40,12 +41,10 @@ from stabletrain.vocabulary.finding import HEALTHY, UNKNOWN, Finding, verdict_of
 from stabletrain.vocabulary.signals import CLIP, GRADIENT, MOMENT, SIGNALS, UPDATE
 from stabletrain.vocabulary.statuses import FAILED, FINISHED
 
-EVERY = 10  # steps between two measurements of signals other than the gradient; as in conf/watch/default.yaml
 SPINNING_REMEDY = (
     "Call torch.set_num_threads(1), or start Python with OMP_WAIT_POLICY=PASSIVE in its environment (it has no effect "
     "once torch is imported)."
 )
-FIRST = 10  # first steps, all of which are measured: they show the initialization
 HISTOGRAMS_EVERY = 50  # steps; as in conf/watch/default.yaml
 MAX_HISTOGRAMS = 24  # snapshots with histograms that are kept; beyond, every other one is dropped
 MIN_STEPS = 100  # fewer are a trial, not a training: they are not judged by what they have reached
@@ -101,6 +100,7 @@ class Doctor:
         self._optimizers = Optimizers(model, given)
         self._optimizers.on_first_step = self._note_first_lr
         self._watch = Watch(model, optimizer=self._optimizers, signals=SIGNALS)  # pyright: ignore[reportArgumentType]
+        self._schedule = Schedule(model)
         self._inspections = Inspections(model)
         self._prior = PriorLoss(parts_of(model)) if prior_loss is None else None
         self._flow: TimeFlow | None = TimeFlow(model)
@@ -147,14 +147,13 @@ class Doctor:
         self._optimizers.settle()
         self._collect()
         with_histograms = self._step == 0 or is_due(self._step, HISTOGRAMS_EVERY)
-        others = _is_measured(self._step)
+        others = self._schedule.is_measured(self._step)
         self._pending = self._watch.step(histograms=with_histograms, step=self._step, others=others)
         self._added = set()
         self._loss = loss.detach() if isinstance(loss, Tensor) else loss
         if with_histograms:
             self._keep_histograms(self._pending)
-        if others:
-            self._look_at_outputs()
+        self._look_at_outputs()
         for notice in self._inspections.step(StepView(self._step, self._model, loss, self._optimizers.known)):
             self._history.add_notice(notice)
         self._note_lr()
@@ -330,16 +329,16 @@ class Doctor:
 
     def _expect(self) -> None:
         """Prepare for the coming forward pass."""
-        is_measured = _is_measured(self._step)
-        self._watch.expect(taps=is_measured, histograms=False)
-        for looking in (self._prior, self._flow):
-            if looking is not None and is_measured:
-                looking.open()
+        self._watch.expect(taps=self._schedule.is_measured(self._step), histograms=False)
+        if self._prior is not None:
+            self._prior.open()
+        if self._flow is not None and self._schedule.follows_time(self._step):
+            self._flow.open()
 
     def _look_at_outputs(self) -> None:
         if self._prior is not None:
             self._prior.see(self._loss)
-        if self._flow is not None:
+        if self._flow is not None and self._schedule.follows_time(self._step):
             for found in self._flow.collect():
                 self._history.add_time(self._step, found.layer, found.norms)
 
@@ -429,7 +428,3 @@ class Doctor:
 
 def _diagnose(observations: Observations) -> list[Finding]:
     return trusted(diagnose(observations), observations)
-
-
-def _is_measured(step: int) -> bool:
-    return step < FIRST or is_due(step, EVERY)
