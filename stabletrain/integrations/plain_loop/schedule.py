@@ -10,7 +10,8 @@ from stabletrain.signal.sources.output_statistics import watched_modules
 FIRST, EVERY = 10, 10  # the first steps, which show the initialization; then as in conf/watch/default.yaml
 DEEP = 64  # layers: what is measured costs as much for each of them, however little the layer itself computes
 FIRST_DEEP, EVERY_DEEP = 4, 100
-TIME_STEPS, TIME_EVERY = (0, 1, 3), 30  # a recurrent layer is computed once more then, step by step
+TIME_STEPS = (0, 1, 3)  # a recurrent layer is computed once more then, step by step: a third of the time of a step
+TIME_EVERY, TIME_EARLY, TIME_EVERY_LATER = 10, 100, 50  # up to step 100, and from then on
 
 
 class Schedule:
@@ -34,4 +35,4 @@ class Schedule:
 
     def follows_time(self, step: int) -> bool:
         """Return whether the gradient through time is measured on a step without being asked for."""
-        return step in TIME_STEPS or is_due(step, TIME_EVERY)
+        return step in TIME_STEPS or is_due(step, TIME_EVERY if step < TIME_EARLY else TIME_EVERY_LATER)
