@@ -47,7 +47,7 @@ SPINNING_REMEDY = (
 )
 HISTOGRAMS_EVERY = 50  # steps; as in conf/watch/default.yaml
 MAX_HISTOGRAMS = 24  # snapshots with histograms that are kept; beyond, every other one is dropped
-MIN_STEPS = 100  # fewer are a trial, not a training: they are not judged by what they have reached
+MIN_STEPS = 150  # as the shortest trainings of the benchmark; fewer are not judged by what they have reached
 
 
 class Doctor:
@@ -58,7 +58,7 @@ class Doctor:
 
     Nothing but the model need be told. The optimizers are recognized on their first step. The loss at chance level is
     inferred from the outputs of the first steps and their gradients, for the usual losses. Without `num_steps`, a
-    diagnosis of 100 or more steps judges the training as if it ended there; if the loop goes on after a diagnosis, the
+    diagnosis of 150 or more steps judges the training as if it ended there; if the loop goes on after a diagnosis, the
     following ones expect it to go on. `report` says what could not be judged, and the argument that would allow it.
 
     Args:
