@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from types import TracebackType
@@ -201,13 +202,13 @@ class Doctor:
     @property
     def findings(self) -> list[Finding]:
         """The findings so far, each cause before its symptoms."""
-        return _diagnose(self.observations)
+        return self._judge(self.observations)
 
     @property
     def verdict(self) -> str:
         """`healthy`, the kind of the worst finding, or `unknown` if too little was seen to tell."""
         observations = self.observations
-        return self._verdict(observations, _diagnose(observations))
+        return self._verdict(observations, self._judge(observations))
 
     @property
     def num_skipped(self) -> int:
@@ -217,7 +218,7 @@ class Doctor:
     def report(self) -> str:
         """Return the verdict, the findings with their advice, and what could not be judged, as text."""
         observations = self.observations
-        findings = _diagnose(observations)
+        findings = self._judge(observations)
         lines = describe(findings)
         reason = why_unknown(observations, self._step)
         if reason is not None and verdict_of(findings) == HEALTHY:
@@ -295,6 +296,16 @@ class Doctor:
         )
         return self._history.observations()
 
+    def _judge(self, observations: Observations) -> list[Finding]:
+        """Return the findings.
+
+        A recurrent network first forgets, then learns to remember: unless the user asks for it, the gradient through
+        time is not held against a training that has hardly begun.
+        """
+        if self._flow is not None and observations.about.num_steps is None and self._step < MIN_STEPS:
+            observations = replace(observations, time={})
+        return trusted(diagnose(observations), observations)
+
     def _verdict(self, observations: Observations, findings: Sequence[Finding]) -> str:
         verdict = verdict_of(findings)
         return UNKNOWN if verdict == HEALTHY and why_unknown(observations, self._step) else verdict
@@ -302,13 +313,13 @@ class Doctor:
     def _announce(self) -> None:
         assert self._openings is not None
         start_s = time.perf_counter()
-        for line in self._openings.changes(max(0, self._step - 1), _diagnose(self._observe(as_ended=self._is_over))):
+        for line in self._openings.changes(max(0, self._step - 1), self._judge(self._observe(as_ended=self._is_over))):
             self._say(line)
         self._openings.note_cost(self._step, time.perf_counter() - start_s)
 
     def _save(self, folder: Path | str, status: str, mlflow: bool) -> Path:
         observations = self._observe(as_ended=True)
-        findings = _diagnose(observations)
+        findings = self._judge(observations)
         run = RunOfDoctor(
             observations=observations,
             findings=findings,
@@ -424,7 +435,3 @@ class Doctor:
         self._histograms[snapshot.step] = snapshot
         if len(self._histograms) > MAX_HISTOGRAMS:
             self._histograms = {step: self._histograms[step] for step in sorted(self._histograms)[::2]}
-
-
-def _diagnose(observations: Observations) -> list[Finding]:
-    return trusted(diagnose(observations), observations)

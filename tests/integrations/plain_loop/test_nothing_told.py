@@ -214,7 +214,7 @@ def test_the_gradient_through_time_is_measured_without_being_told():
 
     model = Net()
     nn.init.constant_(model.rnn.weight_hh_l0, 0.01)
-    doctor, optimizer = st.Doctor(model), torch.optim.SGD(model.parameters(), lr=0.1)
+    doctor, optimizer = st.Doctor(model, num_steps=31), torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(31):
         loss = (model(torch.randn(8, 9, 2)) - 1).square().mean()
         optimizer.zero_grad()
