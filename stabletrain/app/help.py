@@ -106,14 +106,28 @@ COMMANDS = {
         ),
     ),
     "diagnose": Command(
-        "run the doctor again on a recorded run",
-        "RUN_DIR… [--replay]",
+        "run the doctor again on a recorded run, or on the log of another tool",
+        "PATH… [--replay] [--loss NAME] [--epochs]",
         (
             ("python -m stabletrain diagnose runs/mine", "print the verdict, rewrite findings.json"),
             ("python -m stabletrain diagnose runs/mine --replay", "run the step that stopped the run again"),
+            (
+                "python -m stabletrain diagnose lightning_logs/version_0",
+                "TensorBoard events or metrics.csv; also trainer_state.json, JSON lines, any csv",
+            ),
+            ("python -m stabletrain diagnose log.csv doctor=strict", "exit with code 3 if something is wrong"),
         ),
         takes_folders=True,
-        flags=(_switch("--replay", "run the step with the non-finite gradient again"),),
+        flags=(
+            _switch("--replay", "run the step with the non-finite gradient again"),
+            Flag(
+                ("--loss",),
+                "name of the training's loss in the log of another tool",
+                {"action": "append", "type": "--loss={}".format, "dest": "arguments"},
+                "NAME",
+            ),
+            _switch("--epochs", "take what the log of another tool calls steps for epochs"),
+        ),
     ),
     "report": Command(
         "write report.html again from the record; for several runs or a sweep, one page that compares them",

@@ -12,7 +12,7 @@ from typing import Any
 from stabletrain.app.first_process import is_first_process
 from stabletrain.app.launch import Launch, find_launch
 from stabletrain.errors import RequestError
-from stabletrain.record.run_folder import RunFolder
+from stabletrain.record.run_folder import RunFolder, folder_of
 
 OUTPUT_DIR_OF_PARENT = "STABLETRAIN_OUTPUT_DIR"  # tells a run's further processes the folder of the first one
 
@@ -127,18 +127,18 @@ def _latest_run() -> str | None:
 
 
 def open_run(path: str) -> RunFolder:
-    """Return the folder of an existing run.
+    """Return the folder of an existing run, or the log folder in which a callback of stabletrain has recorded one.
 
     Raises:
         RequestError: The folder holds no run.
     """
-    folder = RunFolder(path)
-    if not folder.events.is_dir():
+    folder = folder_of(path)
+    if not folder.is_recorded:
         raise RequestError(
             "There is no run in this folder.",
             key="RUN_DIR",
             found=path,
-            allowed="the folder of a run",
+            allowed="the folder of a run; the log of another tool for `diagnose` alone",
             closest=_latest_run(),
         )
     return folder

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from stabletrain.diagnosis.coverage import describe_unseen, is_unknown
 from stabletrain.vocabulary.finding import Finding, by_cause, verdict_of
 
 
-def describe(findings: Sequence[Finding], num_steps: int | None = None) -> list[str]:
+def describe(findings: Sequence[Finding], num_steps: int | None = None, unseen: tuple[str, ...] = ()) -> list[str]:
     """Return lines with the verdict and, for each cause with an alarm, its advice and symptoms.
 
     Args:
         findings: The findings of a run.
         num_steps: Number of steps taken, to be named beside the verdict.
+        unseen: What was not measured (`diagnosis.coverage.find_unseen`), to be named below it.
     """
     after = "" if num_steps is None else f"   after {num_steps:,} steps"
-    lines = [f"verdict: {verdict_of(findings)}{after}"]
+    lines = [f"verdict: {verdict_of(findings, is_unknown(unseen))}{after}"]
+    if (sentence := describe_unseen(unseen)) is not None:
+        lines.append(f"  {sentence}")
     for cause, symptoms in by_cause(findings):
         if not cause.alarms:
             continue

@@ -69,6 +69,8 @@ class About:
         prior_is_measured: Whether the prior loss was inferred from the loss itself, so that it is on the loss's scale.
         is_game: Whether optimizers of different networks step in turn, as in a GAN, where the level of the loss does
             not show what was learned.
+        client: Whose words advice is given in, where stabletrain did not compose the run: `lightning`, `huggingface`,
+            or `loop` for a training loop of one's own.
     """
 
     choices: Mapping[str, str] = field(default_factory=dict)
@@ -79,6 +81,7 @@ class About:
     prior_loss: float | None = None
     prior_is_measured: bool = False
     is_game: bool = False
+    client: str | None = None
 
 
 def num_dims_by_layer(layers: Iterable[str], num_dims: Mapping[str, int]) -> dict[str, int]:

@@ -7,9 +7,27 @@ from collections.abc import Iterable
 from torch import nn
 
 from stabletrain.inspection.inspector import Inspector, StepView
+from stabletrain.inspection.mistakes.input_scale import InputScaleInspector
+from stabletrain.inspection.mistakes.modes import ModeInspector
+from stabletrain.inspection.mistakes.no_gradient import NoGradientInspector
+from stabletrain.inspection.mistakes.output_activation import OutputActivationInspector
+from stabletrain.inspection.mistakes.shapes import ShapeInspector
+from stabletrain.inspection.mistakes.targets import TargetInspector
+from stabletrain.inspection.mistakes.updates import UpdateInspector
+from stabletrain.inspection.nonfinite.inspector import NonFiniteInspector
+from stabletrain.torch_tools.eager import is_compiled_in_place
 from stabletrain.vocabulary.notice import Notice
 
-INSPECTORS: tuple[type[Inspector], ...] = ()
+INSPECTORS: tuple[type[Inspector], ...] = (
+    UpdateInspector,
+    NoGradientInspector,
+    OutputActivationInspector,
+    ShapeInspector,
+    ModeInspector,
+    InputScaleInspector,
+    TargetInspector,
+    NonFiniteInspector,
+)
 
 
 class Inspections:
@@ -21,11 +39,14 @@ class Inspections:
     """
 
     def __init__(self, model: nn.Module, inspectors: Iterable[type[Inspector]] = INSPECTORS) -> None:
+        self.model = model
         self._inspectors = [inspector(model) for inspector in inspectors]
         self.expect(0)
 
     def expect(self, step: int) -> None:
-        """Prepare for the forward pass of `step`."""
+        """Prepare for the forward pass of `step`; a model that is compiled in place cannot be hooked unchanged."""
+        if is_compiled_in_place(self.model):
+            return
         for inspector in self._inspectors:
             inspector.expect(step)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stabletrain.signal.snapshot import Snapshot
 from stabletrain.vocabulary.notice import Notice
 
 
@@ -21,12 +22,14 @@ class StepView:
         loss: The loss as the loop computed it. If it is a tensor with a graph, its nodes can be walked, although the
             backward pass has freed their saved tensors.
         optimizers: The optimizers that are known to step parameters of the model, so far.
+        snapshot: The gradient statistics of this step, if they were measured.
     """
 
     step: int
     model: nn.Module
     loss: Tensor | float | None
     optimizers: tuple[Optimizer, ...] = ()
+    snapshot: Snapshot | None = None
 
 
 class Inspector:

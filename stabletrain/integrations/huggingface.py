@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
+import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch.optim import Optimizer
+
+from stabletrain.diagnosis.coverage import find_unseen, is_unknown
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.findings_text import describe
+from stabletrain.diagnosis.history import finite_scalars
 from stabletrain.diagnosis.recorded_run import observe
 from stabletrain.errors import require_choice, require_range
+from stabletrain.inspection.inspections import Inspections
+from stabletrain.inspection.inspector import StepView
 from stabletrain.record.bounded_reader import load_bounded
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.record.writer import RecordWriter
@@ -18,33 +27,38 @@ from stabletrain.signal.cadence import is_due
 from stabletrain.signal.layer_names import clean_name
 from stabletrain.signal.snapshot import Snapshot
 from stabletrain.signal.watch import Watch
+from stabletrain.torch_tools.traceback_values import find_nonfinite
 from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.clients import HUGGINGFACE
 from stabletrain.vocabulary.finding import verdict_of
-from stabletrain.vocabulary.signals import GRADIENT, SIGNALS
-from stabletrain.vocabulary.statuses import FINISHED, RUNNING
+from stabletrain.vocabulary.signals import ACTIVATION, DELTA, GRADIENT, SIGNALS, UNITS, UPDATE
+from stabletrain.vocabulary.statuses import FAILED, FINISHED, RUNNING
+from stabletrain.vocabulary.usual_names import usual_name
 
 try:
     from transformers import TrainerCallback
+
+    from stabletrain.integrations.accelerator_calls import AcceleratorCalls
 except ImportError as error:
     raise ImportError(
         f"stabletrain.integrations.huggingface needs the package transformers, which cannot be imported: {error}. "
         "Install it with  python -m pip install 'stabletrain[huggingface]'"
     ) from error
 
-LOGGED = {
-    "loss": names.TRAIN_LOSS,
-    "grad_norm": names.NORM_TOTAL,
-    "learning_rate": names.LR,
-    "eval_loss": names.VAL_LOSS,
-}
+MEASURED = (GRADIENT, DELTA, ACTIVATION, UPDATE, UNITS)  # what the rules read
+MAX_WAITING = 10  # steps whose loss is read and written together
 
 
 class WatchCallback(TrainerCallback):
     """Records every layer of the model during training and prints the doctor's findings at the end. Observes only.
 
     The `Trainer` invokes callbacks after clipping, so `gradient` is the clipped gradient; clipping by norm scales all
-    layers by the same factor. `max_grad_norm=0` in the training arguments turns clipping off. The total norm before
-    clipping, the loss and the learning rate are recorded whenever the `Trainer` logs them (`logging_steps`).
+    layers by the same factor. `max_grad_norm=0` in the training arguments turns clipping off. The loss, the total norm
+    before and after clipping and the learning rate are those of every step, whatever `logging_steps` is: they are noted
+    as they pass through `Accelerator.backward` and `clip_grad_norm_`. Metrics of the evaluation are recorded as the
+    `Trainer` logs them: `eval_loss` as `val/loss`, `eval_accuracy` as `val/accuracy`.
+
+    If training raises, the run is diagnosed when Python exits.
 
     Args:
         output_dir: The run's folder; by default the trainer's `output_dir`. The record is written to `tensorboard/` in
@@ -66,10 +80,10 @@ class WatchCallback(TrainerCallback):
         self,
         output_dir: Path | str | None = None,
         *,
-        statistics_every: int = 10,
+        statistics_every: int = 1,
         histograms_every: int = 50,
-        signals: Sequence[str] = (GRADIENT,),
-        signals_every: int = 50,
+        signals: Sequence[str] = MEASURED,
+        signals_every: int = 10,
     ) -> None:
         self.output_dir = output_dir
         self.statistics_every = require_range("statistics_every", statistics_every, 0)
@@ -80,6 +94,13 @@ class WatchCallback(TrainerCallback):
         self._watch: Watch | None = None
         self._writer: RecordWriter | None = None
         self._snapshot: Snapshot | None = None
+        self._calls = AcceleratorCalls()
+        self._inspections: Inspections | None = None
+        self._optimizer: Optimizer | None = None
+        self._waiting: list[tuple[int, dict[str, Any]]] = []  # scalars to be written, the loss as a tensor
+        self._num_nonfinite: dict[str, int] = {}
+        self._num_clipped = self._num_steps = 0
+        self._lr: float | None = None
         self._start_s = self._seconds = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -88,6 +109,7 @@ class WatchCallback(TrainerCallback):
         optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])  # unwrap Accelerate's
         self._watch = Watch(model, optimizer=optimizer, signals=self.signals)
         self._watch.expect(taps=False)
+        self._optimizer, self._lr, self._num_clipped, self._num_steps = optimizer, None, 0, 0
         if state.is_world_process_zero:
             self.folder = RunFolder(self.output_dir or args.output_dir)
             self._writer = RecordWriter(self.folder.events)
@@ -95,9 +117,12 @@ class WatchCallback(TrainerCallback):
             about = {"model_class": type(model).__name__, "max_grad_norm": args.max_grad_norm}
             size = sum(p.numel() for p in model.parameters())
             dims = {clean_name(path): p.dim() for path, p in model.named_parameters()}
-            planned = {"num_steps": state.max_steps, "num_dims": dims}
+            planned = {"num_steps": state.max_steps, "num_dims": dims, "client": HUGGINGFACE}
             self._writer.write_info({"parameters": about, "num_parameters": size, "training": planned})
             self.folder.update_summary(status=RUNNING, verdict=None, steps=state.global_step)
+            self._inspections = Inspections(model)
+            self._calls.open()
+            atexit.register(self._conclude_at_exit)
         self._start_s, self._seconds = time.perf_counter(), 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -107,8 +132,13 @@ class WatchCallback(TrainerCallback):
             self._watch.expect(is_due(step, self.signals_every), histograms=is_due(step, self.histograms_every))
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure if this step is due."""
+        """Measure if this step is due, and inspect it."""
         step = state.global_step
+        if self._inspections is not None and self._writer is not None:
+            optimizers = () if self._optimizer is None else (self._optimizer,)
+            for notice in self._inspections.step(StepView(step, kwargs["model"], self._calls.graph, optimizers)):
+                self._writer.write_notice(notice)
+            self._note_step(step, float(args.max_grad_norm or 0.0))
         histograms = is_due(step, self.histograms_every)
         if self._watch is None or not (histograms or is_due(step, self.statistics_every)):
             return
@@ -127,31 +157,90 @@ class WatchCallback(TrainerCallback):
             self._seconds += time.perf_counter() - start
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
-        """Record the loss, the norm before clipping and the learning rate that the trainer logs."""
-        if self._writer is not None:
-            found = {name: float(logs[key]) for key, name in LOGGED.items() if logs and key in logs}
-            self._writer.write_scalars(max(0, state.global_step - 1), found)
+        """Record the metrics of an evaluation."""
+        if self._writer is not None and logs:
+            found = {ours: float(logs[name]) for name in logs if (ours := _of_evaluation(name)) is not None}
+            self._write_waiting()
+            self._writer.write_scalars(max(0, state.global_step - 1), finite_scalars(found, self._num_nonfinite))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Detach from the model, diagnose, and print the findings."""
+        self._end(FINISHED, state.global_step)
+
+    def _conclude_at_exit(self) -> None:
+        """Diagnose a run that raised."""
+        error = getattr(sys, "last_value", None)  # the exception that ended the program
+        if self._writer is not None and error is not None and find_nonfinite(error) is not None:
+            self._waiting.append((self._num_steps, {names.TRAIN_LOSS: math.nan}))
+        self._end(FAILED, self._num_steps)
+
+    def _end(self, status: str, num_steps: int) -> None:
+        atexit.unregister(self._conclude_at_exit)
         if self._watch is not None:
             self._seconds += self._watch.tap_seconds
             self._watch.detach()
+        if self._inspections is not None:
+            self._inspections.detach()
+        self._calls.close()
         if self._writer is not None:
+            self._write_waiting()
             self._writer.close()
-            self._conclude(state.global_step)
-        self._watch = self._writer = self._snapshot = None
+            self._conclude(status, num_steps)
+        self._watch = self._writer = self._snapshot = self._inspections = self._optimizer = None
 
-    def _conclude(self, num_steps: int) -> None:
+    def _note_step(self, step: int, max_norm: float) -> None:
+        """Note the loss, the norms and the learning rate of a step that is about to be taken."""
+        loss, norm = self._calls.take()
+        self._num_steps = step + 1
+        scalars: dict[str, Any] = {} if loss is None else {names.TRAIN_LOSS: loss}
+        if norm is not None:
+            scalars[names.NORM_TOTAL] = norm
+            if max_norm > 0:
+                scalars[names.NORM_AFTER] = max_norm  # the smaller one of the two, once they are read
+        lr = float(self._optimizer.param_groups[0].get("lr", math.nan)) if self._optimizer is not None else math.nan
+        if math.isfinite(lr) and lr != self._lr:
+            self._lr = scalars[names.LR] = lr
+        if scalars:
+            self._waiting.append((step, scalars))
+        if len(self._waiting) >= MAX_WAITING:
+            self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        if self._writer is not None and self._waiting:
+            self._writer.write_steps([(step, self._read(scalars)) for step, scalars in self._waiting])
+        self._waiting.clear()
+
+    def _read(self, scalars: Mapping[str, Any]) -> dict[str, float]:
+        """Return the numbers of one step as the record keeps them."""
+        read = {name: float(value) for name, value in scalars.items()}
+        if names.NORM_AFTER in read:
+            before, limit = read[names.NORM_TOTAL], read[names.NORM_AFTER]
+            self._num_clipped += before > limit
+            read[names.NORM_AFTER] = min(before, limit)
+            read[names.CLIP_FRACTION] = self._num_clipped / max(self._num_steps, 1)
+        if names.NORM_TOTAL in read and not math.isfinite(read[names.NORM_TOTAL]):
+            del read[names.NORM_TOTAL]  # the gradients' own counts of Inf and NaN tell where
+            read.pop(names.NORM_AFTER, None)
+        return finite_scalars(read, self._num_nonfinite)
+
+    def _conclude(self, status: str, num_steps: int) -> None:
         assert self.folder is not None
         seconds = time.perf_counter() - self._start_s
-        findings = diagnose(observe(load_bounded(self.folder.path)))
+        observations = observe(load_bounded(self.folder.path))
+        findings, unseen = diagnose(observations), find_unseen(observations)
         self.folder.write_findings(findings)
         self.folder.update_summary(
-            status=FINISHED,
-            verdict=verdict_of(findings),
+            status=status,
+            verdict=verdict_of(findings, is_unknown(unseen)),
             steps=num_steps,
             seconds=round(seconds, 3),
             watch_overhead=round(self._seconds / max(seconds, 1e-9), 5),
         )
-        print("\n".join([*describe(findings, num_steps), f"python -m stabletrain report {self.folder.path}"]))
+        command = f"python -m stabletrain report {self.folder.path}"
+        print("\n".join([*describe(findings, num_steps, unseen), command]))
+
+
+def _of_evaluation(name: str) -> str | None:
+    """Return our name of a metric of the evaluation; None for what is none."""
+    ours = usual_name(name)
+    return ours if ours is not None and names.metric_of(ours, names.VAL) is not None else None

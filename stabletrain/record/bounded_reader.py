@@ -19,8 +19,10 @@ from stabletrain.record.histogram_columns import MAX_BYTES, HistogramColumns
 from stabletrain.record.protos import Summary
 from stabletrain.record.raw_events import EventSplitter, Head, HistogramRun, Layout, Numbers, head_of
 from stabletrain.record.reader import Info, Position, Record, Series, Vector, decode, event_files, read_bodies
+from stabletrain.record.run_folder import RunFolder
 from stabletrain.record.step_table import MAX_ROWS, StepTable
 from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.notice import keep_notices
 from stabletrain.vocabulary.signals import GRADIENT, SIGNALS
 
 OTHERS_MAX_BYTES = MAX_BYTES * 3 // 8  # of each signal but the gradient, of which a page shows fewer steps
@@ -90,7 +92,7 @@ class BoundedReader:
     """
 
     def __init__(self, run_dir: Path | str, max_rows: int = MAX_ROWS, max_bytes: int = MAX_BYTES) -> None:
-        self.folder = Path(run_dir) / "tensorboard"
+        self.folder = RunFolder(run_dir).events
         self.position: Position = {}
         self._max_rows, self._max_bytes = max_rows, max_bytes
         self._splitter = EventSplitter()
@@ -199,7 +201,7 @@ class BoundedReader:
     def _take_other(self, head: Head, message: bytes) -> None:
         found = decode(Summary.Value.FromString(message), head.step, head.time_s)
         if isinstance(found, Info):
-            self._info = found.info
+            self._info = keep_notices(self._info, found.info)
         elif isinstance(found, Vector):
             self._vectors.setdefault(found.name, _Vectors(self._max_rows)).add(found.step, found.values)
 
@@ -238,7 +240,7 @@ class _Vectors:
 
 
 def load_bounded(run_dir: Path | str) -> BoundedRecord:
-    """Read all event files under `run_dir/tensorboard` in memory that does not grow with the number of steps."""
+    """Read all event files of a run in memory that does not grow with the number of steps."""
     reader = BoundedReader(run_dir)
     reader.read()
     return reader.record()

@@ -14,8 +14,10 @@ import numpy as np
 from stabletrain.record.checksum import masked_crc
 from stabletrain.record.protos import Event
 from stabletrain.record.recorded_histogram import RecordedHistogram
+from stabletrain.record.run_folder import EVENT_FILES, RunFolder, is_own_events
 from stabletrain.signal.histogram import Histogram
 from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.notice import keep_notices
 from stabletrain.vocabulary.signals import GRADIENT, SIGNALS
 
 Position = dict[str, int]  # bytes read so far, by file name
@@ -65,8 +67,12 @@ Entry = Scalar | LayerHistogram | Vector | Info
 
 
 def event_files(folder: Path) -> list[Path]:
-    """Return the event files of a folder in the order in which they were created."""
-    return sorted(p for p in folder.glob("events.out.tfevents.*") if p.is_file())
+    """Return the event files of a folder in the order in which they were created.
+
+    Where another tool writes beside stabletrain, as Lightning's logger does, only those of stabletrain.
+    """
+    files = sorted(p for p in folder.glob(EVENT_FILES) if p.is_file())
+    return [p for p in files if is_own_events(p.name)] or files
 
 
 def read_entries(folder: Path, position: Position | None = None) -> Iterator[tuple[Entry, Position]]:
@@ -177,10 +183,10 @@ class Record:
 
 
 def load_record(run_dir: Path | str) -> Record:
-    """Read all event files under `run_dir/tensorboard`."""
+    """Read all event files of a run."""
     scalars: dict[str, dict[int, float]] = {}
     record = Record()
-    for entry, _ in read_entries(Path(run_dir) / "tensorboard"):
+    for entry, _ in read_entries(RunFolder(run_dir).events):
         if isinstance(entry, Scalar):
             scalars.setdefault(entry.name, {})[entry.step] = entry.value
         elif isinstance(entry, LayerHistogram):
@@ -192,7 +198,7 @@ def load_record(run_dir: Path | str) -> Record:
         elif isinstance(entry, Vector):
             record.vectors.setdefault(entry.name, {})[entry.step] = entry.values
         else:
-            record.info = entry.info
+            record.info = keep_notices(record.info, entry.info)
     for name, by_step in scalars.items():
         steps = sorted(by_step)
         record.scalars[name] = Series(steps, [by_step[s] for s in steps])

@@ -14,7 +14,7 @@ RUN_FAILED = "run_failed"
 
 VERDICTS: dict[str, tuple[str, str]] = {
     HEALTHY: ("Healthy", "Gradients reach every layer at a usable magnitude, and nothing alarming was found."),
-    UNKNOWN: ("Unknown", "Too little was measured to tell whether the training is healthy."),
+    UNKNOWN: ("Unknown", "Nothing alarming was found, but too little was measured to call the run healthy."),
     **{kind.name: (kind.heading, kind.meaning) for kind in KINDS.values()},
     RUN_FAILED: (
         "The run failed",

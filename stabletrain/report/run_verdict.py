@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from stabletrain.report import explanations as words
-from stabletrain.vocabulary.finding import HEALTHY, Finding, verdict_of, worst_first
+from stabletrain.vocabulary.finding import HEALTHY, UNKNOWN, Finding, verdict_of, worst_first
 from stabletrain.vocabulary.statuses import FAILED, RUNNING
 
 
@@ -51,12 +51,14 @@ def judge(summary: Mapping[str, Any], findings: Sequence[Finding]) -> Judged:
         findings: Findings of the run.
     """
     verdict = verdict_so_far(summary, findings)
-    if summary.get("status") == FAILED and verdict in (HEALTHY, None):
+    if summary.get("status") == FAILED and verdict in (HEALTHY, UNKNOWN, None):
         verdict = words.RUN_FAILED
     if verdict is None:
         return Judged(words.NO_VERDICT, "…", "", None)
     if verdict == HEALTHY:
         return Judged(HEALTHY, "✔", "good", None)
+    if verdict == UNKNOWN:
+        return Judged(UNKNOWN, "?", "", None)
     worst = next((f for f in worst_first(findings) if f.kind == verdict and f.alarms), None)
     mood = worst.severity if worst else "warning"
     return Judged(verdict, words.SEVERITY_SIGNS[mood], mood, worst)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from stabletrain.torch_tools.eager import is_compiled_in_place
 from stabletrain.torch_tools.module_hooks import ModuleHooks
 
 _NOT_ALLOWED = re.compile(r"[^A-Za-z0-9_\-.]")  # all but these are allowed by both MLflow and TensorBoard
@@ -42,7 +43,8 @@ class ForwardOrder:
         self.model = model
         self._reached: dict[int, nn.Module] = {}  # by id, since a module may define its own equality
         self._hooks = ModuleHooks(before=ForwardOrder._note, after=ForwardOrder._finish)
-        self._hooks.open(self, before=[(module, None) for module in model.modules()], after=[(model, None)])
+        if not is_compiled_in_place(model):
+            self._hooks.open(self, before=[(module, None) for module in model.modules()], after=[(model, None)])
 
     def _note(self, _: None, module: nn.Module, inputs: object) -> None:
         self._reached.setdefault(id(module), module)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stabletrain.signal.operations import Leaf, Operation, OperationTrace
 from stabletrain.signal.splitting import find_samples, leaves, length_of
 from stabletrain.signal.trace import NonFinite, Trace, count_nonfinite
 from stabletrain.torch_tools.isolation import differentiable, isolated, preserve_rng, require_scalar
 from stabletrain.torch_tools.replacements import without_step_hooks
+from stabletrain.vocabulary.origins import INPUT, TARGET, WEIGHT
 
 DATA, PARAMETER, FORWARD, LOSS, BACKWARD, OPTIMIZER = "data", "parameter", "forward", "loss", "backward", "optimizer"
 PHASES = (DATA, PARAMETER, FORWARD, LOSS, BACKWARD, OPTIMIZER)
@@ -37,6 +39,12 @@ class Offender:
         size: Number of elements of the tensor.
         samples: Indices into the batch, at most 32, of samples that are not finite on their own; empty if only the
             whole batch is not finite.
+        origin: One of `vocabulary.origins.ORIGINS`.
+        operation: Name of autograd's node that made the value, such as `SqrtBackward0`.
+        module: Path of the module in which it ran; the class name of the model for its own `forward`; None for code
+            outside of the model.
+        line: Line of the user's code.
+        why: The reason, in words.
     """
 
     phase: str
@@ -46,6 +54,11 @@ class Offender:
     num_nonfinite: int
     size: int
     samples: tuple[int, ...] = ()
+    origin: str | None = None
+    operation: str | None = None
+    module: str | None = None
+    line: str | None = None
+    why: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain data."""
@@ -55,7 +68,11 @@ class Offender:
         where = f"{self.tensor} of {self.layer}" if self.layer else self.tensor
         clean = f", {self.clean} is clean" if self.clean else ""
         samples = f", samples {', '.join(map(str, self.samples))}" if self.samples else ""
-        return f"{self.phase}: {where}, {self.num_nonfinite:,} of {self.size:,} not finite{clean}{samples}"
+        found = f"{self.phase}: {where}, {self.num_nonfinite:,} of {self.size:,} not finite{clean}{samples}"
+        if self.operation is None:
+            return found
+        place = f" in {self.module}" if self.module else ""
+        return f"{found}; {self.operation}{place}: {self.why}{f' ({self.line})' if self.line else ''}"
 
 
 def find_offender(
@@ -89,22 +106,42 @@ def find_offender(
         ('data', 'batch', (3,))
     """
     with isolated(model):
-        trace = _run(model, loss_fn, batch)
+        trace, origin = _run(model, loss_fn, batch)
         if trace.is_finite:
-            return None if optimizer is None else _in_optimizer(trace, optimizer)
-        return (
-            _in_data(batch)
-            or _in_parameters(trace, optimizer)
-            or _in_pass(trace, lambda: _samples(model, loss_fn, batch, trace))
-        )
+            found = None if optimizer is None else _in_optimizer(trace, optimizer)
+        else:
+            is_made = isinstance(origin, Operation)  # else NaN in the batch may be masked, and not be the cause
+            found = (
+                (None if is_made else _in_data(batch))
+                or _in_parameters(trace, optimizer)
+                or _in_pass(trace, lambda: _samples(model, loss_fn, batch, trace))
+            )
+        return None if found is None else _explained(found, model, origin)
 
 
-def _run(model: nn.Module, loss_fn: LossFunction, batch: Any) -> Trace:
-    trace = Trace(model)
-    with preserve_rng(), differentiable(), trace:
+def _run(model: nn.Module, loss_fn: LossFunction, batch: Any) -> tuple[Trace, Operation | Leaf | None]:
+    """Run the step; return what the layers showed, and where the first non-finite value came from."""
+    trace, operations = Trace(model), OperationTrace(model)
+    with preserve_rng(), differentiable(), operations, trace:
         loss = loss_fn(batch)
-        trace.differentiate(require_scalar(loss, "a function of the batch that returns a scalar tensor"))
-    return trace
+        operations.read_names([require_scalar(loss, "a function of the batch that returns a scalar tensor")])
+        trace.differentiate(loss)
+    return trace, operations.find([loss]) or operations.find(trace.gradients.values())
+
+
+def _explained(found: Offender, model: nn.Module, origin: Operation | Leaf | None) -> Offender:
+    """Return an offender with the operation, its module and its line."""
+    if found.phase in (PARAMETER, OPTIMIZER):
+        return replace(found, origin=WEIGHT)
+    if origin is None:
+        return found
+    operation = origin.user if isinstance(origin, Leaf) else origin
+    kind, why = operation.judgement
+    if isinstance(origin, Leaf):
+        kind, why = (TARGET if operation.module is None else INPUT), "a tensor that it was given is not finite"
+    module = type(model).__name__ if operation.module == "" else operation.module
+    line = None if operation.place is None else str(operation.place)
+    return replace(found, origin=kind, operation=operation.node, module=module, line=line, why=why)
 
 
 def _in_data(batch: Any) -> Offender | None:

@@ -52,3 +52,23 @@ class Snapshot:
         weights = {x.layer: x.rms for x in self.signals.get(WEIGHT, ()) if x.rms}
         updates = {x.layer: x.rms for x in self.signals.get(UPDATE, ()) if x.rms is not None}
         return {layer: rms / weights[layer] for layer, rms in updates.items() if layer in weights}
+
+
+def join(parts: Sequence[Snapshot]) -> Snapshot:
+    """Return the snapshots of one step as one, such as of several optimizers; of a layer, the first counts."""
+    if len(parts) == 1:
+        return parts[0]
+    signals: dict[str, list[Sequence[LayerStatistics]]] = {}
+    units: dict[str, dict[str, float]] = {}
+    for part in parts:
+        for signal, layers in part.signals.items():
+            signals.setdefault(signal, []).append(layers)
+        for kind, shares in part.units.items():
+            units[kind] = units.get(kind, {}) | dict(shares)
+    joined: dict[str, Sequence[LayerStatistics]] = {name: _join_layers(found) for name, found in signals.items()}
+    return Snapshot(parts[-1].step, _join_layers([part.layers for part in parts]), joined, units)
+
+
+def _join_layers(parts: Sequence[Sequence[LayerStatistics]]) -> Measures:
+    layers = {x.layer: x for part in reversed(parts) for x in part}
+    return Measures.of([layers[name] for name in sorted(layers)])

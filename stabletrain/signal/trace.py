@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.hooks import unserializable_hook
 
 from stabletrain.signal.layer_names import ForwardOrder, layer_name
@@ -25,9 +26,11 @@ class NonFinite(NamedTuple):
 
 
 def count_nonfinite(x: Tensor) -> NonFinite:
-    """Count Inf and NaN; in a sparse tensor, among its values."""
-    values = x.coalesce().values() if x.is_sparse else x
-    return NonFinite(values.numel() - int(values.isfinite().sum()), values.numel())
+    """Count Inf and NaN; in a sparse tensor, among its values. An active `OperationTrace` does not see it."""
+    with _disable_current_modes():
+        values = x.detach()
+        values = values.coalesce().values() if x.is_sparse else values
+        return NonFinite(values.numel() - int(values.isfinite().sum()), values.numel())
 
 
 @dataclass(eq=False)
@@ -104,7 +107,7 @@ class Trace:
     def differentiate(self, loss: Tensor) -> None:
         """Check the loss, and compute all gradients without writing to `p.grad`."""
         self.parameters = self._forward_order.named_parameters()
-        self.loss = count_nonfinite(loss.detach())
+        self.loss = count_nonfinite(loss)
         wanted = [p for p in self.parameters.values() if p.requires_grad]
         if loss.requires_grad and wanted:
             found = torch.autograd.grad(loss, wanted, allow_unused=True)
@@ -182,7 +185,7 @@ class Trace:
         x = first_tensor(inputs)
         if x is None:
             return None
-        call.values[INPUT] = count_nonfinite(x.detach())
+        call.values[INPUT] = count_nonfinite(x)
         if not x.requires_grad:
             return None
         if x is not inputs[0] or getattr(module, "inplace", False):
@@ -203,7 +206,7 @@ class Trace:
             return
         if call.path in self._modules and not (not call.path and y.dim() == 0):
             self._order.setdefault(call.path, len(self._order))
-        call.values[OUTPUT] = count_nonfinite(y.detach())
+        call.values[OUTPUT] = count_nonfinite(y)
         if y.requires_grad:
             _count_gradient(y, call, OUTPUT)
 

@@ -27,12 +27,13 @@ class Watch:
     Call `step()` after `backward()` and before `optimizer.step()`. Layers are named in the order of the first forward
     pass after the watch was created. Parameters without a gradient (frozen, unused) are left out.
 
-    Nothing is attached to the model: it can be pickled, copied, exported and compiled while it is watched. If it is
-    compiled, it runs eagerly on the steps on which its outputs are measured.
+    Nothing is attached to the model: it can be pickled, copied, exported and compiled while it is watched. Of a
+    compiled module (`torch.compile(model)`, `model.compile()`) the outputs are not measured, since that would change
+    what it computes; gradients, weights and updates are.
 
     Args:
         model: Any `torch.nn.Module`.
-        optimizer: The optimizer that steps the model; `update`, `moment` and `clip` require it.
+        optimizer: The optimizer that steps the model, or a list of several; `update`, `moment` and `clip` require it.
         signals: What to measure: `gradient` always; `delta` and `activation` (at the output of each layer, in the
             backward and forward pass before the call), `weight`, `update`, `moment`, `clip` and `units`.
 
@@ -49,10 +50,16 @@ class Watch:
     """
 
     def __init__(
-        self, model: nn.Module, *, optimizer: Optimizer | None = None, signals: Sequence[str] = (GRADIENT,)
+        self,
+        model: nn.Module,
+        *,
+        optimizer: Optimizer | Sequence[Optimizer] | None = None,
+        signals: Sequence[str] = (GRADIENT,),
     ) -> None:
         self.signals = tuple(require_choice("signals", signal, SIGNALS) for signal in signals)
-        if optimizer is None and set(self.signals) & set(OF_STEP):
+        given = optimizer if isinstance(optimizer, list | tuple) else [optimizer]
+        optimizers: tuple[Optimizer, ...] = tuple(x for x in given if x is not None)  # pyright: ignore[reportAssignmentType]
+        if not optimizers and set(self.signals) & set(OF_STEP):
             raise RequestError(
                 "These signals are measured around the optimizer's step.",
                 key="signals",
@@ -63,13 +70,13 @@ class Watch:
         prepare()
         self._order = ForwardOrder(model)
         self._parameters: tuple[tuple[str, ...], tuple[nn.Parameter, ...]] | None = None
-        self._optimizer = optimizer
+        self._optimizers = optimizers
         requested = set(self.signals)
         self._sources = [
             source(model, self.signals) for source in SOURCES if requested & {*source.signals, *source.needed_by}
         ]
         self._of_step = any(source.needs_optimizer for source in self._sources)
-        self._is_first = True
+        self._begun: set[int] = set()  # optimizers whose first step was measured; 0 for all of them together
         self._pending: Step | None = None
         self._handles: list[Any] = []
         self._step = 0
@@ -113,6 +120,7 @@ class Watch:
         others: bool = True,
         loss_scale: float = 1.0,
         outputs: Mapping[str, Measures] | None = None,
+        optimizer: Optimizer | None = None,
     ) -> Snapshot:
         """Measure the gradients as they are now, and the other signals.
 
@@ -123,6 +131,8 @@ class Watch:
             loss_scale: Factor, a power of two, by which a gradient scaler multiplied the loss: `delta` is divided by
                 it. The gradients must be unscaled before the call.
             outputs: `activation` and `delta` of the whole batch, if each process saw a part of it.
+            optimizer: The optimizer that is about to step, if each of several has a backward pass of its own: only its
+                parameters are measured. By default all parameters are, at the next step of any optimizer.
 
         Returns:
             Statistics per layer, in forward order. The signals of the optimizer's step are added once it is done.
@@ -130,16 +140,23 @@ class Watch:
         self._step = self._step if step is None else step
         names, parameters = self._named_parameters()
         gradients = [g for p in parameters if (g := p.grad) is not None and p.requires_grad]
-        if len(gradients) < len(names):  # a parameter that was frozen later may keep its last gradient
-            pairs = zip(names, parameters, strict=True)
-            found = {n: p for n, p in pairs if p.grad is not None and p.requires_grad}
+        if len(gradients) < len(names) or optimizer is not None:
+            stepped = None if optimizer is None else parameters_of(optimizer)
+            pairs = zip(names, parameters, strict=True)  # a parameter that was frozen later may keep its last gradient
+            found = {
+                n: p
+                for n, p in pairs
+                if p.grad is not None and p.requires_grad and (stepped is None or id(p) in stepped)
+            }
             names, parameters = tuple(found), tuple(found.values())
+            gradients = [p.grad for p in parameters if p.grad is not None]
         snapshot = Snapshot(self._step, measure(names, gradients, histograms))
         if self._sources:
             if others:
                 snapshot.signals.update(self.collect_outputs(loss_scale) if outputs is None else outputs)
-            self._before_step(Step(names, parameters, snapshot, histograms, self._is_first), others)
-        self._is_first = False
+            is_first = (0 if optimizer is None else id(optimizer)) not in self._begun
+            self._before_step(Step(names, parameters, snapshot, histograms, is_first), others, optimizer)
+        self._begun.add(0 if optimizer is None else id(optimizer))
         self._step += 1
         return snapshot
 
@@ -153,6 +170,13 @@ class Watch:
         """Whether parameters are sharded over several processes; then each process must call `step`."""
         return any_sharded(self._order.model.parameters())
 
+    @torch.no_grad()
+    def has_nonfinite(self) -> bool:
+        """Return whether an element of a weight or gradient is Inf or NaN; this reads every one of them."""
+        parameters = [*self._order.model.parameters()]
+        tensors = [*parameters, *(p.grad for p in parameters if p.grad is not None and p.requires_grad)]
+        return not all(bool(torch.isfinite(x.coalesce().values() if x.is_sparse else x).all()) for x in tensors)
+
     def detach(self) -> None:
         """Remove all hooks."""
         self._order.detach()
@@ -160,18 +184,17 @@ class Watch:
             source.close()
         self._forget()
 
-    def _before_step(self, step: Step, others: bool) -> None:
+    def _before_step(self, step: Step, others: bool, optimizer: Optimizer | None) -> None:
         if others and self._of_step:
             self._forget()  # the optimizer never took the previous step
         for source in self._sources:
             if others or source.is_always_due:
                 source.before_step(step)
-        if others and self._of_step and self._optimizer is not None:
+        if others and self._of_step:
             self._pending = step
-            self._handles = [
-                self._optimizer.register_step_pre_hook(self._at_step),
-                self._optimizer.register_step_post_hook(self._after_step),
-            ]
+            for stepping in self._optimizers if optimizer is None else (optimizer,):
+                self._handles.append(stepping.register_step_pre_hook(self._at_step))
+                self._handles.append(stepping.register_step_post_hook(self._after_step))
 
     @torch.no_grad()
     def _at_step(self, optimizer: Optimizer, *_: Any) -> None:
@@ -200,3 +223,8 @@ class Watch:
             named = self._order.named_parameters()
             self._parameters = tuple(named), tuple(named.values())
         return self._parameters
+
+
+def parameters_of(optimizer: Optimizer) -> set[int]:
+    """Return the identities of the parameters that an optimizer steps."""
+    return {id(p) for group in optimizer.param_groups for p in group["params"]}

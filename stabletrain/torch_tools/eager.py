@@ -12,8 +12,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import nn
+
+REPLACED = "replaced_by_stabletrain"  # attribute of a function in place of a compiled one: what was there before
 
 _num_holders = 0
+_num_blocks = 0  # of `eagerly`, entered and not left
 _stance: Any = None  # what `torch.compiler.set_stance` returned
 
 
@@ -54,8 +58,34 @@ def is_compiler_loaded() -> bool:
 @contextlib.contextmanager
 def eagerly() -> Iterator[None]:
     """Run compiled functions eagerly within `with`."""
+    global _num_blocks
     hold()
+    _num_blocks += 1
     try:
         yield
     finally:
+        _num_blocks -= 1
         release()
+
+
+def is_inside() -> bool:
+    """Return whether this is within a block of `eagerly`."""
+    return _num_blocks > 0
+
+
+def is_compiled_in_place(model: nn.Module) -> bool:
+    """Return whether `model.compile()` was called on a module or on one of its parts, which shows before a call."""
+    return is_compiler_loaded() and any(map(is_compiled, model.modules()))
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Return whether `module.compile()` was called; what `OutermostCalls` puts in the same place does not count."""
+    call = getattr(module, "_compiled_call_impl", None)
+    while hasattr(call, REPLACED):
+        call = getattr(call, REPLACED)
+    return call is not None
+
+
+def is_compiled_wrapper(module: Any) -> bool:
+    """Return whether a module is what `torch.compile(module)` returns, which runs another module compiled."""
+    return is_compiler_loaded() and isinstance(module, sys.modules["torch._dynamo"].OptimizedModule)

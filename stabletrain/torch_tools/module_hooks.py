@@ -10,8 +10,10 @@ This relies on internals of torch (checked with torch 2.13.0):
 
 - `Module._forward_hooks` identifies a module: replicas of `nn.DataParallel` share it with their original.
 - Global hooks run before the hooks of the module itself.
-- `torch.compile` guards on global hooks. Therefore they do nothing while a graph is recorded, and compiled functions
-  run eagerly while a table is open, so that hooks are called and nothing is compiled twice.
+- `torch.compile` guards on global hooks, and compiled code differs from eager code in the last digits. Therefore a
+  compiled module (`torch.compile(module)`, `module.compile()`) runs as if no table were open: its layers are not
+  hooked, nothing is compiled twice, and training is not changed. Compiled functions run eagerly while a table is open,
+  and global hooks do nothing while a graph is recorded. Within `eager.eagerly`, all run eagerly, and are hooked.
 - `torch.export.export(strict=True)` rejects every model while there are global hooks; the default, `False`, does not.
 - `OptimizedModule.__call__` warns that global hooks are called for the wrapper too. No table contains the wrapper.
 """
@@ -78,9 +80,14 @@ class ModuleHooks:
             owner: The hooks' first argument.
             before: Pairs (module, key) for which `before` is called with that key; each module once.
             after: Pairs (module, key) for which `after` is called with that key; each module once.
+
+        Nothing is opened if one of them was compiled in place (`module.compile()`).
         """
+        before, after = [*before], [*after]
         self._owner = weakref.ref(owner)
         self._before, self._after = _table(before), _table(after)
+        if not eager.is_inside() and any(map(_is_compiled_in_place, (*before, *after))):
+            self._before, self._after = {}, {}
         _update_open(self)
 
     def close(self) -> None:
@@ -133,6 +140,9 @@ def _call_before(module: nn.Module, inputs: Any) -> Any:
     """Call the hooks of a module before its forward pass."""
     if _is_recording():
         return None
+    if eager.is_compiled_wrapper(module) and not eager.is_inside():
+        _suspend_during(module)
+        return None
     eager.ensure()  # the module may be the wrapper of a compiled one, made after the hooks were opened
     place, changed = id(module._forward_hooks), None
     for ref in _open:
@@ -160,6 +170,23 @@ def _call_after(module: nn.Module, inputs: Any, output: Any) -> Any:
             if result is not None:
                 output = changed = result
     return changed
+
+
+def _suspend_during(wrapper: nn.Module) -> None:
+    """Take the global hooks away for one call of a compiled module, also if it raises."""
+    while _handles:
+        _handles.pop().remove()
+    eager.release()
+
+    def restore(*_: Any) -> None:
+        handle.remove()
+        _update_open(None)
+
+    handle = wrapper.register_forward_hook(restore, always_call=True)
+
+
+def _is_compiled_in_place(hooked: tuple[nn.Module, Any]) -> bool:
+    return eager.is_compiled(hooked[0])
 
 
 def _ignore_warning() -> None:

@@ -1,4 +1,8 @@
-"""The kinds of findings: one object per kind, with everything that belongs to it. Rules run in the order of `KINDS`."""
+"""The kinds of findings: one object per kind, with everything that belongs to it. Rules run in the order of `KINDS`.
+
+Mistakes in the code come first: what they do to training looks like a bad choice of its settings, and is explained by
+them.
+"""
 
 from __future__ import annotations
 
@@ -60,11 +64,86 @@ _INIT = 'st.initialize_(model, "he"), or "xavier" for tanh and sigmoid'
 _NORM = "add torch.nn.LayerNorm after the layers"
 _LOWER_LR = "set the optimizer's lr to a tenth"
 
+# What a mistake in the code may look like. A non-finite value has origins of its own and is explained by few of them.
+_SYMPTOMS = (
+    *("bad_init", "lr_too_high", "lr_too_low", "dead_units", "saturation", "vanishing", "exploding", "time_vanishing"),
+    *("time_exploding", "loss_spike", "oscillation", "clip_ineffective", "clip_always", "no_progress"),
+)
+
+GRADIENTS_ACCUMULATE = Kind(
+    name="gradients_accumulate",
+    heading="Gradients of earlier steps are added",
+    meaning="The gradients are not reset between steps, so that each step uses the sum of all gradients so far.",
+    advice="The gradients of earlier steps are still there when the next ones are added: reset them on each step.",
+    in_code="call optimizer.zero_grad() before loss.backward()",
+    explains=(*_SYMPTOMS, "nonfinite"),
+)
+NOT_OPTIMIZED = Kind(
+    name="not_optimized",
+    heading="Parameters that no optimizer updates",
+    meaning="Parameters receive gradients, but no optimizer step changes them.",
+    advice="Some parameters receive gradients that no optimizer step uses: give the optimizer the parameters of this "
+    "model, and call its step after the backward pass.",
+    in_code="optimizer = torch.optim.Adam(model.parameters(), lr=1e-3), after the model is complete",
+    explains=(*_SYMPTOMS, "gradients_accumulate"),
+)
+NO_GRADIENT = Kind(
+    name="no_gradient",
+    heading="Parameters without a gradient",
+    meaning="Parameters never receive a gradient, because the loss does not depend on them.",
+    advice="The loss does not reach some parameters: remove what separates them from it, such as detach(), .data, "
+    "torch.no_grad() or requires_grad=False.",
+    in_code="for each parameter that should learn, p.grad is not None after loss.backward()",
+    explains=_SYMPTOMS,
+)
+OUTPUT_ACTIVATION = Kind(
+    name="output_activation",
+    heading="Activation at the output that does not fit the loss",
+    meaning="The model ends with an activation function that the loss already contains, or that cannot produce what "
+    "the loss asks for.",
+    advice="The last activation does not fit the loss: return the logits themselves, or use the loss that fits.",
+    in_code="remove the activation after the last layer; torch.nn.functional.cross_entropy takes logits",
+    explains=_SYMPTOMS,
+)
+SHAPE_MISMATCH = Kind(
+    name="shape_mismatch",
+    heading="Targets broadcast against the outputs",
+    meaning="Outputs and targets have different shapes and are broadcast, so that each output is compared with the "
+    "targets of all examples.",
+    advice="Outputs and targets differ in shape and are broadcast against each other: give them the same shape.",
+    in_code="loss_fn(model(x).squeeze(-1), y), or loss_fn(model(x), y.unsqueeze(-1))",
+    explains=_SYMPTOMS,
+)
+WRONG_MODE = Kind(
+    name="wrong_mode",
+    heading="Normalization in the wrong mode",
+    meaning="The model is trained in evaluation mode, or its batch norm sees a single example at a time.",
+    advice="Batch norm does not normalize with the statistics of a batch: train in training mode, with several "
+    "examples in a batch.",
+    in_code="model.train() before the training steps; torch.nn.GroupNorm if a batch has one example",
+    explains=_SYMPTOMS,
+)
+INPUT_SCALE = Kind(
+    name="input_scale",
+    heading="Inputs off scale",
+    meaning="The inputs are far from mean 0 and standard deviation 1, for which networks and learning rates are made.",
+    advice="The inputs are far from mean 0 and standard deviation 1: standardize them.",
+    in_code="x = (x - mean) / std, with the mean and the standard deviation of each feature over the training data",
+    explains=_SYMPTOMS,
+)
+TARGET_SCALE = Kind(
+    name="target_scale",
+    heading="Targets off scale",
+    meaning="The targets of a regression are far larger than what a network returns at its initialization.",
+    advice="The targets are far from mean 0 and standard deviation 1: standardize them, and undo it in predictions.",
+    in_code="y = (y - mean) / std, with the mean and the standard deviation over the training data",
+    explains=_SYMPTOMS,
+)
 NONFINITE = Kind(
     name="nonfinite",
     heading="Non-finite values (Inf or NaN)",
     meaning="Some gradients were Inf or NaN; a step with them would have destroyed the weights.",
-    advice="A number overflowed: clip by norm and lower the learning rate.",
+    advice="A number overflowed: clip the gradient by its norm.",
     in_code=f"{_CLIP}; {_LOWER_LR}",
     explains=("no_progress", "loss_spike"),
     yields_to=("loss_spike",),
@@ -77,7 +156,7 @@ BAD_INIT = Kind(
     in_code=f"{_INIT}; {_NORM}",
     explains=(
         *("saturation", "dead_units", "vanishing", "exploding", "time_vanishing", "time_exploding", "lr_too_high"),
-        *("lr_too_low", "clip_ineffective", "nonfinite", "loss_spike", "oscillation", "no_progress", "clip_always"),
+        *("lr_too_low", "clip_ineffective", "nonfinite", "oscillation", "no_progress", "clip_always"),
     ),
     is_sign=True,
 )
@@ -98,8 +177,8 @@ DEAD_UNITS = Kind(
     name="dead_units",
     heading="Dead units",
     meaning="Many units output zero for every input, so that no gradient passes through them.",
-    advice="Units that no input activates do not learn: use an activation with a slope below zero, a suitable "
-    "initialization, or a lower learning rate.",
+    advice="Units that no input activates do not learn: use an activation with a slope below zero and a suitable "
+    "initialization.",
     in_code=f'st.replace_activations_(model, "leaky_relu"); {_INIT}; {_LOWER_LR}',
     explains=("vanishing", "time_vanishing", "lr_too_low", "oscillation", "no_progress"),
     is_sign=True,
@@ -163,8 +242,8 @@ VANISHING = Kind(
 LOSS_SPIKE = Kind(
     name="loss_spike",
     heading="Loss spikes",
-    meaning="The loss jumped far above its recent level and stayed there for several steps.",
-    advice="The loss jumped and did not recover: clip unusual gradients, or lower the learning rate.",
+    meaning="The loss jumped far above its recent level for several steps in a row.",
+    advice="The loss jumped and did not recover: clip unusual gradients.",
     in_code=f'{_CLIP}, or "zscore"; {_LOWER_LR}',
     explains=("nonfinite", "oscillation", "no_progress"),
     is_sign=True,
@@ -197,7 +276,7 @@ CLIP_ALWAYS = Kind(
     name="clip_always",
     heading="Clipping on every step",
     meaning="Nearly every step is clipped, so that the threshold rather than the gradient sets the size of the steps.",
-    advice="Every step is clipped to the same norm: raise the threshold, or lower the learning rate.",
+    advice="Every step is clipped to the same norm, so that the threshold acts as a learning rate: raise it.",
     in_code="raise max_norm tenfold",
     explains=("lr_too_low", "no_progress"),
 )
@@ -212,6 +291,8 @@ NO_PROGRESS = Kind(
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
+        *(GRADIENTS_ACCUMULATE, NOT_OPTIMIZED, NO_GRADIENT, OUTPUT_ACTIVATION, SHAPE_MISMATCH, WRONG_MODE),
+        *(INPUT_SCALE, TARGET_SCALE),
         *(NONFINITE, BAD_INIT, LR_TOO_HIGH, DEAD_UNITS, SATURATION, TIME_EXPLODING, TIME_VANISHING, EXPLODING),
         *(VANISHING, LOSS_SPIKE, OSCILLATION, LR_TOO_LOW, CLIP_INEFFECTIVE, CLIP_ALWAYS, NO_PROGRESS),
     )

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+CERTAIN, LIKELY, POSSIBLE, HARMLESS = CERTAINTIES = ("certain", "likely", "possible", "harmless")
+CERTAINTY = "certainty"  # in the evidence: a mistake; one if training lags; one if training suffers; worth knowing only
+DETAIL = "detail"  # in the evidence: what was seen, in one sentence
+ADVICE = "advice"  # in the evidence: what to do, where the kind's own advice does not fit
+REMEDY = "remedy"  # in the evidence: the line of code that mends it, where it is more exact than the kind's own
 
 
 @dataclass(frozen=True)
@@ -39,3 +46,14 @@ def join(notices: tuple[Notice, ...], new: Notice) -> tuple[Notice, ...]:
     old = known.get((new.kind, new.layer), new)
     extended = replace(old, first_step=min(old.first_step, new.first_step), last_step=max(old.last_step, new.last_step))
     return (*(n for n in notices if n is not old), extended)
+
+
+def keep_notices(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata of a run as written last, with the notices that were written before.
+
+    A run that is resumed begins a new file, whose metadata knows nothing of what was seen until then.
+    """
+    known: tuple[Notice, ...] = ()
+    for fields in [*before.get("notices", []), *after.get("notices", [])]:
+        known = join(known, Notice(**fields))
+    return {**after, "notices": [notice.to_dict() for notice in known]} if known else dict(after)

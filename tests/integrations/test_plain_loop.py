@@ -108,7 +108,7 @@ def test_the_report_is_text_that_says_what_where_when_and_what_to_do():
     doctor, _ = loop(deep_sigmoid(), poison_at=14)
     lines = doctor.report().splitlines()
     assert lines[0] == f"verdict: {doctor.verdict}"
-    assert "  critical nonfinite in L00.0.weight, step 14" in lines
+    assert "  critical nonfinite in L00.0, step 14" in lines
     assert lines[-1].startswith("  not judged: ")
     assert len(lines) == 2 + 2 * sum(f.severity != "info" for f in doctor.findings)
 

@@ -484,3 +484,40 @@ def test_activations_of_timm():
     model = timm.create_model("efficientnet_b0", num_classes=3)
     st.replace_norms_(st.replace_activations_(model, "relu"), "group", num_groups=2)
     assert model(torch.randn(2, 3, 64, 64)).isfinite().all()
+
+
+class _Gained(nn.Module):
+    """RMS norm as in x-transformers: its gain is called `g`, and `scale` is a number."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.scale = width**0.5
+        self.g = nn.Parameter(torch.ones(width))
+
+    def forward(self, x):
+        return nn.functional.normalize(x, dim=-1) * self.scale * self.g
+
+
+class _Wrapping(nn.Module):
+    """Layer norm as in x-transformers: a gain beside torch's layer norm without one."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.ln = nn.LayerNorm(width, elementwise_affine=False)
+        self.gamma = nn.Parameter(torch.ones(width))
+
+    def forward(self, x):
+        return self.ln(x) * self.gamma
+
+
+@pytest.mark.parametrize(("base", "name"), [(_Gained, "RMSNorm"), (_Wrapping, "LayerNorm")])
+def test_a_foreign_norm_is_found_by_its_name_and_gain(base, name):
+    kind = type(name, (base,), {})
+    model = nn.Sequential(nn.Linear(3, 6), kind(6), nn.Linear(6, 2))
+    st.replace_norms_(model, "layer")
+    assert type(model[1]) is LayerNorm
+    assert model[1].weight.shape == (6,)
+    other = nn.Sequential(nn.Linear(3, 6), type("Gate", (base,), {})(6))
+    if base is _Gained:
+        with pytest.raises(RequestError):
+            st.replace_norms_(other, "layer")

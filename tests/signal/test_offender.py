@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -47,7 +48,9 @@ def cross_entropy(model):
 
 
 def find(model, pair=None, loss=None, **settings):
-    return find_offender(model, loss or cross_entropy(model), pair or batch(), **settings)
+    """Return the offender without what `test_the_operation…` is about."""
+    found = find_offender(model, loss or cross_entropy(model), pair or batch(), **settings)
+    return found and replace(found, origin=None, operation=None, module=None, line=None, why=None)
 
 
 def test_nothing_is_wrong():

@@ -16,6 +16,8 @@ CONTRACT = (
     *("vanishing", "exploding", "time_vanishing", "time_exploding", "nonfinite", "dead_units", "saturation"),
     *("bad_init", "loss_spike", "oscillation", "no_progress", "lr_too_high", "lr_too_low"),
     *("clip_ineffective", "clip_always"),
+    *("gradients_accumulate", "not_optimized", "no_gradient", "output_activation", "input_scale", "target_scale"),
+    *("shape_mismatch", "wrong_mode"),
 )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from stabletrain.diagnosis import remedies
@@ -9,6 +12,8 @@ from stabletrain.diagnosis.observations import About, Observations
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import Finding
 from stabletrain.vocabulary.kinds import NONFINITE
+from stabletrain.vocabulary.notice import Notice
+from stabletrain.vocabulary.origins import ORIGIN, OVERFLOW, advice_for
 from stabletrain.vocabulary.signals import ACTIVATION, DELTA, GRADIENT, MOMENT, UPDATE, WEIGHT
 
 IN_ORDER = (WEIGHT, ACTIVATION, GRADIENT, DELTA, UPDATE, MOMENT)  # of two on one step, the first is named
@@ -19,35 +24,58 @@ def find_nonfinite(observations: Observations) -> list[Finding]:
     """Find the first layer, in forward order, that ever had an Inf or NaN.
 
     One element is enough: with the next step it spreads to every weight. The evidence lists all layers affected on that
-    first step. If later gradients and losses are finite, the step was skipped, as loss scalers do to find their scale
-    (Micikevicius et al. 2018, section 3.2), and the finding is `info`.
+    first step, and where the value came from, if that was noticed (`stabletrain.inspection.nonfinite`). If later
+    gradients and losses are finite, the step was skipped, as loss scalers do to find their scale (Micikevicius et al.
+    2018, section 3.2), and the finding is `info`.
     """
     hits = {signal: _hits(observations, signal) for signal in IN_ORDER}
     hits = {signal: found for signal, found in hits.items() if found is not None}
     losses = observations.scalars.get(names.TRAIN_NONFINITE)
+    noticed = min((n for n in observations.notices if n.kind == NONFINITE.name), key=_first, default=None)
     firsts = [found[0] for found in hits.values()] + ([int(losses.steps[0])] if losses and len(losses.steps) else [])
+    firsts += [noticed.first_step] if noticed else []
     if not firsts:
         return []
     first = min(firsts)
     signal = next((s for s in IN_ORDER if s in hits and hits[s][0] == first), None)
     layers = hits[signal][2] if signal else {}
     last = max(
-        [found[1] for found in hits.values()] + ([int(losses.steps[-1])] if losses and len(losses.steps) else [])
+        [found[1] for found in hits.values()]
+        + ([int(losses.steps[-1])] if losses and len(losses.steps) else [])
+        + ([noticed.last_step] if noticed else [])
     )
+    evidence = noticed.evidence if noticed else {}
+    is_located = evidence.get(ORIGIN) is not None
     return [
         Finding(
             kind=NONFINITE.name,
             severity="info" if _was_skipped(observations, last) else "critical",
-            layer=next(iter(layers), None),
+            layer=noticed.layer if noticed and is_located else next(iter(layers), None),
             first_step=first,
             last_step=last,
             evidence={
                 "signal": signal or "loss",
                 "num_nonfinite": int(next(iter(layers.values()), 0)),
                 "layers": list(layers),
+                **evidence,
+                **_growth(observations, first, evidence),
             },
+            advice=advice_for(evidence),
         )
     ]
+
+
+def _first(notice: Notice) -> int:
+    return notice.first_step
+
+
+def _growth(observations: Observations, first: int, evidence: Mapping[str, Any]) -> dict[str, float]:
+    """Return by how much the loss had grown before an overflow, as evidence."""
+    losses = observations.scalars.get(names.TRAIN_LOSS)
+    if evidence.get(ORIGIN) != OVERFLOW or losses is None:
+        return {}
+    before = np.abs(losses.values[(losses.steps < first) & np.isfinite(losses.values)])
+    return {"growth": float(before.max() / max(before.min(), 1e-30))} if len(before) > 1 else {}
 
 
 def _hits(observations: Observations, signal: str) -> tuple[int, int, dict[str, float]] | None:
@@ -72,5 +100,7 @@ def _was_skipped(observations: Observations, last: int) -> bool:
 
 @NONFINITE.remedy
 def remedy_nonfinite(finding: Finding, about: About) -> list[remedies.Remedy]:
-    """Propose clipping, a lower rate, a norm."""
+    """Propose clipping, a lower rate, a norm; nothing where the origin has an advice of its own."""
+    if advice_for(finding.evidence):
+        return []
     return [*remedies.clip(about), *remedies.lower_lr(about), *remedies.norm(about)]

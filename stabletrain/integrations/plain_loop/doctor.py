@@ -38,6 +38,7 @@ from stabletrain.signal.through_time import gradient_through_time
 from stabletrain.signal.watch import Watch
 from stabletrain.torch_tools.thread_pool import PoolWatch, describe_spinning
 from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.clients import LOOP
 from stabletrain.vocabulary.finding import HEALTHY, UNKNOWN, Finding, verdict_of
 from stabletrain.vocabulary.signals import CLIP, GRADIENT, MOMENT, SIGNALS, UPDATE
 from stabletrain.vocabulary.statuses import FAILED, FINISHED
@@ -155,7 +156,8 @@ class Doctor:
         if with_histograms:
             self._keep_histograms(self._pending)
         self._look_at_outputs()
-        for notice in self._inspections.step(StepView(self._step, self._model, loss, self._optimizers.known)):
+        view = StepView(self._step, self._model, loss, self._optimizers.known, self._pending)
+        for notice in self._inspections.step(view):
             self._history.add_notice(notice)
         self._note_lr()
         goes = self._skipped is None or not self._skipped.note(self._step, self._loss, self._pending.layers)
@@ -287,6 +289,7 @@ class Doctor:
             num_steps = self._step
         measured = None if self._prior is None else self._prior.value
         self._history.about = About(
+            client=LOOP,
             settings={} if self._first_lr is None else {"optimizer.lr": self._first_lr},
             num_steps=num_steps,
             num_dims=num_dims_by_layer(self._watch.layers, self._num_dims),

@@ -23,6 +23,8 @@ _ACTIVATION_MODULE = re.compile(r"(transformers|timm)\.(.+\.)?activations(_\w+)?
 _ACTIVATION_NAME = re.compile(r"(elu|relu6?|silu|swish|mish|sigmoid|tanh|softplus)$", re.IGNORECASE)
 _NORM_NAME = re.compile(r"(Layer|RMS)Norm(2d)?$")  # LlamaRMSNorm, T5LayerNorm; LayerNorm2d has channels on axis 1
 
+_GAINS = ("weight", "gamma", "g", "scale")  # in x-transformers `g` for RMS norm, `gamma` for layer norm
+
 
 def is_activation(module: nn.Module) -> bool:
     """Return whether `module` is an elementwise activation: torch's or ours by class, others by name."""
@@ -63,8 +65,14 @@ def find_norm(module: Any, path: str) -> tuple[int, Layout] | None:
     layout = own or ("channels" if has_channels_first else "sequence")
     if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
         return _require_one_axis(tuple(module.normalized_shape), path), layout
-    weight = getattr(module, "weight", None) if named and isinstance(module, nn.Module) else None
-    return (_require_one_axis(tuple(weight.shape), path), layout) if isinstance(weight, torch.Tensor) else None
+    gain = _gain(module) if named and isinstance(module, nn.Module) else None
+    return (_require_one_axis(tuple(gain.shape), path), layout) if gain is not None else None
+
+
+def _gain(module: nn.Module) -> torch.Tensor | None:
+    """Return the gain of a norm under one of its usual names."""
+    found = (getattr(module, name, None) for name in _GAINS)
+    return next((gain for gain in found if isinstance(gain, torch.Tensor) and gain.dim() > 0), None)
 
 
 def _require_known(module: _NormBase, path: str) -> int:

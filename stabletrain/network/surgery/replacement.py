@@ -74,7 +74,8 @@ def replace_norms_(model: nn.Module, norm: str | Callable[[int], nn.Module], **o
     """Replace every norm in `model`, in place.
 
     Replaced are torch's batch, layer, group, instance and RMS norms, ours, and foreign modules named …LayerNorm or
-    …RMSNorm. A new norm has the width, layout, device and dtype of the old one, and freshly initialized parameters and
+    …RMSNorm with a gain (`weight`, `gamma`, `g`, `scale`).
+    A new norm has the width, layout, device and dtype of the old one, and freshly initialized parameters and
     statistics. `none` removes the norms; `weight` and `spectral` remove them and normalize the weights instead
     (`reparametrize_`). Call it before creating the optimizer.
 
@@ -179,14 +180,15 @@ def _identity(place: _Place) -> Any:
 
 
 def _match(new: nn.Module, place: _Place, model: nn.Module) -> nn.Module:
-    """Move the new module to the device, dtype and mode of the one it replaces, and keep the children of that one."""
+    """Move the new module to the device, dtype and mode of the one it replaces, and keep its other parts."""
     for module in (place.found, place.owner, model):
         tensors = [*module.parameters(), *module.buffers()] if isinstance(module, nn.Module) else []
         like = next((tensor for tensor in tensors if tensor.is_floating_point()), None)
         if like is not None:
             new = new.to(device=like.device, dtype=like.dtype)
             break
-    kept = list(place.found.children()) if isinstance(place.found, nn.Module) else []
+    children = place.found.children() if isinstance(place.found, nn.Module) else ()
+    kept = [child for child in children if not isinstance(child, nn.LayerNorm | nn.RMSNorm)]  # what the norm is made of
     new = nn.Sequential(new, *kept) if kept else new
     owner = model if place.owner is None else place.owner
     return new.train(place.found.training if isinstance(place.found, nn.Module) else owner.training)

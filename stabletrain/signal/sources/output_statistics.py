@@ -17,6 +17,7 @@ from stabletrain.signal.kernels.reduce import measure_tensors
 from stabletrain.signal.layer_names import layer_name
 from stabletrain.signal.layer_statistics import Arrays, Measures, merge
 from stabletrain.signal.sources.source import Source
+from stabletrain.torch_tools.eager import is_compiled_in_place
 from stabletrain.torch_tools.module_hooks import ModuleHooks
 from stabletrain.vocabulary.signals import ACTIVATION, DELTA
 
@@ -45,6 +46,7 @@ class OutputStatistics(Source):
     def __init__(self, model: nn.Module, signals: Sequence[str]) -> None:
         super().__init__(model, signals)
         self._requested = [signal for signal in self.signals if signal in signals]
+        self._model = model
         self._modules = watched_modules(model)
         self._order: dict[str, int] = {}  # path: position in forward order
         self._parts: dict[str, dict[str, list[Measures]]] = {signal: {} for signal in self._requested}
@@ -68,7 +70,7 @@ class OutputStatistics(Source):
         self._histograms, self._num_parts = histograms, num_parts
         for parts in self._parts.values():
             parts.clear()
-        if self._requested and not self.is_open:
+        if self._requested and not self.is_open and not is_compiled_in_place(self._model):
             self._hooks.open(self, after=[(module, path) for path, module in self._modules.items()])
 
     def expect(self, wanted: bool, *, histograms: bool = True, num_parts: int = 1) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from stabletrain.signal.layer_names import layer_name
 from stabletrain.signal.sources.output_statistics import first_tensor, watched_modules
 from stabletrain.signal.sources.source import Source, Step
+from stabletrain.torch_tools.eager import is_compiled_in_place
 from stabletrain.torch_tools.local_shards import is_sharded
 from stabletrain.torch_tools.module_hooks import ModuleHooks
 from stabletrain.vocabulary.signals import DEAD, EQUAL, SATURATED, UNITS
@@ -101,6 +102,7 @@ class UnitActivity(Source):
 
     def __init__(self, model: nn.Module, signals: Sequence[str] = (UNITS,)) -> None:
         super().__init__(model, signals)
+        self._model = model
         self._modules = watched_modules(model)
         self._order: dict[str, int] = {}  # path: position in forward order
         gated = [f"{path}." for path, m in model.named_modules() if isinstance(m, nn.RNNBase) and "RNN" not in m.mode]
@@ -130,7 +132,7 @@ class UnitActivity(Source):
 
     def open(self) -> None:
         """Activate the hooks; counts are kept."""
-        if not self.is_open:
+        if not self.is_open and not is_compiled_in_place(self._model):
             self._hooks.open(
                 self,
                 before=[(self._modules[path], path) for path in self._dead],

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 
-from stabletrain.record.run_folder import RunFolder
+from stabletrain.record.reader import event_files
+from stabletrain.record.run_folder import EVENTS, RunFolder
 from stabletrain.tracking import tags
 from stabletrain.tracking.contents.layer_table import FILE_NAME, mark_as_table
 
@@ -49,16 +50,20 @@ def ship_artifacts(
         for path in (folder.config, folder.findings, summary_file, table_file, folder.report, folder.events):
             if not path.exists():
                 continue
-            digest = _digest(path)
-            if there.get(path.name) == digest:
-                already.append(path.name)
+            name = EVENTS if path == folder.events else path.name
+            digest = _digest(*(event_files(path) if path == folder.path else [path]))
+            if there.get(name) == digest:
+                already.append(name)
                 continue
-            if path.is_dir():
-                client.log_artifacts(run_id, str(path), path.name)
+            if path == folder.path:  # a log folder of Lightning, with checkpoints and files of others in it
+                for file in event_files(path):
+                    client.log_artifact(run_id, str(file), name)
+            elif path.is_dir():
+                client.log_artifacts(run_id, str(path), name)
             else:
                 client.log_artifact(run_id, str(path))
-            there[path.name] = digest
-            uploaded.append(path.name)
+            there[name] = digest
+            uploaded.append(name)
     if uploaded:
         client.set_tag(run_id, tags.ARTIFACTS, json.dumps(there))
     return uploaded, already
@@ -86,10 +91,10 @@ def ship_model(
     return True
 
 
-def _digest(path: Path) -> str:
-    """Return a checksum of a file, or of the names and contents of a folder."""
+def _digest(*paths: Path) -> str:
+    """Return a checksum of files, or of the names and contents of folders."""
     checksum = google_crc32c.Checksum()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+    for file in [f for path in paths for f in (sorted(path.rglob("*")) if path.is_dir() else [path]) if f.is_file()]:
         checksum.update(file.name.encode())
         with file.open("rb") as content:
             while chunk := content.read(1 << 20):

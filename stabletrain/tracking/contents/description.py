@@ -8,7 +8,7 @@ from typing import Any
 
 from stabletrain.diagnosis.findings_text import steps
 from stabletrain.report.run_verdict import verdict_so_far
-from stabletrain.vocabulary.finding import HEALTHY, Finding, by_cause
+from stabletrain.vocabulary.finding import HEALTHY, UNKNOWN, Finding, by_cause
 
 MAX_LENGTH = 7500  # a tag holds 8,000 characters
 MAX_FINDINGS = 12
@@ -39,6 +39,8 @@ def describe(
 def _headline(verdict: str | None) -> str:
     if verdict is None:
         return "none yet"
+    if verdict == UNKNOWN:
+        return "unknown: too little was measured"
     return "✅ healthy" if verdict == HEALTHY else f"⚠️ {_text(verdict)}"
 
 

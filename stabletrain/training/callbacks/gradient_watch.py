@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,15 +14,16 @@ from pytorch_lightning.callbacks import Callback
 from torch.optim import Optimizer
 
 from stabletrain.errors import require_choice, require_range
+from stabletrain.record.run_folder import EVENTS
 from stabletrain.record.writer import RecordWriter
 from stabletrain.signal.cadence import is_due, is_due_by_decade
 from stabletrain.signal.kernels.shards import add_up
 from stabletrain.signal.layer_statistics import Measures
-from stabletrain.signal.snapshot import Snapshot
+from stabletrain.signal.snapshot import Snapshot, join
 from stabletrain.signal.through_time import gradient_through_time
 from stabletrain.signal.watch import OF_STEP, Watch
 from stabletrain.training.loggers import find_writer
-from stabletrain.training.optimization.stability import NonFiniteGradient
+from stabletrain.training.step_numbers import current_step, trained_network
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.signals import GRADIENT, SIGNALS
 
@@ -46,7 +48,9 @@ class GradientWatch(Callback):
     Under data parallelism all processes hold the same averaged gradient, and only the first one measures it. Where
     parameters are sharded, every process measures its own shard and the counts are summed; so are those of `activation`
     and `delta`, for which every process sees its part of the batch.
-    If the trainer has no `RecordLogger`, the callback writes its own event file to the trainer's log folder.
+    If the trainer has no `RecordLogger`, the callback writes its own event file to `tensorboard/` in the trainer's log
+    folder. With several optimizers (manual optimization, as of a GAN) each one's parameters are measured at its own
+    step, and the step number is that of the batch.
 
     Args:
         statistics_every: Steps between two measurements of the gradient; 0 for never.
@@ -89,12 +93,21 @@ class GradientWatch(Callback):
         self._watch: Watch | None = None
         self._writer: RecordWriter | None = None
         self._owns_writer = False
-        self._snapshot: Snapshot | None = None
+        self._snapshot: Snapshot | None = None  # of this step
+        self._others: list[Snapshot] = []  # … and of the optimizers after the first
+        self._measured: dict[int, int] = {}  # last step on which each of several optimizers was considered
         self._batch: Any = None
-        self._tapped_step = -1
+        self._tapped_step = self._failed_step = -1
         self._follows_time = True
         self._num_processes = 1
         self._device = torch.device("cpu")
+
+    def extend(self, signals: Sequence[str], *, statistics_every: int, signals_every: int) -> None:
+        """Measure further signals too, and at least this often; called before training, for another callback."""
+        self.signals = tuple(signal for signal in SIGNALS if signal in {*self.signals, *signals})
+        if not self.points_per_decade:
+            self.statistics_every = min(self.statistics_every or statistics_every, statistics_every)
+            self.signals_every = min(self.signals_every or signals_every, signals_every)
 
     @property
     def measures_outputs(self) -> bool:
@@ -120,15 +133,14 @@ class GradientWatch(Callback):
         """Attach to the model and open the record."""
         if not (self.statistics_every or self.histograms_every or self.points_per_decade):
             return
-        optimizer = trainer.optimizers[0] if len(trainer.optimizers) == 1 else None
-        signals = [s for s in self.signals if optimizer is not None or s not in OF_STEP]
-        self._watch = Watch(getattr(pl_module, "network", pl_module), optimizer=optimizer, signals=signals)
+        signals = [s for s in self.signals if trainer.optimizers or s not in OF_STEP]
+        self._watch = Watch(trained_network(pl_module), optimizer=trainer.optimizers, signals=signals)
         self._watch.expect(taps=False)
         self._num_processes, self._device = trainer.world_size, pl_module.device
         if trainer.is_global_zero:
             self._writer = find_writer(trainer)
             if self._writer is None:
-                self._writer = RecordWriter(trainer.log_dir or trainer.default_root_dir)
+                self._writer = RecordWriter(events_folder(trainer))
                 self._owns_writer = True
             self._writer.prepare()
 
@@ -136,7 +148,7 @@ class GradientWatch(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Register the hooks if the next step is due; they stay for all its micro-batches."""
-        step = trainer.global_step
+        step = current_step(trainer)
         if self._watch is not None and step != self._tapped_step:
             self._tapped_step = step
             taps, histograms = self._is_due(step, self.signals_every), self._wants_histograms(step)
@@ -146,15 +158,24 @@ class GradientWatch(Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Measure if this step is due."""
-        step = trainer.global_step
-        histograms = self._wants_histograms(step)
-        if histograms or self._is_due(step, self.statistics_every):
+        """Measure if this step is due; with several optimizers, the parameters of the one that is about to step."""
+        step = current_step(trainer)
+        several = len(trainer.optimizers) > 1
+        steps = self._steps_since(step, optimizer) if several else (step,)
+        histograms = any(map(self._wants_histograms, steps))
+        if histograms or any(self._is_due(i, self.statistics_every) for i in steps):
             scaler = getattr(trainer.precision_plugin, "scaler", None)
-            others = self._is_due(step, self.signals_every)
-            self._measure(step, histograms, others, scaler.get_scale() if scaler and others else 1.0)
+            others = any(self._is_due(i, self.signals_every) for i in steps)
+            scale = scaler.get_scale() if scaler and others else 1.0
+            self._measure(step, histograms, others, scale, optimizer if several else None)
         if self._batch is not None and self._writer is not None and self._follows_time:
             self._measure_time(step, pl_module)
+
+    def _steps_since(self, step: int, optimizer: Optimizer) -> range:
+        """Return the steps since this optimizer's last one: an optimizer that steps rarely is measured late."""
+        last = self._measured.get(id(optimizer), -1)
+        self._measured[id(optimizer)] = step
+        return range(min(last + 1, step), step + 1)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -164,12 +185,17 @@ class GradientWatch(Callback):
         self._write()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Record the gradient that stopped the run, whether or not its step was due."""
-        if isinstance(exception, NonFiniteGradient):
-            self._measure(exception.step, histograms=True)
+        """Record the gradients and weights that stopped the run, if they are not finite, whether or not it was due."""
+        self.record_failure(current_step(trainer))
         self._write()
         if self._writer is not None:
             self._writer.flush()
+
+    def record_failure(self, step: int) -> None:
+        """Measure a step that raised, once, if its gradients or weights are not finite."""
+        if self._watch is not None and self._failed_step != step and self._watch.has_nonfinite():
+            self._failed_step = step
+            self._measure(step, histograms=True, others=True)
 
     def _is_due(self, step: int, every: int) -> bool:
         if every and self.points_per_decade:
@@ -179,16 +205,31 @@ class GradientWatch(Callback):
     def _wants_histograms(self, step: int) -> bool:
         return self._is_due(step, self.histograms_every)
 
-    def _measure(self, step: int, histograms: bool, others: bool = False, loss_scale: float = 1.0) -> None:
+    def _measure(
+        self,
+        step: int,
+        histograms: bool,
+        others: bool = False,
+        loss_scale: float = 1.0,
+        optimizer: Optimizer | None = None,
+    ) -> None:
         if self._watch is None:
             return
         start = time.perf_counter()
         outputs = self._collect_outputs(loss_scale) if others else None
         if self._writer is not None or self._watch.is_sharded:
-            self._snapshot = self._watch.step(
-                histograms=histograms, step=step, others=others, loss_scale=loss_scale, outputs=outputs
+            self.last_snapshot = self._watch.step(
+                histograms=histograms,
+                step=step,
+                others=others,
+                loss_scale=loss_scale,
+                outputs=outputs,
+                optimizer=optimizer,
             )
-            self.last_snapshot = self._snapshot
+            if self._snapshot is None:
+                self._snapshot = self.last_snapshot
+            else:
+                self._others.append(self.last_snapshot)
         self._seconds += time.perf_counter() - start
 
     def _collect_outputs(self, loss_scale: float) -> Mapping[str, Measures]:
@@ -199,9 +240,11 @@ class GradientWatch(Callback):
 
     def _write(self) -> None:
         snapshot, self._snapshot = self._snapshot, None
+        others, self._others = self._others, []
         if snapshot is not None and self._writer is not None:
             start = time.perf_counter()
-            self._writer.write_snapshot(snapshot)
+            self.last_snapshot = join([snapshot, *others])
+            self._writer.write_snapshot(self.last_snapshot)
             self._seconds += time.perf_counter() - start
 
     def _measure_time(self, step: int, pl_module: pl.LightningModule) -> None:
@@ -227,3 +270,9 @@ class GradientWatch(Callback):
         if self._writer is not None:
             self._writer.close() if self._owns_writer else self._writer.flush()
         self._watch, self._writer, self._owns_writer, self._batch = None, None, False, None
+
+
+def events_folder(trainer: pl.Trainer) -> Path:
+    """Return `tensorboard/` in the trainer's log folder, which makes it a run's folder for `report` and the like."""
+    folder = Path(trainer.log_dir or trainer.default_root_dir)
+    return folder if folder.name == EVENTS else folder / EVENTS

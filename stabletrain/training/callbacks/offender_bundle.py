@@ -23,6 +23,7 @@ from stabletrain.torch_tools.isolation import preserve_rng
 from stabletrain.torch_tools.local_shards import any_sharded
 from stabletrain.training.lightning_internals import muted
 from stabletrain.training.optimization.stability import NonFiniteGradient
+from stabletrain.training.step_numbers import trained_network
 
 FOLDER, BUNDLE, OFFENDER = "offender", "bundle.pt", "offender.json"
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")  # buffers that a forward pass updates
@@ -173,7 +174,7 @@ def find_in_step(
     Returns:
         The offender; None if everything is finite.
     """
-    network = getattr(module, "network", module)
+    network = trained_network(module)
     step: Callable[..., Any] = module.training_step
 
     def loss_fn(part: Any) -> Tensor:

@@ -1,0 +1,97 @@
+"""Mistakes in the code, as they were noticed in training steps (`stabletrain.inspection`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stabletrain.diagnosis import remedies
+from stabletrain.diagnosis.observations import About, Observations
+from stabletrain.diagnosis.progress import LATE_FALL_UNHEALTHY, Progress, progress_of
+from stabletrain.vocabulary.finding import CRITICAL, INFO, WARNING, Finding
+from stabletrain.vocabulary.kinds import (
+    GRADIENTS_ACCUMULATE,
+    INPUT_SCALE,
+    NO_GRADIENT,
+    NONFINITE,
+    NOT_OPTIMIZED,
+    OUTPUT_ACTIVATION,
+    SHAPE_MISMATCH,
+    TARGET_SCALE,
+    WRONG_MODE,
+    Kind,
+)
+from stabletrain.vocabulary.notice import ADVICE, CERTAIN, CERTAINTY, DETAIL, HARMLESS, LIKELY, REMEDY, Notice
+
+MISTAKES = (
+    *(GRADIENTS_ACCUMULATE, NOT_OPTIMIZED, NO_GRADIENT, OUTPUT_ACTIVATION, SHAPE_MISMATCH, WRONG_MODE),
+    *(INPUT_SCALE, TARGET_SCALE),
+)
+OVERFLOW = "overflow"  # the origin of a non-finite value that a scale can explain
+PATIENCE = 0.1  # of the training budget, before a possible mistake is held responsible for the progress
+
+
+def find_mistakes(kind: Kind) -> Callable[[Observations], list[Finding]]:
+    """Return the rule that finds what was noticed of `kind`.
+
+    A certain mistake raises an alarm in any case: critical where training lags, a warning where it does not. A likely
+    one, such as a layer that no optimizer steps, raises an alarm if training lags, and a possible one, such as inputs
+    off scale, if it suffers: only the user knows whether it was intended.
+    """
+
+    def find(observations: Observations) -> list[Finding]:
+        return [_finding(notice, kind, observations) for notice in observations.notices if notice.kind == kind.name]
+
+    find.__name__ = f"find_{kind.name}"
+    return find
+
+
+def _finding(notice: Notice, kind: Kind, observations: Observations) -> Finding:
+    detail, in_code = notice.evidence.get(DETAIL, ""), notice.evidence.get(REMEDY, kind.in_code)
+    advice = notice.evidence.get(ADVICE, kind.advice)
+    return Finding(
+        kind=kind.name,
+        severity=_severity(notice, observations),
+        layer=notice.layer,
+        first_step=notice.first_step,
+        last_step=notice.last_step,
+        evidence={key: value for key, value in notice.evidence.items() if key not in (DETAIL, ADVICE, REMEDY)},
+        advice=f"{detail} {advice} In code: {in_code}.".lstrip(),
+    )
+
+
+def _severity(notice: Notice, observations: Observations) -> str:
+    certainty = notice.evidence.get(CERTAINTY, CERTAIN)
+    if certainty == HARMLESS:
+        return INFO
+    overflowed = _overflowed(observations)
+    if certainty != CERTAIN and overflowed is not None:
+        return CRITICAL if overflowed else INFO
+    progress = progress_of(observations)
+    if certainty == CERTAIN:
+        return CRITICAL if progress is None or _lags(progress) else WARNING
+    if progress is None or progress.share < PATIENCE:
+        return INFO
+    return WARNING if (_lags(progress) if certainty == LIKELY else progress.suffers) else INFO
+
+
+def _lags(progress: Progress) -> bool:
+    """Return whether training lags; also where the loss does not show it, or the training budget is unknown."""
+    if not getattr(progress, "is_measure", True):
+        return True
+    return progress.lags or (not progress.is_planned and progress.fall < LATE_FALL_UNHEALTHY * progress.share)
+
+
+def _overflowed(observations: Observations) -> bool | None:
+    """Return whether a non-finite value stems from an overflow; None without any whose origin is known."""
+    origins = [notice.evidence.get("origin") for notice in observations.notices if notice.kind == NONFINITE.name]
+    return any(origin == OVERFLOW for origin in origins) if origins else None
+
+
+def remedy_mistake(finding: Finding, about: About) -> list[remedies.Remedy]:
+    """Propose nothing: a mistake in the code is mended in the code."""
+    return []
+
+
+for _kind in MISTAKES:
+    _kind.rule(find_mistakes(_kind))
+    _kind.remedy(remedy_mistake)

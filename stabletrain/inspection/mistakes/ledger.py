@@ -1,0 +1,179 @@
+"""Keeps account of what happens to gradients: when they are added, used by an optimizer's step, and reset.
+
+Hooks on a few parameters see each gradient before it is added to `p.grad`; torch's hooks on all optimizers see each
+step.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+MAX_WATCHED = 8  # parameters with a hook: what is done to gradients is done to those of a whole optimizer
+MAX_SAMPLE = 16  # elements of a parameter that show whether it has changed
+
+
+class Account:
+    """The account of one parameter.
+
+    Attributes:
+        path: Path of the parameter.
+        num_added: Backward passes that gave it a nonzero gradient.
+        num_steps: Optimizer steps, or updates by hand, after the first of them.
+        num_used: Optimizer steps that found a nonzero gradient.
+        num_lost: Optimizer steps before which its gradient was reset.
+        num_discarded: Backward passes before which an unused gradient had been reset.
+        num_stale: Steps whose gradient included that of an earlier step.
+    """
+
+    def __init__(self, path: str, parameter: nn.Parameter) -> None:
+        self.path, self.parameter = path, parameter
+        self.num_added = self.num_steps = self.num_used = self.num_lost = self.num_discarded = self.num_stale = 0
+        self.has_optimizer = False
+        self._sample = sample_of(parameter)
+        self._was_stepped = self._is_unused = self._is_stale = False
+        ref = weakref.ref(self)
+        self._handle = parameter.register_hook(_Hook(ref))
+
+    def close(self) -> None:
+        """Remove the hook."""
+        self._handle.remove()
+
+    def add(self, gradient: Tensor) -> None:
+        """Note a gradient that is about to be added."""
+        if not self.has_optimizer:
+            self._look_for_update()
+        if self._was_stepped or self._is_stale:
+            self._is_stale = _is_nonzero(self.parameter.grad)
+        if self._is_unused and not self._was_stepped and self.parameter.grad is None:
+            self.num_discarded += 1
+        self._was_stepped = False
+        if not self._is_unused and _is_nonzero(gradient):
+            self._is_unused = True
+            self.num_added += 1
+
+    def step(self) -> None:
+        """Note an optimizer's step before it is taken."""
+        self.has_optimizer = True
+        if self._is_unused:
+            used = _is_nonzero(self.parameter.grad)
+            self.num_used += used
+            self.num_lost += not used
+        self._note_step()
+
+    def _note_step(self) -> None:
+        self.num_steps += self.num_added > 0
+        self.num_stale += self._is_stale
+        self._is_unused = self._is_stale = False
+        self._was_stepped = True
+
+    def _look_for_update(self) -> None:
+        """Note an update that no optimizer made, as in `p.data -= lr * p.grad`."""
+        sample = sample_of(self.parameter)
+        if sample != self._sample:
+            self._sample = sample
+            self.num_used += self._is_unused
+            self._note_step()
+
+
+class _Hook:
+    """A hook of a parameter. It is not pickled with the parameter, and does not keep its account alive."""
+
+    __torch_unserializable__ = True  # read by torch when it saves a tensor with hooks
+
+    def __init__(self, account: Callable[[], Account | None]) -> None:
+        self._account = account
+
+    def __call__(self, gradient: Tensor) -> None:
+        account = self._account()
+        if account is not None:
+            with torch.no_grad():
+                account.add(gradient)
+
+    def __deepcopy__(self, memo: Any) -> _Hook:
+        return _Hook(_gone)  # a copy of the model keeps no account
+
+    def __reduce__(self) -> Any:
+        return _Hook, (_gone,)
+
+
+def _gone() -> None:
+    return None
+
+
+class Ledger:
+    """Accounts of some parameters, and the optimizers that have taken a step.
+
+    Args:
+        model: The model that is trained.
+
+    Attributes:
+        accounts: Those of parameters spread over the model.
+        num_steps: Steps of any optimizer.
+        owned: `id` of each parameter of an optimizer that has taken a step.
+        optimizers: Those optimizers.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        named = [(path, p) for path, p in model.named_parameters() if p.requires_grad and p.numel()]
+        count = min(MAX_WATCHED, len(named))
+        chosen = [named[round(i * (len(named) - 1) / max(1, count - 1))] for i in range(count)]
+        self.accounts = [Account(path, p) for path, p in chosen]
+        self.num_steps = 0
+        self.owned: set[int] = set()
+        self.optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._of: weakref.WeakKeyDictionary[Optimizer, list[Account]] = weakref.WeakKeyDictionary()
+        ref = weakref.ref(self)
+
+        def before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            ledger = ref()
+            if ledger is not None:
+                ledger._note(optimizer)
+
+        def after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            ledger = ref()
+            if ledger is not None:
+                ledger.num_steps += 1
+
+        self._handles = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
+        for handle in self._handles:
+            weakref.finalize(self, handle.remove)
+
+    def _note(self, optimizer: Optimizer) -> None:
+        if optimizer not in self.optimizers:
+            ids = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            self.owned |= ids
+            self.optimizers.add(optimizer)
+            self._of[optimizer] = [account for account in self.accounts if id(account.parameter) in ids]
+        for account in self._of[optimizer]:
+            account.step()
+
+    def close(self) -> None:
+        """Remove all hooks."""
+        for account in self.accounts:
+            account.close()
+        for handle in self._handles:
+            handle.remove()
+
+
+def sample_of(parameter: Tensor) -> tuple[float, ...]:
+    """Return a few elements, spread over the parameter."""
+    flat = parameter.detach().reshape(-1)
+    return tuple(flat[:: max(1, -(-flat.numel() // MAX_SAMPLE))].tolist())
+
+
+def _is_nonzero(gradient: Tensor | None) -> bool:
+    if gradient is None:
+        return False
+    return bool(gradient._nnz() if gradient.is_sparse else gradient.any())
+
+
+def trainable(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
+    """Yield the parameters that require a gradient, by path."""
+    return ((path, p) for path, p in model.named_parameters() if p.requires_grad)

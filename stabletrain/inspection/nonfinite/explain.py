@@ -1,0 +1,181 @@
+"""Find the origin of the first non-finite value of a step, from the calls of the model and the graph of the loss."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from stabletrain.inspection.nonfinite.explanation import Explanation, bad_samples
+from stabletrain.inspection.nonfinite.loss_part import FoundInLoss, LossPart
+from stabletrain.inspection.nonfinite.model_call import ModelCall
+from stabletrain.inspection.nonfinite.weights import is_among, is_weight
+from stabletrain.signal.domains import has_nan, has_positive_infinity, is_bad
+from stabletrain.signal.operations import Leaf, Operation, OperationTrace, tensors_in
+from stabletrain.signal.user_code import ENDS, SKIPPED, find_line
+from stabletrain.torch_tools.isolation import differentiable, isolated
+from stabletrain.vocabulary.origins import BACKWARD, FORWARD, INPUT, TARGET, WEIGHT
+
+MAX_FRAMES = 40
+
+
+def explain(model: nn.Module, calls: Sequence[ModelCall], losses: Sequence[LossPart], loss_is_bad: bool) -> Explanation:
+    """Return where the first non-finite value comes from.
+
+    The calls of the model are repeated, from the random state that they had, and every operation is followed. What
+    the loop computed between the outputs and the loss is read from what the graph had saved.
+
+    Args:
+        model: The model, whose parameters are finite.
+        calls: Its calls in this step.
+        losses: What was kept of the graph before each backward pass.
+        loss_is_bad: Whether the loss is not finite; otherwise a gradient is not.
+    """
+    with isolated(model), differentiable(), OperationTrace(model) as trace:
+        replayed = [(call, *call.repeat()) for call in calls]
+    outputs = [x for _, outputs, _ in replayed for x in outputs]
+    trace.read_names(outputs)
+    found = trace.find(outputs)
+    if found is not None and not _is_mask(found):
+        return _from_trace(model, calls, trace, found, FORWARD)
+    before = [x.detach() for call in calls for x in call.outputs]
+    if any(is_bad(x) and not is_bad(y) for x, y in zip(before, outputs, strict=False)):
+        return _not_again(FORWARD)
+    return _in_loss(calls, losses) if loss_is_bad else _in_backward(model, calls, losses, trace, replayed)
+
+
+def _in_loss(calls: Sequence[ModelCall], losses: Sequence[LossPart]) -> Explanation:
+    for part in losses:
+        if part.is_bad and (inside := part.find_in_forward()) is not None:
+            return _from_loss(calls, inside, FORWARD)
+    return _unknown_target(calls) or Explanation(None, "the loss is not finite, although the outputs are", FORWARD)
+
+
+def _in_backward(
+    model: nn.Module,
+    calls: Sequence[ModelCall],
+    losses: Sequence[LossPart],
+    trace: OperationTrace,
+    replayed: Sequence[tuple[ModelCall, list[Tensor], list[Tensor]]],
+) -> Explanation:
+    for part in losses:
+        if (inside := part.find_in_backward()) is not None:
+            return _from_loss(calls, inside, BACKWARD)
+    found = _differentiate(model, trace, replayed)
+    if found is not None:
+        return _from_trace(model, calls, trace, found, BACKWARD)
+    if any(call.has_bad_gradient for call in calls):
+        risky = [part for loss in losses for part in loss.parts if part.saved]
+        name = risky[-1].name if risky else losses[0].parts[-1].name if losses and losses[0].parts else None
+        return Explanation(None, "the derivative of the loss is not finite", BACKWARD, name)
+    return _not_again(BACKWARD) if calls else Explanation(None, "a gradient is not finite", BACKWARD)
+
+
+def _differentiate(
+    model: nn.Module, trace: OperationTrace, replayed: Sequence[tuple[ModelCall, list[Tensor], list[Tensor]]]
+) -> Operation | Leaf | None:
+    """Repeat the backward pass of the calls at which finite gradients arrived."""
+    pairs, wanted = [], [p for p in model.parameters() if p.requires_grad]
+    for call, outputs, inputs in replayed:
+        wanted += inputs
+        for index, x in enumerate(outputs):
+            gradient = call.gradients.get(index)
+            if gradient is not None and x.requires_grad and not call.has_bad_gradient:
+                pairs.append((x, gradient if gradient.shape == x.shape else torch.ones_like(x)))
+    if not pairs or not wanted:
+        return None
+    outputs, gradients = zip(*pairs, strict=True)
+    with differentiable(), trace:
+        results = torch.autograd.grad(outputs, wanted, gradients, allow_unused=True)
+    return trace.find(g for g in results if g is not None)
+
+
+def _from_trace(
+    model: nn.Module, calls: Sequence[ModelCall], trace: OperationTrace, found: Operation | Leaf, phase: str
+) -> Explanation:
+    operation = found.user if isinstance(found, Leaf) else found
+    layer, module = trace.layer_of(operation.module), _module(model, operation.module)
+    place = operation.place or (calls[0].place if calls else None)
+    line = None if place is None else str(place)
+    length = next((len(x) for x in tensors_in([(c.args, c.kwargs) for c in calls]) if x.dim()), None)
+    if isinstance(found, Leaf):
+        origin, tensor = _kind_of(model, calls, found.tensor)
+        what = "NaN" if has_nan(found.tensor) else "Inf"
+        why = {INPUT: f"the batch contains {what}", WEIGHT: f"{tensor} contains {what}"}
+        rows = bad_samples(found.tensor, None if origin == INPUT else length)
+        return Explanation(
+            origin, why.get(origin, f"a tensor contains {what}"), phase, operation.node, module, layer, line, tensor,
+            samples=() if origin == WEIGHT else rows, reproducible=True,
+        )  # fmt: skip
+    origin, why = operation.judgement
+    dtype = str(operation.output.dtype).removeprefix("torch.")
+    rows = bad_samples(operation.output, length)
+    return Explanation(
+        origin, why, phase, operation.node, module, layer, line, dtype=dtype, samples=rows, reproducible=True
+    )
+
+
+def _from_loss(calls: Sequence[ModelCall], found: FoundInLoss, phase: str) -> Explanation:
+    origin, why = found.judgement
+    place = calls[0].place if calls else None
+    line = find_line(place, found.operation) or (None if place is None else str(place))
+    tensor, name = found.tensor, None
+    if origin == TARGET and tensor is None:
+        name, tensor = _bad_local(calls)
+    dtype = None if tensor is None else str(tensor.dtype).removeprefix("torch.")
+    samples = () if tensor is None else bad_samples(tensor)
+    return Explanation(origin, why, phase, found.operation, None, None, line, name, dtype, samples)
+
+
+def _kind_of(model: nn.Module, calls: Sequence[ModelCall], x: Tensor) -> tuple[str, str | None]:
+    path = is_weight(model, x)
+    if path is not None:
+        return WEIGHT, path
+    if is_among(x, [(call.args, call.kwargs) for call in calls]):
+        for call in calls:
+            for index, value in enumerate((*call.args, *call.kwargs.values())):
+                if is_among(x, value):
+                    return INPUT, f"argument {index}" if index < len(call.args) else [*call.kwargs][
+                        index - len(call.args)
+                    ]
+    return INPUT, None
+
+
+def _module(model: nn.Module, path: str | None) -> str | None:
+    return type(model).__name__ if path == "" else path
+
+
+def _is_mask(found: Operation | Leaf) -> bool:
+    """Return whether infinities in the outputs were put there on purpose."""
+    if isinstance(found, Leaf):
+        return not has_nan(found.tensor) and not has_positive_infinity(found.tensor)
+    return found.is_intended and not found.is_nan
+
+
+def _not_again(phase: str) -> Explanation:
+    why = "a replay of the step is finite: a random state that is not torch's, a race, or a fault of the hardware"
+    return Explanation(None, why, phase, reproducible=False)
+
+
+def _unknown_target(calls: Sequence[ModelCall]) -> Explanation | None:
+    name, tensor = _bad_local(calls)
+    if tensor is None:
+        return None
+    return Explanation(TARGET, f"{name} contains NaN", FORWARD, tensor=name, samples=bad_samples(tensor))
+
+
+def _bad_local(calls: Sequence[ModelCall]) -> tuple[str | None, Tensor | None]:
+    """Return a tensor that is not finite among the local variables of the training loop, such as the targets."""
+    frame = sys._getframe(1)
+    for _ in range(MAX_FRAMES):
+        if frame is None:
+            break
+        if not frame.f_code.co_filename.startswith((*ENDS, *SKIPPED)):
+            for name, value in list(frame.f_locals.items()):
+                for x in tensors_in(value):
+                    if not x.requires_grad and x.dim() and is_bad(x):
+                        return name, x
+        frame = frame.f_back
+    return None, None

@@ -1,0 +1,140 @@
+"""Notices the first non-finite value of a training, and explains it while all that led to it is still known."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stabletrain.inspection.inspector import Inspector, StepView
+from stabletrain.inspection.nonfinite.explain import explain
+from stabletrain.inspection.nonfinite.explanation import Explanation
+from stabletrain.inspection.nonfinite.loss_part import LossPart
+from stabletrain.inspection.nonfinite.model_call import ModelCall
+from stabletrain.inspection.nonfinite.weights import explain_weight
+from stabletrain.signal.layer_statistics import Measures
+from stabletrain.torch_tools.backward_calls import ignore_backward, observe_backward
+from stabletrain.torch_tools.outermost_calls import OutermostCalls
+from stabletrain.vocabulary.kinds import NONFINITE
+from stabletrain.vocabulary.notice import Notice
+
+MAX_CALLS = 32  # of the model in one step, whose arguments are kept
+MAX_EXPLAINED = 3  # steps of a run; each explanation costs some passes
+
+
+class NonFiniteInspector(Inspector):
+    """Explains the first step whose loss or gradient is not finite: the operation, the module and the line.
+
+    On every step it keeps references to the arguments and outputs of the model's calls, the state of torch's random
+    number generator (5 kB), and what risky operations of the loss, such as a square root, saved for their derivative;
+    all of it until the step has been inspected. Only a step that is not finite is replayed.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self._calls: list[ModelCall] = []
+        self._losses: list[LossPart] = []
+        self._outermost = OutermostCalls(model, self)
+        self._num_explained = 0
+        self._was_finite = True
+        observe_backward(self.before_backward)
+
+    def before_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelCall | None:
+        """Note a call of the model."""
+        if not self._was_finite or len(self._calls) >= MAX_CALLS:
+            return None
+        with self._harmless():
+            call = ModelCall.begin(module, args, kwargs)
+            self._calls.append(call)
+            return call
+
+    def after_call(self, call: ModelCall | None, output: Any) -> None:
+        """Note the output of a call."""
+        if call is not None:
+            with self._harmless():
+                call.end(output)
+
+    def before_backward(self, loss: Tensor) -> None:
+        """Keep what the backward pass of a loss will free."""
+        if not self._was_finite or loss.grad_fn is None or len(self._losses) >= MAX_CALLS:
+            return
+        if self._calls and not any(call.outputs for call in self._calls):
+            return
+        with self._harmless():
+            ends = [x.grad_fn for call in self._calls for x in call.outputs if x.grad_fn is not None]
+            bad = loss.device.type == "cpu" and loss.numel() == 1 and not math.isfinite(loss.item())
+            self._losses.append(LossPart(loss, ends, is_bad=bad))
+
+    @contextmanager
+    def _harmless(self) -> Iterator[None]:
+        """Let training go on as without the doctor, whatever goes wrong here."""
+        try:
+            yield
+        except Exception as error:
+            logging.getLogger(__name__).warning("origins of non-finite values are no longer looked for: %s", error)
+            self.detach()
+
+    @torch.no_grad()
+    def inspect(self, view: StepView) -> Iterable[Notice]:
+        """Return a notice with the origin if this step is the first that is not finite."""
+        try:
+            bad_loss = self._has_bad_loss(view)
+            is_finite = not bad_loss and not _has_bad_gradient(view)
+            if is_finite or not self._was_finite or self._num_explained >= MAX_EXPLAINED:
+                self._was_finite = is_finite
+                return ()
+            self._was_finite = False
+            self._num_explained += 1
+            found = self._explain(view, bad_loss)
+            return (Notice(NONFINITE.name, view.step, view.step, found.layer, found.evidence()),)
+        finally:
+            self._calls, self._losses = [], []
+            with self._harmless():
+                self._outermost.settle()
+
+    def detach(self) -> None:
+        """Stop following the model."""
+        self._outermost.close()
+        ignore_backward(self.before_backward)
+        self._calls, self._losses = [], []
+
+    def _has_bad_loss(self, view: StepView) -> bool:
+        if any(part.is_bad for part in self._losses):
+            return True
+        known = self._losses and all(part.loss.device.type == "cpu" for part in self._losses)
+        losses = [view.loss] if view.loss is not None else [] if known else [part.loss for part in self._losses]
+        return any(not _is_finite(loss) for loss in losses)
+
+    def _explain(self, view: StepView, bad_loss: bool) -> Explanation:
+        found = explain_weight(self.model, view.optimizers, view.step)
+        if found is not None:
+            return found
+        try:
+            return explain(self.model, self._calls, self._losses, bad_loss)
+        except Exception as error:  # a model may not stand a second call; training must go on as without the doctor
+            logging.getLogger(__name__).warning("the origin of a non-finite value was not found: %s", error)
+            return Explanation(None, f"the step could not be replayed: {error}")
+
+
+def _is_finite(loss: Tensor | float) -> bool:
+    if isinstance(loss, Tensor) and loss.numel() != 1:
+        return bool(loss.isfinite().all())
+    return math.isfinite(loss)
+
+
+def _has_bad_gradient(view: StepView) -> bool:
+    if view.snapshot is not None:
+        layers = view.snapshot.layers
+        if isinstance(layers, Measures):
+            return bool(layers.arrays.num_nonfinite.any())
+        return any(layer.num_nonfinite for layer in layers)
+    gradients = [p.grad for p in view.model.parameters() if p.grad is not None]
+    norms = torch._foreach_norm(gradients) if gradients else []  # pyright: ignore[reportPrivateImportUsage]
+    if all(math.isfinite(norm) for norm in norms):
+        return False
+    return any(not bool(g.isfinite().all()) for g in gradients)  # a norm may overflow by itself

@@ -1,0 +1,1 @@
+"""Reads what other tools log of a training: the loss, the learning rate, the gradient's norm, validation."""

@@ -1,0 +1,127 @@
+"""Notice the calls of a model that the training loop itself makes, at less than a microsecond each.
+
+A call of a module within another module's call is of no interest here. On the first step all modules are followed, to
+learn which ones the loop calls: the model as a rule, or several parts of it. From then on only these are.
+
+Every module has an attribute `_compiled_call_impl`, through which `Module.compile` redirects calls of one instance
+(checked with torch 2.13.0). It is neither pickled nor copied, other modules stay as fast as they are, and
+`torch.compile` traces through it without a break. The function that is set there calls `Module._call_impl`, or what was
+there before. Calls in graph recording (compile, export, trace) are not noticed.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from stabletrain.torch_tools.eager import REPLACED, is_compiler_loaded
+
+SLOT = "_compiled_call_impl"
+MAX_SEARCHES = 2  # for compiled models, after the first steps without a call; each takes some 30 ms
+Before = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
+After = Callable[[Any, Any], None]
+
+
+class OutermostCalls:
+    """Calls `owner.before_call(module, args, kwargs)` and, with what it returned and the output, `owner.after_call`.
+
+    Args:
+        model: The model, of which only a weak reference is kept.
+        owner: Referenced weakly; with it goes what was set on the modules.
+    """
+
+    def __init__(self, model: nn.Module, owner: Any) -> None:
+        self._model = weakref.ref(model)
+        self._owner = weakref.ref(owner)
+        self._depth = 0
+        self._seen: dict[int, nn.Module] = {}
+        self._learning = True
+        self._num_searches = 0
+        self._set: list[
+            tuple[weakref.ref[nn.Module], Any, Any]
+        ] = []  # module, what was there before, what is there now
+        for module in model.modules():
+            self._follow(module)
+
+    def settle(self) -> None:
+        """Follow only what was called until now; call this after the first step, and after each one to keep up."""
+        if self._learning and self._seen:
+            self._learning = False
+            self.close()
+            for module in self._seen.values():
+                self._follow(module)
+        elif self._learning:
+            self._find_compiled()
+        elif any((module := ref()) is not None and module.__dict__.get(SLOT) is not new for ref, _, new in self._set):
+            self._set = []  # the model was compiled in place since
+            for module in self._seen.values():
+                self._follow(module)
+
+    def close(self) -> None:
+        """Restore what was there before."""
+        for ref, old, new in self._set:
+            module = ref()
+            if module is not None and module.__dict__.get(SLOT) is new:
+                _put(module, old)
+        self._set = []
+
+    def _find_compiled(self) -> None:
+        """Follow `torch.compile(model)`, whose own call is outside of the graph; search all objects, once."""
+        model = self._model()
+        self._num_searches += 1
+        if model is None or self._num_searches > MAX_SEARCHES or not is_compiler_loaded():
+            return
+        kind = sys.modules["torch._dynamo"].OptimizedModule
+        for found in gc.get_objects():
+            if issubclass(type(found), kind) and found._modules.get("_orig_mod") is model:
+                self._follow(found)
+
+    def _follow(self, module: nn.Module) -> None:
+        if isinstance(module, torch.jit.ScriptModule):
+            return
+        old = module.__dict__.get(SLOT)
+        calls, itself = weakref.ref(self), weakref.ref(module)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            target = itself()
+            if torch.compiler.is_compiling():
+                return (target._call_impl if old is None else old)(*args, **kwargs)  # pyright: ignore[reportOptionalMemberAccess]
+            if threading.current_thread() is not threading.main_thread():
+                target = sys._getframe(1).f_locals.get("self", target)  # a replica of `nn.DataParallel` shares the slot
+            assert target is not None
+            run, own = target._call_impl if old is None else old, calls()
+            return run(*args, **kwargs) if own is None else own._run(run, target, args, kwargs)
+
+        setattr(call, REPLACED, old)
+        _put(module, call)
+        self._set.append((itself, old, call))
+
+    def _run(self, run: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        owner = self._owner()
+        if self._depth or owner is None or not torch.is_grad_enabled() or torch.jit.is_tracing():
+            return run(*args, **kwargs)
+        if self._learning:
+            self._seen.setdefault(id(module), module)
+        noted = owner.before_call(module, args, kwargs)
+        self._depth += 1
+        try:
+            output = run(*args, **kwargs)
+        finally:
+            self._depth -= 1
+        owner.after_call(noted, output)
+        return output
+
+
+def _put(module: nn.Module, value: Any) -> None:
+    """Set the slot of this instance, past any `__setattr__` of its own."""
+    if value is None:
+        module.__dict__.pop(SLOT, None)
+    else:
+        module.__dict__[SLOT] = value

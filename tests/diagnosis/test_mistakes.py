@@ -1,0 +1,67 @@
+"""Notices of mistakes become findings: their severity, their words, and what they explain."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stabletrain.diagnosis.doctor import diagnose
+from stabletrain.diagnosis.observations import About, Observations, Series
+from stabletrain.diagnosis.rules.mistakes import MISTAKES
+from stabletrain.vocabulary.kinds import KINDS
+from stabletrain.vocabulary.notice import Notice
+
+STEPS = np.arange(200)
+STUCK, LEARNED = np.full(200, 2.3), 2.3 * 0.97**STEPS
+HALF = np.maximum(LEARNED, 1.0)  # a fall of 57%: training lags and does not suffer
+
+
+def observed(notice: Notice, losses=STUCK, *others: Notice) -> Observations:
+    scalars = {"train/loss": Series(STEPS, losses)}
+    return Observations(scalars=scalars, notices=(notice, *others), about=About(num_steps=200, prior_loss=2.3))
+
+
+def seen(kind: str, certainty: str, **evidence) -> Notice:
+    return Notice(kind, 0, 9, evidence={"certainty": certainty, **evidence})
+
+
+@pytest.mark.parametrize("kind", [kind.name for kind in MISTAKES])
+@pytest.mark.parametrize(
+    ("certainty", "stuck", "half", "learned"),
+    [
+        ("certain", "critical", "critical", "warning"),
+        ("likely", "warning", "warning", "info"),
+        ("possible", "warning", "info", "info"),
+        ("harmless", "info", "info", "info"),
+    ],
+)
+def test_the_severity_follows_certainty_and_progress(kind, certainty, stuck, half, learned):
+    notice = seen(kind, certainty)
+    assert {f.severity for f in diagnose(observed(notice, HALF)) if f.kind == kind} == {half}
+    assert {f.severity for f in diagnose(observed(notice, LEARNED)) if f.kind == kind} == {learned}
+    found = diagnose(observed(notice))
+    assert next(f.kind == kind for f in found if f.because_of is None) == (stuck != "info")
+    if stuck != "info":
+        assert found[0].kind == kind
+        assert {f.because_of for f in found[1:] if f.kind == "no_progress"} == {kind}
+
+
+def test_the_advice_names_what_was_seen_and_the_line():
+    notice = seen("input_scale", "possible", detail="Mean 3, deviation 4.", remedy="x = (x - 3) / 4", mean=3.0)
+    finding = next(f for f in diagnose(observed(notice)) if f.kind == "input_scale")
+    assert finding.advice == f"Mean 3, deviation 4. {KINDS['input_scale'].advice} In code: x = (x - 3) / 4."
+    assert finding.evidence == {"certainty": "possible", "mean": 3.0}
+    other = seen("input_scale", "possible", detail="All zero.", advice="Look at the data.", remedy="print(x)")
+    assert diagnose(observed(other))[0].advice == "All zero. Look at the data. In code: print(x)."
+
+
+@pytest.mark.parametrize(("origin", "severity"), [("overflow", "critical"), ("invalid_operation", "info")])
+def test_a_scale_explains_an_overflow_and_nothing_else_that_is_not_finite(origin, severity):
+    broken = Notice("nonfinite", 5, 5, evidence={"origin": origin})
+    found = diagnose(observed(seen("input_scale", "possible"), LEARNED, broken))
+    assert next(f.severity for f in found if f.kind == "input_scale") == severity
+
+
+def test_without_notices_there_is_nothing_to_find():
+    kinds = {kind.name for kind in MISTAKES}
+    assert [f for f in diagnose(Observations(about=About(num_steps=10))) if f.kind in kinds] == []
