@@ -72,7 +72,7 @@ def find_line(after: Place | None, operation: str) -> str | None:
     if tree is None or not wanted:
         return None
     first, root = tree
-    numbers = [first + node.lineno - 1 for node in ast.walk(root) if _mentions(node, wanted)]
+    numbers = [first + getattr(node, "lineno", 1) - 1 for node in ast.walk(root) if _mentions(node, wanted)]
     found = [n for n in numbers if n >= after.line] or numbers
     return describe(after.code.co_filename, min(found)) if found else None
 

@@ -105,7 +105,7 @@ class OutermostCalls:
 
     def _run(self, run: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         owner = self._owner()
-        if self._depth or owner is None or not torch.is_grad_enabled() or torch.jit.is_tracing():
+        if self._depth or owner is None or not torch.is_grad_enabled() or torch._C._get_tracing_state():
             return run(*args, **kwargs)
         if self._learning:
             self._seen.setdefault(id(module), module)
