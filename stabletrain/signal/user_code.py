@@ -40,7 +40,9 @@ def describe(filename: str, line: int) -> str:
 
 def here(depth: int = 1) -> Place | None:
     """Return the innermost line of the user's code among the callers, of other packages if there is none of theirs."""
-    frame: FrameType | None = sys._getframe(depth)
+    frame: FrameType | None = sys._getframe()
+    for _ in range(depth):
+        frame = frame.f_back if frame is not None else None
     of_package: Place | None = None
     for _ in range(MAX_FRAMES):
         if frame is None:

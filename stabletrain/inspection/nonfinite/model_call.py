@@ -81,7 +81,7 @@ class ModelCall:
         inputs: list[Tensor] = []
         args, kwargs = _detached((self.args, self.kwargs), inputs)
         wraps = isinstance(self.module, nn.parallel.DistributedDataParallel)  # whose own call waits for other processes
-        module = self.module.module if wraps else self.module
+        module: Any = self.module.module if wraps else self.module
         with self._conditions():
             return [*outputs_in(module(*args, **kwargs))], inputs
 
