@@ -63,6 +63,9 @@ def recognize(outputs: Tensor, gradient: Tensor, loss: float) -> Targets | None:
             found = _classes(_rows(z, axis), _rows(g, axis), loss)
             if found is not None:
                 return found
+    z, g = (x.reshape(len(x), -1) if x.dim() else x.reshape(1, 1) for x in (z, g))
+    used = g.any(dim=0)  # the loss may be that of the last position of a sequence only
+    z, g = z[:, used], g[:, used]
     return _binary(z, g, loss) or _real(z, g, loss)
 
 
@@ -90,19 +93,19 @@ def _binary(z: Tensor, g: Tensor, loss: float) -> Targets | None:
     if scale is None and z.min() >= 0 and z.max() <= 1:
         inner = z.clamp(1e-6, 1 - 1e-6)
         scale = _fit(g, (z - y) / (inner * (1 - inner)), F.binary_cross_entropy(z, y, reduction="none"), loss)
-    return None if scale is None else Targets("binary", _columns(y), _columns(y).shape[1], scale)
+    return None if scale is None else Targets("binary", y, y.shape[1], scale)
 
 
 def _real(z: Tensor, g: Tensor, loss: float) -> Targets | None:
     """Recognize a squared error that is a sum or a mean, over all or over the examples, or half of it."""
-    if loss <= 0 or (g == 0).float().mean() > MAX_ZERO or (z.dim() > 1 and z.shape[-1] > 1 and _adds_up_to_zero(g)):
+    if loss <= 0 or (g == 0).float().mean() > MAX_ZERO or (z.shape[1] > 1 and _adds_up_to_zero(g)):
         return None
     weight = float(g.square().sum()) / (4 * loss)
     scale = weight * z.numel()
-    usual = (1.0, float(z.numel()), z.numel() / max(1, len(z)) if z.dim() else 1.0)
+    usual = (1.0, float(z.numel()), z.numel() / len(z))
     if not any(abs(scale / (factor * s) - 1) < SCALE_TOLERANCE for s in usual for factor in (1.0, 0.5)):
         return None
-    y = _columns(z - g / (2 * weight))
+    y = z - g / (2 * weight)
     return Targets("real", y, y.shape[1], scale)
 
 
@@ -137,8 +140,3 @@ def _is_usual(factor: float) -> bool:
     near: Callable[[float, float], bool] = lambda a, b: abs(a / b - 1) < TOLERANCE  # noqa: E731
     divisor = round(1 / factor) if factor < 1 else 1
     return (1 <= divisor <= MAX_DIVISOR and near(factor * divisor, 1)) or near(factor, 2.0 ** round(math.log2(factor)))
-
-
-def _columns(y: Tensor) -> Tensor:
-    """Return targets as (n, D); one axis means one output for each example."""
-    return y.reshape(-1, 1) if y.dim() < 2 else y.reshape(-1, y.shape[-1])

@@ -39,6 +39,17 @@ def linear(size: int, *tail: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Linear(3, size), *tail)
 
 
+class Last(nn.Module):
+    """Returns outputs for three positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.stack([x, -x, 2 * x], dim=1))
+
+
 class Tokens(nn.Module):
     """Returns outputs for two positions, in a dict."""
 
@@ -66,6 +77,7 @@ KNOWN = {
     "binary": (linear(1), F.binary_cross_entropy_with_logits, RARE, 1.0, RARE_ENTROPY),
     "probabilities": (linear(1, nn.Sigmoid()), F.binary_cross_entropy, RARE, 1.0, RARE_ENTROPY),
     "squared": (linear(1), F.mse_loss, REAL, 1.0, 9.0),
+    "the last position": (Last(), lambda z, y: F.mse_loss(z[:, -1], y), REAL, 1.0, 9.0),
     "half of it": (linear(1), lambda z, y: (z - y).square().mean() / 2, REAL, 1.0, 4.5),
     "one axis": (linear(1, nn.Flatten(0)), lambda z, y: F.mse_loss(z, y[:, 0]), REAL, 1.0, 9.0),
 }

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,7 @@ from stabletrain.inspection.prior_loss import PriorLoss
 from stabletrain.inspection.time_flow import TimeFlow
 from stabletrain.integrations.plain_loop.models import join, parts_of
 from stabletrain.integrations.plain_loop.saving import RunOfDoctor, save_run, ship
+from stabletrain.integrations.plain_loop.schedule import EVERY, FIRST, Schedule
 from stabletrain.integrations.plain_loop.skipped import Skipped
 from stabletrain.integrations.plain_loop.unjudged import in_one_line, trusted, unjudged, why_unknown
 from stabletrain.signal.cadence import is_due
@@ -41,15 +43,13 @@ from stabletrain.vocabulary.finding import HEALTHY, UNKNOWN, Finding, verdict_of
 from stabletrain.vocabulary.signals import CLIP, GRADIENT, MOMENT, SIGNALS, UPDATE
 from stabletrain.vocabulary.statuses import FAILED, FINISHED
 
-EVERY = 10  # steps between two measurements of signals other than the gradient; as in conf/watch/default.yaml
 SPINNING_REMEDY = (
     "Call torch.set_num_threads(1), or start Python with OMP_WAIT_POLICY=PASSIVE in its environment (it has no effect "
     "once torch is imported)."
 )
-FIRST = 10  # first steps, all of which are measured: they show the initialization
 HISTOGRAMS_EVERY = 50  # steps; as in conf/watch/default.yaml
 MAX_HISTOGRAMS = 24  # snapshots with histograms that are kept; beyond, every other one is dropped
-MIN_STEPS = 100  # fewer are a trial, not a training: they are not judged by what they have reached
+MIN_STEPS = 150  # as the shortest trainings of the benchmark; fewer are not judged by what they have reached
 
 
 class Doctor:
@@ -60,7 +60,7 @@ class Doctor:
 
     Nothing but the model need be told. The optimizers are recognized on their first step. The loss at chance level is
     inferred from the outputs of the first steps and their gradients, for the usual losses. Without `num_steps`, a
-    diagnosis of 100 or more steps judges the training as if it ended there; if the loop goes on after a diagnosis, the
+    diagnosis of 150 or more steps judges the training as if it ended there; if the loop goes on after a diagnosis, the
     following ones expect it to go on. `report` says what could not be judged, and the argument that would allow it.
 
     Args:
@@ -102,6 +102,7 @@ class Doctor:
         self._optimizers = Optimizers(model, given)
         self._optimizers.on_first_step = self._note_first_lr
         self._watch = Watch(model, optimizer=self._optimizers, signals=SIGNALS)  # pyright: ignore[reportArgumentType]
+        self._schedule = Schedule(model)
         self._inspections = Inspections(model)
         self._prior = PriorLoss(parts_of(model)) if prior_loss is None else None
         self._flow: TimeFlow | None = TimeFlow(model)
@@ -148,14 +149,13 @@ class Doctor:
         self._optimizers.settle()
         self._collect()
         with_histograms = self._step == 0 or is_due(self._step, HISTOGRAMS_EVERY)
-        others = _is_measured(self._step)
+        others = self._schedule.is_measured(self._step)
         self._pending = self._watch.step(histograms=with_histograms, step=self._step, others=others)
         self._added = set()
         self._loss = loss.detach() if isinstance(loss, Tensor) else loss
         if with_histograms:
             self._keep_histograms(self._pending)
-        if others:
-            self._look_at_outputs()
+        self._look_at_outputs()
         view = StepView(self._step, self._model, loss, self._optimizers.known, self._pending)
         for notice in self._inspections.step(view):
             self._history.add_notice(notice)
@@ -204,13 +204,13 @@ class Doctor:
     @property
     def findings(self) -> list[Finding]:
         """The findings so far, each cause before its symptoms."""
-        return _diagnose(self.observations)
+        return self._judge(self.observations)
 
     @property
     def verdict(self) -> str:
         """`healthy`, the kind of the worst finding, or `unknown` if too little was seen to tell."""
         observations = self.observations
-        return self._verdict(observations, _diagnose(observations))
+        return self._verdict(observations, self._judge(observations))
 
     @property
     def num_skipped(self) -> int:
@@ -220,7 +220,7 @@ class Doctor:
     def report(self) -> str:
         """Return the verdict, the findings with their advice, and what could not be judged, as text."""
         observations = self.observations
-        findings = _diagnose(observations)
+        findings = self._judge(observations)
         lines = describe(findings)
         reason = why_unknown(observations, self._step)
         if reason is not None and verdict_of(findings) == HEALTHY:
@@ -299,6 +299,16 @@ class Doctor:
         )
         return self._history.observations()
 
+    def _judge(self, observations: Observations) -> list[Finding]:
+        """Return the findings.
+
+        A recurrent network first forgets, then learns to remember: unless the user asks for it, the gradient through
+        time is not held against a training that has hardly begun.
+        """
+        if self._flow is not None and observations.about.num_steps is None and self._step < MIN_STEPS:
+            observations = replace(observations, time={})
+        return trusted(diagnose(observations), observations)
+
     def _verdict(self, observations: Observations, findings: Sequence[Finding]) -> str:
         verdict = verdict_of(findings)
         return UNKNOWN if verdict == HEALTHY and why_unknown(observations, self._step) else verdict
@@ -306,13 +316,13 @@ class Doctor:
     def _announce(self) -> None:
         assert self._openings is not None
         start_s = time.perf_counter()
-        for line in self._openings.changes(max(0, self._step - 1), _diagnose(self._observe(as_ended=self._is_over))):
+        for line in self._openings.changes(max(0, self._step - 1), self._judge(self._observe(as_ended=self._is_over))):
             self._say(line)
         self._openings.note_cost(self._step, time.perf_counter() - start_s)
 
     def _save(self, folder: Path | str, status: str, mlflow: bool) -> Path:
         observations = self._observe(as_ended=True)
-        findings = _diagnose(observations)
+        findings = self._judge(observations)
         run = RunOfDoctor(
             observations=observations,
             findings=findings,
@@ -333,16 +343,16 @@ class Doctor:
 
     def _expect(self) -> None:
         """Prepare for the coming forward pass."""
-        is_measured = _is_measured(self._step)
-        self._watch.expect(taps=is_measured, histograms=False)
-        for looking in (self._prior, self._flow):
-            if looking is not None and is_measured:
-                looking.open()
+        self._watch.expect(taps=self._schedule.is_measured(self._step), histograms=False)
+        if self._prior is not None:
+            self._prior.open()
+        if self._flow is not None and self._schedule.follows_time(self._step):
+            self._flow.open()
 
     def _look_at_outputs(self) -> None:
         if self._prior is not None:
             self._prior.see(self._loss)
-        if self._flow is not None:
+        if self._flow is not None and self._schedule.follows_time(self._step):
             for found in self._flow.collect():
                 self._history.add_time(self._step, found.layer, found.norms)
 
@@ -428,11 +438,3 @@ class Doctor:
         self._histograms[snapshot.step] = snapshot
         if len(self._histograms) > MAX_HISTOGRAMS:
             self._histograms = {step: self._histograms[step] for step in sorted(self._histograms)[::2]}
-
-
-def _diagnose(observations: Observations) -> list[Finding]:
-    return trusted(diagnose(observations), observations)
-
-
-def _is_measured(step: int) -> bool:
-    return step < FIRST or is_due(step, EVERY)

@@ -214,7 +214,7 @@ def test_the_gradient_through_time_is_measured_without_being_told():
 
     model = Net()
     nn.init.constant_(model.rnn.weight_hh_l0, 0.01)
-    doctor, optimizer = st.Doctor(model), torch.optim.SGD(model.parameters(), lr=0.1)
+    doctor, optimizer = st.Doctor(model, num_steps=31), torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(31):
         loss = (model(torch.randn(8, 9, 2)) - 1).square().mean()
         optimizer.zero_grad()
@@ -222,8 +222,8 @@ def test_the_gradient_through_time_is_measured_without_being_told():
         doctor.step(loss)
         optimizer.step()
     waves = doctor.observations.time["rnn.l0"]
-    assert waves.steps.tolist() == [*range(10), 19, 29]
-    assert waves.values.shape == (12, 9)
+    assert waves.steps.tolist() == [0, 1, 3, 9, 19, 29]
+    assert waves.values.shape == (6, 9)
     assert "time_vanishing" in {finding.kind for finding in doctor.findings}
 
 
@@ -251,3 +251,13 @@ def test_training_is_bit_identical(kind):
         return [*model.parameters(), *model.buffers(), torch.rand(3)]
 
     assert all(torch.equal(a, b) for a, b in zip(run(True), run(False), strict=True))
+
+
+@pytest.mark.parametrize(("depth", "steps"), [(2, [*range(10), 19, 29]), (40, [0, 1, 2, 3])], ids=["shallow", "deep"])
+def test_deep_networks_are_measured_less_often(depth, steps):
+    model = network(depth)
+    doctor = st.Doctor(model)
+    train(model, torch.optim.SGD(model.parameters(), lr=0.01), doctor, 30)
+    found = doctor.observations.rms
+    assert found["activation"].steps.tolist() == steps
+    assert found["gradient"].steps.tolist() == [*range(30)]
