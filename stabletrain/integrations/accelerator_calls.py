@@ -29,7 +29,7 @@ class AcceleratorCalls:
     def open(self) -> None:
         """Begin to note."""
         if not self._undo:
-            me = weakref.ref(self)
+            me: weakref.ref[AcceleratorCalls] = weakref.ref(self)
             self._undo = [_wrap("backward", me, before=True), _wrap("clip_grad_norm_", me, before=False)]
 
     def close(self) -> None:

@@ -65,7 +65,7 @@ def join(parts: Sequence[Snapshot]) -> Snapshot:
             signals.setdefault(signal, []).append(layers)
         for kind, shares in part.units.items():
             units[kind] = units.get(kind, {}) | dict(shares)
-    joined = {signal: _join_layers(found) for signal, found in signals.items()}
+    joined: dict[str, Sequence[LayerStatistics]] = {name: _join_layers(found) for name, found in signals.items()}
     return Snapshot(parts[-1].step, _join_layers([part.layers for part in parts]), joined, units)
 
 

@@ -6,6 +6,7 @@ import copy
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -221,6 +222,78 @@ def test_a_vanishing_gradient_is_named(dataset, tmp_path, capsys):
     assert verdict_of(findings) == "vanishing"
     assert "\n".join(describe(findings, NUM_STEPS)) in capsys.readouterr().out
     assert json.loads((tmp_path / "findings.json").read_text())[0]["kind"] == "vanishing"
+
+
+def test_every_loss_and_norm_is_recorded_however_rarely_the_trainer_logs(dataset, tmp_path):
+    from accelerate import Accelerator
+
+    methods = Accelerator.backward, Accelerator.clip_grad_norm_
+    settings = {"gradient_accumulation_steps": 2, "max_steps": 3, "logging_steps": 500, "max_grad_norm": 0.5}
+    train(make_gpt2(), dataset, tmp_path, [make_callback()], **settings)
+    record = load_record(tmp_path)
+    model, expected = make_gpt2(), []
+    for i in range(2):  # the loss of the first step, before any weight changed
+        rows = dataset[i * BATCH : (i + 1) * BATCH]
+        x, y = (torch.stack([row[key] for row in rows]) for key in ("input_ids", "labels"))
+        expected.append(float(model(input_ids=x, labels=y).loss.detach()))
+    losses = record.scalars[names.TRAIN_LOSS]
+    assert losses.steps == [0, 1, 2]
+    assert losses.values[0] == pytest.approx(sum(expected) / 2, rel=1e-5)
+    assert record.scalars[names.NORM_TOTAL].steps == [0, 1, 2]
+    assert record.scalars[names.NORM_AFTER].values == pytest.approx([0.5] * 3, rel=1e-4)
+    assert record.scalars[names.CLIP_FRACTION].values[-1] == 1.0
+    assert (Accelerator.backward, Accelerator.clip_grad_norm_) == methods
+
+
+def test_metrics_of_the_evaluation_are_found_under_their_names(dataset, tmp_path):
+    from stabletrain.integrations.huggingface import _of_evaluation
+
+    assert [_of_evaluation(name) for name in ("eval_loss", "eval_accuracy", "loss", "eval_runtime")] == [
+        names.VAL_LOSS,
+        names.VAL_ACCURACY,
+        None,
+        None,
+    ]
+
+
+def test_a_nan_is_found_though_the_trainer_hides_it_from_its_log(dataset, tmp_path):
+    model = make_gpt2()
+    calls = []
+
+    def poison(module, inputs, output):
+        calls.append(1)
+        return output * float("nan") if len(calls) == 4 else output
+
+    model.lm_head.register_forward_hook(poison)
+    train(model, dataset, tmp_path, [make_callback()])
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["verdict"] == "nonfinite"
+
+
+def test_a_run_that_raised_is_diagnosed_at_exit(tmp_path):
+    code = f"""
+import sys
+sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}
+import torch, transformers
+import importlib.util
+spec = importlib.util.spec_from_file_location("cases", {__file__!r})
+cases = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(cases)
+data = [{{"input_ids": torch.full((8,), i % 40), "labels": torch.full((8,), i % 40)}} for i in range(24)]
+model = cases.make_gpt2()
+def stop(module, inputs, output):
+    stop.calls = getattr(stop, "calls", 0) + 1
+    loss = output.sum() * float("nan") if stop.calls == 4 else output.sum()
+    if not torch.isfinite(loss):
+        raise ValueError("the loss is not finite")
+model.lm_head.register_forward_hook(stop)
+cases.train(model, data, {str(tmp_path)!r}, [cases.make_callback()])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert "the loss is not finite" in done.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["status"], summary["verdict"], summary["steps"]) == ("failed", "nonfinite", 3)
+    assert "verdict: nonfinite" in done.stdout
 
 
 def test_a_wrong_setting_is_refused():

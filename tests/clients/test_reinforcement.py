@@ -1,0 +1,57 @@
+"""stable-baselines3's DQN and PPO, whose loop calls no hook of ours: the doctor is called where the optimizer steps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from client_runs import Run, break_, check_broken, check_healthy, rate, weights_of
+
+import stabletrain as st
+
+sb3 = pytest.importorskip("stable_baselines3")
+pytest.importorskip("gymnasium")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+ALGORITHMS = {
+    "dqn": (sb3.DQN, 1e-3, {"learning_starts": 100, "train_freq": 4, "policy_kwargs": {"net_arch": [32, 32]}}, 700),
+    "ppo": (sb3.PPO, 3e-4, {"n_steps": 128, "n_epochs": 4, "batch_size": 32}, 1000),
+}
+
+
+def make_client(name):
+    algorithm, lr, settings, num_steps = ALGORITHMS[name]
+
+    def train(fault, watched, folder) -> Run:
+        model = algorithm("MlpPolicy", "CartPole-v1", learning_rate=rate(lr, fault), seed=0, device="cpu", **settings)
+        trained = model.q_net if name == "dqn" else model.policy
+        break_(trained, fault)
+        doctor = st.Doctor(trained, optimizer=model.policy.optimizer) if watched else None
+        if doctor is not None:  # a global hook, which runs before those of the optimizer itself
+            optimizer = model.policy.optimizer
+            handle = torch.optim.optimizer.register_optimizer_step_pre_hook(
+                lambda stepped, *_: doctor.step() if stepped is optimizer else None
+            )
+        try:
+            model.learn(num_steps)
+        except ValueError:  # torch's distributions refuse NaN
+            if fault is None:
+                raise
+        finally:
+            if doctor is not None:
+                handle.remove()
+        if doctor is None:
+            return Run(weights_of(trained))
+        return Run(weights_of(trained), doctor.verdict, doctor.findings)
+
+    return train
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_healthy_run_is_left_alone(name, tmp_path):
+    check_healthy(make_client(name), tmp_path)
+
+
+@pytest.mark.parametrize("fault", ["rate", "nan"])
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_what_broke_it_comes_first(name, fault, tmp_path):
+    check_broken(make_client(name), fault, tmp_path)
