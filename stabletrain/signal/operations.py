@@ -159,7 +159,7 @@ class OperationTrace(TorchDispatchMode):
 
     def _note_scope(self, node: Any) -> tuple[int, _Scope]:
         if node is None:
-            seq = torch._C._get_sequence_nr() - 1 if hasattr(torch._C, "_get_sequence_nr") else _latest()
+            seq = _latest()
             scope = _Scope(self._stack[-1] if self._stack else None, here(3))
             self._names.scopes.setdefault(seq, scope)  # a later operation without a node has the same number
             return seq, scope
@@ -312,7 +312,8 @@ def _storage(x: Tensor) -> int:
 
 
 def _latest() -> int:
-    return torch.autograd._get_sequence_nr() - 1  # pyright: ignore[reportAttributeAccessIssue]
+    """Return the number of the node that autograd made last; it is made before the operation runs."""
+    return torch.autograd._get_sequence_nr() - 1  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _matches(node: str | None, operation: Operation) -> bool:

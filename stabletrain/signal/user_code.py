@@ -40,7 +40,9 @@ def describe(filename: str, line: int) -> str:
 
 def here(depth: int = 1) -> Place | None:
     """Return the innermost line of the user's code among the callers, of other packages if there is none of theirs."""
-    frame: FrameType | None = sys._getframe(depth)
+    frame: FrameType | None = sys._getframe()
+    for _ in range(depth):
+        frame = frame.f_back if frame is not None else None
     of_package: Place | None = None
     for _ in range(MAX_FRAMES):
         if frame is None:
@@ -72,7 +74,7 @@ def find_line(after: Place | None, operation: str) -> str | None:
     if tree is None or not wanted:
         return None
     first, root = tree
-    numbers = [first + node.lineno - 1 for node in ast.walk(root) if _mentions(node, wanted)]
+    numbers = [first + getattr(node, "lineno", 1) - 1 for node in ast.walk(root) if _mentions(node, wanted)]
     found = [n for n in numbers if n >= after.line] or numbers
     return describe(after.code.co_filename, min(found)) if found else None
 

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from stabletrain.torch_tools.eager import REPLACED, is_compiler_loaded
+from stabletrain.torch_tools.eager import REPLACED, is_compiled, is_compiler_loaded
 
 SLOT = "_compiled_call_impl"
-MAX_SEARCHES = 2  # for compiled models, after the first steps without a call; each takes some 30 ms
+MAX_SEARCHES = 3  # for compiled models, at the beginning and after the first steps; each takes some 30 ms
 Before = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
 After = Callable[[Any, Any], None]
 
@@ -44,22 +44,30 @@ class OutermostCalls:
         self._seen: dict[int, nn.Module] = {}
         self._learning = True
         self._num_searches = 0
-        self._set: list[
-            tuple[weakref.ref[nn.Module], Any, Any]
-        ] = []  # module, what was there before, what is there now
-        for module in model.modules():
+        self._set: list[tuple[weakref.ref[nn.Module], Any, Any]] = []  # module, what was there before, what is there
+        compiled = self._find_compiled()
+        for module in model.modules() if compiled is None else {id(m): m for m in (model, *compiled)}.values():
             self._follow(module)
 
     def settle(self) -> None:
         """Follow only what was called until now; call this after the first step, and after each one to keep up."""
-        if self._learning and self._seen:
+        if not self._learning:
+            self._keep_up()
+            return
+        compiled = self._find_compiled()
+        if compiled is not None:  # changing a part of it would compile it again
+            self._learning = not self._seen
+            for module in compiled:
+                if not any(ref() is module for ref, *_ in self._set):
+                    self._follow(module)
+        elif self._seen:
             self._learning = False
             self.close()
             for module in self._seen.values():
                 self._follow(module)
-        elif self._learning:
-            self._find_compiled()
-        elif any((module := ref()) is not None and module.__dict__.get(SLOT) is not new for ref, _, new in self._set):
+
+    def _keep_up(self) -> None:
+        if any((module := ref()) is not None and module.__dict__.get(SLOT) is not new for ref, _, new in self._set):
             self._set = []  # the model was compiled in place since
             for module in self._seen.values():
                 self._follow(module)
@@ -72,16 +80,20 @@ class OutermostCalls:
                 _put(module, old)
         self._set = []
 
-    def _find_compiled(self) -> None:
-        """Follow `torch.compile(model)`, whose own call is outside of the graph; search all objects, once."""
+    def _find_compiled(self) -> list[nn.Module] | None:
+        """Return what `torch.compile` made of the model or its parts, whose own calls are outside of the graph.
+
+        Returns:
+            The wrappers, none for modules that were compiled in place; None if nothing was compiled.
+        """
         model = self._model()
         self._num_searches += 1
         if model is None or self._num_searches > MAX_SEARCHES or not is_compiler_loaded():
-            return
+            return None
+        parts = {id(module) for module in model.modules()}
         kind = sys.modules["torch._dynamo"].OptimizedModule
-        for found in gc.get_objects():
-            if issubclass(type(found), kind) and found._modules.get("_orig_mod") is model:
-                self._follow(found)
+        found = [x for x in gc.get_objects() if issubclass(type(x), kind) and id(x._modules.get("_orig_mod")) in parts]
+        return found if found or any(map(is_compiled, model.modules())) else None
 
     def _follow(self, module: nn.Module) -> None:
         if isinstance(module, torch.jit.ScriptModule):
@@ -105,7 +117,7 @@ class OutermostCalls:
 
     def _run(self, run: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         owner = self._owner()
-        if self._depth or owner is None or not torch.is_grad_enabled() or torch.jit.is_tracing():
+        if self._depth or owner is None or not torch.is_grad_enabled() or torch._C._get_tracing_state():
             return run(*args, **kwargs)
         if self._learning:
             self._seen.setdefault(id(module), module)

@@ -174,7 +174,7 @@ def fit_darts(kind, **settings):
         models = pytest.importorskip("darts.models")
         trainer = {**SETTINGS, "callbacks": callbacks, "default_root_dir": str(folder)}
         model = getattr(models, kind)(
-            n_epochs=4, batch_size=BATCH, random_state=0, pl_trainer_kwargs=trainer, **settings
+            n_epochs=8, batch_size=BATCH, random_state=0, pl_trainer_kwargs=trainer, **settings
         )
         model.fit(darts.TimeSeries.from_values(make_wave()))
 

@@ -95,8 +95,9 @@ def check_healthy(client: Client, folder: Path) -> Run:
     assert alone.weights.keys() == watched.weights.keys()
     for name, weight in alone.weights.items():
         assert torch.equal(weight, watched.weights[name]), name
-    assert [(f.kind, f.severity, f.layer, f.evidence) for f in watched.findings if f.alarms] == []
-    assert watched.verdict in ("healthy", "unknown")
+    alarms = [(f.kind, f.severity, f.layer, f.evidence) for f in watched.findings if f.alarms]
+    assert not alarms, alarms
+    assert watched.verdict in ("healthy", "unknown"), watched.verdict
     return watched
 
 

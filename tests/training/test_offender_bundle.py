@@ -80,7 +80,13 @@ def test_the_poisoned_sample_is_named_and_the_state_is_that_before_the_step(tmp_
         "samples": [13],
         "samples_are": "dataset",
         "step": 3,
+        "origin": "input",
+        "operation": "AddmmBackward0",
+        "module": "0",
+        "line": about["line"],
+        "why": "a tensor that it was given is not finite",
     }
+    assert "return self.network(x)" in about["line"]
     assert bundle["offender"] == about
     assert bundle["state_dict"].keys() == before.weights.keys()
     assert all(value.equal(before.weights[name]) for name, value in bundle["state_dict"].items())

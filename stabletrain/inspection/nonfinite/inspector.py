@@ -19,6 +19,7 @@ from stabletrain.inspection.nonfinite.model_call import ModelCall
 from stabletrain.inspection.nonfinite.weights import explain_weight
 from stabletrain.signal.layer_statistics import Measures
 from stabletrain.torch_tools.backward_calls import ignore_backward, observe_backward
+from stabletrain.torch_tools.local_shards import any_sharded
 from stabletrain.torch_tools.outermost_calls import OutermostCalls
 from stabletrain.vocabulary.kinds import NONFINITE
 from stabletrain.vocabulary.notice import Notice
@@ -42,6 +43,7 @@ class NonFiniteInspector(Inspector):
         self._outermost = OutermostCalls(model, self)
         self._num_explained = 0
         self._was_finite = True
+        self._waits_for_others = _waits_for_others(model)
         observe_backward(self.before_backward)
 
     def before_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelCall | None:
@@ -83,6 +85,8 @@ class NonFiniteInspector(Inspector):
     def inspect(self, view: StepView) -> Iterable[Notice]:
         """Return a notice with the origin if this step is the first that is not finite."""
         try:
+            if self._waits_for_others:
+                return ()
             bad_loss = self._has_bad_loss(view)
             is_finite = not bad_loss and not _has_bad_gradient(view)
             if is_finite or not self._was_finite or self._num_explained >= MAX_EXPLAINED:
@@ -121,6 +125,14 @@ class NonFiniteInspector(Inspector):
             return Explanation(None, f"the step could not be replayed: {error}")
 
 
+def _waits_for_others(model: nn.Module) -> bool:
+    """Return whether a call of the model waits for other processes, which may not repeat theirs."""
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return several and (
+        any_sharded(model.parameters()) or any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
+    )
+
+
 def _is_finite(loss: Tensor | float) -> bool:
     if isinstance(loss, Tensor) and loss.numel() != 1:
         return bool(loss.isfinite().all())
@@ -134,7 +146,6 @@ def _has_bad_gradient(view: StepView) -> bool:
             return bool(layers.arrays.num_nonfinite.any())
         return any(layer.num_nonfinite for layer in layers)
     gradients = [p.grad for p in view.model.parameters() if p.grad is not None]
-    norms = torch._foreach_norm(gradients) if gradients else []  # pyright: ignore[reportPrivateImportUsage]
-    if all(math.isfinite(norm) for norm in norms):
+    if not gradients or math.isfinite(torch.nn.utils.get_total_norm(gradients)):
         return False
     return any(not bool(g.isfinite().all()) for g in gradients)  # a norm may overflow by itself

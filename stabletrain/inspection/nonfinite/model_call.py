@@ -80,8 +80,10 @@ class ModelCall:
         """
         inputs: list[Tensor] = []
         args, kwargs = _detached((self.args, self.kwargs), inputs)
+        wraps = isinstance(self.module, nn.parallel.DistributedDataParallel)  # whose own call waits for other processes
+        module: Any = self.module.module if wraps else self.module
         with self._conditions():
-            return [*outputs_in(self.module(*args, **kwargs))], inputs
+            return [*outputs_in(module(*args, **kwargs))], inputs
 
     @contextmanager
     def _conditions(self) -> Iterator[None]:

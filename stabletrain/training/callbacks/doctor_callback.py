@@ -145,8 +145,8 @@ class DoctorCallback(Callback):
         self._writer.listeners = [self._history, *([norms] if self._owns_scalars else [])]
         if "training" not in self._writer.info:
             planned = describe_training(network, None, trainer, int(trainer.num_training_batches))
-            is_game = len(trainer.optimizers) > 1
-            planned |= {"prior_loss": self._prior_loss, "client": LIGHTNING, "is_game": is_game}
+            # The loss of a GAN is the sum over both networks here: unlike that of one (`About.is_game`), it shows harm.
+            planned |= {"prior_loss": self._prior_loss, "client": LIGHTNING}
             self._writer.write_info(self._writer.info | {"training": planned})
         self._losses, self._inspections = BackwardLosses(), Inspections(network)
         if self._folder is not None:
