@@ -28,9 +28,12 @@ def make_client(name):
         doctor = st.Doctor(trained, optimizer=model.policy.optimizer) if watched else None
         if doctor is not None:  # a global hook, which runs before those of the optimizer itself
             optimizer = model.policy.optimizer
-            handle = register_optimizer_step_pre_hook(
-                lambda stepped, *_: doctor.step() if stepped is optimizer else None
-            )
+
+            def measure(stepped, *_) -> None:
+                if stepped is optimizer:
+                    doctor.step()
+
+            handle = register_optimizer_step_pre_hook(measure)
         try:
             model.learn(num_steps)
         except ValueError:  # torch's distributions refuse NaN
