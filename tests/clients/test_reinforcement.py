@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from client_runs import Run, break_, check_broken, check_healthy, rate, weights_of
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import stabletrain as st
 
@@ -28,9 +28,12 @@ def make_client(name):
         doctor = st.Doctor(trained, optimizer=model.policy.optimizer) if watched else None
         if doctor is not None:  # a global hook, which runs before those of the optimizer itself
             optimizer = model.policy.optimizer
-            handle = torch.optim.optimizer.register_optimizer_step_pre_hook(
-                lambda stepped, *_: doctor.step() if stepped is optimizer else None
-            )
+
+            def measure(stepped, *_) -> None:
+                if stepped is optimizer:
+                    doctor.step()
+
+            handle = register_optimizer_step_pre_hook(measure)
         try:
             model.learn(num_steps)
         except ValueError:  # torch's distributions refuse NaN
