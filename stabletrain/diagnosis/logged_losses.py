@@ -2,7 +2,7 @@
 
 The rules compare with the loss of chance level, or with the first loss. Where a training starts well, or its loss may
 be negative, noise alone is as large as that. Here noise is measured by the change from one loss to the next. The limits
-were chosen on 257 trainings of 17 tasks (benchmarks/doctor/wide), of which only losses, rates and norms were read.
+were chosen on 305 trainings of 17 tasks (benchmarks/doctor/wide), of which only losses, rates and norms were read.
 """
 
 from __future__ import annotations
