@@ -10,6 +10,8 @@ OPTIMIZERS = {"sgd": "momentum", "adam": "adam", "rmsprop": "rmsprop"}
 SCHEDULES = {"constant": "constant", "warmup": "warmup_cosine", "cosine": "warmup_cosine"}
 RESIDUALS = {"none": "none", "add": "add", "zero": "rezero"}
 DATA = {"circles": "circles", "moons": "circles", "blobs": "blobs", "digits": "digits", "pixels": "digits"}
+GATED = ("lstm", "gru")
+USUAL_GAINS = (0.3, 1.0, 3.0)  # those of the recipes: of recurrent networks with ReLU, of most, of gated ones
 STARTS = {
     "mlp": "he",
     "cnn": "he",
@@ -27,7 +29,7 @@ def choices_of(case: Case) -> dict[str, str]:
     return {
         "model": network.family,
         "activation": "tanh" if network.family in ("lstm", "gru") else network.activation,
-        "init": STARTS[network.family],
+        "init": _init_of(case),
         "norm": "none" if is_recurrent else network.norm,
         "residual": "none" if is_recurrent else RESIDUALS[network.residual],
         "clip": "norm" if case.training.clip else "none",
@@ -35,6 +37,15 @@ def choices_of(case: Case) -> dict[str, str]:
         "schedule": SCHEDULES[case.training.schedule],
         "data": DATA.get(kind, kind),
     }
+
+
+def _init_of(case: Case) -> str:
+    """Return the initialization of the family, or `normal` if its scale, its biases or its scheme were changed."""
+    start, is_gated = case.start, case.network.family in GATED
+    is_changed = start.gain not in USUAL_GAINS or start.recurrent_gain != 1 or start.bias or start.scheme != "scaled"
+    if is_changed or start.gate_bias < 0:
+        return "normal"
+    return "chrono" if is_gated and start.gate_bias else STARTS[case.network.family]
 
 
 def settings_of(case: Case) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from benchmarks.doctor.tasks import Task, make_task
 NUM_VALIDATIONS = 20
 NUM_FOLLOWED = 8  # sequences per batch for the gradient through time
 WARMUP_SHARE = 0.3
+WARMUP_STEPS = 100  # of `warmup_cosine`, as in conf/schedule
 
 
 class Run:
@@ -66,12 +67,16 @@ class Run:
             self._show(doctor, loss, x, y)
         if event and event.kind == "skip":
             return loss.item()
-        if self.training.clip:
-            nn.utils.clip_grad_norm_(self.parameters, self.training.clip)
+        self.clip()
         if event:
             corrupt_(self.optimizer, event)
         self.optimizer.step()
         return loss.item()
+
+    def clip(self) -> None:
+        """Clip the gradients as the case says."""
+        if self.training.clip:
+            nn.utils.clip_grad_norm_(self.parameters, self.training.clip)
 
     @torch.no_grad()
     def validate(self) -> tuple[float, float]:
@@ -118,6 +123,9 @@ def scheduled(training: Training, step: int) -> float:
     """Return the factor of the learning rate on a step."""
     if training.schedule == "warmup":
         return min(1.0, (step + 1) / (WARMUP_SHARE * training.num_steps))
+    if training.schedule == "warmup_cosine":
+        after = max(0, step - WARMUP_STEPS) / max(1, training.num_steps - WARMUP_STEPS)
+        return min(1.0, (step + 1) / WARMUP_STEPS) * 0.5 * (1 + math.cos(math.pi * after))
     if training.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * step / training.num_steps))
     return 1.0

@@ -10,7 +10,11 @@ from torch import nn
 from benchmarks.doctor.case import Network, Start
 from benchmarks.doctor.models import AttentionBlock, Block
 
-GAINS = {"relu": math.sqrt(2), "gelu": math.sqrt(2), "elu": 1.25, "tanh": 1.2, "sigmoid": 1.0}  # He 2015; LeCun 1998
+RECTIFIED = math.sqrt(2)
+GAINS = {  # He 2015; LeCun 1998
+    **dict.fromkeys(("relu", "leaky_relu", "gelu"), RECTIFIED),
+    **{"elu": 1.25, "tanh": 1.2, "sigmoid": 1.0},
+}
 PLACE_STD = 0.3  # of the transformer's position embeddings
 CONSTANT = 0.1
 KEEPING_GATE = 1  # in torch's order: (i, f, g, o) and (r, z, n)

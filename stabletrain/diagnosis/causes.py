@@ -6,12 +6,27 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from stabletrain.diagnosis.progress import Progress
-from stabletrain.vocabulary.finding import BECAUSE, INFO, SEVERITIES, WARNING, Finding, worst_first
-from stabletrain.vocabulary.kinds import KINDS, NO_PROGRESS
+from stabletrain.vocabulary.finding import BECAUSE, GROWS, INFO, SEVERITIES, SUFFICES, WARNING, Finding, worst_first
+from stabletrain.vocabulary.kinds import (
+    BAD_INIT,
+    DEAD_UNITS,
+    KINDS,
+    LOSS_SPIKE,
+    LR_TOO_HIGH,
+    LR_TOO_LOW,
+    NO_PROGRESS,
+    NONFINITE,
+    SATURATION,
+    TIME_VANISHING,
+    VANISHING,
+)
 
 SLACK = 20  # steps by which a symptom may be measured before its cause: some signals are measured every 10 steps
 NUM_SIGNS = 2  # kinds of signs that raise an alarm together
 PATIENCE = 0.5  # of the training budget, before they do
+FIRST_STEPS = 10  # in which an initialization can still be the cause of an event
+STRUCTURAL = tuple(kind.name for kind in (BAD_INIT, DEAD_UNITS, SATURATION, TIME_VANISHING, VANISHING))
+EVENTS = (NONFINITE.name, LOSS_SPIKE.name)
 
 
 def alarm_together(findings: Sequence[Finding], progress: Progress | None) -> list[Finding]:
@@ -48,13 +63,47 @@ def explains(cause: Finding, symptom: Finding) -> bool:
     Of two findings that explain each other, the cause is the earlier one; if both began on one step, the one that the
     other's kind yields to.
     """
-    if cause is symptom or symptom.kind not in KINDS[cause.kind].explains:
+    if cause is symptom or symptom.kind not in KINDS[cause.kind].explains or not _may_cause(cause, symptom):
         return False
     if cause.kind in KINDS[symptom.kind].explains:
-        if cause.first_step == symptom.first_step:
+        if _begin_together(cause, symptom):
             return cause.kind in KINDS[symptom.kind].yields_to
         return cause.first_step < symptom.first_step
     return symptom.kind == NO_PROGRESS.name or cause.first_step <= symptom.first_step + SLACK
+
+
+def _begin_together(one: Finding, other: Finding) -> bool:
+    """Return whether two findings began on one step; units are counted over many samples, the first time late."""
+    is_late = bool({one.kind, other.kind} & {DEAD_UNITS.name, SATURATION.name})
+    return one.first_step == other.first_step or (is_late and max(one.first_step, other.first_step) <= SLACK)
+
+
+def _may_cause(cause: Finding, symptom: Finding) -> bool:
+    """Return whether `cause` is shown to precede and to suffice.
+
+    A learning rate that is far from any usual one needs no other cause. An initialization explains an event, such as
+    NaN, only within the first steps, and only if the signal grows.
+    """
+    if symptom.kind in (LR_TOO_LOW.name, LR_TOO_HIGH.name) and symptom.evidence.get(SUFFICES):
+        return cause.kind not in STRUCTURAL
+    if cause.kind == BAD_INIT.name and symptom.kind in EVENTS:
+        return symptom.first_step < FIRST_STEPS and bool(cause.evidence.get(GROWS, True))
+    return True
+
+
+def excuse(findings: Sequence[Finding]) -> list[Finding]:
+    """Return the findings; an unusual initialization is `info` where something else alone explains what went wrong.
+
+    Its alarm rests on the loss, which a learning rate far from any usual one, or Inf and NaN in the middle of a run,
+    would spoil from any initialization.
+    """
+    if not any(f.alarms and (f.evidence.get(SUFFICES) or _is_late_event(f)) for f in findings):
+        return [*findings]
+    return [replace(f, severity=INFO) if f.kind == BAD_INIT.name else f for f in findings]
+
+
+def _is_late_event(finding: Finding) -> bool:
+    return finding.kind == NONFINITE.name and finding.first_step >= FIRST_STEPS
 
 
 def _with_worst(root: Finding, findings: Sequence[Finding]) -> Finding:

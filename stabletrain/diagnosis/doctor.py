@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from stabletrain.diagnosis.causes import alarm_together, order_by_cause
+from collections.abc import Sequence
+
+from stabletrain.diagnosis.causes import alarm_together, excuse, order_by_cause
 from stabletrain.diagnosis.observations import Observations
+from stabletrain.diagnosis.plan import with_plan
 from stabletrain.diagnosis.progress import progress_of
-from stabletrain.diagnosis.remedies import with_remedies
 from stabletrain.vocabulary.finding import Finding
 from stabletrain.vocabulary.kinds import KINDS
 
 
-def diagnose(observations: Observations) -> list[Finding]:
+def diagnose(observations: Observations, known: Sequence[Finding] = ()) -> list[Finding]:
     """Return all findings, worst first, each cause before its symptoms; an empty list if no rule applies.
 
     Args:
         observations: What was measured, of a run that is in progress or has ended.
+        known: Findings from elsewhere, such as the error that ended the run.
     """
     found = [finding for kind in KINDS.values() for rule in kind.rules for finding in rule(observations)]
-    findings = order_by_cause(alarm_together(found, progress_of(observations)))
-    return [with_remedies(finding, observations.about) for finding in findings]
+    findings = order_by_cause(excuse(alarm_together([*known, *found], progress_of(observations))))
+    return with_plan(findings, observations)

@@ -1,15 +1,17 @@
-"""What to do about a finding: advice in words, and overrides in the order in which the field tries them.
+"""What to do about a finding: advice in words, and overrides in the order in which they mend most often.
 
 This module has the building blocks: functions from what is known of the run to the remedies that fit it. Which of them
-a kind of finding proposes, and in which order, is written beside its rule.
+a kind of finding proposes, and in which order, is written beside its rule (measured: docs/doctor_advice.md).
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import shlex
 from typing import NamedTuple
 
+from stabletrain.diagnosis.circumstances import Circumstances
 from stabletrain.diagnosis.observations import About
+from stabletrain.diagnosis.rates import LEAST_CHANGE, USUAL_ADAPTIVE, Rate
 from stabletrain.vocabulary.finding import Finding
 from stabletrain.vocabulary.kinds import KINDS
 
@@ -20,69 +22,119 @@ GATED = ("lstm", "gru")  # their gates saturate by design: another activation is
 RECURRENT = ("rnn", *GATED)
 CONVOLUTIONAL = ("cnn", "resnet", "densenet1d")
 TAKING_SKIPS = ("mlp", "cnn", "resnet", "transformer")  # families that accept residual=add and may lack it
+NORM_PRESERVING = ("orthogonal", "chrono", "identity")  # initializations of recurrent weights
 CUSTOM = "custom"  # a user-defined model: nobody knows which parts it accepts
-LR_FACTOR = 0.1  # AutoTrainer (Zhang et al. 2021), section 4.2
+LR = "optimizer.lr"
 CLIP_FACTOR = 0.1
+USUAL_UPDATES = "Updates of the usual size, about a thousandth of the weights (Karpathy 2015)."
 
 
 class Remedy(NamedTuple):
-    """An override, and why it helps, with the source."""
+    """What to change, and why it helps, with the source.
+
+    Attributes:
+        override: Fragment of a command line: one or more overrides that belong together. For a model that stabletrain
+            did not compose it is not shown, but says which settings the remedy is about.
+        why: One sentence.
+        in_code: The same for a model that stabletrain did not compose.
+        overwrites: Whether it discards trained weights; never proposed where the weights were trained before.
+        direction: −1 if it lowers the learning rate or the clipping's threshold, +1 if it raises it.
+        whole: The override with the options that the composition has already; "" if it has none of them.
+    """
 
     override: str
     why: str
+    in_code: str = ""
+    overwrites: bool = False
+    direction: int = -1
+    whole: str = ""
+
+    @property
+    def words(self) -> dict[str, str]:
+        """The values by key."""
+        words = shlex.split(self.whole or self.override)
+        return {key: value for key, _, value in (word.partition("=") for word in words)}
 
 
-HE = Remedy("init=he", "Preserves the variance over ReLU-like layers (He et al. 2015, eq. 10).")
-LSUV = Remedy("init=lsuv", "Scales each layer until its outputs have variance 1 (Mishkin and Matas 2016).")
+def _init(name: str, why: str, in_code: str | None = None) -> Remedy:
+    return Remedy(f"init={name}", why, in_code or f'st.initialize_(model, "{name}")', overwrites=True)
 
 
-def with_remedies(finding: Finding, about: About) -> Finding:
-    """Return the finding with its advice, and with overrides if stabletrain composed the run.
-
-    For a foreign model there is nothing to override: its advice names the Python calls instead.
-    """
-    kind = KINDS[finding.kind]
-    if not about.choices:
-        return replace(finding, advice=f"{kind.advice} In code: {kind.in_code}.")
-    chosen = remedies_for(finding, about)
-    return replace(finding, advice=kind.advice, overrides=[r.override for r in chosen], reasons=[r.why for r in chosen])
+HE = _init("he", "Preserves the variance over ReLU-like layers (He et al. 2015, eq. 10).")
+XAVIER = _init("xavier", "Preserves the variance in both directions (Glorot and Bengio 2010, eq. 16).")
+LSUV = Remedy("init=lsuv", "Scales each layer until its outputs have variance 1 (Mishkin and Matas 2016).", "", True)
+ORTHOGONAL = _init("orthogonal", "Preserves norms from step to step (Saxe et al. 2014; Arjovsky et al. 2016).")
 
 
 def remedies_for(finding: Finding, about: About) -> list[Remedy]:
-    """Return the remedies that the composition accepts and does not have yet, best first, one of each group.
-
-    Two options of one group would exclude each other.
-    """
-    found: dict[str, Remedy] = {}
-    for propose in KINDS[finding.kind].remedies:
-        for remedy in propose(finding, about):
-            if not _is_chosen(remedy.override, about):
-                found.setdefault(remedy.override.partition("=")[0].partition(".")[0], remedy)
-    return list(found.values())
+    """Return the remedies that fit the composition, without what it has already, best first."""
+    proposed = [remedy for propose in KINDS[finding.kind].remedies for remedy in propose(finding, about)]
+    kept = [remedy for remedy in proposed if not (remedy.overwrites and _is_pretrained(about))]
+    return [r for r in (_without_chosen(remedy, about) for remedy in kept) if r.override] if about.choices else kept
 
 
 def clip(about: About) -> list[Remedy]:
-    """Propose clipping by the norm, or a lower threshold where it is chosen already."""
-    max_norm = about.settings.get("clip.max_norm")
-    if about.choices.get("clip") == "norm" and max_norm:
-        return [Remedy(f"clip.max_norm={max_norm * CLIP_FACTOR:.3g}", "A threshold that acts (Pascanu et al. 2013).")]
-    return [Remedy("clip=norm", "Keeps the direction and bounds the step (Pascanu et al. 2013, section 3.2).")]
+    """Propose clipping by the norm, or a lower threshold where it is chosen already.
+
+    Recurrent weights that do not preserve norms are initialized again as well: they grow what clipping cannot bound,
+    the activations.
+    """
+    if about.choices.get("clip") == "norm" and (max_norm := about.settings.get("clip.max_norm")):
+        why = "A threshold that acts (Pascanu et al. 2013)."
+        lower = Remedy(f"clip.max_norm={max_norm * CLIP_FACTOR:.3g}", why, f"max_norm={max_norm * CLIP_FACTOR:.3g}")
+        return [ORTHOGONAL, lower] if _may_grow_over_time(about) else [lower]
+    why = "Keeps the direction and bounds the step (Pascanu et al. 2013, section 3.2)."
+    call = 'st.clip_gradients_(model.parameters(), "norm", max_norm=1.0) before each step'
+    by_norm = Remedy("clip=norm", why, call)
+    if not _may_grow_over_time(about):
+        return [by_norm]
+    both = f'{call}, and st.initialize_(model, "orthogonal")'
+    return [Remedy("clip=norm init=orthogonal", f"{why} {ORTHOGONAL.why}", both, overwrites=True), by_norm]
 
 
 def lower_lr(about: About) -> list[Remedy]:
-    """Propose a tenth of the learning rate."""
-    return change_lr(about, LR_FACTOR, "A tenth of the step (AutoTrainer, Zhang et al. 2021, section 4.2).")
+    """Propose a lower learning rate that works; a tenth where the rate is unknown and the model is not ours."""
+    return set_lr(_rate(about).lower(), USUAL_UPDATES) or _unknown_lr(about, "to a tenth", -1)
 
 
-def change_lr(about: About, factor: float, why: str) -> list[Remedy]:
-    """Propose `factor` times the learning rate, where it is known."""
-    lr = about.settings.get("optimizer.lr")
-    return [Remedy(f"optimizer.lr={lr * factor:.3g}", why)] if isinstance(lr, int | float) and lr > 0 else []
+def higher_lr(about: About) -> list[Remedy]:
+    """Propose a higher learning rate that works; ten times where the rate is unknown and the model is not ours."""
+    return set_lr(_rate(about).higher(), USUAL_UPDATES, +1) or _unknown_lr(about, "ten times higher", +1)
+
+
+def usual_lr(about: About) -> list[Remedy]:
+    """Propose a rate that works, where the present one is far from what is usual for the optimizer."""
+    distance = _rate(about).distance
+    if distance > LEAST_CHANGE:
+        return lower_lr(about)
+    return higher_lr(about) if distance < 1 / LEAST_CHANGE else []
+
+
+def set_lr(lr: float | None, why: str, direction: int = -1) -> list[Remedy]:
+    """Propose a learning rate, where it is known."""
+    if not lr:
+        return []
+    return [Remedy(f"{LR}={lr:.3g}", why, f"set the optimizer's lr={lr:.3g}", direction=direction)]
+
+
+def warmup(about: About) -> list[Remedy]:
+    """Propose to begin with small steps."""
+    why = "Small steps first, while the curvature falls (Goyal et al. 2017)."
+    return [Remedy("schedule=warmup_cosine", why)]
+
+
+def adam(about: About) -> list[Remedy]:
+    """Propose Adam with its usual rate, in place of an optimizer whose steps depend on the size of the gradient."""
+    if _rate(about).is_adaptive is not False:
+        return []
+    why = "It scales each step by the gradient's own size (Kingma and Ba 2015)."
+    call = f"torch.optim.Adam(model.parameters(), lr={USUAL_ADAPTIVE:g})"
+    return [Remedy(f"optimizer=adam {LR}={USUAL_ADAPTIVE:g}", why, call)]
 
 
 def search_lr(about: About) -> list[Remedy]:
     """Propose the learning rate finder, for the families of stabletrain."""
-    is_ours = about.choices.get("model") != CUSTOM and "optimizer.lr" in about.settings
+    is_ours = about.choices.get("model") != CUSTOM and LR in about.settings
     return [Remedy("lr_find=true", "Tries increasing rates before the run (Smith 2017).")] if is_ours else []
 
 
@@ -92,30 +144,46 @@ def norm(about: About) -> list[Remedy]:
     if model == CUSTOM:
         return []
     if model in CONVOLUTIONAL:
-        return [Remedy("norm=batch", "Each channel keeps its scale over the batch (Ioffe and Szegedy 2015).")]
-    return [Remedy("norm=layer", "The inputs of each layer keep their scale (Ba et al. 2016).")]
+        why = "Each channel keeps its scale over the batch (Ioffe and Szegedy 2015)."
+        return [Remedy("norm=batch", why, "add torch.nn.BatchNorm2d after the convolutions", overwrites=True)]
+    why = "The inputs of each layer keep their scale (Ba et al. 2016)."
+    return [Remedy("norm=layer", why, "add torch.nn.LayerNorm after the layers", overwrites=True)]
 
 
 def initialization(about: About) -> list[Remedy]:
     """Propose the initialization that matches the activation."""
-    if about.choices.get("model") in RECURRENT:
+    if is_recurrent(about):
         return recurrent_initialization()
-    if about.choices.get("activation") == "selu":
-        return [Remedy("init=lecun", "The initialization that SELU assumes (Klambauer et al. 2017).")]
-    if about.choices.get("activation") in RELU_LIKE:
+    activation = about.choices.get("activation")
+    if about.choices.get("model") == "transformer":
+        return [XAVIER]
+    if activation == "selu":
+        return [_init("lecun", "The initialization that SELU assumes (Klambauer et al. 2017).")]
+    if activation in RELU_LIKE or (not about.choices and not is_saturating(about)):
         return [HE]
-    return [Remedy("init=xavier", "Preserves the variance in both directions (Glorot and Bengio 2010, eq. 16).")]
+    return [XAVIER]
+
+
+def rectified(about: About) -> list[Remedy]:
+    """Propose ReLU with the initialization that matches it, for networks that saturate."""
+    model = about.choices.get("model")
+    if not is_saturating(about) or model == CUSTOM or is_recurrent(about):
+        return []
+    why = "A slope of 1 for half of all inputs, and weights that preserve it (Glorot et al. 2011; He et al. 2015)."
+    call = 'st.replace_activations_(model, "relu") with st.initialize_(model, "he")'
+    return [Remedy("activation=relu init=he", why, call, overwrites=True)]
 
 
 def recurrent_initialization() -> list[Remedy]:
     """Propose orthogonal recurrent weights."""
-    return [Remedy("init=orthogonal", "Preserves norms from step to step (Saxe et al. 2014; Arjovsky et al. 2016).")]
+    return [ORTHOGONAL]
 
 
 def gated_cell(about: About) -> list[Remedy]:
     """Propose an LSTM in place of a plain recurrent network."""
-    lstm = Remedy("model=lstm", "Its cell passes the gradient on unchanged (Hochreiter and Schmidhuber 1997).")
-    return [lstm] if about.choices.get("model") == "rnn" else []
+    why = "Its cell passes the gradient on unchanged (Hochreiter and Schmidhuber 1997)."
+    lstm = Remedy("model=lstm", why, "use torch.nn.LSTM in place of torch.nn.RNN", overwrites=True)
+    return [lstm] if about.choices.get("model") == "rnn" or not about.choices else []
 
 
 def skips(about: About) -> list[Remedy]:
@@ -124,6 +192,49 @@ def skips(about: About) -> list[Remedy]:
     return [Remedy("residual=add", "A path around each layer (He et al. 2016, Identity Mappings).")] if lacks else []
 
 
-def _is_chosen(override: str, about: About) -> bool:
-    key, _, option = override.partition("=")
+def is_saturating(about: About) -> bool:
+    """Return whether the activation has flat ends: by name, else by what was measured."""
+    if about.choices:
+        return about.choices.get("activation") in SATURATING
+    return isinstance(about, Circumstances) and about.is_saturating and not about.is_rectifying
+
+
+def is_recurrent(about: About) -> bool:
+    """Return whether the network is recurrent: by name, else by its layers."""
+    if about.choices:
+        return about.choices.get("model") in RECURRENT
+    return isinstance(about, Circumstances) and about.is_recurrent
+
+
+def _may_grow_over_time(about: About) -> bool:
+    return is_recurrent(about) and about.choices.get("init") not in NORM_PRESERVING
+
+
+def _rate(about: About) -> Rate:
+    if isinstance(about, Circumstances):
+        return about.rate
+    lr = about.settings.get(LR)
+    return Rate(lr=lr if isinstance(lr, int | float) and lr > 0 else None)
+
+
+def _unknown_lr(about: About, words: str, direction: int) -> list[Remedy]:
+    if about.choices:
+        return []
+    override, call = f"{LR}={shlex.quote(words)}", f"set the optimizer's lr {words}"
+    return [Remedy(override, USUAL_UPDATES, call, direction=direction)]
+
+
+def _is_pretrained(about: About) -> bool:
+    return isinstance(about, Circumstances) and about.is_pretrained
+
+
+def _without_chosen(remedy: Remedy, about: About) -> Remedy:
+    """Return the remedy without the options that the composition has; with an empty override if it has all of them."""
+    words = [word for word in shlex.split(remedy.override) if not _is_chosen(word, about)]
+    is_new = any("." not in word.partition("=")[0] for word in words) or len(words) == len(remedy.words)
+    return remedy._replace(override=shlex.join(words) if is_new else "", whole=remedy.override)
+
+
+def _is_chosen(word: str, about: About) -> bool:
+    key, _, option = word.partition("=")
     return about.choices.get(key) == option

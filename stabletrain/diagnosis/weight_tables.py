@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from stabletrain.diagnosis.observations import Observations, Table
-from stabletrain.vocabulary.signals import UPDATE, WEIGHT
+from stabletrain.vocabulary.signals import GRADIENT, UPDATE, WEIGHT
 
 
 def weights(observations: Observations, signal: str) -> Table | None:
@@ -26,6 +26,13 @@ def weights(observations: Observations, signal: str) -> Table | None:
 def _is_weight(layer: str, observations: Observations) -> bool:
     num_dims = observations.about.num_dims.get(layer)
     return num_dims > 1 if num_dims is not None else "bias" not in layer.rpartition(".")[2]
+
+
+def layers_with_parameters(observations: Observations) -> set[str]:
+    """Return the paths of modules that have parameters of their own; empty if no parameter is known."""
+    tables = [observations.rms[signal].layers for signal in (GRADIENT, WEIGHT) if signal in observations.rms]
+    names = {layer for layers in (*tables, tuple(observations.about.num_dims)) for layer in layers}
+    return {layer.partition(".")[2].rpartition(".")[0] for layer in names}
 
 
 def update_ratios(observations: Observations) -> Table | None:

@@ -12,19 +12,21 @@ EVERYWHERE = ("model.depth", "model.width", "optimizer.lr", "data.batch_size")  
 
 
 def rerun_command(info: Mapping[str, Any], override: str) -> str:
-    """Return the command that repeats the run with `override` in place of its own value of that key.
+    """Return the command that repeats the run with `override` in place of its own values of those keys.
 
-    If the override selects another option of a group, the settings of the former option are left out (`init.std` of
+    If an override selects another option of a group, the settings of the former option are left out (`init.std` of
     `init=normal`), since the new one may not have them.
 
     Args:
         info: What the record says about the run (`Record.info`). If it contains no command, the chosen options are
             listed.
-        override: A command-line override.
+        override: One or more command-line overrides, such as `activation=relu init=he`.
     """
-    changed = _key(override)
-    kept = [word for word in original_words(info) if "=" not in word or not _is_replaced(_key(word), changed)]
-    return " ".join([PROGRAM, *map(shlex.quote, [*kept, override])])
+    words = _words(override)
+    words = words if words and all("=" in word for word in words) else [override]
+    changed = [_key(word) for word in words]
+    kept = [w for w in original_words(info) if "=" not in w or not any(_is_replaced(_key(w), key) for key in changed)]
+    return " ".join([PROGRAM, *map(shlex.quote, [*kept, *words])])
 
 
 def _is_replaced(key: str, changed: str) -> bool:

@@ -13,6 +13,9 @@ INFO, WARNING, CRITICAL = SEVERITIES = ("info", "warning", "critical")
 HEALTHY = "healthy"  # the verdict on a run without an alarm
 UNKNOWN = "unknown"  # … of which too little was seen to call it healthy; it is not unhealthy either
 BECAUSE = "because_of"  # in the evidence of a finding that follows from another one
+RECOVERED = "recovered"  # … of a loss spike: whether the loss came back
+GROWS = "grows"  # … of an initialization: whether it makes the signal larger
+SUFFICES = "suffices_alone"  # … of one that needs no other cause
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class Finding:
         last_step: Last step on which it was measured.
         evidence: The measured numbers and their thresholds; `because_of` names the kind that this finding follows from.
         advice: What to do, in one sentence.
-        overrides: Command-line overrides that would remedy it, best first.
+        overrides: Command-line overrides that would remedy it, best first. Each is a fragment of a command line: what
+            belongs together is one remedy, such as `activation=relu init=he`.
         reasons: Why each of them helps, with its source.
     """
 

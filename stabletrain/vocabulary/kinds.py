@@ -64,7 +64,7 @@ NONFINITE = Kind(
     name="nonfinite",
     heading="Non-finite values (Inf or NaN)",
     meaning="Some gradients were Inf or NaN; a step with them would have destroyed the weights.",
-    advice="A number overflowed: clip by norm and lower the learning rate.",
+    advice="A number overflowed: clip the gradient by its norm.",
     in_code=f"{_CLIP}; {_LOWER_LR}",
     explains=("no_progress", "loss_spike"),
     yields_to=("loss_spike",),
@@ -77,7 +77,7 @@ BAD_INIT = Kind(
     in_code=f"{_INIT}; {_NORM}",
     explains=(
         *("saturation", "dead_units", "vanishing", "exploding", "time_vanishing", "time_exploding", "lr_too_high"),
-        *("lr_too_low", "clip_ineffective", "nonfinite", "loss_spike", "oscillation", "no_progress", "clip_always"),
+        *("lr_too_low", "clip_ineffective", "nonfinite", "oscillation", "no_progress", "clip_always"),
     ),
     is_sign=True,
 )
@@ -98,8 +98,8 @@ DEAD_UNITS = Kind(
     name="dead_units",
     heading="Dead units",
     meaning="Many units output zero for every input, so that no gradient passes through them.",
-    advice="Units that no input activates do not learn: use an activation with a slope below zero, a suitable "
-    "initialization, or a lower learning rate.",
+    advice="Units that no input activates do not learn: use an activation with a slope below zero and a suitable "
+    "initialization.",
     in_code=f'st.replace_activations_(model, "leaky_relu"); {_INIT}; {_LOWER_LR}',
     explains=("vanishing", "time_vanishing", "lr_too_low", "oscillation", "no_progress"),
     is_sign=True,
@@ -163,8 +163,8 @@ VANISHING = Kind(
 LOSS_SPIKE = Kind(
     name="loss_spike",
     heading="Loss spikes",
-    meaning="The loss jumped far above its recent level and stayed there for several steps.",
-    advice="The loss jumped and did not recover: clip unusual gradients, or lower the learning rate.",
+    meaning="The loss jumped far above its recent level for several steps in a row.",
+    advice="The loss jumped and did not recover: clip unusual gradients.",
     in_code=f'{_CLIP}, or "zscore"; {_LOWER_LR}',
     explains=("nonfinite", "oscillation", "no_progress"),
     is_sign=True,
@@ -197,7 +197,7 @@ CLIP_ALWAYS = Kind(
     name="clip_always",
     heading="Clipping on every step",
     meaning="Nearly every step is clipped, so that the threshold rather than the gradient sets the size of the steps.",
-    advice="Every step is clipped to the same norm: raise the threshold, or lower the learning rate.",
+    advice="Every step is clipped to the same norm, so that the threshold acts as a learning rate: raise it.",
     in_code="raise max_norm tenfold",
     explains=("lr_too_low", "no_progress"),
 )

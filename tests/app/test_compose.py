@@ -45,7 +45,7 @@ def test_an_experiment_is_overruled_by_the_user():
 
 
 def test_an_experiments_numbers_go_with_the_option_that_takes_them():
-    assert compose(["experiment=exploding_time"]).config["init"]["std"] == 0.15
+    assert compose(["experiment=exploding_time"]).config["init"]["std"] == 0.25
     other = compose(["experiment=exploding_time", "init=he"]).config["init"]
     assert other["_target_"].endswith("He")
     assert "std" not in other

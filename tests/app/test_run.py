@@ -132,7 +132,7 @@ def test_a_run_that_explodes_stops_with_code_3(here, capsys):
     assert main(["experiment=exploding_time", "logger=none", "output_dir=mine"]) == 3
     (finding,) = [f for f in json.loads((here / "mine/findings.json").read_text()) if f["kind"] == "nonfinite"]
     assert finding["layer"] == "L00.rnn"
-    assert "clip=norm" in finding["overrides"]
+    assert finding["overrides"][0] == "clip=norm init=orthogonal"
     summary = summary_of(here / "mine")
     assert (summary["status"], summary["verdict"]) == ("stopped", "nonfinite")
     assert {p.name for p in (here / "mine").iterdir()} == {*CONTRACT, "offender"}
@@ -140,7 +140,7 @@ def test_a_run_that_explodes_stops_with_code_3(here, capsys):
 
 
 def test_what_the_finding_proposes_mends_it(here):
-    assert main(["experiment=exploding_time", "logger=none", "output_dir=mine", "clip=norm"]) == 0
+    assert main(["experiment=exploding_time", "logger=none", "output_dir=mine", "clip=norm", "init=orthogonal"]) == 0
     summary = summary_of(here / "mine")
     assert summary["verdict"] == "healthy"
     assert summary["metrics"]["test/accuracy"] > 0.5

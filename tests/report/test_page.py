@@ -282,6 +282,7 @@ def test_numbers_in_words():
         ({"command": "stabletrain init=normal init.std=0.3 initial=1"}, "init=he", "initial=1 init=he"),
         ({"command": "stabletrain model=rnn model.depth=3 +model.x=1"}, "model=lstm", "model.depth=3 model=lstm"),
         ({"command": "stabletrain train a=1 +b.c=2"}, "b.c=3", "train a=1 b.c=3"),
+        ({"command": "stabletrain a=1 init=normal init.std=1"}, "b=2 init=he", "a=1 b=2 init=he"),
         ({"command": ["/x/stabletrain/__main__.py", "a=[1,2]"]}, "b=2", "'a=[1,2]' b=2"),
         ({"command": "python -m stabletrain run_name='my run' a='x y'"}, "b=2", "'a=x y' b=2"),
         ({"command": "stabletrain -m a=1,2", "choices": {"model": "lstm"}}, "init=he", "model=lstm init=he"),

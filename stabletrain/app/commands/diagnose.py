@@ -13,11 +13,9 @@ from rich.markup import escape
 from stabletrain.app.commands.log_diagnosis import examine_log
 from stabletrain.app.composition.compose import Composition
 from stabletrain.app.console import Console
-from stabletrain.diagnosis.causes import order_by_cause
 from stabletrain.diagnosis.coverage import describe_unseen, find_unseen, is_unknown
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.recorded_run import observe
-from stabletrain.diagnosis.remedies import with_remedies
 from stabletrain.record.bounded_reader import load_bounded
 from stabletrain.record.foreign_logs.detection import find_log
 from stabletrain.record.run_folder import RunFolder, folder_of
@@ -43,7 +41,7 @@ def examine(folder: RunFolder, error: BaseException | None = None) -> list[Findi
 
         if isinstance(error, NonFiniteGradient):
             found = Finding(NONFINITE.name, "critical", None, error.step, error.step, {"norm": str(error.norm)})
-            findings = order_by_cause([with_remedies(found, observations.about), *findings])
+            findings = diagnose(observations, [found])
     return [_with_offender(f, _read_offender(folder)) for f in findings]
 
 

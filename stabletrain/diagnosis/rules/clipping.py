@@ -97,6 +97,8 @@ def remedy_clip_always(finding: Finding, about: About) -> list[remedies.Remedy]:
     """Propose a higher threshold, one that follows the run's norms, then a lower rate."""
     max_norm = about.settings.get("clip.max_norm")
     why = "A threshold that only unusual steps reach."
-    higher = [remedies.Remedy(f"clip.max_norm={max_norm / remedies.CLIP_FACTOR:.3g}", why)] if max_norm else []
+    value = f"{max_norm / remedies.CLIP_FACTOR:.3g}" if max_norm else "tenfold"
+    higher = [remedies.Remedy(f"clip.max_norm={value}", why, "raise max_norm tenfold", direction=+1)]
+    higher = higher if max_norm or not about.choices else []
     percentile = remedies.Remedy("clip=percentile", "It follows the run's own norms (Seetharaman et al. 2020).")
     return [*higher, percentile, *remedies.lower_lr(about)]

@@ -153,18 +153,14 @@ def find_norm_explosion(observations: Observations) -> list[Finding]:
 @VANISHING.remedy
 def remedy_vanishing(finding: Finding, about: About) -> list[remedies.Remedy]:
     """Propose gates for recurrent networks, else an activation that does not saturate, scale and skips."""
-    model, activation = about.choices.get("model"), about.choices.get("activation")
-    if model in remedies.RECURRENT:
+    if remedies.is_recurrent(about):
         return [*remedies.gated_cell(about), *remedies.recurrent_initialization(), *remedies.norm(about)]
-    if activation not in remedies.SATURATING or model == remedies.CUSTOM:
-        scale = [*remedies.initialization(about), *remedies.norm(about)]
-        return [*scale, *remedies.skips(about), remedies.LSUV]
-    relu = remedies.Remedy("activation=relu", "Its slope is 1 for half of all inputs (Glorot et al. 2011, section 3).")
-    return [relu, remedies.HE, *remedies.norm(about), *remedies.skips(about)]
+    scale = [*remedies.initialization(about), *remedies.norm(about)]
+    return [*remedies.rectified(about), *scale, *remedies.skips(about), remedies.LSUV]
 
 
 @EXPLODING.remedy
 def remedy_exploding(finding: Finding, about: About) -> list[remedies.Remedy]:
-    """Propose clipping first, then what keeps the scale."""
-    scale = [*remedies.initialization(about), *remedies.norm(about)]
-    return [*remedies.clip(about), *scale, *remedies.lower_lr(about)]
+    """Propose what keeps the scale, then clipping, which bounds the steps but not the activations."""
+    scale = [] if remedies.is_recurrent(about) else remedies.initialization(about)
+    return [*scale, *remedies.clip(about), *remedies.norm(about), *remedies.lower_lr(about)]

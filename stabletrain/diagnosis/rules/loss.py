@@ -9,7 +9,7 @@ from stabletrain.diagnosis.observations import About, Observations, Series
 from stabletrain.diagnosis.progress import WORSE, Progress, progress_of, running_medians
 from stabletrain.diagnosis.windows import FLOOR, decades, find_outliers, first_run
 from stabletrain.vocabulary import metric_names as names
-from stabletrain.vocabulary.finding import Finding
+from stabletrain.vocabulary.finding import RECOVERED, Finding
 from stabletrain.vocabulary.kinds import LOSS_SPIKE, NO_PROGRESS, OSCILLATION
 
 SPIKE_LENGTH = 5  # consecutive losses (KillLossSpike): a single outlier batch is no spike
@@ -85,7 +85,12 @@ def _find_spike(observations: Observations) -> list[Finding]:
             layer=None,
             first_step=int(losses.steps[start]),
             last_step=int(losses.steps[last]),
-            evidence={"usual_loss": usual, "largest_loss": float(losses.values[start:].max()), "threshold_z": 6},
+            evidence={
+                "usual_loss": usual,
+                "largest_loss": float(losses.values[start:].max()),
+                "threshold_z": 6,
+                RECOVERED: not stays,
+            },
         )
     ]
 
@@ -196,20 +201,19 @@ def find_no_progress(observations: Observations) -> list[Finding]:
 @LOSS_SPIKE.remedy
 def remedy_loss_spike(finding: Finding, about: About) -> list[remedies.Remedy]:
     """Propose clipping, also of what is unusual for this run, then a lower rate."""
-    zscore = remedies.Remedy("clip=zscore", "It clips what is unusual for this run (Kumar et al. 2025, ZClip).")
-    return [*remedies.clip(about), zscore, *remedies.lower_lr(about)]
+    return [*remedies.clip(about), *remedies.lower_lr(about), *remedies.warmup(about)]
 
 
 @OSCILLATION.remedy
 def remedy_oscillation(finding: Finding, about: About) -> list[remedies.Remedy]:
     """Propose smaller steps, now or once the loss stops falling, or steps of an adaptive size."""
-    adam = remedies.Remedy("optimizer=adam", "It scales each step by the gradient's own size (Kingma and Ba 2015).")
     plateau = remedies.Remedy("schedule=plateau", "Smaller steps once the loss stops falling.")
-    return [*remedies.lower_lr(about), plateau, adam]
+    return [*remedies.lower_lr(about), *remedies.adam(about), plateau]
 
 
 @NO_PROGRESS.remedy
 def remedy_no_progress(finding: Finding, about: About) -> list[remedies.Remedy]:
-    """Propose a search for the learning rate, then what lets gradients through."""
+    """Propose a usual learning rate, then what lets gradients through, then a search for the rate."""
     scale = [*remedies.initialization(about), *remedies.norm(about)]
-    return [*remedies.search_lr(about), *scale, *remedies.skips(about)]
+    rate = [*remedies.usual_lr(about), *remedies.adam(about)]
+    return [*rate, *remedies.rectified(about), *scale, *remedies.skips(about), *remedies.search_lr(about)]

@@ -7,9 +7,10 @@ import numpy as np
 from stabletrain.diagnosis import remedies
 from stabletrain.diagnosis.observations import About, Observations, Series
 from stabletrain.diagnosis.progress import Progress, last_step, progress_of, share_done
+from stabletrain.diagnosis.rates import FAR_FROM_USUAL, rate_of
 from stabletrain.diagnosis.weight_tables import row_medians, update_ratios
 from stabletrain.vocabulary import metric_names as names
-from stabletrain.vocabulary.finding import Finding
+from stabletrain.vocabulary.finding import SUFFICES, Finding
 from stabletrain.vocabulary.kinds import LR_TOO_HIGH, LR_TOO_LOW
 
 TOO_FAR = 0.1  # ‖ΔW‖/‖W‖, median over the weights: a hundred times the usual 1e-3 (Karpathy 2015)
@@ -56,7 +57,12 @@ def find_lr_too_high(observations: Observations) -> list[Finding]:
             layer=None,
             first_step=step,
             last_step=int(ratios.steps[beyond[-1]]),
-            evidence={"update_ratio": float(f"{largest:.3g}"), "threshold": TOO_FAR, **_lr(observations)},
+            evidence={
+                "update_ratio": float(f"{largest:.3g}"),
+                "threshold": TOO_FAR,
+                **_lr(observations),
+                SUFFICES: rate_of(observations).distance > FAR_FROM_USUAL,
+            },
         )
     ]
 
@@ -77,7 +83,8 @@ def _find_jump(observations: Observations, progress: Progress | None) -> Finding
         if len(before) and (broke or rose) and (broke or progress.suffers or progress.now > np.median(before)):
             evidence = {"lr_before": float(rates.values[place - 1]), "lr": float(rates.values[place])}
             last = int(losses.steps[-1])
-            return Finding(LR_TOO_HIGH.name, "critical", None, step, max(step, last), evidence | {"threshold": JUMP})
+            evidence |= {"threshold": JUMP, SUFFICES: True}
+            return Finding(LR_TOO_HIGH.name, "critical", None, step, max(step, last), evidence)
     return None
 
 
@@ -115,7 +122,12 @@ def find_lr_too_low(observations: Observations) -> list[Finding]:
             layer=None,
             first_step=int(ratios.steps[0]),
             last_step=step,
-            evidence={"update_ratio": float(f"{typical:.3g}"), "num_steps": num_steps, **_lr(observations)},
+            evidence={
+                "update_ratio": float(f"{typical:.3g}"),
+                "num_steps": num_steps,
+                **_lr(observations),
+                SUFFICES: is_short and rate_of(observations).distance < 1 / FAR_FROM_USUAL,
+            },
         )
     ]
 
@@ -132,15 +144,13 @@ def _lr(observations: Observations) -> dict[str, float]:
 
 @LR_TOO_HIGH.remedy
 def remedy_lr_too_high(finding: Finding, about: About) -> list[remedies.Remedy]:
-    """Propose a lower rate, a warm-up, or clipping."""
-    warmup = remedies.Remedy(
-        "schedule=warmup_cosine", "Small steps first, while the curvature falls (Goyal et al. 2017)."
-    )
-    return [*remedies.lower_lr(about), warmup, *remedies.clip(about)]
+    """Propose the rate before it jumped, else one at which updates have their usual size, a warm-up, or clipping."""
+    before = finding.evidence.get("lr_before")
+    lower = remedies.set_lr(before, "The rate before it rose.") if before else remedies.lower_lr(about)
+    return [*lower, *remedies.warmup(about), *remedies.clip(about)]
 
 
 @LR_TOO_LOW.remedy
 def remedy_lr_too_low(finding: Finding, about: About) -> list[remedies.Remedy]:
-    """Propose ten times the rate, or a search for it."""
-    higher = remedies.change_lr(about, 1 / remedies.LR_FACTOR, "Ten times as far in as many steps.")
-    return [*higher, *remedies.search_lr(about)]
+    """Propose the rate at which updates have their usual size, Adam, or a search for the rate."""
+    return [*remedies.higher_lr(about), *remedies.adam(about), *remedies.search_lr(about)]

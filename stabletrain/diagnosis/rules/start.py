@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from stabletrain.diagnosis import remedies
+from stabletrain.diagnosis.circumstances import is_good_start
 from stabletrain.diagnosis.observations import About, Observations, Table
 from stabletrain.diagnosis.progress import Progress, is_scaled, last_step, output_size, progress_of, share_done
-from stabletrain.diagnosis.weight_tables import weights
+from stabletrain.diagnosis.weight_tables import layers_with_parameters, weights
 from stabletrain.diagnosis.windows import FLOOR, decades
-from stabletrain.vocabulary.finding import Finding
+from stabletrain.vocabulary.finding import GROWS, Finding
 from stabletrain.vocabulary.kinds import BAD_INIT
 from stabletrain.vocabulary.signals import ACTIVATION, DELTA, EQUAL, GRADIENT, WEIGHT
 
@@ -22,6 +23,7 @@ PLAIN_SPREAD = 2.0  # an embedding of a tenth of the scale that a norm gives it 
 CRITICAL_SPREAD = 3.0
 TOO_LARGE = 3.0  # first loss over the prior loss: with outputs near zero, cross entropy begins near the prior loss
 COPIES = 0.9  # share of a layer's units
+MIN_CHANGED = 2  # hidden layers: a single small one is a branch or a head, whose size is a choice (PPO's action head)
 HUGE = 30.0  # rms: tanh and sigmoid saturate long before, and its square dominates every sum
 OVERCOME = 0.5  # of the baseline: a network that once learned so much has overcome its initialization
 PATIENCE = 0.03  # of the training budget
@@ -71,12 +73,13 @@ def find_bad_init(observations: Observations) -> list[Finding]:
 
     d = max over the hidden layers of |log10 rms(layer) - log10 rms(first)| > 1: a good initialization preserves the
     variance (Glorot and Bengio 2010, section 4.2). Branches initialized to zero are healthy and left out, since their
-    skip passes the signal on. Units that are copies of each other, in more than half of the weights, receive equal
-    gradients and stay copies (Goodfellow et al. 2016, section 8.4).
+    skip passes the signal on, and so are changes that a later layer undoes: those of a branch, or before a norm. Layers
+    without parameters have no initialization. Units that are copies of each other, in more than half of the weights,
+    receive equal gradients and stay copies (Goodfellow et al. 2016, section 8.4).
     """
     progress = progress_of(observations)
     start = _describe(observations, progress)
-    if not start.is_unusual:
+    if not start.is_unusual or is_good_start(observations):
         return []
     step = last_step(observations)
     suffers = progress is None or (
@@ -98,13 +101,14 @@ def find_bad_init(observations: Observations) -> list[Finding]:
                 "first_loss_over_guess": round(start.excess, 2),
                 "largest_activation": float(f"{start.size:.3g}"),
                 "layers_of_equal_units": len(start.alike),
+                GROWS: start.spread > SPREAD or start.excess > TOO_LARGE or start.size > HUGE or bool(start.alike),
             },
         )
     ]
 
 
 def _describe(observations: Observations, progress: Progress | None) -> _Start:
-    table = observations.rms.get(ACTIVATION)
+    table = _initialized(observations)
     spread, layer = _spread(table, _has_gradient(observations)) if table is not None else (0.0, None)
     alike = _alike(observations)
     if abs(spread) <= SPREAD:
@@ -161,12 +165,32 @@ def _spread(table: Table, has_gradient: bool) -> tuple[float, str | None]:
     logs = decades(np.array([value for value in typical if value > 0 or is_end]))
     if len(logs) < 2 or np.isnan(logs).any():
         return 0.0, None
-    changes = logs - logs[0]
+    changes = _lasting_changes(logs) if not is_end else logs - logs[0]
+    if np.count_nonzero(np.abs(changes) > SPREAD) < MIN_CHANGED and not is_end:
+        return 0.0, None
     place = int(np.argmax(np.abs(changes)))
     jumps = np.sign(changes[place]) * np.diff(logs)
     largest = int(np.argmax(jumps)) + 1
     is_sudden = jumps[largest - 1] > max(0.5, 0.6 * abs(changes[place]))
     return float(changes[place]), layers[largest if is_sudden else 0]
+
+
+def _lasting_changes(logs: np.ndarray) -> np.ndarray:
+    """Return by how many decades each layer and all after it are below the first layer, or above it and too large."""
+    highest_after = np.maximum.accumulate(logs[::-1])[::-1]
+    lowest_after = np.minimum.accumulate(logs[::-1])[::-1]
+    grows = (lowest_after > logs[0]) & (lowest_after > np.log10(TOO_LARGE_OUTPUT))
+    return np.where(grows, lowest_after, np.minimum(highest_after, logs[0])) - logs[0]
+
+
+def _initialized(observations: Observations) -> Table | None:
+    """Return the outputs of the layers that have parameters; of all layers if the parameters are unknown."""
+    table = observations.rms.get(ACTIVATION)
+    known = layers_with_parameters(observations)
+    if table is None or not known:
+        return table
+    kept = tuple(layer for layer in table.layers if layer.partition(".")[2] in known)
+    return table.of(kept) if kept else table
 
 
 def _has_gradient(observations: Observations) -> bool:

@@ -108,13 +108,13 @@ def _rounded(value: float | None) -> float | None:
 @TIME_VANISHING.remedy
 def remedy_time_vanishing(finding: Finding, about: About) -> list[remedies.Remedy]:
     """Propose gates; where there are gates, to initialize them for the length of the sequence."""
-    chrono = remedies.Remedy("init=chrono", "Gates initially open for a whole sequence (Tallec and Ollivier 2018).")
+    why = "Gates initially open for a whole sequence (Tallec and Ollivier 2018)."
+    chrono = remedies.Remedy("init=chrono", why, 'st.initialize_(model, "chrono")', overwrites=True)
     first = [chrono] if about.choices.get("model") in remedies.GATED else remedies.gated_cell(about)
     return [*first, *remedies.recurrent_initialization(), *remedies.norm(about)]
 
 
 @TIME_EXPLODING.remedy
 def remedy_time_exploding(finding: Finding, about: About) -> list[remedies.Remedy]:
-    """Propose clipping first, then recurrent weights that preserve norms, or gates."""
-    recurrent = [*remedies.recurrent_initialization(), *remedies.gated_cell(about)]
-    return [*remedies.clip(about), *recurrent, *remedies.lower_lr(about)]
+    """Propose recurrent weights that preserve norms with clipping, or gates."""
+    return [*remedies.clip(about), *remedies.gated_cell(about), *remedies.lower_lr(about)]

@@ -19,6 +19,12 @@ NUM_MEASUREMENTS = 3
 PERSISTENCE = 0.6
 GAP = 3
 PATIENCE = 0.03  # of the training budget
+LEAKY = remedies.Remedy(
+    "activation=leaky_relu init=he",
+    "A slope below zero keeps units alive (Maas et al. 2013), weights of the matching scale wake them.",
+    'st.replace_activations_(model, "leaky_relu") with st.initialize_(model, "he")',
+    overwrites=True,
+)
 
 
 @DEAD_UNITS.rule
@@ -81,17 +87,14 @@ def _severity(observations: Observations, share: float, step: int) -> str:
 
 @DEAD_UNITS.remedy
 def remedy_dead_units(finding: Finding, about: About) -> list[remedies.Remedy]:
-    """Propose a slope below zero first, then what keeps units from dying."""
-    leaky = remedies.Remedy("activation=leaky_relu", "Its slope below zero keeps units alive (Maas et al. 2013).")
-    is_fixed = about.choices.get("model") in (remedies.CUSTOM, *remedies.GATED)
+    """Propose a slope below zero with the matching scale, then what keeps units from dying."""
+    is_fixed = about.choices.get("model") == remedies.CUSTOM or remedies.is_recurrent(about)
     others = [*remedies.initialization(about), *remedies.lower_lr(about), *remedies.norm(about)]
-    return others if is_fixed else [leaky, *others]
+    return others if is_fixed else [LEAKY, *others]
 
 
 @SATURATION.remedy
 def remedy_saturation(finding: Finding, about: About) -> list[remedies.Remedy]:
     """Propose what keeps pre-activations small, then an activation that does not saturate."""
-    relu = remedies.Remedy("activation=relu", "It has no upper bound (Glorot et al. 2011, section 3).")
-    is_fixed = about.choices.get("model") in (remedies.CUSTOM, *remedies.RECURRENT)
     scale = [*remedies.initialization(about), *remedies.norm(about)]
-    return [*scale, *([] if is_fixed else [relu]), *remedies.lower_lr(about)]
+    return [*scale, *remedies.rectified(about), *remedies.lower_lr(about)]

@@ -1,0 +1,118 @@
+"""A case with a remedy applied: an override changes fields of the case, or calls the same function of the library."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import stabletrain as st
+from benchmarks.doctor.case import Case, Start
+from benchmarks.doctor.models import ACTIVATIONS
+from benchmarks.doctor.run import Run
+from stabletrain.vocabulary.finding import Finding
+
+ADAM_BETA = 0.9
+CLIP = 1.0  # conf/clip/norm.yaml
+RECURRENT = ("rnn", "lstm", "gru")
+OPEN_FORGET_GATE = Start(gate_bias=1.0)  # of an LSTM that replaces a plain recurrent network
+BUILT = {"activation": ("relu", "leaky_relu", "tanh", "gelu", "elu"), "residual": ("add",), "norm": ("layer", "batch")}
+DATA_ORIGINS = ("input", "target")  # of NaN: the advice is to clean the data
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """A case after a remedy.
+
+    Attributes:
+        case: The case with changed fields.
+        init: Name for `st.initialize_`, called before training; "" for the case's own.
+        clip: Name for `st.clip_gradients_`, called before each step; "" for the case's own.
+    """
+
+    case: Case
+    init: str = ""
+    clip: str = ""
+    unknown: tuple[str, ...] = field(default=())
+
+    @property
+    def is_applied(self) -> bool:
+        """Whether every word of the remedy means something for this network."""
+        return not self.unknown
+
+    def make_run(self, seed: int) -> Run:
+        """Return the run, ready to train."""
+        return TreatedRun(self, seed)
+
+
+class TreatedRun(Run):
+    """A run whose initialization and clipping may come from the library."""
+
+    def __init__(self, treatment: Treatment, seed: int) -> None:
+        super().__init__(treatment.case, seed)
+        self._clip = treatment.clip
+        if treatment.init:
+            network, num = treatment.case.network, treatment.case.training.batch_size
+            activation = None if network.family in RECURRENT else ACTIVATIONS[network.activation]()
+            st.initialize_(self.model, treatment.init, activation=activation, inputs=self.task.x[:num])
+
+    def clip(self) -> None:
+        if self._clip:
+            st.clip_gradients_(self.parameters, self._clip)
+        else:
+            super().clip()
+
+
+def treat(case: Case, override: str, finding: Finding | None = None) -> Treatment:
+    """Return the case with a remedy.
+
+    Args:
+        case: The case.
+        override: One or more overrides.
+        finding: The finding that proposes it. If it names a rate before a jump, or data with NaN, following it means
+            to undo that event.
+    """
+    treatment = Treatment(case)
+    for word in shlex.split(override):
+        key, _, value = word.partition("=")
+        treatment = _apply(treatment, key, value)
+    if undoes_event(finding):
+        treatment = replace(treatment, case=replace(treatment.case, event=None))
+    return treatment
+
+
+def undoes_event(finding: Finding | None) -> bool:
+    """Return whether a finding's advice in words is to undo the event: a rate that rose, or data with NaN."""
+    if finding is None:
+        return False
+    return "lr_before" in finding.evidence or finding.evidence.get("origin") in DATA_ORIGINS
+
+
+def _apply(treatment: Treatment, key: str, value: str) -> Treatment:
+    case = treatment.case
+    network, training = case.network, case.training
+
+    def with_network(**changes: Any) -> Treatment:
+        return replace(treatment, case=replace(case, network=replace(network, **changes)))
+
+    def with_training(**changes: Any) -> Treatment:
+        return replace(treatment, case=replace(case, training=replace(training, **changes)))
+
+    if key == "optimizer.lr":
+        return with_training(lr=float(value))
+    if key == "optimizer" and value == "adam":
+        return with_training(optimizer="adam", momentum=ADAM_BETA)
+    if key == "schedule" and value == "warmup_cosine":
+        return with_training(schedule="warmup_cosine")
+    if key == "clip.max_norm":
+        return with_training(clip=float(value))
+    if key == "clip":
+        return with_training(clip=CLIP) if value == "norm" else replace(treatment, clip=value)
+    if key == "init":
+        return replace(treatment, init=value)
+    if key == "model" and value == "lstm":
+        lstm = replace(case, network=replace(network, family="lstm", activation="tanh"), start=OPEN_FORGET_GATE)
+        return replace(treatment, case=lstm)
+    if value in BUILT.get(key, ()) and network.family not in RECURRENT:
+        return with_network(**{key: value})
+    return replace(treatment, unknown=(*treatment.unknown, f"{key}={value}"))

@@ -1,0 +1,70 @@
+"""What a remedy does to a case, how its outcome is judged, and when a promise is kept."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.demonstrations import Promise, table
+from benchmarks.doctor.advice import IMPROVED, MENDED, UNCHANGED, WORSE, outcome_of, sample
+from benchmarks.doctor.case import Case, Event, Network, Start, Training
+from benchmarks.doctor.composition import choices_of
+from benchmarks.doctor.treatment import treat
+from stabletrain.vocabulary.finding import Finding
+
+CASE = Case("a/b-0", "tuning", "blobs", Network("mlp", 4, 8, "sigmoid"), Training(num_steps=5), Start(gain=0.1))
+
+
+def test_words_change_the_case_or_call_the_library():
+    treated = treat(CASE, "activation=relu init=he clip=norm")
+    assert treated.is_applied
+    assert (treated.case.network.activation, treated.init, treated.case.training.clip) == ("relu", "he", 1.0)
+    other = treat(CASE, "optimizer=adam optimizer.lr=0.003 schedule=warmup_cosine")
+    training = other.case.training
+    assert (training.optimizer, training.lr, training.schedule) == ("adam", 0.003, "warmup_cosine")
+    assert math.isfinite(treated.make_run(0)())
+    recurrent = replace(CASE, network=Network("rnn", 1, 8, "tanh"))
+    assert treat(recurrent, "model=lstm").case.network.family == "lstm"
+    assert not treat(recurrent, "norm=layer").is_applied
+    assert not treat(CASE, "lr_find=true").is_applied
+
+
+def test_a_rate_that_rose_is_put_back():
+    jumped = replace(CASE, event=Event("lr_jump", 3, 100.0))
+    finding = Finding("lr_too_high", "critical", None, 3, 4, {"lr_before": 1e-3})
+    assert treat(jumped, "optimizer.lr=0.001", finding).case.event is None
+    assert treat(jumped, "clip=norm", None).case.event is not None
+
+
+def test_the_composition_says_when_the_initialization_is_no_usual_one():
+    assert choices_of(CASE)["init"] == "normal"
+    assert choices_of(replace(CASE, start=Start()))["init"] == "he"
+
+
+@pytest.mark.parametrize(
+    ("points", "word"),
+    [(88.0, MENDED), (70.0, IMPROVED), (52.0, UNCHANGED), (48.0, UNCHANGED), (30.0, WORSE), (math.nan, WORSE)],
+)
+def test_outcomes(points, word):
+    assert outcome_of(points, before=50.0, reference=90.0) == word
+
+
+def test_a_sample_is_spread_over_the_families():
+    families = ("vanishing", "exploding")
+    biases = {f: [10.0 * place + i for i in range(9)] for place, f in enumerate(families)}
+    cases = [replace(CASE, family=family, start=Start(bias=x)) for family in families for x in biases[family]]
+    assert {case.family for case in sample(cases, 2)} == set(families)
+    assert sample(cases, 4) == sample(reversed(cases), 4)
+    assert len(sample(cases, None)) == 18
+
+
+def test_promises():
+    promise = Promise("a=b", verdict="healthy", accuracy=(0.8, 1.0))
+    good = {"words": "a=b", "seed": 0, "threads": 1, "exit_code": 0, "verdict": "healthy", "accuracy": 0.9}
+    bad = good | {"seed": 1, "accuracy": 0.5}
+    assert promise.is_kept(good)
+    assert not promise.is_kept(bad)
+    assert not promise.is_kept(good | {"exit_code": 3})
+    assert table([good, bad], [promise])[2] == "| `a=b` | 2 | 1 | seed 1, 1 threads | 0.50–0.90 |"
