@@ -276,9 +276,16 @@ def _unjudged(observations: Observations, log: LoggedRun) -> tuple[list[str], li
 def _in_units(finding: Finding, observations: Observations, steps_per_unit: int) -> Finding:
     """Return a finding with its steps in the unit of the log, and worded by what a log shows."""
     evidence = finding.evidence
-    advice = finding.advice.replace(NO_PROGRESS.advice, NOT_FALLEN)
+    advice = _advice_on_rate(observations) if finding.kind == NO_PROGRESS.name else finding.advice
     counts = observations.scalars.get(names.TRAIN_NONFINITE)
     if finding.kind == NONFINITE.name and counts is not None and len(counts.values):
         evidence = evidence | {"num_nonfinite": int(counts.values[-1])}
     first, last = finding.first_step // steps_per_unit, finding.last_step // steps_per_unit
     return replace(finding, first_step=first, last_step=last, evidence=evidence, advice=advice)
+
+
+def _advice_on_rate(observations: Observations) -> str:
+    """Return what to do about a loss that does not fall, where nothing is known of the network."""
+    rates = observations.scalars.get(names.LR)
+    than = f" than {rates.values.max():.3g}" if rates is not None and len(rates.values) else ""
+    return f"{NOT_FALLEN} In code: try ten times higher and ten times lower ones{than}."
