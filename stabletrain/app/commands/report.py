@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from stabletrain.app.commands.diagnose import judge
 from stabletrain.app.composition.compose import Composition
 from stabletrain.app.output_dir import open_run, unwritable
 from stabletrain.errors import RequestError
@@ -40,6 +39,8 @@ def _write(folders: Sequence[RunFolder], arguments: Sequence[str], output_dir: s
     is_sweep = len(arguments) == 1 and sweep.exists
     if len(folders) == 1 and not is_sweep:
         if not folders[0].summary.is_file():  # recorded by a callback whose run did not get to its end
+            from stabletrain.app.commands.diagnose import judge
+
             judge(folders[0])
         return write_report(folders[0])
     if output_dir is not None:
