@@ -38,7 +38,9 @@ def _write(folders: Sequence[RunFolder], arguments: Sequence[str], output_dir: s
     sweep = SweepFolder(arguments[0])
     is_sweep = len(arguments) == 1 and sweep.exists
     if len(folders) == 1 and not is_sweep:
-        if not folders[0].summary.is_file():  # recorded by a callback whose run did not get to its end
+        if (
+            folders[0].events == folders[0].path and not folders[0].summary.is_file()
+        ):  # recorded beside another tool's log
             from stabletrain.app.commands.diagnose import judge
 
             judge(folders[0])
