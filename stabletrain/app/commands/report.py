@@ -38,9 +38,8 @@ def _write(folders: Sequence[RunFolder], arguments: Sequence[str], output_dir: s
     sweep = SweepFolder(arguments[0])
     is_sweep = len(arguments) == 1 and sweep.exists
     if len(folders) == 1 and not is_sweep:
-        if (
-            folders[0].events == folders[0].path and not folders[0].summary.is_file()
-        ):  # recorded beside another tool's log
+        is_beside_another = folders[0].events == folders[0].path  # event files in the log folder of another tool
+        if is_beside_another and not folders[0].summary.is_file():
             from stabletrain.app.commands.diagnose import judge
 
             judge(folders[0])
