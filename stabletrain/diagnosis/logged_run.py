@@ -5,19 +5,27 @@ The rules are the same as for a record. What they need and the log lacks is name
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from stabletrain.diagnosis.doctor import diagnose
+from stabletrain.diagnosis.logged_losses import (
+    MIN_LOSSES,
+    above_zero,
+    fall_of,
+    has_diverged,
+    has_relapsed,
+    swings_widened,
+)
 from stabletrain.diagnosis.observations import Observations, Series
-from stabletrain.diagnosis.progress import running_medians
 from stabletrain.diagnosis.recorded_run import RecordedRun, observe
 from stabletrain.diagnosis.rules.clipping import ALWAYS, MIN_MEASUREMENTS
 from stabletrain.diagnosis.rules.loss import MIN_STEPS, PROGRESS, PROGRESS_AT_THE_END, SPIKE_WARMUP
 from stabletrain.vocabulary import metric_names as names
-from stabletrain.vocabulary.finding import INFO, UNKNOWN, Finding, verdict_of
+from stabletrain.vocabulary.finding import BECAUSE, INFO, UNKNOWN, Finding, verdict_of
 from stabletrain.vocabulary.kinds import (
     CLIP_ALWAYS,
     EXPLODING,
@@ -31,13 +39,10 @@ from stabletrain.vocabulary.kinds import (
 from stabletrain.vocabulary.log_format import LogFormat
 
 NOT_FALLEN = "The loss has not fallen since it was first logged: search for a learning rate that lowers it."
-MIN_LOSSES = 5  # of fewer, no rule can tell a level from noise
 MIN_VALIDATIONS = 3
 GUESS = 0.55  # an accuracy that a guess between two classes may reach
 GAIN = 0.05  # of the accuracy: what a validation gains or loses by chance, see `rules.loss.BACK_AND_FORTH`
-DIFFERENCE = 0.954  # median of |x - y| in standard deviations, for two normal numbers
-ERROR_OF_MEDIAN = 1.25  # standard error of the median of n normal numbers, in standard deviations over √n
-MARGIN = 0.05  # of the range of a loss that may be negative: its lowest level is this much above zero
+ALONE = "severity_alone"  # in the evidence of a symptom, see `diagnosis.causes`
 CAPPED = 1e-3  # relative deviation of norms that clipping has made equal; they are logged with three digits or more
 OF_LOSS = (LOSS_SPIKE.name, OSCILLATION.name, NO_PROGRESS.name)  # kinds that presume a loss that should fall
 FROM_LOGS = (*OF_LOSS, NONFINITE.name, CLIP_ALWAYS.name, EXPLODING.name, LR_TOO_HIGH.name)  # kinds that a log can show
@@ -88,14 +93,9 @@ class LogDiagnosis:
 
 def diagnose_log(log: LoggedRun) -> LogDiagnosis:
     """Apply the rules to the log of another tool."""
-    observations, notes = _prepare(observe(log))
-    findings = [*diagnose(observations), *notes]
-    losses = observations.scalars.get(names.TRAIN_LOSS)
-    if log.why_not_falling or losses is None or len(losses.values) < MIN_LOSSES:
-        denied = OF_LOSS
-    else:
-        denied = (NO_PROGRESS.name,) if _validation_improves(observations) else ()
-    findings = [f for f in findings if f.kind not in denied or _is_of_accuracy(f)]
+    logged = observe(log)
+    observations, notes = _prepare(logged)
+    findings = _without_doubtful(diagnose(observations), logged, log.why_not_falling) + notes
     reason = _too_little(observations, log)
     missing, unjudged = _unjudged(observations, log)
     verdict = verdict_of(findings, bool(reason))
@@ -108,6 +108,39 @@ def diagnose_log(log: LoggedRun) -> LogDiagnosis:
     )
 
 
+def _without_doubtful(findings: Sequence[Finding], logged: Observations, why_not_falling: str) -> list[Finding]:
+    """Return the findings without what the loss of this log cannot show; what may be noise is a note.
+
+    Where a doubtful finding explained others, these stand for themselves.
+    """
+    losses = logged.scalars.get(names.TRAIN_LOSS)
+    if why_not_falling or losses is None or len(losses.values) < MIN_LOSSES:
+        denied = OF_LOSS
+    else:
+        denied = (NO_PROGRESS.name,) if _validation_improves(logged) else ()
+    kept = [f for f in findings if f.kind not in denied or _is_of_accuracy(f)]
+    if losses is None or not len(losses.values):
+        return kept
+    doubtful = {f.kind for f in kept if not _is_of_accuracy(f) and _is_doubtful(f.kind, losses.values)}
+    freed = [_freed(f) if f.because_of in doubtful and f.kind not in doubtful else f for f in kept]
+    return [replace(f, severity=INFO) if f.kind in doubtful else f for f in freed]
+
+
+def _is_doubtful(kind: str, losses: np.ndarray) -> bool:
+    """Return whether a finding about a loss may be due to noise, or to a loss of which nobody knows where it leads."""
+    if kind in OF_LOSS and losses.min() < 0:  # such as that of a policy gradient
+        return not has_diverged(losses)
+    if kind == LOSS_SPIKE.name:
+        return not has_relapsed(losses)
+    return kind == OSCILLATION.name and not swings_widened(losses)
+
+
+def _freed(finding: Finding) -> Finding:
+    """Return a symptom as a finding of its own."""
+    evidence = {name: value for name, value in finding.evidence.items() if name not in (BECAUSE, ALONE)}
+    return replace(finding, severity=finding.evidence.get(ALONE, finding.severity), evidence=evidence)
+
+
 def _prepare(observations: Observations) -> tuple[Observations, list[Finding]]:
     """Return the observations as the rules expect them, and findings of severity `info` that only logs need."""
     scalars, notes = dict(observations.scalars), []
@@ -116,7 +149,7 @@ def _prepare(observations: Observations) -> tuple[Observations, list[Finding]]:
     if (found := _pop_capped_norm(scalars)) is not None:
         notes.append(found)
     if (losses := scalars.get(names.TRAIN_LOSS)) is not None and len(losses.values):
-        scalars[names.TRAIN_LOSS] = Series(losses.steps, _above_zero(losses.values))
+        scalars[names.TRAIN_LOSS] = Series(losses.steps, above_zero(losses.values))
     return replace(observations, scalars=scalars), notes
 
 
@@ -142,15 +175,6 @@ def _pop_nonfinite(scalars: dict[str, Series]) -> Finding | None:
         return Finding(NONFINITE.name, INFO, None, int(steps[0]), int(steps[-1]), evidence, NONFINITE.advice)
     scalars[names.TRAIN_NONFINITE] = Series(steps, np.arange(1.0, len(steps) + 1))
     return None
-
-
-def _above_zero(losses: np.ndarray) -> np.ndarray:
-    """Return losses that may be negative, such as an ELBO or a log-likelihood, as differences from their lowest level.
-
-    The rules compare with a baseline, and no loss with the share of itself that it fell by can be negative.
-    """
-    low, high = np.quantile(losses, (0.01, 0.99))
-    return losses - low + MARGIN * (high - low) if low < 0 else losses
 
 
 def _pop_capped_norm(scalars: dict[str, Series]) -> Finding | None:
@@ -182,7 +206,7 @@ def _too_little(observations: Observations, log: LoggedRun) -> str:
         return log.why_not_falling
     if (stuck := _stuck_accuracy(observations)) is not None:
         return f"the accuracy of the validation stays at {stuck:.2g}"
-    fall, is_clear = _fall(losses.values)
+    fall, is_clear = fall_of(losses.values)
     if (fall > PROGRESS_AT_THE_END and is_clear) or _validation_improves(observations):
         return ""
     fallen = f"the loss has fallen by {max(fall, 0.0):.0%}" + ("" if is_clear else ", less than it varies,")
@@ -191,18 +215,6 @@ def _too_little(observations: Observations, log: LoggedRun) -> str:
         early, least = last // log.steps_per_unit, MIN_STEPS // log.steps_per_unit
         return f"{fallen} by {log.unit[:-1]} {early:,}, which is too early to judge ({least:,})"
     return f"{fallen} since it was first logged, and what it was before is not known"
-
-
-def _fall(losses: np.ndarray) -> tuple[float, bool]:
-    """Return by which share the loss was lower at its best than when it was first logged, and if that is no noise.
-
-    The median of the first five losses is compared with the lowest median of a tenth of them, at two standard errors.
-    """
-    width = max(MIN_LOSSES, len(losses) // 10)
-    first, lowest = float(np.median(losses[:MIN_LOSSES])), float(running_medians(losses, width).min())
-    deviation = float(np.median(np.abs(np.diff(losses)))) / DIFFERENCE
-    error = ERROR_OF_MEDIAN * deviation * (1 / MIN_LOSSES + 1 / width) ** 0.5
-    return (first - lowest) / max(abs(first), 1e-30), first - lowest > 2 * error
 
 
 def _stuck_accuracy(observations: Observations) -> float | None:
@@ -264,9 +276,16 @@ def _unjudged(observations: Observations, log: LoggedRun) -> tuple[list[str], li
 def _in_units(finding: Finding, observations: Observations, steps_per_unit: int) -> Finding:
     """Return a finding with its steps in the unit of the log, and worded by what a log shows."""
     evidence = finding.evidence
-    advice = finding.advice.replace(NO_PROGRESS.advice, NOT_FALLEN)
+    advice = _advice_on_rate(observations) if finding.kind == NO_PROGRESS.name else finding.advice
     counts = observations.scalars.get(names.TRAIN_NONFINITE)
     if finding.kind == NONFINITE.name and counts is not None and len(counts.values):
         evidence = evidence | {"num_nonfinite": int(counts.values[-1])}
     first, last = finding.first_step // steps_per_unit, finding.last_step // steps_per_unit
     return replace(finding, first_step=first, last_step=last, evidence=evidence, advice=advice)
+
+
+def _advice_on_rate(observations: Observations) -> str:
+    """Return what to do about a loss that does not fall, where nothing is known of the network."""
+    rates = observations.scalars.get(names.LR)
+    than = f" than {rates.values.max():.3g}" if rates is not None and len(rates.values) else ""
+    return f"{NOT_FALLEN} In code: try ten times higher and ten times lower ones{than}."

@@ -34,7 +34,7 @@ def judge(tmp_path, **columns):
 UNHEALTHY = {
     "no_progress": {"loss": FLAT},
     "loss_spike": {"loss": late(FALLING, FALLING + 2.5)},
-    "oscillation": {"loss": FLAT + 1.2 * np.sin(1.3 * STEPS)},
+    "oscillation": {"loss": 1.2 + late(0.02 * NOISE, 0.6 * (-1.0) ** (STEPS // 10), 1000)},
     "nonfinite": {"loss": late(FALLING, np.nan)},
     "lr_too_high": {"loss": late(FALLING, FALLING + 2.5, 1510), "lr": late(1e-3, 1e-1)},
     "exploding": {"loss": FLAT, "grad_norm": late(np.exp(0.2 * NOISE), np.exp(STEPS / 200), 2000)},
@@ -51,6 +51,7 @@ HEALTHY_LOGS = {
     "falls": {"loss": FALLING},
     "noisy": {"loss": 1 + 0.3 * np.exp(-STEPS / 600) + 0.2 * NOISE},
     "a spike that came back": {"loss": FALLING + np.where((STEPS >= 1500) & (STEPS < 1600), 2.5, 0)},
+    "small losses that vary as widely from the start": {"loss": 0.05 * np.exp(0.6 * NOISE - STEPS / 3000)},
     "a log-likelihood below zero": {"loss": -50 * (1 - np.exp(-STEPS / 400)) + NOISE},
     "one NaN that was skipped": {"loss": np.where(STEPS == 1500, np.nan, FALLING)},
     "norms that overflow until a scaler is set": {"loss": FALLING, "grad_norm": np.where(STEPS < 30, np.inf, 1 + FLAT)},
@@ -65,11 +66,16 @@ def test_what_is_not_alleged(tmp_path, name):
     assert (result.verdict, [f for f in result.findings if f.alarms]) == (HEALTHY, [])
 
 
+@pytest.mark.parametrize("losses", [0 * STEPS, np.where(STEPS < 10, 0.0, FLAT), -FLAT, 1e30 + 0 * STEPS])
+def test_unusual_losses_break_no_rule(tmp_path, losses):
+    assert judge(tmp_path, step=STEPS, loss=losses, val_loss=losses).verdict in (HEALTHY, UNKNOWN, "no_progress")
+
+
 def test_epochs_are_counted_as_epochs(tmp_path):
     result = judge(tmp_path, epoch=EPOCHS, loss=2.303, accuracy=0.1)
     finding = result.findings[0]
     assert (finding.kind, finding.first_step, finding.last_step) == ("no_progress", 1, 20)
-    assert "since it was first logged" in finding.advice
+    assert finding.advice.endswith("lowers it. In code: try ten times higher and ten times lower ones.")
     assert judge(tmp_path, epoch=EPOCHS, loss=2 * np.exp(-EPOCHS / 4)).verdict == HEALTHY
 
 

@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from stabletrain.app.commands.diagnose import judge
 from stabletrain.app.composition.compose import Composition
 from stabletrain.app.output_dir import open_run, unwritable
 from stabletrain.errors import RequestError
@@ -39,7 +38,10 @@ def _write(folders: Sequence[RunFolder], arguments: Sequence[str], output_dir: s
     sweep = SweepFolder(arguments[0])
     is_sweep = len(arguments) == 1 and sweep.exists
     if len(folders) == 1 and not is_sweep:
-        if not folders[0].summary.is_file():  # recorded by a callback whose run did not get to its end
+        is_beside_another = folders[0].events == folders[0].path  # event files in the log folder of another tool
+        if is_beside_another and not folders[0].summary.is_file():
+            from stabletrain.app.commands.diagnose import judge
+
             judge(folders[0])
         return write_report(folders[0])
     if output_dir is not None:
