@@ -178,7 +178,10 @@ SILENT = (
 def alarms(run: Run, is_wrong: bool, is_bare: bool) -> list[str]:
     """Return the kinds of the alarms, first the cause."""
     torch.manual_seed(0)
-    return [finding.kind for finding in run(is_wrong, is_bare).findings if finding.alarms]
+    doctor = run(is_wrong, is_bare)
+    found = [finding.kind for finding in doctor.findings if finding.alarms]
+    doctor.detach()
+    return found
 
 
 def main() -> None:
