@@ -127,7 +127,9 @@ def _points(program: Program | None, outcome: Outcome) -> tuple[float, ...] | No
 def _alarms(subject: Subject, which: str, watch: str) -> list[Finding]:
     doctor = train(getattr(subject, which), SEEDS[0], watch).doctor
     assert doctor is not None
-    return [finding for finding in doctor.findings if finding.alarms]
+    found = [finding for finding in doctor.findings if finding.alarms]
+    doctor.detach()
+    return found
 
 
 HEADER = (

@@ -84,9 +84,16 @@ def _stale_reset(is_wrong: bool, is_bare: bool) -> st.Doctor:
 
 
 def _frozen_in_optimizer(is_wrong: bool, is_bare: bool) -> st.Doctor:
-    """The optimizer has the frozen backbone and not the head."""
+    """The optimizer has the frozen backbone, which was trained before, and not the new head."""
     model = _network()
+    pretraining = torch.optim.Adam(model.parameters(), 3e-3)
+    for step in range(100):
+        x, y = _batch(step)
+        pretraining.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        pretraining.step()
     model[0].requires_grad_(False)
+    model[-1].reset_parameters()
     parameters = model[0].parameters() if is_wrong else model[-1].parameters()
     return _train(model, torch.optim.Adam(parameters, 3e-3), is_bare)
 
@@ -171,7 +178,10 @@ SILENT = (
 def alarms(run: Run, is_wrong: bool, is_bare: bool) -> list[str]:
     """Return the kinds of the alarms, first the cause."""
     torch.manual_seed(0)
-    return [finding.kind for finding in run(is_wrong, is_bare).findings if finding.alarms]
+    doctor = run(is_wrong, is_bare)
+    found = [finding.kind for finding in doctor.findings if finding.alarms]
+    doctor.detach()
+    return found
 
 
 def main() -> None:

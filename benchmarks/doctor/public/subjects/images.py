@@ -34,9 +34,9 @@ _damage = Program(
     "three_digit_images",
     (
         *("conv 8 3 same relu", "pool 2", "conv 8 3 same relu", "pool 2", "conv 16 3 same relu", "pool 2", "flatten"),
-        *("dense 16 relu", "dropout 0.5", "dense 1 sigmoid"),
+        *("dense 16 relu", "dropout 0.5", "dense 1"),
     ),
-    *("binary_crossentropy", "rmsprop"),
+    *("binary_crossentropy_with_logits", "rmsprop"),
     batch_size=16,
     targets=INDEX,
 )
@@ -140,7 +140,7 @@ SUBJECTS = (
         ),
         ("output_activation", "lr_too_low", "no_progress"),
         ("target_scale",),
-        note="one sigmoid output for the class numbers 0, 1 and 2",
+        note="one sigmoid output for the class numbers 0, 1 and 2, in the form that PyTorch accepts: on logits",
     ),
     Subject(
         25,
