@@ -14,6 +14,7 @@ from stabletrain.vocabulary.signals import GRADIENT, UPDATE
 
 ADAPTIVE = ("adam", "adamw", "rmsprop", "muon")  # their steps do not depend on the size of the gradient
 USUAL_ADAPTIVE = 1e-3  # Kingma and Ba 2015; the default of torch.optim.Adam
+SHORT, MOST_FOR_SHORT = 1000, 5.0  # steps, below which the rates of our benchmark's recipes are higher; factor
 USUAL_SGD = 0.05  # conf/optimizer: 0.1 plain, 0.05 with momentum
 FAR_FROM_USUAL = 30.0  # factor beyond which a rate alone explains updates that are too large or too small
 TURNOVER = 5.0  # ‖ΔW‖/‖W‖ summed over a training: weights that learn are replaced a few times
@@ -49,7 +50,7 @@ class Rate:
         """The usual rate for such an optimizer; None if the optimizer is unknown."""
         if self.is_adaptive is None:
             return None
-        return USUAL_ADAPTIVE if self.is_adaptive else USUAL_SGD
+        return usual_adaptive(self.num_steps) if self.is_adaptive else USUAL_SGD
 
     @property
     def distance(self) -> float:
@@ -78,6 +79,12 @@ class Rate:
         if measured is None or usual is None:
             return usual or measured
         return math.sqrt(usual * min(max(measured, usual / TRUSTED), usual * TRUSTED))
+
+
+def usual_adaptive(num_steps: int | None) -> float:
+    """Return the usual rate of Adam and its relatives: 1e-3, and up to 5e-3 for trainings of fewer than 1,000 steps."""
+    shortness = SHORT / num_steps if num_steps else 1.0
+    return USUAL_ADAPTIVE * min(max(shortness, 1.0), MOST_FOR_SHORT)
 
 
 def rounded(lr: float) -> float:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from stabletrain.diagnosis.circumstances import Circumstances
 from stabletrain.diagnosis.observations import About
-from stabletrain.diagnosis.rates import LEAST_CHANGE, USUAL_ADAPTIVE, Rate
+from stabletrain.diagnosis.rates import LEAST_CHANGE, Rate, rounded, usual_adaptive
 from stabletrain.vocabulary.finding import Finding
 from stabletrain.vocabulary.kinds import KINDS
 
@@ -128,8 +128,8 @@ def adam(about: About) -> list[Remedy]:
     if _rate(about).is_adaptive is not False:
         return []
     why = "It scales each step by the gradient's own size (Kingma and Ba 2015)."
-    call = f"torch.optim.Adam(model.parameters(), lr={USUAL_ADAPTIVE:g})"
-    return [Remedy(f"optimizer=adam {LR}={USUAL_ADAPTIVE:g}", why, call)]
+    lr = rounded(usual_adaptive(_rate(about).num_steps))
+    return [Remedy(f"optimizer=adam {LR}={lr:.3g}", why, f"torch.optim.Adam(model.parameters(), lr={lr:.3g})")]
 
 
 def search_lr(about: About) -> list[Remedy]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ FOREIGN = About(settings={"optimizer.lr": 1e-3})
 LOWER, HIGHER = ("to a tenth", "lower the learning rate"), ("ten times higher", "hardly move: raise it")
 
 
-def found(kind: str, severity: str = "warning", **evidence) -> Finding:
+def found(kind: str, severity: str = "warning", **evidence: Any) -> Finding:
     return Finding(kind, severity, None, 0, 9, evidence)
 
 
@@ -101,7 +102,7 @@ def test_a_symptom_proposes_what_mends_its_cause():
 def test_in_code_says_the_number():
     (low,) = with_remedies([found("lr_too_low")], Circumstances(rate=Rate(1e-5, True, None, None, 300)))
     assert low.overrides == []
-    assert "In code: set the optimizer's lr=0.001" in low.advice
+    assert "In code: set the optimizer's lr=0.003" in low.advice
     (unknown,) = with_remedies([found("lr_too_low")], Circumstances())
     assert "ten times higher" in unknown.advice
 
@@ -151,8 +152,8 @@ def _with_rate(lr, updates, losses, activation=None):
     )
     gradient = table(np.tile([1e-2, 1e-3, 1e-4], (n, 1)))
     about = About(num_steps=n, prior_loss=2.3, settings={"optimizer.lr": lr})
-    scalars = base.scalars | {"train/lr": series([lr], [0])}
-    return Observations(rms=base.rms | {"gradient": gradient}, scalars=scalars, about=about)
+    scalars = {**base.scalars, "train/lr": series([lr], [0])}
+    return Observations(rms={**base.rms, "gradient": gradient}, scalars=scalars, about=about)
 
 
 SHRINKING = [1.0, 0.1, 0.01, 0.001, 0.1]
@@ -211,7 +212,9 @@ def test_layers_without_weights_and_single_small_ones_are_no_bad_init():
     ],
 )
 def test_rates_jump_to_where_they_work(rate, least, most):
+    assert rate.lr
     usual = rate.lower() if rate.lr > 0.1 else rate.higher()
+    assert usual
     assert least <= usual <= most
     assert usual == float(f"{usual:.0e}")
 
@@ -223,7 +226,7 @@ def test_the_optimizer_is_told_from_its_first_update():
     assert rate_of(adam).is_adaptive is True
     gradient = adam.rms["gradient"].values
     plain = Observations(
-        rms=adam.rms | {"update": table(0.1 * gradient)},
+        rms={**adam.rms, "update": table(0.1 * gradient)},
         scalars=adam.scalars,
         about=adam.about,
     )

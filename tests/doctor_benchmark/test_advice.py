@@ -24,7 +24,11 @@ def test_words_change_the_case_or_call_the_library():
     other = treat(CASE, "optimizer=adam optimizer.lr=0.003 schedule=warmup_cosine")
     training = other.case.training
     assert (training.optimizer, training.lr, training.schedule) == ("adam", 0.003, "warmup_cosine")
-    assert math.isfinite(treated.make_run(0)())
+    other = treat(CASE, "optimizer=adam optimizer.lr=0.003 schedule=warmup_cosine")
+    training = other.case.training
+    assert (training.optimizer, training.lr, training.schedule) == ("adam", 0.003, "warmup_cosine")
+    plain, made = (treat(CASE, words).make_run(0).model.blocks[1].linear.weight.std() for words in ("", "init=he"))
+    assert made > 5 * plain  # a tenth of the usual scale, mended
     recurrent = replace(CASE, network=Network("rnn", 1, 8, "tanh"))
     assert treat(recurrent, "model=lstm").case.network.family == "lstm"
     assert not treat(recurrent, "norm=layer").is_applied
