@@ -63,7 +63,6 @@ class About:
         choices: The option of each configuration group; empty if stabletrain did not compose the run.
         settings: Values by dotted key, such as `optimizer.lr`.
         num_steps: The training budget in optimizer steps.
-        is_open_ended: Whether `num_steps` is merely the number of steps so far, and training may go on.
         steps_per_epoch: Optimizer steps in one pass over the training data.
         num_dims: Number of axes of each parameter, by layer name; 1 for biases and gains.
         prior_loss: Loss of the best constant prediction: the entropy of the labels, or the variance of the targets.
@@ -82,7 +81,6 @@ class About:
     prior_loss: float | None = None
     prior_is_measured: bool = False
     is_game: bool = False
-    is_open_ended: bool = False
     client: str | None = None
 
 

@@ -35,7 +35,6 @@ class Progress:
     Attributes:
         share: Fraction of the training budget that is done; estimated if the budget is unknown.
         is_planned: Whether the number of steps is known.
-        is_final: Whether the training has ended and was meant to.
         start: The first loss, before the first step.
         now: Median of the last tenth.
         best: The lowest such median so far.
@@ -58,7 +57,6 @@ class Progress:
     steepness: float
     uncertainty: float
     is_measure: bool = True
-    is_final: bool = False
 
     @property
     def fall(self) -> float:
@@ -113,9 +111,8 @@ def progress_of(observations: Observations) -> Progress | None:
     lowest = int(np.argmin(levels))
     spread = 1.4826 * float(np.median(np.abs(values[lowest : lowest + width] - levels[lowest])))
     noise = 1.4826 * float(np.median(np.abs(values[width - 1 :] - levels)))
-    share = share_done(observations, int(losses.steps[-1]))
     return Progress(
-        share=share,
+        share=share_done(observations, int(losses.steps[-1])),
         is_planned=bool(observations.about.num_steps),
         start=start,
         now=now,
@@ -125,7 +122,6 @@ def progress_of(observations: Observations) -> Progress | None:
         steepness=(earlier - now) / max(abs(now), 1e-30),
         uncertainty=1.25 * spread / width**0.5,  # standard error of the median of a normal distribution
         is_measure=is_measure,
-        is_final=bool(observations.about.num_steps) and share >= 1 and not observations.about.is_open_ended,
     )
 
 

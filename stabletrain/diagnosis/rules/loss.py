@@ -182,9 +182,7 @@ def find_no_progress(observations: Observations) -> list[Finding]:
     After 80% of the budget, a loss that still falls is reported as well.
     """
     losses, progress = observations.scalars.get(names.TRAIN_LOSS), progress_of(observations)
-    if losses is None or progress is None:
-        return []
-    if progress.is_falling and (progress.share < LATE or observations.about.is_open_ended):
+    if losses is None or progress is None or (progress.is_falling and progress.share < LATE):
         return []
     late = max(0.0, progress.share - PROGRESS_PATIENCE) / (1 - PROGRESS_PATIENCE) if progress.is_planned else 0.0
     if progress.best_fall > PROGRESS + (PROGRESS_AT_THE_END - PROGRESS) * late:

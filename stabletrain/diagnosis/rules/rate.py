@@ -109,7 +109,7 @@ def find_lr_too_low(observations: Observations) -> list[Finding]:
     typical, num_steps = float(np.nanmedian(medians)), observations.about.num_steps
     is_short = typical * num_steps < TOO_SHORT if num_steps else typical < STILL
     is_short = is_short and not np.nanmax(medians) > TOO_FAR  # else they stopped moving after a step that was too large
-    is_cut_off = progress.is_final and progress.steepness > STEEP
+    is_cut_off = progress.is_planned and progress.share >= 1 and progress.steepness > STEEP
     is_cut_off = is_cut_off and progress.is_falling and 0 < progress.fall < UNFINISHED
     if not is_short and not is_cut_off:
         return []

@@ -292,7 +292,6 @@ class Doctor:
             client=LOOP,
             settings={} if self._first_lr is None else {"optimizer.lr": self._first_lr},
             num_steps=num_steps,
-            is_open_ended=num_steps is not None and self._num_steps is None and not self._is_over,
             num_dims=num_dims_by_layer(self._watch.layers, self._num_dims),
             prior_loss=measured if self._prior_loss is None else self._prior_loss,
             prior_is_measured=measured is not None,
