@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from stabletrain.torch_tools import step_hooks
 
 Hook = Callable[["Optimizers"], None]
 ALTERNATIONS = 3  # turns with an optimizer of other parameters, after which the two are trained against each other
@@ -63,7 +64,7 @@ class Optimizers:
         self._num_turns, self._other_is_last = 0, False
         self.unmoved: frozenset[int] = frozenset()
         self.was_seen = False
-        _listen(self)
+        step_hooks.listen(self)
 
     @property
     def known(self) -> tuple[Optimizer, ...]:
@@ -105,7 +106,7 @@ class Optimizers:
 
     def detach(self) -> None:
         """Hear of no more steps."""
-        _forget(self)
+        step_hooks.ignore(self)
         self._before.clear()
         self._after.clear()
 
@@ -205,38 +206,3 @@ def unwrap(optimizer: Any) -> Any:
     while "_optimizer_step_pre_hooks" not in vars(optimizer) and hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     return optimizer
-
-
-_listening: list[weakref.ref[Optimizers]] = []
-_handles: list[Any] = []  # of the two global hooks, which are registered while anything listens
-
-
-def _listen(new: Optimizers) -> None:
-    _listening.append(weakref.ref(new, _listening.remove))
-    if not _handles:
-        _handles.append(register_optimizer_step_pre_hook(_tell_begin))
-        _handles.append(register_optimizer_step_post_hook(_tell_end))
-
-
-def _forget(old: Optimizers) -> None:
-    """Remove one listener, and with the last one the global hooks.
-
-    Garbage collection alone does not remove them, because it may happen while torch iterates over its hooks, which may
-    not change then. They remain, without an effect, until something else is detached.
-    """
-    _listening[:] = [ref for ref in _listening if ref() not in (None, old)]
-    if not _listening:
-        while _handles:
-            _handles.pop().remove()
-
-
-def _tell_begin(optimizer: Optimizer, *_: Any) -> None:
-    for ref in (*_listening,):
-        if (found := ref()) is not None:
-            found.begin(optimizer)
-
-
-def _tell_end(optimizer: Optimizer, *_: Any) -> None:
-    for ref in (*_listening,):
-        if (found := ref()) is not None:
-            found.end(optimizer)

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from stabletrain.torch_tools import step_hooks
 
 MAX_WATCHED = 8  # parameters with a hook: what is done to gradients is done to those of a whole optimizer
 MAX_HELD = 2**18  # elements of a gradient that is kept until the next backward pass
@@ -150,23 +151,14 @@ class Ledger:
         self.owned: set[int] = set()
         self.optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._of: weakref.WeakKeyDictionary[Optimizer, list[Account]] = weakref.WeakKeyDictionary()
-        ref = weakref.ref(self)
+        step_hooks.listen(self)
 
-        def before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            ledger = ref()
-            if ledger is not None:
-                ledger._note(optimizer)
+    def end(self, optimizer: Optimizer) -> None:
+        """Count a step."""
+        self.num_steps += 1
 
-        def after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            ledger = ref()
-            if ledger is not None:
-                ledger.num_steps += 1
-
-        self._handles = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
-        for handle in self._handles:
-            weakref.finalize(self, handle.remove)
-
-    def _note(self, optimizer: Optimizer) -> None:
+    def begin(self, optimizer: Optimizer) -> None:
+        """Note the gradients that an optimizer is about to use."""
         if optimizer not in self.optimizers:
             ids = {id(p) for group in optimizer.param_groups for p in group["params"]}
             self.owned |= ids
@@ -179,8 +171,7 @@ class Ledger:
         """Remove all hooks."""
         for account in self.accounts:
             account.close()
-        for handle in self._handles:
-            handle.remove()
+        step_hooks.ignore(self)
 
 
 def sample_of(parameter: Tensor) -> tuple[float, ...]:
