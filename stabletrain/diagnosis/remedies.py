@@ -6,6 +6,7 @@ a kind of finding proposes, and in which order, is written beside its rule (meas
 
 from __future__ import annotations
 
+import functools
 import shlex
 from typing import NamedTuple
 
@@ -52,8 +53,7 @@ class Remedy(NamedTuple):
     @property
     def words(self) -> dict[str, str]:
         """The values by key."""
-        words = shlex.split(self.whole or self.override)
-        return {key: value for key, _, value in (word.partition("=") for word in words)}
+        return {key: value for key, _, value in (word.partition("=") for word in split(self.whole or self.override))}
 
 
 def _init(name: str, why: str, in_code: str | None = None) -> Remedy:
@@ -64,6 +64,12 @@ HE = _init("he", "Preserves the variance over ReLU-like layers (He et al. 2015, 
 XAVIER = _init("xavier", "Preserves the variance in both directions (Glorot and Bengio 2010, eq. 16).")
 LSUV = Remedy("init=lsuv", "Scales each layer until its outputs have variance 1 (Mishkin and Matas 2016).", "", True)
 ORTHOGONAL = _init("orthogonal", "Preserves norms from step to step (Saxe et al. 2014; Arjovsky et al. 2016).")
+
+
+@functools.lru_cache
+def split(override: str) -> tuple[str, ...]:
+    """Return the words of a remedy."""
+    return tuple(shlex.split(override))
 
 
 def remedies_for(finding: Finding, about: About) -> list[Remedy]:
@@ -230,8 +236,10 @@ def _is_pretrained(about: About) -> bool:
 
 def _without_chosen(remedy: Remedy, about: About) -> Remedy:
     """Return the remedy without the options that the composition has; with an empty override if it has all of them."""
-    words = [word for word in shlex.split(remedy.override) if not _is_chosen(word, about)]
-    is_new = any("." not in word.partition("=")[0] for word in words) or len(words) == len(remedy.words)
+    words = [word for word in split(remedy.override) if not _is_chosen(word, about)]
+    if len(words) == len(remedy.words):
+        return remedy
+    is_new = any("." not in word.partition("=")[0] for word in words)
     return remedy._replace(override=shlex.join(words) if is_new else "", whole=remedy.override)
 
 

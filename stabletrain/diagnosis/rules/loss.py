@@ -217,7 +217,7 @@ def remedy_oscillation(finding: Finding, about: About) -> list[remedies.Remedy]:
 
 @NO_PROGRESS.remedy
 def remedy_no_progress(finding: Finding, about: About) -> list[remedies.Remedy]:
-    """Propose a usual learning rate, then what lets gradients through, then a search for the rate."""
+    """Propose Adam, a usual learning rate, then what lets gradients through, then a search for the rate."""
     scale = [*remedies.initialization(about), *remedies.norm(about)]
-    rate = [*remedies.usual_lr(about), *remedies.adam(about)]
+    rate = [*remedies.adam(about), *remedies.usual_lr(about)]
     return [*rate, *remedies.rectified(about), *scale, *remedies.skips(about), *remedies.search_lr(about)]
