@@ -109,8 +109,6 @@ def _advise(finding: Finding, about: About, plan: Plan) -> Finding:
         advice = f"{advice} {PRETRAINED}"
     if about.choices:
         return replace(finding, advice=advice, overrides=[r.override for r in taken], reasons=[r.why for r in taken])
-    if finding.advice:  # a rule that knows the cause says itself what mends it, in code
-        return replace(finding, advice=advice)
     kind = KINDS[finding.kind]
     calls = "; ".join(r.in_code for r in taken if r.in_code) if kind.remedies else kind.in_code
     return replace(finding, advice=f"{advice} In code: {calls}." if calls else advice)

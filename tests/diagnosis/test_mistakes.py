@@ -30,8 +30,8 @@ def seen(kind: str, certainty: str, **evidence) -> Notice:
     ("certainty", "stuck", "half", "learned"),
     [
         ("certain", "critical", "critical", "warning"),
-        ("likely", "warning", "warning", "info"),
-        ("possible", "warning", "info", "info"),
+        ("likely", "warning", "warning", "warning"),
+        ("possible", "warning", "warning", "info"),
         ("harmless", "info", "info", "info"),
     ],
 )

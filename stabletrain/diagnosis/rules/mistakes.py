@@ -36,8 +36,8 @@ def find_mistakes(kind: Kind) -> Callable[[Observations], list[Finding]]:
     """Return the rule that finds what was noticed of `kind`.
 
     A certain mistake raises an alarm in any case: critical where training lags, a warning where it does not. A likely
-    one, such as a layer that no optimizer steps, raises an alarm if training lags, and a possible one, such as inputs
-    off scale, if it suffers: only the user knows whether it was intended.
+    one, such as a layer that no optimizer steps, is a warning after a tenth of the steps, and a possible one, such as
+    inputs off scale, if training lags: only the user knows whether it was intended.
     """
 
     def find(observations: Observations) -> list[Finding]:
@@ -72,7 +72,7 @@ def _severity(notice: Notice, observations: Observations) -> str:
         return CRITICAL if progress is None or _lags(progress) else WARNING
     if progress is None or progress.share < PATIENCE:
         return INFO
-    return WARNING if (_lags(progress) if certainty == LIKELY else progress.suffers) else INFO
+    return WARNING if certainty == LIKELY or _lags(progress) else INFO
 
 
 def _lags(progress: Progress) -> bool:
