@@ -45,12 +45,12 @@ def test_an_experiment_is_overruled_by_the_user():
 
 
 def test_an_experiments_numbers_go_with_the_option_that_takes_them():
-    assert compose(["experiment=exploding_time"]).config["init"]["std"] == 0.25
+    assert compose(["experiment=exploding_time"]).config["init"]["std"] == 0.3
     other = compose(["experiment=exploding_time", "init=he"]).config["init"]
     assert other["_target_"].endswith("He")
     assert "std" not in other
-    assert compose(["experiment=exploding_time", "init=normal", "init.std=0.3"]).config["init"]["std"] == 0.3
-    assert compose(["experiment=exploding_time", "optimizer=adam"]).config["optimizer"]["lr"] == 0.1
+    assert compose(["experiment=exploding_time", "init=normal", "init.std=0.4"]).config["init"]["std"] == 0.4
+    assert compose(["experiment=exploding_time", "optimizer=adam"]).config["optimizer"]["lr"] == 0.03
     with pytest.raises(RequestError, match="no setting"):
         compose(["experiment=exploding_time", "init=he", "init.std=0.3"])
 
@@ -63,7 +63,7 @@ def test_an_experiments_numbers_go_with_the_option_that_takes_them():
         "clip=norm ~clip.max_norm watch.signals=[gradient,delta] run_name=null",
         "logger.mlflow.tracking_uri=http://localhost:1 output_dir=mine",
         "experiment=vanishing_depth model.depth=3 activation=relu",
-        "experiment=exploding_time init=normal init.std=0.3",
+        "experiment=exploding_time init=normal init.std=0.4",
         "seed=1 seed=2",
     ],
 )
