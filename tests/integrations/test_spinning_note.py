@@ -24,7 +24,7 @@ def train(num_steps):
     model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
     doctor = Doctor(model)
     for _ in range(num_steps):
-        loss = model(torch.ones(4, 3)).square().mean()
+        loss = model(torch.randn(4, 3)).square().mean()
         loss.backward()
         doctor.step(loss)
     return doctor

@@ -20,6 +20,7 @@ KEYS = {  # literals that are a key of something else
     ("lr", "app/building/prepare.py"),
     ("lr", "diagnosis/rules/rate.py"),
     ("lr", "inspection/nonfinite/weights.py"),
+    ("lr", "integrations/huggingface.py"),
     ("lr", "integrations/plain_loop/doctor.py"),
     ("lr", "training/callbacks/doctor_callback.py"),
     ("lr", "training/optimization/lr_finder.py"),

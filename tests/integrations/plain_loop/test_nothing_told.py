@@ -137,9 +137,9 @@ def test_gradients_that_are_gone_make_the_verdict_unknown():
         for _ in range(20):
             loss = F.cross_entropy(model(torch.randn(8, 8)), torch.zeros(8, dtype=torch.long))
             loss.backward()
+            optimizer.step()
             optimizer.zero_grad(set_to_none=to_none)
             doctor.step(loss)
-            optimizer.step()
         assert doctor.verdict == "unknown"
         (line,) = doctor.report().splitlines()
         assert line.endswith("call step() after backward() and before zero_grad()")
@@ -149,6 +149,7 @@ def test_without_a_loss_the_verdict_is_unknown():
     model = network()
     doctor, optimizer = st.Doctor(model), torch.optim.SGD(model.parameters(), lr=0.01)
     for _ in range(20):
+        optimizer.zero_grad()
         F.cross_entropy(model(torch.randn(8, 8)), torch.zeros(8, dtype=torch.long)).backward()
         doctor.step()
         optimizer.step()
