@@ -16,6 +16,7 @@ from stabletrain.inspection.mistakes.targets import TargetInspector
 from stabletrain.inspection.mistakes.updates import UpdateInspector
 from stabletrain.inspection.nonfinite.inspector import NonFiniteInspector
 from stabletrain.torch_tools.eager import is_compiled_in_place
+from stabletrain.torch_tools.local_shards import any_sharded
 from stabletrain.vocabulary.notice import Notice
 
 INSPECTORS: tuple[type[Inspector], ...] = (
@@ -33,6 +34,9 @@ INSPECTORS: tuple[type[Inspector], ...] = (
 class Inspections:
     """Runs every inspector on the steps of a training loop.
 
+    A model whose parameters are sharded over several processes is not inspected: reading a value of a shard takes all
+    processes, and only one of them inspects.
+
     Args:
         model: The model that is trained.
         inspectors: Classes of the inspectors.
@@ -40,7 +44,8 @@ class Inspections:
 
     def __init__(self, model: nn.Module, inspectors: Iterable[type[Inspector]] = INSPECTORS) -> None:
         self.model = model
-        self._inspectors = [inspector(model) for inspector in inspectors]
+        is_sharded = any_sharded(model.parameters())
+        self._inspectors = [] if is_sharded else [inspector(model) for inspector in inspectors]
         self.expect(0)
 
     def expect(self, step: int) -> None:

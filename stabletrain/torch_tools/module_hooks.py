@@ -106,6 +106,14 @@ def is_hooked(module: nn.Module) -> bool:
     return any(key in hooks._before or key in hooks._after for ref in _open if (hooks := ref()) is not None)
 
 
+def forget_collected() -> None:
+    """Remove torch's global hooks if every owner has been garbage-collected; otherwise the next `open` or `close` does.
+
+    Garbage collection alone does not remove them, because it may happen while torch iterates over them.
+    """
+    _update_open(None)
+
+
 _open: tuple[weakref.ref[ModuleHooks], ...] = ()
 _handles: list[Any] = []  # of the global hooks, which are registered while any `ModuleHooks` is open
 

@@ -133,7 +133,7 @@ def test_the_state_of_a_hugging_face_trainer(tmp_path, capsys):
     assert f"{tmp_path / 'trainer_state.json'}: healthy" in printed
     assert "loss is train/loss" in printed
     assert "grad_norm is gradient/norm/total" in printed
-    assert "so not judged: bad_init" in printed
+    assert "so not judged: gradients_accumulate, not_optimized" in printed
     assert "stabletrain.integrations.huggingface.WatchCallback()" in printed
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch._dynamo.testing import CompileCounter
 
 import stabletrain as st
 from stabletrain.signal.through_time import gradient_through_time
-from stabletrain.torch_tools.module_hooks import is_hooked
+from stabletrain.torch_tools.module_hooks import forget_collected, is_hooked
 
 X = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
 NUM_STEPS = 25
@@ -22,6 +23,12 @@ class Network(nn.Sequential):
         for layer in self:
             x = layer(x)
         return x
+
+
+@pytest.fixture(autouse=True)
+def _without_hooks_of_earlier_tests():
+    gc.collect()
+    forget_collected()
 
 
 def make():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 
 import pytest
@@ -13,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from stabletrain.network import GRU
 from stabletrain.signal.through_time import gradient_through_time
-from stabletrain.torch_tools.module_hooks import is_hooked
+from stabletrain.torch_tools.module_hooks import forget_collected, is_hooked
 
 STEPS, BATCH, INPUTS, WIDTH = 5, 2, 3, 4
 
@@ -93,6 +94,12 @@ def test_a_layer_that_extends_the_forward_pass_is_followed():
     with pytest.raises(RuntimeError):
         gradient_through_time(model, x[..., 1:], weigh)
     assert type(model) is Extended
+
+
+@pytest.fixture(autouse=True)
+def _without_hooks_of_earlier_tests():
+    gc.collect()
+    forget_collected()
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
