@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 
 import pytest
 import torch
@@ -12,7 +11,8 @@ from torch._dynamo.testing import CompileCounter
 
 import stabletrain as st
 from stabletrain.signal.through_time import gradient_through_time
-from stabletrain.torch_tools.module_hooks import forget_collected, is_hooked
+from stabletrain.torch_tools.module_hooks import is_hooked
+from tests.helpers.left_hooks import remove_left_hooks
 
 X = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
 NUM_STEPS = 25
@@ -27,8 +27,7 @@ class Network(nn.Sequential):
 
 @pytest.fixture(autouse=True)
 def _without_hooks_of_earlier_tests():
-    gc.collect()
-    forget_collected()
+    remove_left_hooks()
 
 
 def make():

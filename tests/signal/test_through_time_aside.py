@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import math
 
 import pytest
@@ -14,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from stabletrain.network import GRU
 from stabletrain.signal.through_time import gradient_through_time
-from stabletrain.torch_tools.module_hooks import forget_collected, is_hooked
+from stabletrain.torch_tools.module_hooks import is_hooked
+from tests.helpers.left_hooks import remove_left_hooks
 
 STEPS, BATCH, INPUTS, WIDTH = 5, 2, 3, 4
 
@@ -98,8 +98,7 @@ def test_a_layer_that_extends_the_forward_pass_is_followed():
 
 @pytest.fixture(autouse=True)
 def _without_hooks_of_earlier_tests():
-    gc.collect()
-    forget_collected()
+    remove_left_hooks()
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])

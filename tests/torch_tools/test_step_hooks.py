@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 
+import pytest
 import torch
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from stabletrain.torch_tools import step_hooks
+from tests.helpers.left_hooks import remove_left_hooks
 
 
 class Listener:
@@ -27,18 +28,20 @@ def optimizer():
     return torch.optim.SGD([weight], lr=0.1)
 
 
-def num_hooks():
-    return len(_global_optimizer_pre_hooks) + len(_global_optimizer_post_hooks)
+@pytest.fixture(autouse=True)
+def _nobody_else_listens():
+    remove_left_hooks()
 
 
 def test_a_listener_hears_of_each_step_until_it_is_ignored():
-    before, listener = num_hooks(), Listener()
+    listener = Listener()
     step_hooks.listen(listener)
+    assert len(step_hooks._handles) == 2
     optimizer().step()
     step_hooks.ignore(listener)
     optimizer().step()
     assert listener.heard == ["begin", "end"]
-    assert num_hooks() == before
+    assert step_hooks._handles == []
 
 
 def test_a_listener_may_be_collected_during_a_step():
@@ -55,4 +58,4 @@ def test_a_listener_may_be_collected_during_a_step():
     optimizer().step()
     assert dropping.heard == ["end", "end"]
     step_hooks.ignore(dropping)
-    assert num_hooks() == 0
+    assert step_hooks._handles == []
