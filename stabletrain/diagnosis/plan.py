@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from stabletrain.diagnosis.circumstances import Circumstances, circumstances_of
+from stabletrain.diagnosis.circumstances import circumstances_of
 from stabletrain.diagnosis.observations import About, Observations
-from stabletrain.diagnosis.remedies import LR, Remedy, remedies_for
+from stabletrain.diagnosis.remedies import LR, Remedy, is_pretrained, remedies_for
 from stabletrain.vocabulary.finding import RECOVERED, Finding
 from stabletrain.vocabulary.kinds import (
     CLIP_ALWAYS,
@@ -105,7 +105,7 @@ def _advise(finding: Finding, about: About, plan: Plan) -> Finding:
     taken = plan.take(remedies_for(finding, about))
     plan.note(about_setting, direction, taken)
     advice = finding.advice or _words(finding)
-    if _is_pretrained(about) and finding.alarms:
+    if is_pretrained(about) and finding.alarms:
         advice = f"{advice} {PRETRAINED}"
     if about.choices:
         return replace(finding, advice=advice, overrides=[r.override for r in taken], reasons=[r.why for r in taken])
@@ -135,7 +135,3 @@ def _claims(remedy: Remedy) -> dict[str, str]:
     """Return the values that a remedy proposes; the rate of another optimizer is not comparable."""
     words = remedy.words
     return {key: value for key, value in words.items() if not (key == LR and OPTIMIZER in words)}
-
-
-def _is_pretrained(about: About) -> bool:
-    return isinstance(about, Circumstances) and about.is_pretrained

@@ -75,7 +75,7 @@ def split(override: str) -> tuple[str, ...]:
 def remedies_for(finding: Finding, about: About) -> list[Remedy]:
     """Return the remedies that fit the composition, without what it has already, best first."""
     proposed = [remedy for propose in KINDS[finding.kind].remedies for remedy in propose(finding, about)]
-    kept = [remedy for remedy in proposed if not (remedy.overwrites and _is_pretrained(about))]
+    kept = [remedy for remedy in proposed if not (remedy.overwrites and is_pretrained(about))]
     return [r for r in (_without_chosen(remedy, about) for remedy in kept) if r.override] if about.choices else kept
 
 
@@ -230,7 +230,8 @@ def _unknown_lr(about: About, words: str, direction: int) -> list[Remedy]:
     return [Remedy(override, USUAL_UPDATES, call, direction=direction)]
 
 
-def _is_pretrained(about: About) -> bool:
+def is_pretrained(about: About) -> bool:
+    """Return whether the weights were trained before, so that no remedy may overwrite them."""
     return isinstance(about, Circumstances) and about.is_pretrained
 
 

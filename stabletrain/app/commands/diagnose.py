@@ -15,6 +15,7 @@ from stabletrain.app.composition.compose import Composition
 from stabletrain.app.console import Console
 from stabletrain.diagnosis.coverage import describe_unseen, find_unseen, is_unknown
 from stabletrain.diagnosis.doctor import diagnose
+from stabletrain.diagnosis.observations import Observations
 from stabletrain.diagnosis.recorded_run import observe
 from stabletrain.record.bounded_reader import load_bounded
 from stabletrain.record.foreign_logs.detection import find_log
@@ -34,7 +35,10 @@ def examine(folder: RunFolder, error: BaseException | None = None) -> list[Findi
         folder: The run.
         error: The exception that ended the run. A non-finite gradient is a finding even with `watch=off`.
     """
-    observations = observe(load_bounded(folder.path))
+    return _examine(folder, observe(load_bounded(folder.path)), error)
+
+
+def _examine(folder: RunFolder, observations: Observations, error: BaseException | None = None) -> list[Finding]:
     findings = diagnose(observations)
     if error is not None and not any(f.kind == NONFINITE.name for f in findings):
         from stabletrain.training.optimization.stability import NonFiniteGradient
@@ -52,9 +56,9 @@ def judge(folder: RunFolder) -> tuple[list[Finding], tuple[str, ...]]:
         The findings, and what was not measured of a run that stabletrain did not compose (`coverage.find_unseen`): the
         options of a composed one say what it measures.
     """
-    findings = examine(folder)
-    is_composed = folder.config.is_file()
-    unseen = () if is_composed else find_unseen(observe(load_bounded(folder.path)))
+    observations = observe(load_bounded(folder.path))
+    findings = _examine(folder, observations)
+    unseen = () if folder.config.is_file() else find_unseen(observations)
     folder.write_findings(findings)
     folder.update_summary(verdict=verdict_of(findings, is_unknown(unseen)))
     return findings, unseen

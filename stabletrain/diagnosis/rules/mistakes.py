@@ -23,12 +23,12 @@ from stabletrain.vocabulary.kinds import (
     Kind,
 )
 from stabletrain.vocabulary.notice import ADVICE, CERTAIN, CERTAINTY, DETAIL, HARMLESS, LIKELY, REMEDY, Notice
+from stabletrain.vocabulary.origins import ORIGIN, OVERFLOW
 
 MISTAKES = (
     *(GRADIENTS_ACCUMULATE, NOT_OPTIMIZED, NO_GRADIENT, OUTPUT_ACTIVATION, SHAPE_MISMATCH, WRONG_MODE),
     *(INPUT_SCALE, TARGET_SCALE),
 )
-OVERFLOW = "overflow"  # the origin of a non-finite value that a scale can explain
 PATIENCE = 0.1  # of the training budget, before a possible mistake is held responsible for the progress
 
 
@@ -84,7 +84,7 @@ def _lags(progress: Progress) -> bool:
 
 def _overflowed(observations: Observations) -> bool | None:
     """Return whether a non-finite value stems from an overflow; None without any whose origin is known."""
-    origins = [notice.evidence.get("origin") for notice in observations.notices if notice.kind == NONFINITE.name]
+    origins = [notice.evidence.get(ORIGIN) for notice in observations.notices if notice.kind == NONFINITE.name]
     return any(origin == OVERFLOW for origin in origins) if origins else None
 
 
