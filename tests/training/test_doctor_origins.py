@@ -1,0 +1,127 @@
+"""Where a NaN comes from, in any LightningModule: what the doctor of a plain loop says of the same step."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import stabletrain as st
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+]
+NUM_STEPS, BATCH, BAD = 16, 4, 11  # batches; their size; the step on which a program goes wrong
+
+
+class Foreign(pl.LightningModule):
+    """A LightningModule that is not composed by stabletrain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2)), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+    def loss_of(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return nn.functional.mse_loss(outputs, y)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return self.loss_of(self(x), y)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.01)
+
+
+class Root(Foreign):
+    """Its loss has a root, which is taken of 0 once."""
+
+    def training_step(self, batch, batch_idx):
+        x, _ = batch
+        y = self(x) * (0.0 if self.global_step == BAD else 1.0)
+        return y.square().sum(1).sqrt().mean()  # the line
+
+
+class Flipped(Foreign):
+    """Returns NaN once, as a flipped bit would."""
+
+    num_calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.num_calls += 1
+        y = super().forward(x)
+        return y + torch.tensor(torch.nan if self.num_calls == BAD + 1 else 0.0)
+
+
+class Divided(Foreign):
+    """Divides by what dropout has left: whether it is 0 hangs on the random numbers of the step."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.body(x)
+        return self.head(h) + (1 / h[:, :2] if self.global_step == BAD else 0)
+
+
+def fit(folder, module, *callbacks, poison=None, **settings):
+    torch.manual_seed(0)
+    x, y = torch.randn(NUM_STEPS * BATCH, 3), torch.randn(NUM_STEPS * BATCH, 2)
+    if poison is not None:
+        x[poison] = torch.nan
+    trainer = pl.Trainer(
+        logger=False, default_root_dir=folder, max_epochs=1, accelerator="cpu", callbacks=[*callbacks],
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, **settings,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(TensorDataset(x, y), batch_size=BATCH))
+    return trainer
+
+
+def diagnosed(folder, module, **settings):
+    doctor = st.callbacks.Doctor(say=lambda line: None)
+    fit(folder, module, doctor, **settings)
+    found = next(f for f in doctor.findings if f.kind == "nonfinite")
+    saved = json.loads((folder / "findings.json").read_text())
+    assert found.evidence["why"] in json.dumps(saved)
+    return found
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_nan_in_the_batch_comes_again_and_has_its_samples(tmp_path, precision):
+    found = diagnosed(tmp_path, Foreign(), poison=BATCH * BAD + 2, precision=precision)
+    assert (found.first_step, found.severity) == (BAD, "critical")
+    assert (found.evidence["origin"], found.evidence["samples"]) == ("input", [2])
+    assert (found.evidence["module"], found.evidence["reproducible"]) == ("body.0", True)
+
+
+def test_the_line_is_that_of_the_training_step(tmp_path):
+    found = diagnosed(tmp_path, Root())
+    assert (found.evidence["origin"], found.evidence["operation"]) == ("invalid_operation", "SqrtBackward0")
+    assert found.evidence["line"].endswith("# the line")
+
+
+def test_a_nan_that_does_not_come_again_is_no_matter_of_numbers(tmp_path):
+    found = diagnosed(tmp_path, Flipped())
+    assert (found.evidence["origin"], found.evidence["reproducible"]) == (None, False)
+    assert "hardware" in found.advice
+
+
+def test_the_replay_has_the_random_numbers_of_the_step(tmp_path):
+    found = diagnosed(tmp_path, Divided())
+    assert (found.evidence["origin"], found.evidence["why"]) == ("invalid_operation", "division by 0")
+    assert found.evidence["reproducible"] is True
+    assert found.evidence["module"] == "Divided"
+
+
+def test_the_replay_changes_nothing(tmp_path):
+    plain, watched = Root(), Root()
+    watched.load_state_dict(plain.state_dict())
+    fit(tmp_path / "a", plain)
+    after = torch.get_rng_state()
+    fit(tmp_path / "b", watched, st.callbacks.Doctor(say=lambda line: None))
+    assert torch.equal(torch.get_rng_state(), after)
+    for a, b in zip(plain.parameters(), watched.parameters(), strict=True):
+        assert torch.equal(a.nan_to_num(), b.nan_to_num())
