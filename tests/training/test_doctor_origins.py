@@ -125,3 +125,62 @@ def test_the_replay_changes_nothing(tmp_path):
     assert torch.equal(torch.get_rng_state(), after)
     for a, b in zip(plain.parameters(), watched.parameters(), strict=True):
         assert torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
+class Raising(Root):
+    """Its author stops the training at a NaN."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        outputs = self(x)
+        loss = (outputs.softmax(1) * (0.0 if self.global_step == BAD else 1.0)).log().mean()  # the line
+        if not torch.isfinite(loss):
+            raise ValueError("stop")
+        return loss
+
+
+class Checking(Foreign):
+    """Its author checks what a layer returns."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.body(x)
+        if h.isnan().any():
+            raise ValueError("stop")
+        return self.head(h)
+
+
+class Interrupted(Foreign):
+    """Its author presses Control-C, beside an attention mask and an empty table of results."""
+
+    def training_step(self, batch, batch_idx):
+        results, mask = torch.full((5,), torch.nan), torch.full((4, 4), -torch.inf)
+        if self.global_step == BAD:
+            raise KeyboardInterrupt
+        return super().training_step(batch, batch_idx) + 0 * len(results) * len(mask)
+
+
+@pytest.mark.parametrize(
+    ("module", "settings", "operation", "origin"),
+    [
+        (Raising(), {}, "LogBackward0", "invalid_operation"),
+        (Checking(), {"poison": BATCH * BAD + 2}, "AddmmBackward0", "input"),
+        (Root(), {"detect_anomaly": True}, "SqrtBackward0", "invalid_operation"),
+        (Foreign(), {"poison": BATCH * BAD + 2, "detect_anomaly": True}, "AddmmBackward0", "input"),
+    ],
+)
+def test_a_step_that_raised_is_explained(tmp_path, module, settings, operation, origin):
+    doctor = st.callbacks.Doctor(say=lambda line: None)
+    with pytest.raises((ValueError, RuntimeError)):
+        fit(tmp_path, module, doctor, **settings)
+    (found,) = (f for f in doctor.findings if f.kind == "nonfinite")
+    assert (found.first_step, found.severity) == (BAD, "critical")
+    assert (found.evidence["origin"], found.evidence["operation"]) == (origin, operation)
+    assert "clip" not in found.advice.replace("or clipping does not", "")
+    assert [f.kind for f in doctor.findings if f.alarms] == ["nonfinite"]
+
+
+def test_an_exception_that_has_nothing_to_do_with_numbers_is_no_finding(tmp_path):
+    doctor = st.callbacks.Doctor(say=lambda line: None)
+    with pytest.raises(SystemExit):
+        fit(tmp_path, Interrupted(), doctor)
+    assert "nonfinite" not in [f.kind for f in doctor.findings]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
+from types import FrameType
 
 import torch
 from torch import Tensor, nn
@@ -11,17 +11,23 @@ from torch import Tensor, nn
 from stabletrain.inspection.nonfinite.explanation import Explanation, bad_samples
 from stabletrain.inspection.nonfinite.loss_part import FoundInLoss, LossPart
 from stabletrain.inspection.nonfinite.model_call import ModelCall
+from stabletrain.inspection.nonfinite.variables import find_bad, find_target, raised_frames
 from stabletrain.inspection.nonfinite.weights import is_among, is_weight
 from stabletrain.signal.domains import has_nan, has_positive_infinity, is_bad
 from stabletrain.signal.operations import Leaf, Operation, OperationTrace, tensors_in
-from stabletrain.signal.user_code import ENDS, SKIPPED, find_line
+from stabletrain.signal.user_code import find_line
 from stabletrain.torch_tools.isolation import differentiable, isolated
 from stabletrain.vocabulary.origins import BACKWARD, FORWARD, INPUT, TARGET, WEIGHT
 
-MAX_FRAMES = 40
+Replayed = tuple[ModelCall, list[Tensor], list[Tensor]]  # a call, its outputs, and its inputs with a gradient
 
-
-def explain(model: nn.Module, calls: Sequence[ModelCall], losses: Sequence[LossPart], loss_is_bad: bool) -> Explanation:
+def explain(
+    model: nn.Module,
+    calls: Sequence[ModelCall],
+    losses: Sequence[LossPart],
+    loss_is_bad: bool,
+    frames: list[FrameType],
+) -> Explanation:
     """Return where the first non-finite value comes from.
 
     The calls of the model are repeated, from the random state that they had, and every operation is followed. What
@@ -32,10 +38,20 @@ def explain(model: nn.Module, calls: Sequence[ModelCall], losses: Sequence[LossP
         calls: Its calls in this step.
         losses: What was kept of the graph before each backward pass.
         loss_is_bad: Whether the loss is not finite; otherwise a gradient is not.
+        frames: Frames of the user's functions, in whose variables the targets are.
     """
+    replayed: list[Replayed] = []
+    stopped: list[Tensor] = []  # what a call that raised, such as by a check of the model's own, had computed
     with isolated(model), differentiable(), OperationTrace(model) as trace:
-        replayed = [(call, *call.repeat()) for call in calls]
-    outputs = [x for _, outputs, _ in replayed for x in outputs]
+        for call in calls:
+            try:
+                replayed.append((call, *call.repeat()))
+            except Exception as error:
+                stopped = find_bad(raised_frames(error))
+                if not stopped:
+                    raise
+                break
+    outputs = [*(x for _, outputs, _ in replayed for x in outputs), *stopped]
     trace.read_names(outputs)
     found = trace.find(outputs)
     if found is not None and not _is_mask(found):
@@ -43,14 +59,16 @@ def explain(model: nn.Module, calls: Sequence[ModelCall], losses: Sequence[LossP
     before = [x.detach() for call in calls for x in call.outputs]
     if any(is_bad(x) and not is_bad(y) for x, y in zip(before, outputs, strict=False)):
         return _not_again(FORWARD)
-    return _in_loss(calls, losses) if loss_is_bad else _in_backward(model, calls, losses, trace, replayed)
+    if loss_is_bad:
+        return _in_loss(calls, losses, frames)
+    return _in_backward(model, calls, losses, trace, replayed, frames)
 
 
-def _in_loss(calls: Sequence[ModelCall], losses: Sequence[LossPart]) -> Explanation:
+def _in_loss(calls: Sequence[ModelCall], losses: Sequence[LossPart], frames: list[FrameType]) -> Explanation:
     for part in losses:
         if part.is_bad and (inside := part.find_in_forward()) is not None:
-            return _from_loss(calls, inside, FORWARD)
-    return _unknown_target(calls) or Explanation(None, "the loss is not finite, although the outputs are", FORWARD)
+            return _from_loss(calls, inside, FORWARD, frames)
+    return _unknown_target(calls, frames) or Explanation(None, "the loss is not finite, although the outputs are", FORWARD)
 
 
 def _in_backward(
@@ -58,11 +76,12 @@ def _in_backward(
     calls: Sequence[ModelCall],
     losses: Sequence[LossPart],
     trace: OperationTrace,
-    replayed: Sequence[tuple[ModelCall, list[Tensor], list[Tensor]]],
+    replayed: Sequence[Replayed],
+    frames: list[FrameType],
 ) -> Explanation:
     for part in losses:
         if (inside := part.find_in_backward()) is not None:
-            return _from_loss(calls, inside, BACKWARD)
+            return _from_loss(calls, inside, BACKWARD, frames)
     found = _differentiate(model, trace, replayed)
     if found is not None:
         return _from_trace(model, calls, trace, found, BACKWARD)
@@ -74,7 +93,7 @@ def _in_backward(
 
 
 def _differentiate(
-    model: nn.Module, trace: OperationTrace, replayed: Sequence[tuple[ModelCall, list[Tensor], list[Tensor]]]
+    model: nn.Module, trace: OperationTrace, replayed: Sequence[Replayed]
 ) -> Operation | Leaf | None:
     """Repeat the backward pass of the calls at which finite gradients arrived."""
     pairs, wanted = [], [p for p in model.parameters() if p.requires_grad]
@@ -99,7 +118,7 @@ def _from_trace(
     layer, module = trace.layer_of(operation.module), _module(model, operation.module)
     place = operation.place or (calls[0].place if calls else None)
     line = None if place is None else str(place)
-    length = next((len(x) for x in tensors_in([(c.args, c.kwargs) for c in calls]) if x.dim()), None)
+    length = _num_samples(calls)
     if isinstance(found, Leaf):
         origin, tensor = _kind_of(model, calls, found.tensor)
         what = "NaN" if has_nan(found.tensor) else "Inf"
@@ -117,13 +136,15 @@ def _from_trace(
     )
 
 
-def _from_loss(calls: Sequence[ModelCall], found: FoundInLoss, phase: str) -> Explanation:
+def _from_loss(
+    calls: Sequence[ModelCall], found: FoundInLoss, phase: str, frames: list[FrameType]
+) -> Explanation:
     origin, why = found.judgement
     place = calls[0].place if calls else None
     line = find_line(place, found.operation) or (None if place is None else str(place))
     tensor, name = found.tensor, None
     if origin == TARGET and tensor is None:
-        name, tensor = _bad_local(calls)
+        name, tensor = find_target(frames, _num_samples(calls))
     dtype = None if tensor is None else str(tensor.dtype).removeprefix("torch.")
     samples = () if tensor is None else bad_samples(tensor)
     return Explanation(origin, why, phase, found.operation, None, None, line, name, dtype, samples)
@@ -159,23 +180,15 @@ def _not_again(phase: str) -> Explanation:
     return Explanation(None, why, phase, reproducible=False)
 
 
-def _unknown_target(calls: Sequence[ModelCall]) -> Explanation | None:
-    name, tensor = _bad_local(calls)
-    if tensor is None:
+def _unknown_target(calls: Sequence[ModelCall], frames: list[FrameType]) -> Explanation | None:
+    """Return the targets as the origin, if a variable as long as the batch contains NaN."""
+    num_samples = _num_samples(calls)
+    name, tensor = find_target(frames, num_samples)
+    if tensor is None or len(tensor) != num_samples:
         return None
     return Explanation(TARGET, f"{name} contains NaN", FORWARD, tensor=name, samples=bad_samples(tensor))
 
 
-def _bad_local(calls: Sequence[ModelCall]) -> tuple[str | None, Tensor | None]:
-    """Return a tensor that is not finite among the local variables of the training loop, such as the targets."""
-    frame = sys._getframe(1)
-    for _ in range(MAX_FRAMES):
-        if frame is None:
-            break
-        if not frame.f_code.co_filename.startswith((*ENDS, *SKIPPED)):
-            for name, value in list(frame.f_locals.items()):
-                for x in tensors_in(value):
-                    if not x.requires_grad and x.dim() and is_bad(x):
-                        return name, x
-        frame = frame.f_back
-    return None, None
+def _num_samples(calls: Sequence[ModelCall]) -> int | None:
+    """Return the length of the batch: of the first tensor that the model was given."""
+    return next((len(x) for x in tensors_in([(c.args, c.kwargs) for c in calls]) if x.dim()), None)

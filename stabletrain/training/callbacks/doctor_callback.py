@@ -226,9 +226,16 @@ class DoctorCallback(Callback):
         if self._writer is not None:
             for watch in _watches(trainer):
                 watch.on_exception(trainer, pl_module, exception)
+            self._inspect_failure(current_step(trainer), trainer, exception)
             self._record_failure(current_step(trainer), exception)
         status = STOPPED if isinstance(exception, StabilityStop) else FAILED
         self._conclude(trainer, status if isinstance(exception, Exception) else TERMINATED)
+
+    def _inspect_failure(self, step: int, trainer: pl.Trainer, error: BaseException) -> None:
+        if self._inspections is not None and self._writer is not None:
+            view = StepView(step, self._inspections.model, self._losses.graph, tuple(trainer.optimizers))
+            for notice in self._inspections.step_failed(view, error):
+                self._writer.write_notice(notice)
 
     def _record_failure(self, step: int, error: BaseException) -> None:
         """Record the loss of a step that raised. NaN counts wherever it was met: in a check, or by torch's own."""
