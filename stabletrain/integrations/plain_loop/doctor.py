@@ -269,6 +269,8 @@ class Doctor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:
+            self._inspect_failure(error)
         self.detach()
         if self._openings is not None:
             self._announce()
@@ -340,6 +342,11 @@ class Doctor:
         if mlflow:
             ship(saved)
         return saved.report
+
+    def _inspect_failure(self, error: BaseException) -> None:
+        """Explain a NaN that an exception stopped, such as one of the user's own, before `step` was called."""
+        for notice in self._inspections.step_failed(StepView(self._step, self._model, None), error):
+            self._history.add_notice(notice)
 
     def _expect(self) -> None:
         """Prepare for the coming forward pass."""
