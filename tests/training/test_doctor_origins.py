@@ -11,6 +11,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import stabletrain as st
+from stabletrain.app.commands.diagnose import judge
+from stabletrain.gradient.clip import NoClip
+from stabletrain.record.run_folder import RunFolder
+from stabletrain.training.optimization.gradient_clipping import ClipGradients
+from stabletrain.training.optimization.stability import NonFiniteGradient
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
@@ -184,3 +189,18 @@ def test_an_exception_that_has_nothing_to_do_with_numbers_is_no_finding(tmp_path
     with pytest.raises(SystemExit):
         fit(tmp_path, Interrupted(), doctor)
     assert "nonfinite" not in [f.kind for f in doctor.findings]
+
+
+@pytest.mark.parametrize("doctor_first", [True, False])
+def test_a_bundle_is_part_of_the_finding_in_any_order_of_callbacks(tmp_path, doctor_first):
+    doctor, bundle = st.callbacks.Doctor(say=lambda line: None), st.callbacks.OffenderBundle()
+    callbacks = [doctor, bundle] if doctor_first else [bundle, doctor]
+    with pytest.raises(NonFiniteGradient):
+        fit(tmp_path, Foreign(), *callbacks, ClipGradients(NoClip()), poison=BATCH * BAD + 2)
+    (found,) = (f for f in doctor.findings if f.kind == "nonfinite")
+    assert (found.evidence["origin"], found.evidence["module"]) == ("input", "body.0")
+    assert (found.evidence["samples"], found.evidence["samples_are"]) == ([BATCH * BAD + 2], "dataset")
+    assert (tmp_path / found.evidence["bundle"]).is_file()
+    assert f"(samples {BATCH * BAD + 2} of the training set)" in found.advice
+    again, _ = judge(RunFolder(tmp_path))
+    assert [f.evidence for f in again if f.kind == "nonfinite"] == [found.evidence]

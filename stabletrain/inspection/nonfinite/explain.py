@@ -17,7 +17,7 @@ from stabletrain.signal.domains import has_nan, has_positive_infinity, is_bad
 from stabletrain.signal.operations import Leaf, Operation, OperationTrace, tensors_in
 from stabletrain.signal.user_code import find_line
 from stabletrain.torch_tools.isolation import differentiable, isolated
-from stabletrain.vocabulary.origins import BACKWARD, FORWARD, INPUT, TARGET, WEIGHT
+from stabletrain.vocabulary.origins import BACKWARD, FORWARD, INPUT, NOT_AGAIN, TARGET, WEIGHT
 
 Replayed = tuple[ModelCall, list[Tensor], list[Tensor]]  # a call, its outputs, and its inputs with a gradient
 
@@ -176,8 +176,7 @@ def _is_mask(found: Operation | Leaf) -> bool:
 
 
 def _not_again(phase: str) -> Explanation:
-    why = "a replay of the step is finite: a random state that is not torch's, a race, or a fault of the hardware"
-    return Explanation(None, why, phase, reproducible=False)
+    return Explanation(None, NOT_AGAIN, phase, reproducible=False)
 
 
 def _unknown_target(calls: Sequence[ModelCall], frames: list[FrameType]) -> Explanation | None:

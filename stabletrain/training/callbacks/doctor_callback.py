@@ -18,6 +18,7 @@ from stabletrain.diagnosis.coverage import find_unseen, is_unknown
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.findings_text import describe
 from stabletrain.diagnosis.history import History, finite_scalars, total_norm
+from stabletrain.diagnosis.offender import with_offender
 from stabletrain.diagnosis.recorded_run import about_of, replay
 from stabletrain.errors import require_choice
 from stabletrain.inspection.inspections import Inspections
@@ -29,6 +30,7 @@ from stabletrain.signal.snapshot import Snapshot
 from stabletrain.torch_tools.traceback_values import find_nonfinite
 from stabletrain.training.callbacks.backward_losses import BackwardLosses
 from stabletrain.training.callbacks.gradient_watch import GradientWatch
+from stabletrain.training.callbacks.offender_bundle import OffenderBundle
 from stabletrain.training.lightning_internals import has_hook
 from stabletrain.training.loggers import RecordLogger, find_writer
 from stabletrain.training.module import TrainingModule
@@ -102,6 +104,7 @@ class DoctorCallback(Callback):
         self._owns_scalars = self._records_loss = False
         self._losses = BackwardLosses()
         self._inspections: Inspections | None = None
+        self._offender: dict[str, Any] = {}
         self._start_s = 0.0
         self._open: dict[tuple[str, str | None], int] = {}
         self._num_lines = 0
@@ -128,7 +131,7 @@ class DoctorCallback(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Subscribe to the record, in the first process only."""
-        self._writer = None
+        self._writer, self._offender = None, {}
         if not trainer.is_global_zero:  # `find_writer` would create an event file
             return
         self._writer = find_writer(trainer)
@@ -226,6 +229,9 @@ class DoctorCallback(Callback):
         if self._writer is not None:
             for watch in _watches(trainer):
                 watch.on_exception(trainer, pl_module, exception)
+            for bundle in (x for x in trainer.callbacks if isinstance(x, OffenderBundle)):  # pyright: ignore[reportAttributeAccessIssue]
+                bundle.on_exception(trainer, pl_module, exception)
+                self._offender = bundle.about
             self._inspect_failure(current_step(trainer), trainer, exception)
             self._record_failure(current_step(trainer), exception)
         status = STOPPED if isinstance(exception, StabilityStop) else FAILED
@@ -278,7 +284,7 @@ class DoctorCallback(Callback):
         writer.flush()  # buffered snapshots are not in the history yet
         self._write_waiting()
         self._history.about = about_of(writer.info, self._history.layers)
-        observations = self._history.observations()
+        observations = with_offender(self._history.observations(), self._offender)
         self.findings, self.unseen = diagnose(observations), find_unseen(observations)
 
     def _evaluate(self, step: int) -> None:
