@@ -17,7 +17,8 @@ from stabletrain.signal.sources.output_statistics import first_tensor, watched_m
 from stabletrain.signal.user_code import Place, here
 from stabletrain.torch_tools.module_hooks import ModuleHooks
 
-MASKING = ("masked_fill", "fill", "full", "full_like", "new_full", "where", "scalar_tensor", "lift_fresh", "copy")
+MASKING = ("masked_fill", "fill", "full", "full_like", "new_full", "where", "scalar_tensor", "copy")
+FRESH = "lift_fresh"  # what makes a tensor of numbers in the code: it computes nothing
 SOFTMAX = ("softmax", "log_softmax", "safe_softmax", "logsumexp", "sub", "exp", "scaled_dot_product")
 UNNUMBERED = 2**63  # nodes that accumulate gradients have no sequence number of their own
 MAX_SINKS = 32
@@ -151,7 +152,7 @@ class OperationTrace(TorchDispatchMode):
         node = torch._C._current_autograd_node()
         seq, scope = self._note_scope(node)
         for x in tensors_in((output,)):
-            if _is_bad(x):
+            if _is_bad(x) and name != FRESH:
                 self._add(name, node, seq, scope, x, bad, original)
             else:
                 self._makers.pop(id(x), None)
