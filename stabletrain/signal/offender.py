@@ -167,7 +167,7 @@ def _explained(found: Offender, model: nn.Module, origin: Operation | Leaf | Non
     if origin is None:
         return found
     operation = origin.user if isinstance(origin, Leaf) else origin
-    kind, why = operation.judgement
+    kind, why = operation.reason
     if isinstance(origin, Leaf):
         kind, why = (TARGET if operation.module is None else INPUT), "a tensor that it was given is not finite"
     module = type(model).__name__ if operation.module == "" else operation.module

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from stabletrain.inspection.nonfinite.explanation import Explanation, bad_samples
 from stabletrain.inspection.nonfinite.loss_part import FoundInLoss, LossPart
 from stabletrain.inspection.nonfinite.model_call import ModelCall
+from stabletrain.inspection.nonfinite.reached import reaching
 from stabletrain.inspection.nonfinite.variables import find_bad, find_target, raised_frames
 from stabletrain.inspection.nonfinite.weights import is_among, is_weight
 from stabletrain.signal.domains import has_nan, has_positive_infinity, is_bad
 from stabletrain.signal.operations import Leaf, Operation, OperationTrace, tensors_in
 from stabletrain.signal.user_code import find_line
 from stabletrain.torch_tools.isolation import differentiable, isolated
-from stabletrain.vocabulary.origins import BACKWARD, FORWARD, INPUT, NOT_AGAIN, TARGET, WEIGHT
+from stabletrain.vocabulary.origins import BACKWARD, CHANGED, FORWARD, INPUT, NOT_AGAIN, TARGET, WEIGHT
 
 Replayed = tuple[ModelCall, list[Tensor], list[Tensor]]  # a call, its outputs, and its inputs with a gradient
 
@@ -40,6 +41,7 @@ def explain(
         loss_is_bad: Whether the loss is not finite; otherwise a gradient is not.
         frames: Frames of the user's functions, in whose variables the targets are.
     """
+    calls = reaching(calls, losses)
     replayed: list[Replayed] = []
     stopped: list[Tensor] = []  # what a call that raised, such as by a check of the model's own, had computed
     with isolated(model), differentiable(), OperationTrace(model) as trace:
@@ -62,6 +64,23 @@ def explain(
     if loss_is_bad:
         return _in_loss(calls, losses, frames)
     return _in_backward(model, calls, losses, trace, replayed, frames)
+
+
+def explain_before_weights(
+    calls: Sequence[ModelCall], losses: Sequence[LossPart], frames: list[FrameType]
+) -> Explanation | None:
+    """Return where a NaN comes from that reached the weights within this step; None if that is not what happened.
+
+    An optimizer that calls the loss itself, such as LBFGS, has stepped by the time at which the step is inspected. The
+    first outputs were finite, and so were the weights that they were computed with.
+    """
+    if not calls or not calls[0].outputs or any(is_bad(x.detach()) for x in calls[0].outputs):
+        return None
+    for part in losses:
+        inside, phase = (part.find_in_forward(), FORWARD) if part.is_bad else (part.find_in_backward(), BACKWARD)
+        if inside is not None:
+            return _from_loss(calls, inside, phase, frames)
+    return None
 
 
 def _in_loss(calls: Sequence[ModelCall], losses: Sequence[LossPart], frames: list[FrameType]) -> Explanation:
@@ -128,7 +147,7 @@ def _from_trace(
             origin, why.get(origin, f"a tensor contains {what}"), phase, operation.node, module, layer, line, tensor,
             samples=() if origin == WEIGHT else rows, reproducible=True,
         )  # fmt: skip
-    origin, why = operation.judgement
+    origin, why = operation.reason
     dtype = str(operation.output.dtype).removeprefix("torch.")
     rows = bad_samples(operation.output, length)
     return Explanation(
@@ -176,7 +195,8 @@ def _is_mask(found: Operation | Leaf) -> bool:
 
 
 def _not_again(phase: str) -> Explanation:
-    return Explanation(None, NOT_AGAIN, phase, reproducible=False)
+    why = NOT_AGAIN if phase == FORWARD else f"{NOT_AGAIN}; {CHANGED}"
+    return Explanation(None, why, phase, reproducible=False)
 
 
 def _unknown_target(calls: Sequence[ModelCall], frames: list[FrameType]) -> Explanation | None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stabletrain.inspection.inspector import Inspector, StepView
-from stabletrain.inspection.nonfinite.explain import explain
+from stabletrain.inspection.nonfinite.explain import explain, explain_before_weights
 from stabletrain.inspection.nonfinite.explanation import Explanation
 from stabletrain.inspection.nonfinite.loss_part import LossPart
 from stabletrain.inspection.nonfinite.model_call import ModelCall
@@ -72,7 +72,7 @@ class NonFiniteInspector(Inspector):
         if self._calls and not any(call.outputs for call in self._calls):
             return
         with self._harmless():
-            ends = [x.grad_fn for call in self._calls for x in call.outputs if x.grad_fn is not None]
+            ends = [node for call in self._calls for node in call.ends]
             bad = loss.device.type == "cpu" and loss.numel() == 1 and not math.isfinite(loss.item())
             self._losses.append(LossPart(loss, ends, is_bad=bad))
 
@@ -125,7 +125,7 @@ class NonFiniteInspector(Inspector):
     def _keep_loss(self, loss: Tensor | None) -> None:
         """Keep the graph of a loss that is not finite, and whose backward pass never came."""
         if loss is not None:
-            ends = [x.grad_fn for call in self._calls for x in call.outputs if x.grad_fn is not None]
+            ends = [node for call in self._calls for node in call.ends]
             self._losses.append(LossPart(loss, ends, is_bad=True))
 
     def detach(self) -> None:
@@ -149,9 +149,9 @@ class NonFiniteInspector(Inspector):
 
     def _explain(self, view: StepView, bad_loss: bool, frames: list[FrameType]) -> Explanation:
         found = explain_weight(self.model, view.optimizers, view.step)
-        if found is not None:
-            return found
         try:
+            if found is not None:
+                return explain_before_weights(self._calls, self._losses, frames) or found
             return explain(self.model, self._calls, self._losses, bad_loss, frames)
         except Exception as error:  # a model may not stand a second call; training must go on as without the doctor
             logging.getLogger(__name__).warning("the origin of a non-finite value was not found: %s", error)

@@ -58,6 +58,11 @@ class ModelCall:
             here(4),
         )
 
+    @property
+    def ends(self) -> list[Any]:
+        """The nodes of autograd's graph that computed the outputs."""
+        return [x.grad_fn for x in self.outputs if x.grad_fn is not None]
+
     def end(self, output: Any) -> None:
         """Note the outputs, and listen for their gradients."""
         self.outputs = [*outputs_in(output)]
