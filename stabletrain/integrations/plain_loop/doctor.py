@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from stabletrain.diagnosis.coverage import find_unseen, supported
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.findings_text import describe
+from stabletrain.diagnosis.history import History
 from stabletrain.diagnosis.observations import About, Observations, num_dims_by_layer
 from stabletrain.diagnosis.openings import Openings
 from stabletrain.inspection.inspections import Inspections
@@ -109,7 +110,8 @@ class Doctor:
         self._model = model = join(model)
         given = () if optimizer is None else [optimizer] if hasattr(optimizer, "param_groups") else [*optimizer]  # pyright: ignore[reportGeneralTypeIssues]
         self._optimizers = Optimizers(model, given)
-        self._recorder = StepRecorder(model, self._optimizers, next((unwrap(x) for x in given), None))
+        self._history = History()
+        self._recorder = StepRecorder(self._history, model, self._optimizers, next((unwrap(x) for x in given), None))
         self._watch = Watch(model, optimizer=self._optimizers, signals=SIGNALS)  # pyright: ignore[reportArgumentType]
         self._schedule = Schedule(model)
         self._inspections = Inspections(model)
@@ -155,7 +157,7 @@ class Doctor:
         self._look_at_outputs()
         view = StepView(self._step, self._model, loss, self._optimizers.known, snapshot)
         for notice in self._inspections.step(view):
-            self._recorder.history.add_notice(notice)
+            self._history.add_notice(notice)
         goes = self._skipped is None or not self._skipped.note(self._step, self._recorder.loss, snapshot.layers)
         self._step += 1
         self._expect()
@@ -167,7 +169,7 @@ class Doctor:
 
     def validate(self, **metrics: float) -> None:
         """Record validation metrics, such as `accuracy=0.9` or `loss=0.3`."""
-        self._recorder.history.add_scalars(
+        self._history.add_scalars(
             max(0, self._step - 1), {names.of_signal("val", name): float(v) for name, v in metrics.items()}
         )
 
@@ -189,7 +191,7 @@ class Doctor:
             return
         self._last_time = self._step
         for found in gradient_through_time(self._model, inputs, loss_of_outputs):
-            self._recorder.history.add_time(self._step, found.layer, found.norms)
+            self._history.add_time(self._step, found.layer, found.norms)
 
     @property
     def observations(self) -> Observations:
@@ -272,7 +274,7 @@ class Doctor:
         if num_steps is None and as_ended and self._step >= MIN_STEPS:
             num_steps = self._step
         measured = None if self._prior is None else self._prior.value
-        self._recorder.history.about = About(
+        self._history.about = About(
             client=LOOP,
             settings={} if self._recorder.first_lr is None else {"optimizer.lr": self._recorder.first_lr},
             num_steps=num_steps,
@@ -281,7 +283,7 @@ class Doctor:
             prior_is_measured=measured is not None,
             is_game=self._optimizers.takes_turns,
         )
-        return self._recorder.history.observations()
+        return self._history.observations()
 
     def _judge(self, observations: Observations) -> Judgement:
         """Return the findings, and what they are worth.
@@ -349,7 +351,7 @@ class Doctor:
             self._prior.see(self._recorder.loss)
         if self._flow is not None and self._schedule.follows_time(self._step):
             for found in self._flow.collect():
-                self._recorder.history.add_time(self._step, found.layer, found.norms)
+                self._history.add_time(self._step, found.layer, found.norms)
 
     def _note_spinning(self, num_threads: int, share: float) -> None:
         """Log a warning, and keep the note for the report; it is no finding, and the verdict stays."""

@@ -24,22 +24,24 @@ class StepRecorder:
     """Adds the measurements of each step to a history, those of the optimizer's step once it is done.
 
     Args:
+        history: Receives all measurements.
         model: The model that is trained.
         optimizers: The optimizers of the model, as far as they are known.
         given: The optimizer whose learning rate is recorded; by default the first one that is found.
 
     Attributes:
-        history: All measurements so far.
         first_lr: The first learning rate; None before an optimizer is known.
         loss: The loss of the last step.
         snapshots: Some snapshots with histograms, by step.
     """
 
-    def __init__(self, model: nn.Module, optimizers: Optimizers, given: Optimizer | None = None) -> None:
-        self.history = History()
+    def __init__(
+        self, history: History, model: nn.Module, optimizers: Optimizers, given: Optimizer | None = None
+    ) -> None:
         self.first_lr: float | None = None
         self.loss: Tensor | float | None = None
         self.snapshots: dict[int, Snapshot] = {}
+        self._history = history
         self._model, self._optimizers, self._given = model, optimizers, given
         self._pending: Snapshot | None = None
         self._added: set[str] = set()  # signals of the pending snapshot that are in the history
@@ -67,9 +69,9 @@ class StepRecorder:
         if UPDATE in new:
             new = self._without_unmoved(snapshot.step, new)
         if self._added:
-            self.history.add_snapshot(Snapshot(snapshot.step, (), new))
+            self._history.add_snapshot(Snapshot(snapshot.step, (), new))
         else:
-            self.history.add_snapshot(Snapshot(snapshot.step, snapshot.layers, new, snapshot.units))
+            self._history.add_snapshot(Snapshot(snapshot.step, snapshot.layers, new, snapshot.units))
             self._add_loss_and_norm(snapshot)
         self._added |= {GRADIENT, *snapshot.signals}
         if CLIP in new:
@@ -99,7 +101,7 @@ class StepRecorder:
         scalars = {} if self._norm is None else {names.NORM_TOTAL: self._norm}
         if self.loss is not None:
             scalars[names.TRAIN_LOSS] = float(self.loss)
-        self.history.add_scalars(snapshot.step, scalars)
+        self._history.add_scalars(snapshot.step, scalars)
 
     def _add_clipping(self, snapshot: Snapshot) -> None:
         after = total_norm(snapshot.signals[CLIP])
@@ -108,7 +110,7 @@ class StepRecorder:
         self._num_measured += 1
         self._num_clipped += after < self._norm * (1 - 1e-6)  # the norm is accurate to the six digits of float32
         scalars = {names.NORM_AFTER: after, names.CLIP_FRACTION: self._num_clipped / self._num_measured}
-        self.history.add_scalars(snapshot.step, scalars)
+        self._history.add_scalars(snapshot.step, scalars)
 
     def _note_first_lr(self, optimizer: Optimizer) -> None:
         if self._lr is None:
@@ -119,7 +121,7 @@ class StepRecorder:
         if math.isfinite(lr) and lr != self._lr:
             self._lr = lr
             self.first_lr = lr if self.first_lr is None else self.first_lr
-            self.history.add_scalars(step, {names.LR: lr})
+            self._history.add_scalars(step, {names.LR: lr})
 
     def _keep_histograms(self, snapshot: Snapshot) -> None:
         self.snapshots[snapshot.step] = snapshot
