@@ -19,6 +19,7 @@ from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.findings_text import describe
 from stabletrain.diagnosis.history import History, finite_scalars, total_norm
 from stabletrain.diagnosis.offender import with_offender
+from stabletrain.diagnosis.openings import Openings
 from stabletrain.diagnosis.recorded_run import about_of, replay
 from stabletrain.errors import require_choice
 from stabletrain.inspection.inspections import Inspections
@@ -46,8 +47,6 @@ from stabletrain.vocabulary.signals import ACTIVATION, DELTA, GRADIENT, UNITS, U
 from stabletrain.vocabulary.statuses import FAILED, FINISHED, RUNNING, STOPPED, TERMINATED
 from stabletrain.vocabulary.usual_names import usual_name
 
-PAUSE_FACTOR = 300.0  # a diagnosis of t seconds is followed by a pause of 300 t: it costs at most a third of a percent
-MIN_STEPS = 10  # before the first diagnosis
 MAX_WAITING = 10  # steps whose loss and learning rate are written together
 MAX_LINES = 12  # printed during a run; all findings are listed at its end
 MIN_OPEN = 20  # steps that a critical finding must stay open before it stops the run …
@@ -106,9 +105,8 @@ class DoctorCallback(Callback):
         self._inspections: Inspections | None = None
         self._offender: dict[str, Any] = {}
         self._start_s = 0.0
-        self._open: dict[tuple[str, str | None], int] = {}
+        self._openings = Openings(by_steps=False)
         self._num_lines = 0
-        self._next_s = 0.0
         self._waiting: list[tuple[int, dict[str, Any]]] = []  # scalars to be written, the loss as a tensor
         self._lr: float | None = None
         self._num_nonfinite: dict[str, int] = {}
@@ -203,9 +201,9 @@ class DoctorCallback(Callback):
         if len(trainer.optimizers) > 1:
             self._inspect(step, trainer)
         self._record(trainer, step, outputs)
-        if step >= MIN_STEPS and start >= self._next_s:
+        if self._openings.is_due(step):
             self._evaluate(step)
-            self._next_s = time.perf_counter() + PAUSE_FACTOR * (time.perf_counter() - start)
+            self._openings.note_cost(step, time.perf_counter() - start)
             self.seconds += time.perf_counter() - start
             self._stop_if_unhealthy(trainer, step)
         else:
@@ -290,14 +288,8 @@ class DoctorCallback(Callback):
     def _evaluate(self, step: int) -> None:
         assert self._writer is not None
         self._diagnose(self._writer)
-        alarming = {(f.kind, f.layer): f for f in self.findings if f.alarms}
-        for key, finding in alarming.items():
-            if key not in self._open:
-                where = f" in {finding.layer}" if finding.layer else ""
-                self._print(f"step {step}: {finding.severity} {finding.kind}{where}. {finding.advice}")
-        for kind, layer in self._open.keys() - alarming.keys():
-            self._print(f"step {step}: {kind}{f' in {layer}' if layer else ''} is over")
-        self._open = {key: self._open.get(key, step) for key in alarming}
+        for line in self._openings.changes(step, self.findings):
+            self._print(line)
 
     def _print(self, line: str) -> None:
         self._num_lines += 1
@@ -309,8 +301,8 @@ class DoctorCallback(Callback):
             return
         patience = max(MIN_OPEN, MIN_OPEN_SHARE * (self._history.about.num_steps or 0))
         for finding in self.findings:
-            opened = self._open.get((finding.kind, finding.layer), step)
-            if finding.severity == "critical" and step - opened >= patience:
+            opened = self._openings.opened(finding)
+            if finding.severity == "critical" and opened is not None and step - opened >= patience:
                 raise SickRun(step, finding.kind, finding.layer)
 
     def _conclude(self, trainer: pl.Trainer, status: str) -> None:
