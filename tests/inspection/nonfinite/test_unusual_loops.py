@@ -161,3 +161,22 @@ def test_a_second_doctor_of_the_same_model_says_the_same():
     second = loop(model, root)
     assert (first.verdict, second.verdict) == ("healthy", "nonfinite")
     assert of(second)[0].evidence["operation"] == "SqrtBackward0"
+
+
+def test_gradients_of_each_example_by_transforms_of_functions():
+    """Values within `vmap` cannot be read, and nothing is."""
+    model = make()
+    doctor, optimizer = st.Doctor(model), torch.optim.SGD(model.parameters(), 0.01)
+
+    def loss_of(parameters, x):
+        return torch.func.functional_call(model, parameters, (x,)).square().mean()
+
+    for _ in range(4):
+        x, parameters = batch(), {name: p.detach() for name, p in model.named_parameters()}
+        gradients = torch.vmap(torch.func.grad(loss_of), (None, 0))(parameters, x)
+        for name, p in model.named_parameters():
+            p.grad = gradients[name].mean(0)
+        doctor.step(loss_of(parameters, x))
+        optimizer.step()
+    assert doctor.verdict == "healthy"
+    assert "gradient" in doctor.observations.rms
