@@ -180,3 +180,21 @@ def test_gradients_of_each_example_by_transforms_of_functions():
         optimizer.step()
     assert doctor.verdict == "healthy"
     assert "gradient" in doctor.observations.rms
+
+
+def test_steps_that_a_loss_scaler_skips_are_not_missing():
+    """Its first factors are too large by far, so that it skips the first steps."""
+    model = make()
+    doctor, optimizer = st.Doctor(model, skip_nonfinite=True), torch.optim.SGD(model.parameters(), 0.01)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**45)
+    for _ in range(45):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.float16):
+            loss = model(batch()).float().square().mean()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        doctor.step(loss)
+        scaler.step(optimizer)
+        scaler.update()
+    assert 20 < doctor.num_skipped < 40
+    assert doctor.verdict == "healthy"
