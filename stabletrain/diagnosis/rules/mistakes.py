@@ -14,6 +14,7 @@ from stabletrain.vocabulary.kinds import (
     INPUT_SCALE,
     KINDS,
     NO_GRADIENT,
+    NO_PROGRESS,
     NONFINITE,
     NOT_OPTIMIZED,
     OUTPUT_ACTIVATION,
@@ -98,4 +99,5 @@ def remedy_mistake(finding: Finding, about: About) -> list[remedies.Remedy]:
 for _kind in MISTAKES:
     _kind.rule(find_mistakes(_kind))
     _kind.remedy(remedy_mistake)
-CLIP_INEFFECTIVE.rule(find_mistakes(CLIP_INEFFECTIVE))  # clipping that comes too late
+for _kind in (CLIP_INEFFECTIVE, NO_PROGRESS):  # clipping in the wrong place; targets that inputs do not determine
+    _kind.rule(find_mistakes(_kind))
