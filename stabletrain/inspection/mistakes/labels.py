@@ -116,9 +116,9 @@ class LabelInspector(Inspector):
         inputs = np.concatenate(self._rows)[:MAX_ROWS]
         for place in range(num_terms.pop()):
             targets = [_targets(terms[place]) for terms in self._collected]
-            if len({y.shape[1] for y in targets}) == 1 and not _is_repeated(targets):
-                if are_related(inputs, np.concatenate(targets)[:MAX_ROWS]) is False:
-                    self._suspects.append(place)
+            is_known = len({y.shape[1] for y in targets}) == 1 and not _is_repeated(targets)
+            if is_known and are_related(inputs, np.concatenate(targets)[:MAX_ROWS]) is False:
+                self._suspects.append(place)
         self._rows, self._collected = [], []
         if not self._suspects:
             self.detach()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 NEIGHBORS = 3
-SHUFFLES = 40  # of the targets: the null distribution's mean and spread
+SHUFFLES = 24  # of the targets: the null distribution's mean and spread
 RELATED = 2.5  # standard deviations: one unrelated batch in 160 is beyond
 MIN_ROWS = 100
 MAX_ROWS = 320
