@@ -93,3 +93,14 @@ def test_a_possible_lack_of_a_relation_is_an_alarm_only_if_training_lags():
     notice = seen("no_progress", "possible")
     assert [f.severity for f in diagnose(observed(notice, LEARNED)) if f.kind == "no_progress"] == ["info"]
     assert diagnose(observed(notice, HALF))[0].severity == "warning"
+
+
+@pytest.mark.parametrize(("losses", "val_loss", "severity"), [
+    (LEARNED, 2.4, "warning"), (LEARNED, 1.0, "info"), (LEARNED, None, "info"), (HALF, None, "info"),
+    (np.full(200, 1.9), None, "warning"),
+])  # fmt: skip
+def test_a_training_that_may_memorize_is_judged_by_validation_if_it_goes_well(losses, val_loss, severity):
+    seen_so_far = observed(seen("no_progress", "possible", memorizes=True), losses)
+    validations = {} if val_loss is None else {"val/loss": Series(np.array([50, 100, 150]), np.full(3, val_loss))}
+    found = diagnose(replace(seen_so_far, scalars={**seen_so_far.scalars, **validations}))
+    assert [f.severity for f in found if f.kind == "no_progress" and f.evidence.get("memorizes")] == [severity]

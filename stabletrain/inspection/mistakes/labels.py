@@ -16,12 +16,13 @@ from stabletrain.inspection.mistakes.relation import MAX_ROWS, MIN_ROWS, are_rel
 from stabletrain.torch_tools.backward_calls import ignore_backward, observe_backward
 from stabletrain.torch_tools.module_hooks import ModuleHooks
 from stabletrain.vocabulary.kinds import NO_PROGRESS
-from stabletrain.vocabulary.notice import ADVICE, CERTAINTY, DETAIL, POSSIBLE, REMEDY, Notice
+from stabletrain.vocabulary.notice import ADVICE, CERTAINTY, DETAIL, MEMORIZES, POSSIBLE, REMEDY, Notice
 
 NUM_STEPS = 10  # first steps, from which inputs and targets are collected
 LATER, LENGTH = (60, 100), 5  # steps from which on it is asked what was learned, and how many are put together
 EVERY = 100  # … and every so many steps
 LEARNED = 0.05  # share of the targets' entropy or variance that the outputs explain
+MEMORIZED = 0.5  # … below which they may have memorized examples that came several times
 MAX_TERMS = 4
 DIMS = (2, 4)  # of the inputs: tables and images, in which neighbors are alike; a sequence may be shifted
 
@@ -30,7 +31,7 @@ class LabelInspector(Inspector):
     """Compares targets with inputs in the first steps and, where nothing connects them, with the outputs later on.
 
     Said only where the targets of near neighbors are no more alike than any, no input correlates with them, and the
-    outputs explain none of them after 60 and after 100 steps. Sequences and token ids are left out: of them, neighbors
+    outputs explain few of them after 60 and after 100 steps: a network that sees examples repeatedly memorizes them. Sequences and token ids are left out: of them, neighbors
     need not have targets that are alike.
     """
 
@@ -44,7 +45,7 @@ class LabelInspector(Inspector):
         self._collected: list[list[Term]] = []
         self._suspects: list[int] = []  # terms without a relation
         self._late: list[list[Term]] = []
-        self._num_unlearned = 0
+        self._num_looks = 0
         self._is_done = graph.is_compiled(model)
 
     def expect(self, step: int) -> None:
@@ -133,14 +134,13 @@ class LabelInspector(Inspector):
         ignore_backward(self.before_backward)
         known = [place for place in self._suspects if all(len(terms) > place for terms in late)]
         shares = {place: explained([terms[place] for terms in late]) for place in known}
-        self._suspects = [place for place, share in shares.items() if share < LEARNED]
-        self._num_unlearned += 1
+        self._suspects = [place for place, share in shares.items() if share < MEMORIZED]
+        self._num_looks += 1
         if not self._suspects:
             self.detach()
+        if not self._suspects or self._num_looks < len(LATER):
             return []
-        if self._num_unlearned < len(LATER):
-            return []
-        place = self._suspects[0]
+        place = min(self._suspects, key=lambda place: shares[place])
         notice = _notice(view, late[0][place], len(late[0]), shares[place])
         self.detach()
         return [notice]
@@ -177,8 +177,10 @@ def _notice(view: StepView, term: Term, num_terms: int, share: float) -> Notice:
     detail = (
         f"{which} may have nothing to do with the inputs: examples with similar inputs have no more similar targets "
     )
-    detail += f"than any others, and after {view.step + 1} steps the outputs explain none of them."
+    detail += f"than any others, and after {view.step + 1} steps the outputs explain "
+    detail += "none of them." if share < LEARNED else f"{share:.0%} of them, perhaps by memorizing single examples."
     evidence = {CERTAINTY: POSSIBLE, "function": term.function, "share_explained": round(share, 3), DETAIL: detail}
+    evidence[MEMORIZES] = share >= LEARNED
     evidence[ADVICE] = "Check that each input is still stored beside its own target."
     evidence[REMEDY] = "for x, y in dataset: look at some pairs; shuffle inputs and targets by one permutation"
     return Notice(NO_PROGRESS.name, 0, view.step, evidence=evidence)

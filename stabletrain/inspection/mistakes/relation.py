@@ -13,9 +13,11 @@ NEIGHBORS = 3
 SHUFFLES = 24  # of the targets: the null distribution's mean and spread
 RELATED = 2.5  # standard deviations: one unrelated batch in 160 is beyond
 MIN_ROWS = 100
-MAX_ROWS = 320
+MAX_ROWS = 512
 MAX_COLUMNS = 128  # of the inputs, spread over all of them
 MAX_TARGETS = 16
+COPY = 1e-9  # squared distance per column below which rows are copies
+DISCRETE = 0.5  # share of the rows that have a copy
 
 
 def are_related(inputs: np.ndarray, targets: np.ndarray) -> bool | None:
@@ -48,10 +50,17 @@ def standardized(values: np.ndarray) -> np.ndarray:
 
 
 def _nearest(x: np.ndarray) -> np.ndarray:
-    """Return the rows of the nearest neighbors of each row (n, NEIGHBORS)."""
+    """Return the rows of the nearest neighbors of each row (n, NEIGHBORS).
+
+    An example that is drawn twice has the same target both times, also a wrong one: copies are no neighbors, except
+    where most rows have some, as for inputs of few values.
+    """
     squares = (x * x).sum(1)
     distances = squares[:, None] + squares[None] - 2 * x @ x.T
     np.fill_diagonal(distances, np.inf)
+    copies = distances < COPY * x.shape[1]
+    if copies.any(1).mean() < DISCRETE:
+        distances[copies] = np.inf
     return np.argpartition(distances, NEIGHBORS, axis=1)[:, :NEIGHBORS]
 
 

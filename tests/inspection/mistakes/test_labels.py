@@ -120,6 +120,23 @@ def test_a_contrastive_loss_has_no_targets():
     assert train(contrast, 3, lambda step: examples(step, is_shuffled=True), lr=1e-6) == []
 
 
+def test_examples_that_come_again_with_the_same_wrong_target_are_memorized():
+    x, scores = (torch.cat(parts) for parts in zip(*(examples(step, True) for step in range(10)), strict=True))
+
+    def drawn(step):
+        rows = torch.randint(len(x), (64,), generator=torch.Generator().manual_seed(step))
+        return x[rows], scores[rows]
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(FEATURES, 200), nn.ReLU(), nn.Linear(200, 3))
+    [notice] = train(LOSSES["classes"][1], 3, drawn, model=model, lr=0.5)
+    assert notice.evidence["memorizes"] is True
+    assert "perhaps by memorizing single examples" in notice.evidence["detail"]
+    unmixed = [examples(step, False)[1] for step in range(10)]
+    scores = torch.cat(unmixed)
+    assert train(LOSSES["classes"][1], 3, drawn, model=network(3), lr=0.5) == []
+
+
 def test_relations_of_numbers():
     generator = np.random.default_rng(0)
     x = generator.normal(size=(300, 50))
