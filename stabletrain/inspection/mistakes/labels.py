@@ -31,8 +31,8 @@ class LabelInspector(Inspector):
     """Compares targets with inputs in the first steps and, where nothing connects them, with the outputs later on.
 
     Said only where the targets of near neighbors are no more alike than any, no input correlates with them, and the
-    outputs explain few of them after 60 and after 100 steps: a network that sees examples repeatedly memorizes them. Sequences and token ids are left out: of them, neighbors
-    need not have targets that are alike.
+    outputs explain few of them after 60 and after 100 steps: a network that sees examples repeatedly memorizes them.
+    Sequences and token ids are left out: of them, neighbors need not have targets that are alike.
     """
 
     def __init__(self, model: nn.Module) -> None:
