@@ -15,7 +15,7 @@ from stabletrain.inspection.mistakes.loss_terms import BINARY, CLASSES, Term, te
 from stabletrain.inspection.mistakes.relation import MAX_ROWS, MIN_ROWS, are_related
 from stabletrain.torch_tools.backward_calls import ignore_backward, observe_backward
 from stabletrain.torch_tools.module_hooks import ModuleHooks
-from stabletrain.vocabulary.kinds import NO_PROGRESS
+from stabletrain.vocabulary.kinds import INPUT_SCALE, NO_PROGRESS
 from stabletrain.vocabulary.notice import ADVICE, CERTAINTY, DETAIL, MEMORIZES, POSSIBLE, REMEDY, Notice
 
 NUM_STEPS = 10  # first steps, from which inputs and targets are collected
@@ -24,6 +24,7 @@ EVERY = 100  # … and every so many steps
 LEARNED = 0.05  # share of the targets' entropy or variance that the outputs explain
 MEMORIZED = 0.5  # … below which they may have memorized examples that came several times
 MAX_TERMS = 4
+CONSTANT = 0.5  # share of the input features that are the same for all examples: then they are what is wrong
 DIMS = (2, 4)  # of the inputs: tables and images, in which neighbors are alike; a sequence may be shifted
 
 
@@ -44,6 +45,7 @@ class LabelInspector(Inspector):
         self._rows: list[np.ndarray] = []
         self._collected: list[list[Term]] = []
         self._suspects: list[int] = []  # terms without a relation
+        self._share_constant = 0.0  # of the input features
         self._late: list[list[Term]] = []
         self._num_looks = 0
         self._is_done = graph.is_compiled(model)
@@ -115,6 +117,7 @@ class LabelInspector(Inspector):
             self.detach()
             return
         inputs = np.concatenate(self._rows)[:MAX_ROWS]
+        self._share_constant = float((inputs == inputs[:1]).all(0).mean())
         for place in range(num_terms.pop()):
             targets = [_targets(terms[place]) for terms in self._collected]
             is_known = len({y.shape[1] for y in targets}) == 1 and not _is_repeated(targets)
@@ -141,7 +144,10 @@ class LabelInspector(Inspector):
         if not self._suspects or self._num_looks < len(LATER):
             return []
         place = min(self._suspects, key=lambda place: shares[place])
-        notice = _notice(view, late[0][place], len(late[0]), shares[place])
+        if self._share_constant > CONSTANT:
+            notice = _constant_features(view, self._share_constant)
+        else:
+            notice = _notice(view, late[0][place], len(late[0]), shares[place])
         self.detach()
         return [notice]
 
@@ -184,6 +190,16 @@ def _notice(view: StepView, term: Term, num_terms: int, share: float) -> Notice:
     evidence[ADVICE] = "Check that each input is still stored beside its own target."
     evidence[REMEDY] = "for x, y in dataset: look at some pairs; shuffle inputs and targets by one permutation"
     return Notice(NO_PROGRESS.name, 0, view.step, evidence=evidence)
+
+
+def _constant_features(view: StepView, share: float) -> Notice:
+    detail = (
+        f"{share:.0%} of the input features are the same for all examples, and nothing connects the targets with the "
+    )
+    detail += "others."
+    evidence = {CERTAINTY: POSSIBLE, "share_constant": round(share, 3), DETAIL: detail}
+    evidence |= {ADVICE: "Look at how the batches are made.", REMEDY: "print(x.std(0)) of a batch"}
+    return Notice(INPUT_SCALE.name, 0, view.step, evidence=evidence)
 
 
 def _begins(step: int) -> bool:

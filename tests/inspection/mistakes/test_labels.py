@@ -120,6 +120,19 @@ def test_a_contrastive_loss_has_no_targets():
     assert train(contrast, 3, lambda step: examples(step, is_shuffled=True), lr=1e-6) == []
 
 
+@pytest.mark.parametrize(("is_blank", "expected"), [(True, ["input_scale"]), (False, [])])
+def test_features_that_are_the_same_for_all_examples_are_what_is_wrong(is_blank, expected):
+    def batches(step):
+        x, scores = examples(step, False)
+        time = torch.rand(N, 2, generator=torch.Generator().manual_seed(step))
+        return torch.cat([0 * x[:, :4] if is_blank else x[:, :4], time], 1), scores[:, :1] - x[:, 4:] @ MIXING[4:, :1]
+
+    found = train(F.mse_loss, 1, batches)
+    assert [notice.kind for notice in found] == expected
+    if expected:
+        assert found[0].evidence["share_constant"] == pytest.approx(4 / 6, abs=1e-3)
+
+
 def test_examples_that_come_again_with_the_same_wrong_target_are_memorized():
     x, scores = (torch.cat(parts) for parts in zip(*(examples(step, True) for step in range(10)), strict=True))
 
