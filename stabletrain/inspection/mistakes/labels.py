@@ -33,7 +33,7 @@ class LabelInspector(Inspector):
 
     Said only where the targets of near neighbors are no more alike than any, no input correlates with them, and the
     outputs explain few of them after 60 and after 100 steps: a network that sees examples repeatedly memorizes them.
-    Sequences and token ids are left out: of them, neighbors need not have targets that are alike.
+    Sequences, token ids and several inputs are left out: of them, neighbors need not have targets that are alike.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -58,7 +58,9 @@ class LabelInspector(Inspector):
         if step == 0:
             self._hooks.open(self, before=[(m, path) for path, m in self.model.named_modules() if _has_own(m)])
         if step == 0 or _begins(step):
+            ignore_backward(self.before_backward)
             observe_backward(self.before_backward)
+            self._late = []
 
     def before_backward(self, loss: Tensor) -> None:
         """Read the outputs and targets of a loss."""
@@ -94,18 +96,19 @@ class LabelInspector(Inspector):
             self._is_unfit = True
         elif not any(given is other for other in self._inputs):
             self._inputs.append(given)
+            self._is_unfit |= (
+                len(self._inputs) > 1
+            )  # of a pair, such as two images to be compared, no neighbor is alike
 
     def _collect(self) -> None:
-        """Keep the inputs and targets of a step, if each example has one row in all of them."""
+        """Keep the inputs and targets of a step, if each example has one row in both."""
         inputs, terms = self._last
         if not terms or not inputs:
             return
-        count = len(inputs[0])
-        if any(len(x) != count for x in inputs) or any(len(term.targets) != count for term in terms):
+        if any(len(term.targets) != len(inputs[0]) for term in terms):
             self.detach()
         elif sum(map(len, self._rows)) < MAX_ROWS:
-            with torch.no_grad():
-                self._rows.append(np.concatenate([_numbers(x) for x in inputs], 1))
+            self._rows.append(_numbers(inputs[0]))
             self._collected.append(terms)
 
     def _compare(self) -> None:
@@ -157,10 +160,8 @@ def explained(terms: list[Term]) -> float:
     outputs, targets = torch.cat([t.outputs for t in terms]).float(), torch.cat([t.targets for t in terms])
     with torch.no_grad():
         if terms[0].kind == CLASSES:
-            kept = targets >= 0
-            outputs, targets = outputs[kept], targets[kept]
-            p = torch.bincount(targets).double() / max(1, len(targets))
-            left, prior = F.nll_loss(outputs, targets), -torch.xlogy(p, p).sum()
+            p = F.one_hot(targets.clamp(min=0), outputs.shape[1]).double().mean(0)  # (…, classes), for each pixel
+            left, prior = F.nll_loss(outputs, targets.clamp(min=0)), -torch.xlogy(p, p).sum(-1).mean()
         elif terms[0].kind == BINARY:
             y = targets.float()
             p = y.mean(0).double()
@@ -207,7 +208,7 @@ def _begins(step: int) -> bool:
 
 
 def _has_own(module: nn.Module) -> bool:
-    return any(True for _ in module.parameters(recurse=False))
+    return any(p.requires_grad for p in module.parameters(recurse=False))
 
 
 def _numbers(x: Tensor) -> np.ndarray:
@@ -217,7 +218,7 @@ def _numbers(x: Tensor) -> np.ndarray:
 def _targets(term: Term) -> np.ndarray:
     """Return targets as numbers (n, K); of classes, as one-hot rows."""
     if term.kind == CLASSES:
-        return _numbers(F.one_hot(term.targets.clamp(min=0), term.outputs.shape[1]))
+        return _numbers(F.one_hot(term.targets.clamp(min=0), term.outputs.shape[1]))  # (n, …, classes)
     return _numbers(term.targets)
 
 

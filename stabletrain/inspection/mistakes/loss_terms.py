@@ -34,8 +34,8 @@ class Term(NamedTuple):
 
     Attributes:
         kind: `classes`, `binary` or `real`.
-        outputs: (n, …) what it was given: log-probabilities (n, classes), logits or probabilities, or numbers.
-        targets: (n,) class indices, or numbers of the shape of the outputs.
+        outputs: (n, …) what it was given: log-probabilities (n, classes, …), logits or probabilities, or numbers.
+        targets: (n, …) class indices, or numbers of the shape of the outputs.
         function: Name of the function.
     """
 
@@ -69,7 +69,7 @@ def _read(node: Node) -> Term | None:
         return None
     function = FUNCTIONS[name]
     if name in NLL:
-        is_usual = outputs.dim() == 2 and targets.dim() == 1
+        is_usual = outputs.dim() > 1 and targets.shape == (len(outputs), *outputs.shape[2:])
         return Term(CLASSES, outputs.detach(), targets.detach(), function) if is_usual else None
     if outputs.shape != targets.shape:
         return None

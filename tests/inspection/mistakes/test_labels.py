@@ -113,6 +113,34 @@ def test_tokens_and_sequences_are_left_out(model):
     assert train(LOSSES["classes"][1], 3, lambda step: examples(step, is_shuffled=True), model=model) == []
 
 
+class Pair(nn.Module):
+    """Compares the example with another one."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(FEATURES, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.body(x) * self.body(x.flip(0)))
+
+
+def test_pairs_are_left_out():
+    assert train(LOSSES["classes"][1], 3, lambda step: examples(step, is_shuffled=True), model=Pair()) == []
+
+
+@pytest.mark.parametrize(("is_shuffled", "expected"), [(True, ["no_progress"]), (False, [])])
+def test_classes_of_pixels(is_shuffled, expected):
+    def pixels(step):
+        generator = torch.Generator().manual_seed(step)
+        x = torch.randn(N, 1, 5, 5, generator=generator)
+        y = (x[:, 0] > 0).long()
+        return x, y[torch.randperm(N, generator=generator)] if is_shuffled else y
+
+    torch.manual_seed(0)
+    found = train(F.cross_entropy, 2, pixels, model=nn.Conv2d(1, 2, 3, padding=1))
+    assert [notice.kind for notice in found] == expected
+
+
 def test_a_contrastive_loss_has_no_targets():
     def contrast(z, _):
         return F.cross_entropy(z @ torch.randn(3, N), torch.arange(N))
