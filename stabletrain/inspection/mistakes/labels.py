@@ -96,9 +96,7 @@ class LabelInspector(Inspector):
             self._is_unfit = True
         elif not any(given is other for other in self._inputs):
             self._inputs.append(given)
-            self._is_unfit |= (
-                len(self._inputs) > 1
-            )  # of a pair, such as two images to be compared, no neighbor is alike
+            self._is_unfit |= len(self._inputs) > 1  # pairs, such as two images that are compared
 
     def _collect(self) -> None:
         """Keep the inputs and targets of a step, if each example has one row in both."""

@@ -6,6 +6,7 @@ with torch 2.13.0).
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -37,25 +38,29 @@ class Term(NamedTuple):
         outputs: (n, …) what it was given: log-probabilities (n, classes, …), logits or probabilities, or numbers.
         targets: (n, …) class indices, or numbers of the shape of the outputs.
         function: Name of the function.
+        is_alone: Whether the loss is this term, up to a factor.
     """
 
     kind: str
     outputs: Tensor
     targets: Tensor
     function: str
+    is_alone: bool = True
 
 
 def terms_of(loss: Tensor) -> list[Term]:
     """Return the terms of a loss that has not been differentiated yet, those nearest to it first."""
-    found = []
-    for count, node in enumerate(graph.walk(loss)):
-        if count >= MAX_NODES:
-            break
-        if graph.name_of(node) in FUNCTIONS:
-            term = _read(node)
-            if term is not None:
-                found.append(term)
-    return found
+    nodes = [node for node in itertools.islice(graph.walk(loss), MAX_NODES) if graph.name_of(node) in FUNCTIONS]
+    alone = _below_factors(loss.grad_fn)
+    found = [(node, _read(node)) for node in nodes]
+    return [term._replace(is_alone=node is alone) for node, term in found if term is not None]
+
+
+def _below_factors(node: Node) -> Node | None:
+    """Return the nearest operation that does more than to multiply by a constant."""
+    while graph.name_of(node) in ("Mul", "Div", *graph.SAME_VALUES) and len(graph.inputs_of(node)) == 1:
+        node = graph.inputs_of(node)[0]
+    return node
 
 
 @torch.no_grad()

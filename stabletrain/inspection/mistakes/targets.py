@@ -198,11 +198,16 @@ def _targets(output: _Output, squares: Squares, loss: float) -> Tensor | None:
 
 
 def _of_term(term: Term, view: StepView) -> list[Notice]:
-    """Return what is wrong with targets that a loss saved."""
+    """Return what is wrong with targets that a loss saved.
+
+    Off scale are only those of a loss that consists of nothing else: the value function of a policy gradient is trained
+    on returns of any size beside the policy.
+    """
     targets = term.targets.double()
     if term.kind == BINARY:
         return _no_probabilities(term, targets, view)
-    return _off_scale(term.outputs, targets, view) if term.kind == REAL and targets.numel() > 1 else []
+    is_regression = term.kind == REAL and term.is_alone and targets.numel() > 1
+    return _off_scale(term.outputs, targets, view) if is_regression else []
 
 
 def _no_probabilities(term: Term, targets: Tensor, view: StepView) -> list[Notice]:
