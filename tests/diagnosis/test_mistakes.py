@@ -93,6 +93,9 @@ def test_a_possible_lack_of_a_relation_is_an_alarm_only_if_training_lags():
     notice = seen("no_progress", "possible")
     assert [f.severity for f in diagnose(observed(notice, LEARNED)) if f.kind == "no_progress"] == ["info"]
     assert diagnose(observed(notice, HALF))[0].severity == "warning"
+    as_game = observed(notice)
+    found = diagnose(replace(as_game, about=replace(as_game.about, is_game=True)))
+    assert {f.severity for f in found if f.kind == "no_progress"} <= {"info"}, "the loss of a game shows nothing"
 
 
 @pytest.mark.parametrize(("losses", "val_loss", "severity"), [

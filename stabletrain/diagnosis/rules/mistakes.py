@@ -88,8 +88,8 @@ def _severity(notice: Notice, observations: Observations) -> str:
         return CRITICAL if progress is None or _lags(progress) else WARNING
     if progress is None or progress.share < PATIENCE:
         return INFO
-    if notice.evidence.get(MEMORIZES):
-        return WARNING if progress.suffers or _is_at_chance(observations) else INFO
+    if notice.kind == NO_PROGRESS.name:
+        return WARNING if _learns_little(notice, progress, observations) else INFO
     return WARNING if certainty == LIKELY or _lags(progress) else INFO
 
 
@@ -98,6 +98,15 @@ def _lags(progress: Progress) -> bool:
     if not progress.is_measure:
         return True
     return progress.lags or (not progress.is_planned and progress.fall < LATE_FALL_UNHEALTHY * progress.share)
+
+
+def _learns_little(notice: Notice, progress: Progress, observations: Observations) -> bool:
+    """Return whether training goes as with targets that have nothing to do with the inputs."""
+    if not progress.is_measure:
+        return False
+    if notice.evidence.get(MEMORIZES):
+        return progress.suffers or _is_at_chance(observations)
+    return _lags(progress)
 
 
 def _is_at_chance(observations: Observations) -> bool:
