@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -73,12 +74,16 @@ class LabelInspector(Inspector):
             self.detach()
         if self._is_done:
             return []
-        if view.step < NUM_STEPS:
+        try:
+            if view.step >= NUM_STEPS:
+                return self._look_again(view)
             self._collect()
             if view.step == NUM_STEPS - 1 and not self._is_done:
                 self._compare()
-            return []
-        return self._look_again(view)
+        except Exception as error:  # shapes that change, too little memory: training goes on as without the doctor
+            logging.getLogger(__name__).warning("targets are no longer compared with inputs: %s", error)
+            self.detach()
+        return []
 
     def detach(self) -> None:
         """Remove all hooks, and forget what was seen."""
@@ -176,13 +181,9 @@ def explained(terms: list[Term]) -> float:
 
 
 def _notice(view: StepView, term: Term, num_terms: int, share: float) -> Notice:
-    which = (
-        "The targets" if num_terms == 1 else f"The targets of {term.function}, one of {num_terms} terms of the loss,"
-    )
-    detail = (
-        f"{which} may have nothing to do with the inputs: examples with similar inputs have no more similar targets "
-    )
-    detail += f"than any others, and after {view.step + 1} steps the outputs explain "
+    which = "" if num_terms == 1 else f" of {term.function}, one of {num_terms} terms of the loss,"
+    detail = f"The targets{which} may have nothing to do with the inputs: examples with similar inputs have no more "
+    detail += f"similar targets than any others, and after {view.step + 1} steps the outputs explain "
     detail += "none of them." if share < LEARNED else f"{share:.0%} of them, perhaps by memorizing single examples."
     evidence = {CERTAINTY: POSSIBLE, "function": term.function, "share_explained": round(share, 3), DETAIL: detail}
     evidence[MEMORIZES] = share >= LEARNED
@@ -192,10 +193,8 @@ def _notice(view: StepView, term: Term, num_terms: int, share: float) -> Notice:
 
 
 def _constant_features(view: StepView, share: float) -> Notice:
-    detail = (
-        f"{share:.0%} of the input features are the same for all examples, and nothing connects the targets with the "
-    )
-    detail += "others."
+    detail = f"{share:.0%} of the input features are the same for all examples, and nothing connects the others with "
+    detail += "the targets."
     evidence = {CERTAINTY: POSSIBLE, "share_constant": round(share, 3), DETAIL: detail}
     evidence |= {ADVICE: "Look at how the batches are made.", REMEDY: "print(x.std(0)) of a batch"}
     return Notice(INPUT_SCALE.name, 0, view.step, evidence=evidence)
