@@ -198,3 +198,18 @@ def test_steps_that_a_loss_scaler_skips_are_not_missing():
         scaler.update()
     assert 20 < doctor.num_skipped < 40
     assert doctor.verdict == "healthy"
+
+
+def test_gradients_that_are_assigned_do_not_add_up():
+    """`torch.autograd.grad` returns them, and the loop puts each in the place of the last."""
+    model = make()
+    doctor = st.Doctor(model)
+    for step in range(6):
+        loss = root(model, step) if step == 4 else model(batch()).square().mean()
+        for p, gradient in zip(model.parameters(), torch.autograd.grad(loss, [*model.parameters()]), strict=True):
+            p.grad = gradient
+        doctor.step(loss)
+        with torch.no_grad():
+            for p in model.parameters():
+                p -= 0.01 * p.grad
+    assert [f.kind for f in doctor.findings if f.alarms] in (["nonfinite"], [])
