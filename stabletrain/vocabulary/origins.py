@@ -16,6 +16,7 @@ OF_BATCH, OF_DATASET = "batch", "dataset"  # what the samples are indices of
 FORWARD, BACKWARD = "forward", "backward"
 NOT_AGAIN = "a replay of the step is finite: a random state that is not torch's, a race, or a fault of the hardware"
 CHANGED = "or a gradient that was changed after the backward pass, as by a norm of 0 in clipping of one's own"
+NUMBER = "a number in the code"  # begins the reason where it is no tensor that is Inf or NaN
 HALF_MAX = {"float16": 65_504.0}  # largest finite value, where it is small enough to be met
 
 
@@ -90,6 +91,12 @@ FAMILIES = (
         "the norm overflows",
         "the derivative of a norm or distance at 0 is 0 / 0",
         "(x.square().sum(-1) + 1e-8).sqrt()",
+    ),
+    Family(
+        ("WeightNormInterface",),
+        "a vector of the weight is 0, and its norm too",
+        "the derivative of a norm at 0 is 0 / 0",
+        "torch.nn.utils.parametrizations.weight_norm(layer) after its weight was initialized, no row with zeros",
     ),
     Family(
         ("Std", "Var"),
@@ -188,8 +195,12 @@ def advice_for(evidence: Mapping[str, Any]) -> str:
     if origin == TARGET:
         return f"The targets contain values that are not finite{_samples(evidence)}. {REMOVE_TARGETS}"
     if origin == WEIGHT:
-        return f"{why[:1].upper()}{why[1:]}: {evidence.get(TENSOR)}. {_fix_weight(evidence)}"
+        tensor = evidence.get(TENSOR)
+        named = why if not tensor or tensor in why else f"{why[:1].upper()}{why[1:]}: {tensor}"
+        return f"{named}. {_fix_weight(evidence)}"
     family = family_of(evidence.get(OPERATION))
+    if origin == INVALID and why.startswith(NUMBER):
+        return happened
     if origin == INVALID:
         code = f" In code: {family.code}." if family else " Keep its arguments inside of its domain."
         return f"{happened}{code} A lower learning rate or clipping does not fix it."
@@ -200,7 +211,14 @@ def advice_for(evidence: Mapping[str, Any]) -> str:
         return f"{happened} {evidence[DTYPE]} ends at {limit:,.0f}. {FIX_HALF}"
     if evidence.get(REPRODUCIBLE) is False:
         return f"{why[:1].upper()}{why[1:]}. Run the step again on other hardware, or with st.find_offender."
+    if origin is None and why:
+        return f"{why[:1].upper()}{why[1:]}. st.find_offender(model, loss_fn, batch) follows every operation of a step."
     return ""
+
+
+def is_unknown(evidence: Mapping[str, Any]) -> bool:
+    """Return whether the origin was looked for and not found, and may be an overflow by growth."""
+    return evidence.get(ORIGIN) is None and evidence.get(REPRODUCIBLE) is not False
 
 
 REMOVE_INPUTS = (
@@ -230,7 +248,7 @@ def _fix_weight(evidence: Mapping[str, Any]) -> str:
     if "eps=0" in str(evidence.get(WHY, "")):
         return "In code: torch.optim.Adam(model.parameters(), lr, eps=1e-8)."
     if evidence.get(MADE_ON) is None:
-        return "In code: assert all(p.isfinite().all() for p in model.parameters()) after loading; initialize it anew."
+        return "In code: assert all(x.isfinite().all() for x in model.state_dict().values()); set it anew."
     return (
         "Go back to a checkpoint from before that step. In code: model.load_state_dict(torch.load(path)), with a new "
         "optimizer."

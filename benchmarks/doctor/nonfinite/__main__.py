@@ -13,7 +13,7 @@ import warnings
 import torch
 
 import stabletrain as st
-from benchmarks.doctor.nonfinite import as_reported, healthy, in_loss, in_model  # noqa: F401 (they register the programs)
+from benchmarks.doctor.nonfinite import across, as_reported, healthy, in_loss, in_model  # noqa: F401 (they register)
 from benchmarks.doctor.nonfinite.program import PROGRAMS, Program
 from stabletrain.vocabulary.finding import Finding
 from stabletrain.vocabulary.kinds import NONFINITE

@@ -13,7 +13,7 @@ from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import CRITICAL, INFO, Finding
 from stabletrain.vocabulary.kinds import NONFINITE
 from stabletrain.vocabulary.notice import Notice
-from stabletrain.vocabulary.origins import ORIGIN, OVERFLOW, advice_for
+from stabletrain.vocabulary.origins import ORIGIN, OVERFLOW, advice_for, is_unknown
 from stabletrain.vocabulary.signals import ACTIVATION, DELTA, GRADIENT, MOMENT, UPDATE, WEIGHT
 
 HARMLESS = "Outputs of layers contain Inf or NaN, which reach neither the loss nor a gradient: nothing needs to be done."
@@ -109,6 +109,6 @@ def _was_skipped(observations: Observations, last: int) -> bool:
 @NONFINITE.remedy
 def remedy_nonfinite(finding: Finding, about: About) -> list[remedies.Remedy]:
     """Propose clipping, a lower rate, a norm; nothing where the origin has an advice of its own."""
-    if advice_for(finding.evidence):
+    if finding.advice == HARMLESS or (advice_for(finding.evidence) and not is_unknown(finding.evidence)):
         return []
     return [*remedies.clip(about), *remedies.lower_lr(about), *remedies.norm(about)]

@@ -7,6 +7,7 @@ from types import FrameType
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from stabletrain.inspection.nonfinite.explanation import Explanation, bad_samples
 from stabletrain.inspection.nonfinite.loss_part import FoundInLoss, LossPart
@@ -41,7 +42,7 @@ def explain(
         loss_is_bad: Whether the loss is not finite; otherwise a gradient is not.
         frames: Frames of the user's functions, in whose variables the targets are.
     """
-    calls = reaching(calls, losses)
+    calls, is_whole = _repeatable(reaching(calls, losses))
     replayed: list[Replayed] = []
     stopped: list[Tensor] = []  # what a call that raised, such as by a check of the model's own, had computed
     with isolated(model), differentiable(), OperationTrace(model) as trace:
@@ -58,12 +59,21 @@ def explain(
     found = trace.find(outputs)
     if found is not None and not _is_mask(found):
         return _from_trace(model, calls, trace, found, FORWARD)
-    before = [x.detach() for call in calls for x in call.outputs]
-    if any(is_bad(x) and not is_bad(y) for x, y in zip(before, outputs, strict=False)):
-        return _not_again(FORWARD)
+    if any(is_bad(x.detach()) for call in calls for x in call.outputs) and not any(map(is_bad, outputs)):
+        return _not_again(calls, FORWARD)
     if loss_is_bad:
         return _in_loss(calls, losses, frames)
-    return _in_backward(model, calls, losses, trace, replayed, frames)
+    found = _in_backward(model, calls, losses, trace, replayed, frames)
+    if found is None:
+        return _not_again(calls, BACKWARD) if is_whole else Explanation(None, "a gradient is not finite", BACKWARD)
+    return found
+
+
+def _repeatable(calls: Sequence[ModelCall]) -> tuple[list[ModelCall], bool]:
+    """Return the calls to repeat, and whether they are all; of those that were noted briefly, the first bad one."""
+    brief = [call for call in calls if call.is_brief and any(is_bad(x.detach()) for x in call.outputs)][:1]
+    found = [call for call in calls if not call.is_dropped and (not call.is_brief or call in brief)]
+    return found, bool(calls) and len(found) == len(calls)
 
 
 def explain_before_weights(
@@ -97,7 +107,7 @@ def _in_backward(
     trace: OperationTrace,
     replayed: Sequence[Replayed],
     frames: list[FrameType],
-) -> Explanation:
+) -> Explanation | None:
     for part in losses:
         if (inside := part.find_in_backward()) is not None:
             return _from_loss(calls, inside, BACKWARD, frames)
@@ -108,7 +118,7 @@ def _in_backward(
         risky = [part for loss in losses for part in loss.parts if part.saved]
         name = risky[-1].name if risky else losses[0].parts[-1].name if losses and losses[0].parts else None
         return Explanation(None, "the derivative of the loss is not finite", BACKWARD, name)
-    return _not_again(BACKWARD) if calls else Explanation(None, "a gradient is not finite", BACKWARD)
+    return None
 
 
 def _differentiate(
@@ -142,7 +152,7 @@ def _from_trace(
         origin, tensor = _kind_of(model, calls, found.tensor)
         what = "NaN" if has_nan(found.tensor) else "Inf"
         why = {INPUT: f"the batch contains {what}", WEIGHT: f"{tensor} contains {what}"}
-        rows = bad_samples(found.tensor, None if origin == INPUT else length)
+        rows = () if _is_packed(calls) else bad_samples(found.tensor, None if origin == INPUT else length)
         return Explanation(
             origin, why.get(origin, f"a tensor contains {what}"), phase, operation.node, module, layer, line, tensor,
             samples=() if origin == WEIGHT else rows, reproducible=True,
@@ -194,7 +204,9 @@ def _is_mask(found: Operation | Leaf) -> bool:
     return found.is_intended and not found.is_nan
 
 
-def _not_again(phase: str) -> Explanation:
+def _not_again(calls: Sequence[ModelCall], phase: str) -> Explanation:
+    if any(call.was_changed for call in calls):
+        return Explanation(None, "the step could not be replayed, since the model's inputs were changed in place", phase)
     why = NOT_AGAIN if phase == FORWARD else f"{NOT_AGAIN}; {CHANGED}"
     return Explanation(None, why, phase, reproducible=False)
 
@@ -206,6 +218,11 @@ def _unknown_target(calls: Sequence[ModelCall], frames: list[FrameType]) -> Expl
     if tensor is None or len(tensor) != num_samples:
         return None
     return Explanation(TARGET, f"{name} contains NaN", FORWARD, tensor=name, samples=bad_samples(tensor))
+
+
+def _is_packed(calls: Sequence[ModelCall]) -> bool:
+    """Return whether the inputs are packed sequences, whose rows are no examples."""
+    return any(isinstance(x, PackedSequence) for call in calls for x in (*call.args, *call.kwargs.values()))
 
 
 def _num_samples(calls: Sequence[ModelCall]) -> int | None:

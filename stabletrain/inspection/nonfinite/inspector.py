@@ -27,7 +27,9 @@ from stabletrain.vocabulary.kinds import NONFINITE
 from stabletrain.vocabulary.notice import Notice
 from stabletrain.vocabulary.origins import ORIGIN
 
-MAX_CALLS = 32  # of the model in one step, whose arguments are kept
+MAX_CALLS = 32  # of the model in one step, and of `backward`, of which all is noted
+MAX_BRIEF = 1000  # further calls of the model, of which the random state is not noted
+MAX_ELEMENTS = 2**26  # of the arguments that are kept; beyond, the oldest calls can no longer be repeated
 ANOMALY = "returned nan values"  # in what torch.autograd.detect_anomaly raises, torch 2.13.0
 MAX_EXPLAINED = 3  # steps of a run; each explanation costs some passes
 
@@ -44,6 +46,7 @@ class NonFiniteInspector(Inspector):
         super().__init__(model)
         self._calls: list[ModelCall] = []
         self._losses: list[LossPart] = []
+        self._num_elements = 0  # of the arguments of these calls
         self._outermost = OutermostCalls(model, self)
         self._num_explained = 0
         self._was_finite = True
@@ -52,11 +55,14 @@ class NonFiniteInspector(Inspector):
 
     def before_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelCall | None:
         """Note a call of the model."""
-        if not self._was_finite or len(self._calls) >= MAX_CALLS:
+        if not self._was_finite or len(self._calls) >= MAX_CALLS + MAX_BRIEF:
             return None
         with self._harmless():
-            call = ModelCall.begin(module, args, kwargs)
+            call = ModelCall.begin(module, args, kwargs, briefly=len(self._calls) >= MAX_CALLS)
             self._calls.append(call)
+            self._num_elements += call.size
+            if self._num_elements > MAX_ELEMENTS:
+                self._drop_oldest()
             return call
 
     def after_call(self, call: ModelCall | None, output: Any) -> None:
@@ -69,12 +75,22 @@ class NonFiniteInspector(Inspector):
         """Keep what the backward pass of a loss will free."""
         if not self._was_finite or loss.grad_fn is None or len(self._losses) >= MAX_CALLS:
             return
-        if self._calls and not any(call.outputs for call in self._calls):
+        if self._calls and not any(call.ends for call in self._calls):
             return
         with self._harmless():
             ends = [node for call in self._calls for node in call.ends]
             bad = loss.device.type == "cpu" and loss.numel() == 1 and not math.isfinite(loss.item())
             self._losses.append(LossPart(loss, ends, is_bad=bad))
+
+    def _drop_oldest(self) -> None:
+        """Release arguments, such as images of micro-batches that the loop has long forgotten, but those of the last."""
+        for call in self._calls[:-1]:
+            if not call.is_dropped and self._num_elements > MAX_ELEMENTS:
+                self._num_elements -= call.size
+                call.drop()
+
+    def _forget(self) -> None:
+        self._calls, self._losses, self._num_elements = [], [], 0
 
     @contextmanager
     def _harmless(self) -> Iterator[None]:
@@ -98,7 +114,7 @@ class NonFiniteInspector(Inspector):
                 return ()
             return (self._notice(view, bad_loss, running_frames()),)
         finally:
-            self._calls, self._losses = [], []
+            self._forget()
             with self._harmless():
                 self._outermost.settle()
 
@@ -120,7 +136,7 @@ class NonFiniteInspector(Inspector):
             notice = self._notice(view, not in_backward, frames)
             return (notice,) if bad_loss or in_backward or notice.evidence[ORIGIN] is not None else ()
         finally:
-            self._calls, self._losses = [], []
+            self._forget()
 
     def _keep_loss(self, loss: Tensor | None) -> None:
         """Keep the graph of a loss that is not finite, and whose backward pass never came."""
@@ -132,7 +148,7 @@ class NonFiniteInspector(Inspector):
         """Stop following the model."""
         self._outermost.close()
         ignore_backward(self.before_backward)
-        self._calls, self._losses = [], []
+        self._forget()
 
     def _has_bad_loss(self, view: StepView) -> bool:
         if any(part.is_bad for part in self._losses):
