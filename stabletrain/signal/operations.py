@@ -61,7 +61,6 @@ class Operation:
     judgement: Judgement
     is_intended: bool
 
-
     @property
     def reason(self) -> Judgement:
         """Why its output is not finite: of a derivative, in the words of the operation that it belongs to."""

@@ -136,7 +136,7 @@ class Raising(Root):
     """Its author stops the training at a NaN."""
 
     def training_step(self, batch, batch_idx):
-        x, y = batch
+        x, _ = batch
         outputs = self(x)
         loss = (outputs.softmax(1) * (0.0 if self.global_step == BAD else 1.0)).log().mean()  # the line
         if not torch.isfinite(loss):

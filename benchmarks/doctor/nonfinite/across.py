@@ -1,4 +1,4 @@
-"""Every origin in every data type, and in a model that is called plainly, with a shared layer, functionally, compiled."""
+"""Every origin in every data type, in a model that is called plainly, twice in a layer, functionally, or compiled."""
 
 from __future__ import annotations
 
@@ -93,7 +93,9 @@ def register() -> None:
     """Register one program for each combination."""
     for dtype, style in product(DTYPES, STYLES):
         for name, (function, bad, origin, operation) in FUNCTIONS.items():
-            named = _named(f"{name}_{style}_{dtype}", lambda f=function, b=bad, s=style, d=dtype: fail_in(f, b, s, DTYPES[d]))
+            named = _named(
+                f"{name}_{style}_{dtype}", lambda f=function, b=bad, s=style, d=dtype: fail_in(f, b, s, DTYPES[d])
+            )
             program(origin, operation, "middle")(named)
         for what, (operation, module) in SPOILED.items():
             named = _named(f"{what}_{style}_{dtype}", lambda w=what, s=style, d=dtype: spoil(w, s, DTYPES[d]))

@@ -16,7 +16,9 @@ from stabletrain.vocabulary.notice import Notice
 from stabletrain.vocabulary.origins import ORIGIN, OVERFLOW, advice_for, is_unknown
 from stabletrain.vocabulary.signals import ACTIVATION, DELTA, GRADIENT, MOMENT, UPDATE, WEIGHT
 
-HARMLESS = "Outputs of layers contain Inf or NaN, which reach neither the loss nor a gradient: nothing needs to be done."
+HARMLESS = (
+    "Outputs of layers contain Inf or NaN, which reach neither the loss nor a gradient: nothing needs to be done."
+)
 IN_ORDER = (WEIGHT, ACTIVATION, GRADIENT, DELTA, UPDATE, MOMENT)  # of two on one step, the first is named
 
 

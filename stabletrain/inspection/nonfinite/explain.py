@@ -23,6 +23,7 @@ from stabletrain.vocabulary.origins import BACKWARD, CHANGED, FORWARD, INPUT, NO
 
 Replayed = tuple[ModelCall, list[Tensor], list[Tensor]]  # a call, its outputs, and its inputs with a gradient
 
+
 def explain(
     model: nn.Module,
     calls: Sequence[ModelCall],
@@ -97,7 +98,9 @@ def _in_loss(calls: Sequence[ModelCall], losses: Sequence[LossPart], frames: lis
     for part in losses:
         if part.is_bad and (inside := part.find_in_forward()) is not None:
             return _from_loss(calls, inside, FORWARD, frames)
-    return _unknown_target(calls, frames) or Explanation(None, "the loss is not finite, although the outputs are", FORWARD)
+    return _unknown_target(calls, frames) or Explanation(
+        None, "the loss is not finite, although the outputs are", FORWARD
+    )
 
 
 def _in_backward(
@@ -121,9 +124,7 @@ def _in_backward(
     return None
 
 
-def _differentiate(
-    model: nn.Module, trace: OperationTrace, replayed: Sequence[Replayed]
-) -> Operation | Leaf | None:
+def _differentiate(model: nn.Module, trace: OperationTrace, replayed: Sequence[Replayed]) -> Operation | Leaf | None:
     """Repeat the backward pass of the calls at which finite gradients arrived."""
     pairs, wanted = [], [p for p in model.parameters() if p.requires_grad]
     for call, outputs, inputs in replayed:
@@ -165,9 +166,7 @@ def _from_trace(
     )
 
 
-def _from_loss(
-    calls: Sequence[ModelCall], found: FoundInLoss, phase: str, frames: list[FrameType]
-) -> Explanation:
+def _from_loss(calls: Sequence[ModelCall], found: FoundInLoss, phase: str, frames: list[FrameType]) -> Explanation:
     origin, why = found.judgement
     place = calls[0].place if calls else None
     line = find_line(place, found.operation) or (None if place is None else str(place))
@@ -206,7 +205,9 @@ def _is_mask(found: Operation | Leaf) -> bool:
 
 def _not_again(calls: Sequence[ModelCall], phase: str) -> Explanation:
     if any(call.was_changed for call in calls):
-        return Explanation(None, "the step could not be replayed, since the model's inputs were changed in place", phase)
+        return Explanation(
+            None, "the step could not be replayed, since the model's inputs were changed in place", phase
+        )
     why = NOT_AGAIN if phase == FORWARD else f"{NOT_AGAIN}; {CHANGED}"
     return Explanation(None, why, phase, reproducible=False)
 

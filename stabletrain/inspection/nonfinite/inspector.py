@@ -83,7 +83,7 @@ class NonFiniteInspector(Inspector):
             self._losses.append(LossPart(loss, ends, is_bad=bad))
 
     def _drop_oldest(self) -> None:
-        """Release arguments, such as images of micro-batches that the loop has long forgotten, but those of the last."""
+        """Release arguments, such as images of micro-batches that the loop has forgotten, but not those of the last."""
         for call in self._calls[:-1]:
             if not call.is_dropped and self._num_elements > MAX_ELEMENTS:
                 self._num_elements -= call.size

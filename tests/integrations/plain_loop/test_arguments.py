@@ -79,8 +79,12 @@ def test_it_may_be_saved_in_turn_to_two_folders(tmp_path):
 
 def test_an_exception_of_the_users_is_not_hidden_by_a_folder_that_was_taken_since(tmp_path, caplog):
     folder = tmp_path / "mine"
-    with pytest.raises(ZeroDivisionError), st.Doctor(make(), output_dir=folder):
+
+    def train():
         st.Doctor(make()).save(folder)
         raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), st.Doctor(make(), output_dir=folder):
+        train()
     assert "the run was not saved" in caplog.text
     assert json.loads((folder / "summary.json").read_text())["status"] == "finished"
