@@ -150,7 +150,7 @@ def _is_recording() -> bool:
 
 def is_transformed() -> bool:
     """Return whether this is within a transform of `torch.func`, such as `vmap` or `grad`."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    return torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _call_before(module: nn.Module, inputs: Any) -> Any:

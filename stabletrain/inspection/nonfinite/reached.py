@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from stabletrain.inspection.nonfinite.loss_part import LossPart
 from stabletrain.inspection.nonfinite.model_call import ModelCall
@@ -16,7 +17,7 @@ def reaching(calls: Sequence[ModelCall], losses: Sequence[LossPart]) -> list[Mod
     A call whose outputs have no graph counts, such as that of a frozen model that makes the targets; so does every call
     if no loss is known.
     """
-    nodes = {loss.root for loss in losses}
+    nodes: set[Any] = {loss.root for loss in losses if loss.root is not None}
     waiting = [*nodes]
     while waiting and len(nodes) < MAX_NODES:
         for following, _ in waiting.pop().next_functions:
