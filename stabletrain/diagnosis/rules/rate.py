@@ -25,6 +25,7 @@ HARM = 0.1  # of the baseline, by which the loss rises
 TOO_SHORT = 0.05  # planned steps · ‖ΔW‖/‖W‖: weights that move by at most a twentieth stay as initialized
 STILL = 1e-5  # ‖ΔW‖/‖W‖ where the number of steps is unknown (SageMaker Debugger, AutoTrainer)
 PATIENCE_LOW = 0.05
+USUAL_STEP = 1e-3  # ‖ΔW‖/‖W‖ (Karpathy 2015)
 STEEP, UNFINISHED = 0.1, 0.7  # fall of the loss from one tenth of the budget to the next; fraction of the baseline
 
 
@@ -98,7 +99,8 @@ def find_lr_too_low(observations: Observations) -> list[Finding]:
     """Find steps so small that the weights stay as initialized: planned steps · median ‖ΔW‖/‖W‖ < 0.05.
 
     Or a training that ends while the loss still falls steeply: the last tenth is 10% below the tenth before it, and the
-    loss is less than 70% below the baseline.
+    loss is less than 70% below the baseline. If nobody said how long it is to train, it may just as well go on: then
+    the updates must be below their usual size too, ‖ΔW‖/‖W‖ < 1e-3.
     """
     ratios, progress = update_ratios(observations), progress_of(observations)
     if ratios is None or progress is None or len(ratios.steps) < MIN_MEASUREMENTS or _is_warming_up(observations):
@@ -111,6 +113,7 @@ def find_lr_too_low(observations: Observations) -> list[Finding]:
     is_short = is_short and not np.nanmax(medians) > TOO_FAR  # else they stopped moving after a step that was too large
     is_cut_off = progress.is_planned and progress.share >= 1 and progress.steepness > STEEP
     is_cut_off = is_cut_off and progress.is_falling and 0 < progress.fall < UNFINISHED
+    is_cut_off = is_cut_off and (typical < USUAL_STEP or not observations.about.is_open_ended)
     if not is_short and not is_cut_off:
         return []
     step = int(ratios.steps[-1])

@@ -298,6 +298,7 @@ class Doctor:
             prior_loss=measured if self._prior_loss is None else self._prior_loss,
             prior_is_measured=measured is not None,
             is_game=self._optimizers.takes_turns,
+            is_open_ended=self._num_steps is None,
         )
         return self._history.observations()
 

@@ -145,6 +145,7 @@ def _write_record(run: RunOfDoctor, folder: RunFolder) -> Path:
         "prior_loss": about.prior_loss,
         "prior_is_measured": about.prior_is_measured,
         "is_game": about.is_game,
+        "is_open_ended": about.is_open_ended,
         "client": about.client,
     }
     info = {
