@@ -52,6 +52,7 @@ MIN_OPEN = 20  # steps that a critical finding must stay open before it stops th
 MIN_OPEN_SHARE = 0.05  # … and at least this fraction of the training budget
 ANOMALY = "returned nan values"  # in what torch.autograd.detect_anomaly raises, torch 2.13.0
 MEASURED = (GRADIENT, DELTA, ACTIVATION, UPDATE, UNITS)
+MEASURED_ON = {"signals_every": 10, "signals_first": 10}  # a rate that is too high shows most on the first steps
 
 
 class DoctorCallback(Callback):
@@ -122,9 +123,9 @@ class DoctorCallback(Callback):
         watches = _watches(trainer)
         if not watches:
             callbacks: Any = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
-            callbacks.append(GradientWatch(1, 0, signals=MEASURED, signals_every=10))
+            callbacks.append(GradientWatch(1, 0, signals=MEASURED, **MEASURED_ON))
         elif not any(isinstance(logger, RecordLogger) for logger in trainer.loggers):
-            watches[0].extend(MEASURED, statistics_every=1, signals_every=10)
+            watches[0].extend(MEASURED, statistics_every=1, **MEASURED_ON)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Subscribe to the record, in the first process only."""
