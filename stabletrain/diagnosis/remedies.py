@@ -11,6 +11,7 @@ import shlex
 from typing import NamedTuple
 
 from stabletrain.diagnosis.circumstances import Circumstances
+from stabletrain.diagnosis.client_words import in_words_of
 from stabletrain.diagnosis.observations import About
 from stabletrain.diagnosis.rates import LEAST_CHANGE, Rate, rounded, usual_adaptive
 from stabletrain.vocabulary.finding import Finding
@@ -76,7 +77,9 @@ def remedies_for(finding: Finding, about: About) -> list[Remedy]:
     """Return the remedies that fit the composition, without what it has already, best first."""
     proposed = [remedy for propose in KINDS[finding.kind].remedies for remedy in propose(finding, about)]
     kept = [remedy for remedy in proposed if not (remedy.overwrites and is_pretrained(about))]
-    return [r for r in (_without_chosen(remedy, about) for remedy in kept) if r.override] if about.choices else kept
+    if not about.choices:
+        return [r._replace(in_code=in_words_of(about, r.override, r.in_code)) for r in kept]
+    return [r for r in (_without_chosen(remedy, about) for remedy in kept) if r.override]
 
 
 def clip(about: About) -> list[Remedy]:

@@ -33,6 +33,8 @@ def find_lr_too_high(observations: Observations) -> list[Finding]:
     """Find steps that are too large for their weights, or a learning rate that jumped, where the loss suffers.
 
     r = median over the weights of ‖ΔW‖/‖W‖ > 0.1 on any measurement; above 0.3, a loss that lags is enough to alarm.
+    Where the level of the loss shows nothing, as in a GAN, steps larger than the weights at a rate thirty times above
+    the usual one are.
     """
     progress = progress_of(observations)
     jump = _find_jump(observations, progress)
@@ -48,7 +50,9 @@ def find_lr_too_high(observations: Observations) -> list[Finding]:
     step = int(ratios.steps[beyond[0]])
     largest = float(np.nanmax(medians))
     share = share_done(observations, last_step(observations))
+    suffices = rate_of(observations).distance > FAR_FROM_USUAL
     ill = progress is None or (progress.lags if largest > FAR_TOO_FAR else progress.suffers)
+    ill = ill or (not progress.is_measure and suffices and largest > TORN)  # no loss can show the harm
     suffers = ill and (progress is None or share >= (PATIENCE if largest > FAR_TOO_FAR else PATIENCE_NEAR))
     return [
         Finding(
@@ -61,7 +65,7 @@ def find_lr_too_high(observations: Observations) -> list[Finding]:
                 "update_ratio": float(f"{largest:.3g}"),
                 "threshold": TOO_FAR,
                 **_lr(observations),
-                SUFFICES: rate_of(observations).distance > FAR_FROM_USUAL,
+                SUFFICES: suffices,
             },
         )
     ]

@@ -26,6 +26,7 @@ COPIES = 0.9  # share of a layer's units
 MIN_CHANGED = 2  # hidden layers: a single small one is a branch or a head, whose size is a choice (PPO's action head)
 HUGE = 30.0  # rms: tanh and sigmoid saturate long before, and its square dominates every sum
 OVERCOME = 0.5  # of the baseline: a network that once learned so much has overcome its initialization
+LATE = 0.8  # of the training budget, as in `no_progress`
 PATIENCE = 0.03  # of the training budget
 PATIENCE_OUTPUTS = 0.08  # … where only the outputs are too large: most networks reduce them in a few steps
 
@@ -85,7 +86,7 @@ def find_bad_init(observations: Observations) -> list[Finding]:
     suffers = progress is None or (
         (progress.lags if start.is_plain else progress.suffers)
         and not (progress.is_relapse and progress.best_fall > OVERCOME)
-        and not (progress.is_falling and not start.is_structure)
+        and not (progress.is_falling and not start.is_structure and not _is_too_late(progress))
         and share_done(observations, step) >= (PATIENCE if start.is_structure else PATIENCE_OUTPUTS)
     )
     return [
@@ -105,6 +106,11 @@ def find_bad_init(observations: Observations) -> list[Finding]:
             },
         )
     ]
+
+
+def _is_too_late(progress: Progress) -> bool:
+    """Return whether the training budget is nearly over and the loss has not come down to chance level yet."""
+    return progress.is_planned and progress.share >= LATE and progress.is_measure and progress.fall < 0
 
 
 def _describe(observations: Observations, progress: Progress | None) -> _Start:

@@ -22,6 +22,7 @@ from stabletrain.diagnosis.observations import About, Observations, num_dims_by_
 from stabletrain.diagnosis.openings import Openings
 from stabletrain.inspection.inspections import Inspections
 from stabletrain.inspection.inspector import StepView
+from stabletrain.inspection.nonfinite.weights import explain_weight
 from stabletrain.inspection.optimizers import Optimizers, unwrap
 from stabletrain.inspection.prior_loss import PriorLoss
 from stabletrain.inspection.time_flow import TimeFlow
@@ -40,6 +41,8 @@ from stabletrain.torch_tools.thread_pool import PoolWatch, describe_spinning
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.clients import LOOP
 from stabletrain.vocabulary.finding import HEALTHY, UNKNOWN, Finding, verdict_of
+from stabletrain.vocabulary.kinds import NONFINITE
+from stabletrain.vocabulary.notice import Notice
 from stabletrain.vocabulary.signals import CLIP, GRADIENT, MOMENT, SIGNALS, UPDATE
 from stabletrain.vocabulary.statuses import FAILED, FINISHED
 
@@ -284,6 +287,7 @@ class Doctor:
 
     def _observe(self, as_ended: bool) -> Observations:
         self._collect()
+        self._look_at_weights()
         num_steps = self._num_steps
         if num_steps is None and as_ended and self._step >= MIN_STEPS:
             num_steps = self._step
@@ -298,6 +302,15 @@ class Doctor:
             is_game=self._optimizers.takes_turns,
         )
         return self._history.observations()
+
+    def _look_at_weights(self) -> None:
+        """Note weights that are not finite: a forward pass may have raised on them, and no step has come since."""
+        is_known = any(notice.kind == NONFINITE.name for notice in self._history.notices)
+        if self._step and not is_known and not self._watch.is_sharded:
+            found = explain_weight(self._model, self._optimizers.known, self._step)
+            if found is not None:
+                step = self._step
+                self._history.add_notice(Notice(NONFINITE.name, step, step, found.layer, found.evidence()))
 
     def _judge(self, observations: Observations) -> list[Finding]:
         """Return the findings.

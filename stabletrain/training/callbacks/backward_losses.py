@@ -8,6 +8,8 @@ import pytorch_lightning as pl
 from torch import Tensor
 from torch.optim import Optimizer
 
+from stabletrain.inspection.optimizers import ALTERNATIONS
+
 
 class BackwardLosses:
     """Collects the losses on which `backward` was called until the optimizers step.
@@ -23,6 +25,13 @@ class BackwardLosses:
         self.graph: Tensor | None = None
         self._waiting: list[Tensor] = []  # since the last step of any optimizer
         self._by_optimizer: dict[int, Tensor] = {}
+        self._last: int | None = None  # optimizer that stepped last on a loss of its own
+        self._num_turns = 0
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether optimizers step in turn, each on a loss of its own, as in a GAN."""
+        return self._num_turns >= ALTERNATIONS
 
     def note(self, trainer: pl.Trainer, loss: Any) -> None:
         """Keep a loss whose backward pass begins."""
@@ -40,6 +49,8 @@ class BackwardLosses:
         total = sum(self._waiting[1:], self._waiting[0])
         if trainer.lightning_module.automatic_optimization:  # Lightning has divided by the number of micro-batches
             total = total * (trainer.accumulate_grad_batches / len(self._waiting))
+        self._num_turns += self._last not in (None, id(optimizer))
+        self._last = id(optimizer)
         self._by_optimizer[id(optimizer)] = total
         self._waiting = []
 

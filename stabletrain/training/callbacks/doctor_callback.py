@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from torch.optim import Optimizer
 
+from stabletrain.diagnosis.client_words import GRADIENT_CLIP_VAL, MANUAL
 from stabletrain.diagnosis.coverage import find_unseen, is_unknown
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.findings_text import describe
@@ -50,6 +51,7 @@ MAX_WAITING = 10  # steps whose loss and learning rate are written together
 MAX_LINES = 12  # printed during a run; all findings are listed at its end
 MIN_OPEN = 20  # steps that a critical finding must stay open before it stops the run …
 MIN_OPEN_SHARE = 0.05  # … and at least this fraction of the training budget
+IS_GAME = "is_game"  # of `About`, in the record
 ANOMALY = "returned nan values"  # in what torch.autograd.detect_anomaly raises, torch 2.13.0
 MEASURED = (GRADIENT, DELTA, ACTIVATION, UPDATE, UNITS)
 MEASURED_ON = {"signals_every": 10, "signals_first": 10}  # a rate that is too high shows most on the first steps
@@ -146,9 +148,11 @@ class DoctorCallback(Callback):
         self._writer.listeners = [self._history, *([norms] if self._owns_scalars else [])]
         if "training" not in self._writer.info:
             planned = describe_training(network, None, trainer, int(trainer.num_training_batches))
-            # The loss of a GAN is the sum over both networks here: unlike that of one (`About.is_game`), it shows harm.
             planned |= {"prior_loss": self._prior_loss, "client": LIGHTNING}
-            self._writer.write_info(self._writer.info | {"training": planned})
+            settings = {GRADIENT_CLIP_VAL: trainer.gradient_clip_val, MANUAL: not pl_module.automatic_optimization}
+            settings = {key: value for key, value in settings.items() if value}
+            known = {"parameters": settings | self._writer.info.get("parameters", {}), "training": planned}
+            self._writer.write_info(self._writer.info | known)
         self._losses, self._inspections = BackwardLosses(), Inspections(network)
         if self._folder is not None:
             self._folder.update_summary(status=RUNNING, verdict=None, steps=trainer.global_step)
@@ -183,6 +187,13 @@ class DoctorCallback(Callback):
             self._inspect(current_step(trainer), trainer)
             self.seconds += time.perf_counter() - start
 
+    def _note_game(self) -> None:
+        """Write that optimizers step in turn, once it is known."""
+        assert self._writer is not None
+        training = self._writer.info["training"]
+        if self._losses.takes_turns and not training.get(IS_GAME):
+            self._writer.write_info(self._writer.info | {"training": training | {IS_GAME: True}})
+
     def _inspect(self, step: int, trainer: pl.Trainer) -> None:
         assert self._inspections is not None
         assert self._writer is not None
@@ -200,6 +211,7 @@ class DoctorCallback(Callback):
         step = last_step(trainer)
         if len(trainer.optimizers) > 1:
             self._inspect(step, trainer)
+            self._note_game()
         self._record(trainer, step, outputs)
         if step >= MIN_STEPS and start >= self._next_s:
             self._evaluate(step)
