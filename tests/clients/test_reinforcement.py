@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from client_runs import Run, break_, check_broken, check_healthy, rate, weights_of
+from client_runs import FAULTS, Run, break_, check_broken, check_healthy, rate, weights_of
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import stabletrain as st
@@ -42,9 +42,10 @@ def make_client(name):
         finally:
             if doctor is not None:
                 handle.remove()
+        returns = [-float(episode["r"]) for episode in model.ep_info_buffer or ()]
         if doctor is None:
-            return Run(weights_of(trained))
-        return Run(weights_of(trained), doctor.verdict, doctor.findings)
+            return Run(weights_of(trained), losses=returns)
+        return Run(weights_of(trained), doctor.verdict, doctor.findings, returns)
 
     return train
 
@@ -54,7 +55,7 @@ def test_a_healthy_run_is_left_alone(name, tmp_path):
     check_healthy(make_client(name), tmp_path)
 
 
-@pytest.mark.parametrize("fault", ["rate", "nan"])
+@pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_what_broke_it_comes_first(name, fault, tmp_path):
     check_broken(make_client(name), fault, tmp_path)

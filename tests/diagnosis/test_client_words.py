@@ -18,7 +18,8 @@ CASES = [
         LIGHTNING,
         "clip=norm init=orthogonal",
         {"manual_optimization": True},
-        'self.clip_gradients(optimizer, gradient_clip_val=1) before each optimizer.step(), and st.initialize_(model, "orthogonal")',
+        "self.clip_gradients(optimizer, gradient_clip_val=1) before each optimizer.step(), "
+        'and st.initialize_(model, "orthogonal")',
     ),
     (LIGHTNING, "optimizer.lr=0.002", {}, "lr=0.002 in configure_optimizers"),
     (LIGHTNING, "optimizer.lr='to a tenth'", {}, "lr to a tenth in configure_optimizers"),

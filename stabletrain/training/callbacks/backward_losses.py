@@ -19,10 +19,12 @@ class BackwardLosses:
 
     Attributes:
         graph: The last loss with its graph, until `take`; None before.
+        last: The same without its graph, as it was passed to `backward`, but for a loss scale.
     """
 
     def __init__(self) -> None:
         self.graph: Tensor | None = None
+        self.last: Tensor | None = None
         self._waiting: list[Tensor] = []  # since the last step of any optimizer
         self._by_optimizer: dict[int, Tensor] = {}
         self._last: int | None = None  # optimizer that stepped last on a loss of its own
@@ -40,7 +42,8 @@ class BackwardLosses:
         self.graph = loss
         scaler: Any = getattr(trainer.precision_plugin, "scaler", None)
         loss = loss.detach().float()
-        self._waiting.append(loss / scaler.get_scale() if scaler is not None else loss)
+        self.last = loss / scaler.get_scale() if scaler is not None else loss
+        self._waiting.append(self.last)
 
     def note_step(self, trainer: pl.Trainer, optimizer: Optimizer) -> None:
         """Assign the losses so far to an optimizer that is about to step."""

@@ -23,6 +23,7 @@ from stabletrain.diagnosis.recorded_run import about_of, replay
 from stabletrain.errors import require_choice
 from stabletrain.inspection.inspections import Inspections
 from stabletrain.inspection.inspector import StepView
+from stabletrain.inspection.prior_loss import PriorLoss
 from stabletrain.record.bounded_reader import load_bounded
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.record.writer import RecordWriter
@@ -51,7 +52,7 @@ MAX_WAITING = 10  # steps whose loss and learning rate are written together
 MAX_LINES = 12  # printed during a run; all findings are listed at its end
 MIN_OPEN = 20  # steps that a critical finding must stay open before it stops the run …
 MIN_OPEN_SHARE = 0.05  # … and at least this fraction of the training budget
-IS_GAME = "is_game"  # of `About`, in the record
+IS_GAME, PRIOR_LOSS, PRIOR_IS_MEASURED = "is_game", "prior_loss", "prior_is_measured"  # of `About`, in the record
 ANOMALY = "returned nan values"  # in what torch.autograd.detect_anomaly raises, torch 2.13.0
 MEASURED = (GRADIENT, DELTA, ACTIVATION, UPDATE, UNITS)
 MEASURED_ON = {"signals_every": 10, "signals_first": 10}  # a rate that is too high shows most on the first steps
@@ -80,7 +81,8 @@ class DoctorCallback(Callback):
         fail_on: `critical` or `warning`: a critical finding that stays open stops the run by raising `SickRun`, but
             only in single-process training. `warning` matters at the end of a run only, for the command's exit code.
         prior_loss: Loss of the best constant prediction (chance level): the labels' entropy, or the targets' variance.
-            None if it is unknown or already in the record.
+            If None and not in the record, it is inferred from the outputs of the first steps and their gradients, for
+            the usual losses under automatic optimization.
         say: Prints a line; `print` by default. If given, the caller prints the verdict itself.
 
     Raises:
@@ -105,6 +107,8 @@ class DoctorCallback(Callback):
         self._owns_scalars = self._records_loss = False
         self._losses = BackwardLosses()
         self._inspections: Inspections | None = None
+        self._prior: PriorLoss | None = None
+        self._num_micro = 1  # batches in one step
         self._start_s = 0.0
         self._open: dict[tuple[str, str | None], int] = {}
         self._num_lines = 0
@@ -148,12 +152,17 @@ class DoctorCallback(Callback):
         self._writer.listeners = [self._history, *([norms] if self._owns_scalars else [])]
         if "training" not in self._writer.info:
             planned = describe_training(network, None, trainer, int(trainer.num_training_batches))
-            planned |= {"prior_loss": self._prior_loss, "client": LIGHTNING}
+            planned |= {PRIOR_LOSS: self._prior_loss, "client": LIGHTNING}
             settings = {GRADIENT_CLIP_VAL: trainer.gradient_clip_val, MANUAL: not pl_module.automatic_optimization}
             settings = {key: value for key, value in settings.items() if value}
             known = {"parameters": settings | self._writer.info.get("parameters", {}), "training": planned}
             self._writer.write_info(self._writer.info | known)
         self._losses, self._inspections = BackwardLosses(), Inspections(network)
+        is_known = self._writer.info["training"].get(PRIOR_LOSS) is not None
+        if not is_known and self._records_loss and pl_module.automatic_optimization:
+            self._num_micro = trainer.accumulate_grad_batches
+            self._prior = PriorLoss([network, *network.children()])  # a training step need not call the whole
+            self._prior.open()
         if self._folder is not None:
             self._folder.update_summary(status=RUNNING, verdict=None, steps=trainer.global_step)
 
@@ -174,6 +183,12 @@ class DoctorCallback(Callback):
         """Keep the loss, in whatever way the module reports it."""
         if self._writer is not None:
             self._losses.note(trainer, loss)
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Infer the targets of a micro-batch from its outputs and their gradients, on the first steps."""
+        if self._prior is not None and not self._prior.is_done:
+            self._prior.see(self._losses.last)
+            self._prior.open()
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -283,9 +298,18 @@ class DoctorCallback(Callback):
     def _diagnose(self, writer: RecordWriter) -> None:
         writer.flush()  # buffered snapshots are not in the history yet
         self._write_waiting()
+        self._write_prior_loss(writer)
         self._history.about = about_of(writer.info, self._history.layers)
         observations = self._history.observations()
         self.findings, self.unseen = diagnose(observations), find_unseen(observations)
+
+    def _write_prior_loss(self, writer: RecordWriter) -> None:
+        """Write the inferred loss at chance level, once it is known; Lightning divides losses by the micro-batches."""
+        value = None if self._prior is None else self._prior.value
+        training = writer.info.get("training", {})
+        if value is not None and training.get(PRIOR_LOSS) != value * self._num_micro:
+            known = {PRIOR_LOSS: value * self._num_micro, PRIOR_IS_MEASURED: True}
+            writer.write_info(writer.info | {"training": training | known})
 
     def _evaluate(self, step: int) -> None:
         assert self._writer is not None
@@ -321,6 +345,9 @@ class DoctorCallback(Callback):
         if self._inspections is not None:
             self._inspections.detach()
             self._inspections = None
+        if self._prior is not None:
+            self._prior.close()
+            self._prior = None
         if (folder := self._folder) is not None:
             self._leave_run(folder, status, num_steps, trainer)
         self._writer.listeners = []
