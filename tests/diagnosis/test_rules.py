@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from observed import observed, series, table
@@ -122,6 +124,31 @@ def test_the_further_the_steps_the_more_must_be_learned(ratio, fall, expected):
     update, weight = np.full((N, 2), ratio), np.full((N, 2), 1.0)
     losses = np.concatenate([np.linspace(2.3, 2.3 * (1 - fall), 50), np.full(50, 2.3 * (1 - fall))])
     assert kinds(run(losses, update=update, weight=weight)) == expected
+
+
+@pytest.mark.parametrize(
+    ("ratio", "lr", "is_game", "expected"),
+    [
+        (5.0, 1.0, True, ["lr_too_high"]),
+        (5.0, 2e-3, True, []),  # a usual rate
+        (0.5, 1.0, True, []),
+        (5.0, 1.0, False, []),  # the loss shows that it learns
+    ],
+)
+def test_a_game_whose_loss_shows_nothing(ratio, lr, is_game, expected):
+    update, weight = np.full((N, 2), ratio), np.full((N, 2), 1.0)
+    known = {"choices": {"optimizer": "adam"}, "settings": {"optimizer.lr": lr}}
+    observations = run(LEARNING + NOISE, update=update, weight=weight, **known)
+    assert kinds(replace(observations, about=replace(observations.about, is_game=is_game))) == expected
+
+
+def test_a_loss_that_falls_excuses_large_outputs_but_not_above_chance_level_at_the_end():
+    def falls_to(last, num=N):
+        return run(np.linspace(30.0, last, N)[:num], activation=[1.0, 1.0, 40.0])
+
+    assert kinds(falls_to(8.0))[:1] == ["bad_init"]
+    assert kinds(falls_to(8.0, 60)) == []  # it may still come down
+    assert "bad_init" not in kinds(falls_to(1.0))
 
 
 def test_what_began_at_zero_has_no_ratio():
