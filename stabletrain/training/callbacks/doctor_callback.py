@@ -107,8 +107,6 @@ class DoctorCallback(Callback):
         self._owns_scalars = self._records_loss = False
         self._losses = BackwardLosses()
         self._inspections: Inspections | None = None
-        self._prior: PriorLoss | None = None
-        self._num_micro = 1  # batches in one step
         self._start_s = 0.0
         self._open: dict[tuple[str, str | None], int] = {}
         self._num_lines = 0
@@ -116,6 +114,8 @@ class DoctorCallback(Callback):
         self._waiting: list[tuple[int, dict[str, Any]]] = []  # scalars to be written, the loss as a tensor
         self._lr: float | None = None
         self._num_nonfinite: dict[str, int] = {}
+        self._prior: PriorLoss | None = None
+        self._num_micro = 1  # batches in one step
 
     @property
     def verdict(self) -> str:
@@ -296,9 +296,9 @@ class DoctorCallback(Callback):
             self._writer.write_steps([(step, finite_scalars(found, self._num_nonfinite)) for step, found in waiting])
 
     def _diagnose(self, writer: RecordWriter) -> None:
+        self._write_prior_loss(writer)
         writer.flush()  # buffered snapshots are not in the history yet
         self._write_waiting()
-        self._write_prior_loss(writer)
         self._history.about = about_of(writer.info, self._history.layers)
         observations = self._history.observations()
         self.findings, self.unseen = diagnose(observations), find_unseen(observations)
