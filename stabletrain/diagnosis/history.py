@@ -136,11 +136,6 @@ class History:
             steps.append(step)
             values.append(value)
 
-    @property
-    def notices(self) -> tuple[Notice, ...]:
-        """What was seen during training so far."""
-        return self._notices
-
     def add_notice(self, notice: Notice) -> None:
         """Add what was seen during training; a notice of the same kind and layer extends the earlier one."""
         self._notices = join(self._notices, notice)

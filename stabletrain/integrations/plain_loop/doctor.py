@@ -22,7 +22,6 @@ from stabletrain.diagnosis.observations import About, Observations, num_dims_by_
 from stabletrain.diagnosis.openings import Openings
 from stabletrain.inspection.inspections import Inspections
 from stabletrain.inspection.inspector import StepView
-from stabletrain.inspection.nonfinite.weights import explain_weight
 from stabletrain.inspection.optimizers import Optimizers, unwrap
 from stabletrain.inspection.prior_loss import PriorLoss
 from stabletrain.inspection.time_flow import TimeFlow
@@ -31,6 +30,7 @@ from stabletrain.integrations.plain_loop.saving import RunOfDoctor, save_run, sh
 from stabletrain.integrations.plain_loop.schedule import EVERY, FIRST, Schedule
 from stabletrain.integrations.plain_loop.skipped import Skipped
 from stabletrain.integrations.plain_loop.unjudged import in_one_line, trusted, unjudged, why_unknown
+from stabletrain.integrations.plain_loop.weights_now import with_bad_weights
 from stabletrain.signal.cadence import is_due
 from stabletrain.signal.layer_names import clean_name
 from stabletrain.signal.layer_statistics import LayerStatistics
@@ -41,8 +41,6 @@ from stabletrain.torch_tools.thread_pool import PoolWatch, describe_spinning
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.clients import LOOP
 from stabletrain.vocabulary.finding import HEALTHY, UNKNOWN, Finding, verdict_of
-from stabletrain.vocabulary.kinds import NONFINITE
-from stabletrain.vocabulary.notice import Notice
 from stabletrain.vocabulary.signals import CLIP, GRADIENT, MOMENT, SIGNALS, UPDATE
 from stabletrain.vocabulary.statuses import FAILED, FINISHED
 
@@ -202,7 +200,8 @@ class Doctor:
     def observations(self) -> Observations:
         """All measurements so far, as the rules read them."""
         self._was_asked |= self._step >= MIN_STEPS
-        return self._observe(as_ended=self._is_over or not self._goes_on)
+        found = self._observe(as_ended=self._is_over or not self._goes_on)
+        return with_bad_weights(found, self._model, self._optimizers.known, self._step)
 
     @property
     def findings(self) -> list[Finding]:
@@ -287,7 +286,6 @@ class Doctor:
 
     def _observe(self, as_ended: bool) -> Observations:
         self._collect()
-        self._look_at_weights()
         num_steps = self._num_steps
         if num_steps is None and as_ended and self._step >= MIN_STEPS:
             num_steps = self._step
@@ -302,15 +300,6 @@ class Doctor:
             is_game=self._optimizers.takes_turns,
         )
         return self._history.observations()
-
-    def _look_at_weights(self) -> None:
-        """Note weights that are not finite: a forward pass may have raised on them, and no step has come since."""
-        is_known = any(notice.kind == NONFINITE.name for notice in self._history.notices)
-        if self._step and not is_known and not self._watch.is_sharded:
-            found = explain_weight(self._model, self._optimizers.known, self._step)
-            if found is not None:
-                step = self._step
-                self._history.add_notice(Notice(NONFINITE.name, step, step, found.layer, found.evidence()))
 
     def _judge(self, observations: Observations) -> list[Finding]:
         """Return the findings.
