@@ -7,17 +7,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import stabletrain as st
-from benchmarks.doctor.case import Case, Start
+from benchmarks.doctor.case import Case, Event, Start
 from benchmarks.doctor.models import ACTIVATIONS
 from benchmarks.doctor.run import Run
+from stabletrain.diagnosis.plan import BROKE_ON
 from stabletrain.vocabulary.finding import Finding
+from stabletrain.vocabulary.origins import INPUT, MADE_ON, ORIGIN, TARGET, WEIGHT
 
 ADAM_BETA = 0.9
 CLIP = 1.0  # conf/clip/norm.yaml
 RECURRENT = ("rnn", "lstm", "gru")
 OPEN_FORGET_GATE = Start(gate_bias=1.0)  # of an LSTM that replaces a plain recurrent network
 BUILT = {"activation": ("relu", "leaky_relu", "tanh", "gelu", "elu"), "residual": ("add",), "norm": ("layer", "batch")}
-DATA_ORIGINS = ("input", "target")  # of NaN: the advice is to clean the data
+DATA_ORIGINS = (INPUT, TARGET)  # of NaN: the advice is to clean the data
 
 
 @dataclass(frozen=True)
@@ -70,22 +72,33 @@ def treat(case: Case, override: str, finding: Finding | None = None) -> Treatmen
         case: The case.
         override: One or more overrides.
         finding: The finding that proposes it. If it names a rate before a jump, or data with NaN, following it means
-            to undo that event.
+            to undo that event; if it says to go back to a checkpoint, to go on from before the event with a new
+            optimizer.
     """
     treatment = Treatment(case)
     for word in shlex.split(override):
         key, _, value = word.partition("=")
         treatment = _apply(treatment, key, value)
     if undoes_event(finding):
-        treatment = replace(treatment, case=replace(treatment.case, event=None))
+        event = Event("restart", case.event.step) if case.event and _goes_back(finding) else None
+        treatment = replace(treatment, case=replace(treatment.case, event=event))
     return treatment
 
 
 def undoes_event(finding: Finding | None) -> bool:
-    """Return whether a finding's advice in words is to undo the event: a rate that rose, or data with NaN."""
+    """Return whether a finding's advice in words is to undo the event: a rate that rose, data with NaN, a break."""
     if finding is None:
         return False
-    return "lr_before" in finding.evidence or finding.evidence.get("origin") in DATA_ORIGINS
+    evidence = finding.evidence
+    return "lr_before" in evidence or evidence.get(ORIGIN) in DATA_ORIGINS or _goes_back(finding)
+
+
+def _goes_back(finding: Finding | None) -> bool:
+    """Return whether the advice is to go back to a checkpoint."""
+    if finding is None:
+        return False
+    is_damaged = finding.evidence.get(ORIGIN) == WEIGHT and finding.evidence.get(MADE_ON) is not None
+    return BROKE_ON in finding.evidence or is_damaged
 
 
 def _apply(treatment: Treatment, key: str, value: str) -> Treatment:

@@ -1,4 +1,4 @@
-"""What to do about a finding: advice in words, and overrides in the order in which they mend most often.
+"""What to do about a finding: advice in words, and overrides in the order in which they help most often.
 
 This module has the building blocks: functions from what is known of the run to the remedies that fit it. Which of them
 a kind of finding proposes, and in which order, is written beside its rule (measured: docs/doctor_advice.md).
@@ -183,6 +183,11 @@ def rectified(about: About) -> list[Remedy]:
 def recurrent_initialization() -> list[Remedy]:
     """Propose orthogonal recurrent weights."""
     return [ORTHOGONAL]
+
+
+def norm_preserving(about: About) -> list[Remedy]:
+    """Propose orthogonal recurrent weights, where those of the composition do not preserve norms."""
+    return [ORTHOGONAL] if about.choices and _may_grow_over_time(about) else []
 
 
 def gated_cell(about: About) -> list[Remedy]:

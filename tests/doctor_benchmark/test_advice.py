@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.demonstrations import Promise, table
-from benchmarks.doctor.advice import IMPROVED, MENDED, UNCHANGED, WORSE, outcome_of, sample
+from benchmarks.doctor.advice import FIXED, IMPROVED, UNCHANGED, WORSE, outcome_of, sample
 from benchmarks.doctor.case import Case, Event, Network, Start, Training
 from benchmarks.doctor.composition import choices_of
 from benchmarks.doctor.treatment import treat
@@ -28,7 +28,7 @@ def test_words_change_the_case_or_call_the_library():
     training = other.case.training
     assert (training.optimizer, training.lr, training.schedule) == ("adam", 0.003, "warmup_cosine")
     plain, made = (treat(CASE, words).make_run(0).model.blocks[1].linear.weight.std() for words in ("", "init=he"))
-    assert made > 5 * plain  # a tenth of the usual scale, mended
+    assert made > 5 * plain  # a tenth of the usual scale, fixed
     recurrent = replace(CASE, network=Network("rnn", 1, 8, "tanh"))
     assert treat(recurrent, "model=lstm").case.network.family == "lstm"
     assert not treat(recurrent, "norm=layer").is_applied
@@ -49,7 +49,7 @@ def test_the_composition_says_when_the_initialization_is_no_usual_one():
 
 @pytest.mark.parametrize(
     ("points", "word"),
-    [(88.0, MENDED), (70.0, IMPROVED), (52.0, UNCHANGED), (48.0, UNCHANGED), (30.0, WORSE), (math.nan, WORSE)],
+    [(88.0, FIXED), (70.0, IMPROVED), (52.0, UNCHANGED), (48.0, UNCHANGED), (30.0, WORSE), (math.nan, WORSE)],
 )
 def test_outcomes(points, word):
     assert outcome_of(points, before=50.0, reference=90.0) == word

@@ -210,9 +210,9 @@ def remedy_loss_spike(finding: Finding, about: About) -> list[remedies.Remedy]:
 
 @OSCILLATION.remedy
 def remedy_oscillation(finding: Finding, about: About) -> list[remedies.Remedy]:
-    """Propose smaller steps, now or once the loss stops falling, or steps of an adaptive size."""
+    """Propose what keeps a recurrent state from growing, then smaller steps, or steps of an adaptive size."""
     plateau = remedies.Remedy("schedule=plateau", "Smaller steps once the loss stops falling.")
-    return [*remedies.lower_lr(about), *remedies.adam(about), plateau]
+    return [*remedies.norm_preserving(about), *remedies.lower_lr(about), *remedies.adam(about), plateau]
 
 
 @NO_PROGRESS.remedy
