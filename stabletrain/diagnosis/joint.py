@@ -92,8 +92,7 @@ def _usual_rate(about: About, is_measured: bool) -> list[Remedy]:
 
 def _longer(findings: Sequence[Finding], about: About) -> list[Remedy]:
     """Propose to train for longer, where a short training ends with little learned."""
-    is_unfinished = any(f.alarms and f.kind in UNFINISHED for f in findings)
+    is_unfinished = any((f.alarms or f.because_of) and f.kind in UNFINISHED for f in findings)
     if not is_unfinished or not about.num_steps or about.num_steps >= ENOUGH:
         return []
     return [Remedy("", "A training takes some hundred steps at least.", f"train for {ENOUGH:,} steps")]
-

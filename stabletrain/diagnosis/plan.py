@@ -50,8 +50,8 @@ BROKEN = tuple(
 BROKE_ON = "broke_on_step"  # in the evidence: the step after which nothing was as before
 RESTART = (
     "The training went well until step {step} and broke within one step, while learning rate, gradients and updates "
-    "were as usual: a batch, or the state of the optimizer, was damaged. Go back to a checkpoint from before that step, "
-    "with a new optimizer, and leave out the batches around it (Chowdhery et al. 2022, section 5.1). In code: "
+    "were as usual: a batch, or the state of the optimizer, was damaged. Go back to a checkpoint from before that "
+    "step, with a new optimizer, and leave out the batches around it (Chowdhery et al. 2022, section 5.1). In code: "
     "model.load_state_dict(torch.load(path)), with a new optimizer."
 )
 PRETRAINED = "The weights were trained before, or are frozen: do not initialize them again."

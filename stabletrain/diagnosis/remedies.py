@@ -73,10 +73,16 @@ def split(override: str) -> tuple[str, ...]:
 
 
 def remedies_for(finding: Finding, about: About) -> list[Remedy]:
-    """Return the remedies that fit the composition, without what it has already, best first."""
+    """Return the remedies that fit the composition, without what it has already, best first.
+
+    One that is part of another comes last: what does not help with more does not help alone.
+    """
     proposed = [remedy for propose in KINDS[finding.kind].remedies for remedy in propose(finding, about)]
     kept = [remedy for remedy in proposed if not (remedy.overwrites and is_pretrained(about))]
-    return [r for r in (_without_chosen(remedy, about) for remedy in kept) if r.override] if about.choices else kept
+    if about.choices:
+        kept = [remedy for remedy in (_without_chosen(remedy, about) for remedy in kept) if remedy.override]
+    parts = [remedy for place, remedy in enumerate(kept) if any(_is_part(remedy, other) for other in kept[:place])]
+    return [*(remedy for remedy in kept if remedy not in parts), *parts]
 
 
 def clip(about: About) -> list[Remedy]:
@@ -127,6 +133,16 @@ def warmup(about: About) -> list[Remedy]:
     """Propose to begin with small steps."""
     why = "Small steps first, while the curvature falls (Goyal et al. 2017)."
     return [Remedy("schedule=warmup_cosine", why)]
+
+
+def lower_lr_gently(about: About) -> list[Remedy]:
+    """Propose a lower learning rate that rises at the beginning and falls to the end."""
+    lower = [remedy for remedy in lower_lr(about) if about.choices]
+    return [
+        r._replace(override=f"{r.override} {w.override}", why=f"{r.why} {w.why}", in_code="")
+        for r in lower
+        for w in warmup(about)
+    ]
 
 
 def adam(about: About) -> list[Remedy]:
@@ -215,6 +231,11 @@ def is_recurrent(about: About) -> bool:
     if about.choices:
         return about.choices.get("model") in RECURRENT
     return isinstance(about, Circumstances) and about.is_recurrent
+
+
+def _is_part(remedy: Remedy, other: Remedy) -> bool:
+    """Return whether all that a remedy sets is set by another one, which sets more."""
+    return bool(remedy.words) and remedy.words.items() < other.words.items()
 
 
 def _may_grow_over_time(about: About) -> bool:

@@ -62,7 +62,16 @@ SLOWLY = np.where(np.arange(NUM_STEPS) <= BREAK, 1.0, 1.0 * 1.5 ** (np.arange(NU
         replace(run(), rms={}),
         Observations(),
     ],
-    ids=["gradient grew", "nothing learned", "came back", "grew over steps", "rate rose", "large steps", "no updates", ""],
+    ids=[
+        "gradient grew",
+        "nothing learned",
+        "came back",
+        "grew over steps",
+        "rate rose",
+        "large steps",
+        "no updates",
+        "",
+    ],
 )
 def test_what_is_no_break(observations):
     assert find_break(observations) is None

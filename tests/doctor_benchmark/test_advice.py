@@ -11,8 +11,11 @@ from benchmarks.demonstrations import Promise, table
 from benchmarks.doctor.advice import FIXED, IMPROVED, UNCHANGED, WORSE, outcome_of, sample
 from benchmarks.doctor.case import Case, Event, Network, Start, Training
 from benchmarks.doctor.composition import choices_of
+from benchmarks.doctor.run import corrupt_
 from benchmarks.doctor.treatment import treat
+from stabletrain.diagnosis.plan import BROKE_ON
 from stabletrain.vocabulary.finding import Finding
+from stabletrain.vocabulary.origins import MADE_ON, ORIGIN, OVERFLOW, WEIGHT
 
 CASE = Case("a/b-0", "tuning", "blobs", Network("mlp", 4, 8, "sigmoid"), Training(num_steps=5), Start(gain=0.1))
 
@@ -40,6 +43,23 @@ def test_a_rate_that_rose_is_put_back():
     finding = Finding("lr_too_high", "critical", None, 3, 4, {"lr_before": 1e-3})
     assert treat(jumped, "optimizer.lr=0.001", finding).case.event is None
     assert treat(jumped, "clip=norm", None).case.event is not None
+
+
+def test_a_training_that_broke_goes_on_with_a_new_optimizer():
+    damaged = replace(CASE, training=Training(num_steps=5, momentum=0.9), event=Event("momentum", 3, 1e6))
+    broke = Finding("exploding", "critical", None, 4, 4, {BROKE_ON: 3})
+    state = Finding("nonfinite", "critical", None, 4, 4, {ORIGIN: WEIGHT, MADE_ON: 3})
+    for finding in (broke, state):
+        assert treat(damaged, "", finding).case.event == Event("restart", 3)
+    overflowed = Finding("nonfinite", "critical", None, 4, 4, {ORIGIN: OVERFLOW, MADE_ON: 3})
+    assert treat(damaged, "", overflowed).case.event == damaged.event
+    run = treat(damaged, "", broke).make_run(0)
+    for step in range(3):
+        run.take_step(step, None)
+    assert run.optimizer.state
+    corrupt_(run.optimizer, Event("restart", 3))
+    assert not run.optimizer.state
+    assert math.isfinite(run.take_step(3, None))
 
 
 def test_the_composition_says_when_the_initialization_is_no_usual_one():
