@@ -79,7 +79,8 @@ class Trials:
     def points(self, case: Case, override: str, finding: Finding | None, seed: int) -> float:
         """Return the points of a case with a remedy, NaN if they are not finite; -1 stands for NaN on disk."""
         treatment = treat(case, override, finding)
-        key = json.dumps([treatment.case.digest, treatment.init, treatment.clip, seed])
+        more = ["lr_find"] if treatment.finds_lr else []
+        key = json.dumps([treatment.case.digest, treatment.init, treatment.clip, seed, *more])
         path = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:20]}.json"
         if not path.is_file():
             points = treatment.make_run(seed)()

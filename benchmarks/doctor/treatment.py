@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,6 +16,8 @@ from stabletrain.vocabulary.finding import Finding
 from stabletrain.vocabulary.origins import INPUT, MADE_ON, ORIGIN, TARGET, WEIGHT
 
 ADAM_BETA = 0.9
+MIN_LR, MAX_LR, NUM_STEPS, MARGIN = 1e-7, 1.0, 100, 0.1  # stabletrain/training/optimization/lr_finder.py
+SMOOTHING, GROWN = 0.98, 4.0  # of the loss; by which it ends the search
 CLIP = 1.0  # conf/clip/norm.yaml
 RECURRENT = ("rnn", "lstm", "gru")
 OPEN_FORGET_GATE = Start(gate_bias=1.0)  # of an LSTM that replaces a plain recurrent network
@@ -30,11 +33,13 @@ class Treatment:
         case: The case with changed fields.
         init: Name for `st.initialize_`, called before training; "" for the case's own.
         clip: Name for `st.clip_gradients_`, called before each step; "" for the case's own.
+        finds_lr: Whether the learning rate is searched for before training.
     """
 
     case: Case
     init: str = ""
     clip: str = ""
+    finds_lr: bool = False
     unknown: tuple[str, ...] = field(default=())
 
     @property
@@ -44,7 +49,11 @@ class Treatment:
 
     def make_run(self, seed: int) -> Run:
         """Return the run, ready to train."""
-        return TreatedRun(self, seed)
+        if not self.finds_lr:
+            return TreatedRun(self, seed)
+        lr = find_lr(TreatedRun(replace(self, case=replace(self.case, event=None)), seed))
+        training = replace(self.case.training, lr=lr or self.case.training.lr)
+        return TreatedRun(replace(self, case=replace(self.case, training=training)), seed)
 
 
 class TreatedRun(Run):
@@ -63,6 +72,23 @@ class TreatedRun(Run):
             st.clip_gradients_(self.parameters, self._clip)
         else:
             super().clip()
+
+
+def find_lr(run: Run) -> float | None:
+    """Return the rate that the finder of stabletrain would suggest (`lr_find=true`); None if no rate lowers the loss.
+
+    The run is spoiled.
+    """
+    rates, losses, mean = [], [], 0.0
+    for step in range(NUM_STEPS):
+        rates.append(MIN_LR * (MAX_LR / MIN_LR) ** (step / (NUM_STEPS - 1)))
+        run.training = replace(run.training, lr=rates[-1], schedule="constant")
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * run.take_step(step, None)
+        losses.append(mean / (1 - SMOOTHING ** (step + 1)))
+        if not losses[-1] < GROWN * min(losses):
+            break
+    lowest = min(range(len(losses)), key=lambda i: losses[i] if math.isfinite(losses[i]) else math.inf)
+    return MARGIN * rates[lowest] if lowest > 0 else None
 
 
 def treat(case: Case, override: str, finding: Finding | None = None) -> Treatment:
@@ -115,6 +141,8 @@ def _apply(treatment: Treatment, key: str, value: str) -> Treatment:
         return with_training(lr=float(value))
     if key == "optimizer" and value == "adam":
         return with_training(optimizer="adam", momentum=ADAM_BETA)
+    if key == "lr_find":
+        return replace(treatment, finds_lr=True)
     if key == "schedule" and value == "warmup_cosine":
         return with_training(schedule="warmup_cosine")
     if key == "clip.max_norm":

@@ -19,6 +19,7 @@ USUAL_SGD = 0.05  # conf/optimizer: 0.1 plain, 0.05 with momentum
 FAR_FROM_USUAL = 30.0  # factor beyond which a rate alone explains updates that are too large or too small
 TURNOVER = 5.0  # ‖ΔW‖/‖W‖ summed over a training: weights that learn are replaced a few times
 TARGET = (1e-3, 2e-2)  # ‖ΔW‖/‖W‖ per step: 1e-3 is usual (Karpathy 2015), short trainings need more
+LARGEST = 0.1  # ‖ΔW‖/‖W‖ above which steps are too large (`rules.rate`)
 UNKNOWN_TARGET = 2e-3  # … where the number of steps is unknown
 TRUSTED = 100.0  # factor: what the updates say is bounded around the usual rate; exploding gradients say nothing
 LEAST_CHANGE = 3.0  # factor: a smaller change of the learning rate fixes nothing
@@ -75,6 +76,13 @@ class Rate:
         if not self.lr:
             return None
         return rounded(max(self._working(self.typical) or self.lr * TENFOLD, self.lr * LEAST_CHANGE))
+
+    def higher_by(self, factor: float) -> float | None:
+        """Return a rate that is higher by a factor, but no higher than steps can be; None if the rate is unknown."""
+        if not self.lr:
+            return None
+        most = LARGEST / (self.typical * self.lr) if self.typical else TENFOLD
+        return rounded(self.lr * max(min(factor, most), LEAST_CHANGE))
 
     @property
     def _target(self) -> float:

@@ -27,6 +27,8 @@ NORM_PRESERVING = ("orthogonal", "chrono", "identity")  # initializations of rec
 CUSTOM = "custom"  # a user-defined model: nobody knows which parts it accepts
 LR = "optimizer.lr"
 CLIP_FACTOR = 0.1
+FALL, IS_FALLING = "fall", "is_falling"  # in the evidence: of the loss, as a fraction of the baseline; at the end
+ENOUGH_FALL = 2.0  # … that larger steps are to reach, as if it went on at the same pace
 USUAL_UPDATES = "Updates of the usual size, about a thousandth of the weights (Karpathy 2015)."
 
 
@@ -120,6 +122,15 @@ def usual_lr(about: About) -> list[Remedy]:
     if distance > LEAST_CHANGE:
         return lower_lr(about)
     return higher_lr(about) if distance < 1 / LEAST_CHANGE else []
+
+
+def larger_steps(finding: Finding, about: About) -> list[Remedy]:
+    """Propose the rate at which a loss that fell steadily, but little, would have fallen far enough."""
+    fall = finding.evidence.get(FALL, 0.0)
+    if not finding.evidence.get(IS_FALLING) or fall <= 0:
+        return []
+    why = "The loss falls steadily, by too little: larger steps in the same direction."
+    return set_lr(_rate(about).higher_by(ENOUGH_FALL / fall), why, +1)
 
 
 def set_lr(lr: float | None, why: str, direction: int = -1) -> list[Remedy]:

@@ -75,3 +75,12 @@ def test_trained_weights_are_not_initialized_by_it():
     about = Circumstances(rate=Rate(1e-6, True, 1.0, 1.0, 5000), is_saturating=True, is_pretrained=True)
     (first, _) = with_remedies([found("vanishing"), found("lr_too_low")], about)
     assert "initialize_(" not in first.advice.partition("In code")[2]
+
+
+def test_a_loss_that_falls_steadily_gets_larger_steps():
+    evidence = {"fall": 0.1, "is_falling": True}
+    small = Circumstances(rate=Rate(1e-3, True, 1.0, 1.0, 5000))
+    assert code([found("no_progress", **evidence)], small) == "set the optimizer's lr=0.02"
+    near = Circumstances(rate=Rate(1e-3, True, 20.0, 20.0, 5000))
+    assert code([found("no_progress", **evidence)], near) == "set the optimizer's lr=0.005"  # where steps get too large
+    assert "lr" not in code([found("no_progress", **evidence | {"is_falling": False})], small)

@@ -35,7 +35,13 @@ def test_words_change_the_case_or_call_the_library():
     recurrent = replace(CASE, network=Network("rnn", 1, 8, "tanh"))
     assert treat(recurrent, "model=lstm").case.network.family == "lstm"
     assert not treat(recurrent, "norm=layer").is_applied
-    assert not treat(CASE, "lr_find=true").is_applied
+
+
+def test_the_rate_is_found_where_the_loss_falls():
+    case = replace(CASE, network=Network("mlp", 1, 8, "relu"), training=Training(num_steps=5, lr=1e-9))
+    found = treat(case, "lr_find=true").make_run(0).training
+    assert 1e-3 < found.lr < 0.2
+    assert found == replace(case.training, lr=found.lr)
 
 
 def test_a_rate_that_rose_is_put_back():

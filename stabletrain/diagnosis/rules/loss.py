@@ -197,7 +197,12 @@ def find_no_progress(observations: Observations) -> list[Finding]:
             layer=None,
             first_step=int(losses.steps[0]),
             last_step=int(losses.steps[-1]),
-            evidence={"loss": progress.now, "guess": progress.baseline, "fall": round(progress.fall, 4)},
+            evidence={
+                "loss": progress.now,
+                "guess": progress.baseline,
+                remedies.FALL: round(progress.fall, 4),
+                remedies.IS_FALLING: progress.is_falling,
+            },
         )
     ]
 
@@ -217,7 +222,7 @@ def remedy_oscillation(finding: Finding, about: About) -> list[remedies.Remedy]:
 
 @NO_PROGRESS.remedy
 def remedy_no_progress(finding: Finding, about: About) -> list[remedies.Remedy]:
-    """Propose Adam, a usual learning rate, then what lets gradients through, then a search for the rate."""
+    """Propose larger steps where the loss falls steadily; Adam, a usual rate, then what lets gradients through."""
     scale = [*remedies.initialization(about), *remedies.norm(about)]
-    rate = [*remedies.adam(about), *remedies.usual_lr(about)]
+    rate = [*remedies.adam(about), *remedies.larger_steps(finding, about), *remedies.usual_lr(about)]
     return [*rate, *remedies.rectified(about), *scale, *remedies.skips(about), *remedies.search_lr(about)]
