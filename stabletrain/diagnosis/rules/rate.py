@@ -148,10 +148,11 @@ def _lr(observations: Observations) -> dict[str, float]:
 
 @LR_TOO_HIGH.remedy
 def remedy_lr_too_high(finding: Finding, about: About) -> list[remedies.Remedy]:
-    """Propose the rate before it jumped, else one at which updates have their usual size, a warm-up, or clipping."""
+    """Propose the rate before it jumped, else one at which updates have their usual size; then Adam, or a warm-up."""
     before = finding.evidence.get("lr_before")
     lower = remedies.set_lr(before, "The rate before it rose.") if before else remedies.lower_lr(about)
-    return [*lower, *remedies.warmup(about), *remedies.clip(about)]
+    gentle = [] if before else remedies.lower_lr_gently(about)
+    return [*lower, *remedies.adam(about), *gentle, *remedies.warmup(about), *remedies.clip(about)]
 
 
 @LR_TOO_LOW.remedy
