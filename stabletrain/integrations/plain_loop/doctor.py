@@ -28,9 +28,9 @@ from stabletrain.inspection.time_flow import TimeFlow
 from stabletrain.integrations.plain_loop.models import join, parts_of
 from stabletrain.integrations.plain_loop.saving import RunOfDoctor, save_run, ship
 from stabletrain.integrations.plain_loop.schedule import EVERY, FIRST, Schedule
+from stabletrain.integrations.plain_loop.sick_weights import with_bad_weights
 from stabletrain.integrations.plain_loop.skipped import Skipped
 from stabletrain.integrations.plain_loop.unjudged import in_one_line, trusted, unjudged, why_unknown
-from stabletrain.integrations.plain_loop.weights_now import with_bad_weights
 from stabletrain.signal.cadence import is_due
 from stabletrain.signal.layer_names import clean_name
 from stabletrain.signal.layer_statistics import LayerStatistics
