@@ -98,6 +98,7 @@ MODELS = {
 }
 
 
+@functools.cache
 def make_client(name):
     make, lr, settings = MODELS[name]
 
@@ -160,6 +161,6 @@ def test_what_broke_it_comes_first(name, fault, tmp_path):
 
 @pytest.mark.parametrize("lr", [1.0, 1e-9])
 def test_rare_logging_does_not_hide_a_wrong_rate(lr, tmp_path):
-    MODELS["rare"] = (make_gpt2, lr, {})
-    run = make_client("rare")(None, True, tmp_path)
+    MODELS[f"gpt2 at {lr}"] = (make_gpt2, lr, {})
+    run = make_client(f"gpt2 at {lr}")(None, True, tmp_path)
     assert run.verdict == ("lr_too_high" if lr == 1.0 else "lr_too_low")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -53,6 +54,7 @@ class Breaks(pl.Callback):
         self.weights = weights_of(pl_module)
 
 
+@functools.cache
 def make_client(fit: Callable[[list[pl.Callback], Any], Any]):
     """Return a client of a function that fits a module with callbacks and a root folder."""
 

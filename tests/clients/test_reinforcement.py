@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 from client_runs import FAULTS, Run, break_, check_broken, check_healthy, rate, weights_of
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -18,6 +20,7 @@ ALGORITHMS = {
 }
 
 
+@functools.cache
 def make_client(name):
     algorithm, lr, settings, num_steps = ALGORITHMS[name]
 

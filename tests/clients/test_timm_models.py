@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from client_runs import FAULTS, Run, break_, check_broken, check_healthy, rate, weights_of
@@ -40,6 +42,7 @@ def make_images(num):
     return x, y
 
 
+@functools.cache
 def make_client(name):
     kind, settings, lr, num_steps = MODELS[name]
 

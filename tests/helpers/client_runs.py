@@ -54,6 +54,7 @@ class Run:
 
 
 Client = Callable[[str | None, bool, Path], Run]
+_ALONE: dict[Client, Run] = {}
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -90,9 +91,16 @@ class _Poison:
             self.weight.data.view(-1)[0] = math.nan
 
 
+def _alone(client: Client, folder: Path) -> Run:
+    """Return the healthy run without a doctor, made once for each client."""
+    if client not in _ALONE:
+        _ALONE[client] = client(None, False, folder / "alone")
+    return _ALONE[client]
+
+
 def check_healthy(client: Client, folder: Path) -> Run:
     """Assert that a healthy run learns and is left alone: the same weights, and no finding above `info`."""
-    alone, watched = client(None, False, folder / "alone"), client(None, True, folder / "watched")
+    alone, watched = _alone(client, folder), client(None, True, folder / "watched")
     assert alone.weights.keys() == watched.weights.keys()
     for name, weight in alone.weights.items():
         assert torch.equal(weight, watched.weights[name]), name
@@ -110,7 +118,7 @@ def check_broken(client: Client, fault: str, folder: Path) -> None:
     alarms = [f.kind for f in run.findings if f.alarms]
     if run.verdict in RIGHT[fault]:
         return
-    healthy = client(None, False, folder / "healthy")
+    healthy = _alone(client, folder)
     if not alarms and healthy.losses and run.losses:
         gain = sum(healthy.losses[:5]) / 5 - healthy.level
         if run.level <= healthy.level + HARMLESS * abs(gain):
