@@ -142,6 +142,15 @@ def test_a_game_whose_loss_shows_nothing(ratio, lr, is_game, expected):
     assert kinds(replace(observations, about=replace(observations.about, is_game=is_game))) == expected
 
 
+@pytest.mark.parametrize(
+    ("weight", "gradient", "expected"),
+    [(0.0, 0.0, ["bad_init"]), (0.0, 1e-3, []), (0.1, 0.0, [])],
+)
+def test_weights_and_gradients_that_are_all_zero(weight, gradient, expected):
+    observations = run(LEARNING + NOISE, gradient=np.full((N, 2), gradient), weight=np.full((N, 2), weight))
+    assert kinds(observations) == expected
+
+
 def test_a_loss_that_falls_excuses_large_outputs_but_not_above_chance_level_at_the_end():
     def falls_to(last, num=N):
         return run(np.linspace(30.0, last, N)[:num], activation=[1.0, 1.0, 40.0])

@@ -41,6 +41,7 @@ class _Start:
         size: Largest root mean square of an activation.
         alike: Layers whose units are copies of each other, if this is the case for most layers.
         layer: The layer where it begins.
+        is_saddle: Whether all weights began at zero and have had no gradient since.
     """
 
     spread: float
@@ -48,6 +49,7 @@ class _Start:
     size: float
     alike: tuple[str, ...]
     layer: str | None
+    is_saddle: bool = False
 
     @property
     def is_unusual(self) -> bool:
@@ -56,16 +58,17 @@ class _Start:
     @property
     def is_structure(self) -> bool:
         """Whether the weights themselves are at fault."""
-        return abs(self.spread) > SPREAD or bool(self.alike)
+        return abs(self.spread) > SPREAD or bool(self.alike) or self.is_saddle
 
     @property
     def is_plain(self) -> bool:
         """Whether no healthy initialization is like this."""
-        return abs(self.spread) > PLAIN_SPREAD or self.size > 10 * HUGE or bool(self.alike)
+        return abs(self.spread) > PLAIN_SPREAD or self.size > 10 * HUGE or bool(self.alike) or self.is_saddle
 
     @property
     def is_critical(self) -> bool:
-        return abs(self.spread) > CRITICAL_SPREAD or self.excess > TOO_LARGE**2 or self.size > 10 * HUGE
+        is_far = abs(self.spread) > CRITICAL_SPREAD or self.excess > TOO_LARGE**2 or self.size > 10 * HUGE
+        return is_far or self.is_saddle
 
 
 @BAD_INIT.rule
@@ -76,7 +79,8 @@ def find_bad_init(observations: Observations) -> list[Finding]:
     variance (Glorot and Bengio 2010, section 4.2). Branches initialized to zero are healthy and left out, since their
     skip passes the signal on, and so are changes that a later layer undoes: those of a branch, or before a norm. Layers
     without parameters have no initialization. Units that are copies of each other, in more than half of the weights,
-    receive equal gradients and stay copies (Goodfellow et al. 2016, section 8.4).
+    receive equal gradients and stay copies (Goodfellow et al. 2016, section 8.4). If all weights that are trained are zero
+    and so are their gradients, nothing will ever move them, whatever the loss shows.
     """
     progress = progress_of(observations)
     start = _describe(observations, progress)
@@ -84,7 +88,7 @@ def find_bad_init(observations: Observations) -> list[Finding]:
         return []
     step = last_step(observations)
     suffers = progress is None or (
-        (progress.lags if start.is_plain else progress.suffers)
+        (start.is_saddle or (progress.lags if start.is_plain else progress.suffers))
         and not (progress.is_relapse and progress.best_fall > OVERCOME)
         and not (progress.is_falling and not start.is_structure and not _is_too_late(progress))
         and share_done(observations, step) >= (PATIENCE if start.is_structure else PATIENCE_OUTPUTS)
@@ -102,6 +106,7 @@ def find_bad_init(observations: Observations) -> list[Finding]:
                 "first_loss_over_guess": round(start.excess, 2),
                 "largest_activation": float(f"{start.size:.3g}"),
                 "layers_of_equal_units": len(start.alike),
+                "is_saddle": start.is_saddle,
                 GROWS: start.spread > SPREAD or start.excess > TOO_LARGE or start.size > HUGE or bool(start.alike),
             },
         )
@@ -119,7 +124,8 @@ def _describe(observations: Observations, progress: Progress | None) -> _Start:
     alike = _alike(observations)
     if abs(spread) <= SPREAD:
         layer = alike[0] if alike else _first_large(table)
-    return _Start(spread, _excess(observations, progress), _largest(table), alike, layer)
+    excess, is_saddle = _excess(observations, progress), _is_saddle(observations)
+    return _Start(spread, excess, _largest(table), alike, layer, is_saddle)
 
 
 def _alike(observations: Observations) -> tuple[str, ...]:
@@ -133,6 +139,16 @@ def _alike(observations: Observations) -> tuple[str, ...]:
     copies = {layer for layer, share in zip(table.layers, table.values[0], strict=True) if share > COPIES} - zero
     found = tuple(layer for layer in all_weights.layers if layer in copies)
     return found if len(found) > len(all_weights.layers) / 2 else ()
+
+
+def _is_saddle(observations: Observations) -> bool:
+    """Return whether all weights that are trained began at zero, and none of them has ever had a gradient."""
+    sizes, slopes = weights(observations, WEIGHT), weights(observations, GRADIENT)
+    if sizes is None or slopes is None or not len(sizes.steps) or sizes.steps[0] >= FIRST_STEPS:
+        return False
+    learned = tuple(layer for layer in sizes.layers if layer in set(slopes.layers))
+    begins_at_zero = bool(learned) and not np.nan_to_num(sizes.of(learned).values[0], nan=1.0).any()
+    return begins_at_zero and not np.nan_to_num(slopes.values).any()
 
 
 def _excess(observations: Observations, progress: Progress | None) -> float:
