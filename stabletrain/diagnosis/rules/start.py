@@ -79,12 +79,12 @@ def find_bad_init(observations: Observations) -> list[Finding]:
     variance (Glorot and Bengio 2010, section 4.2). Branches initialized to zero are healthy and left out, since their
     skip passes the signal on, and so are changes that a later layer undoes: those of a branch, or before a norm. Layers
     without parameters have no initialization. Units that are copies of each other, in more than half of the weights,
-    receive equal gradients and stay copies (Goodfellow et al. 2016, section 8.4). If all weights that are trained are zero
-    and so are their gradients, nothing will ever move them, whatever the loss shows.
+    receive equal gradients and stay copies (Goodfellow et al. 2016, section 8.4). If all weights that are trained are
+    zero and so are their gradients, nothing will ever move them, whatever the loss shows.
     """
     progress = progress_of(observations)
     start = _describe(observations, progress)
-    if not start.is_unusual or is_good_start(observations):
+    if not start.is_unusual or (is_good_start(observations) and not start.is_saddle):
         return []
     step = last_step(observations)
     suffers = progress is None or (
