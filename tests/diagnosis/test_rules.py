@@ -149,15 +149,17 @@ def test_a_game_whose_loss_shows_nothing(ratio, lr, is_game, expected):
 def test_weights_and_gradients_that_are_all_zero(weight, gradient, expected):
     observations = run(LEARNING + NOISE, gradient=np.full((N, 2), gradient), weight=np.full((N, 2), weight))
     assert kinds(observations) == expected
+    game = replace(observations, about=replace(observations.about, is_game=True))
+    assert kinds(game) == ([] if weight else ["bad_init"])  # no loss shows that it learns
 
 
 def test_a_loss_that_falls_excuses_large_outputs_but_not_above_chance_level_at_the_end():
     def falls_to(last, num=N):
-        return run(np.linspace(30.0, last, N)[:num], activation=[1.0, 1.0, 40.0])
+        return run(np.geomspace(30.0, last, N)[:num], activation=[1.0, 1.0, 40.0])
 
     assert kinds(falls_to(8.0))[:1] == ["bad_init"]
     assert kinds(falls_to(8.0, 60)) == []  # it may still come down
-    assert "bad_init" not in kinds(falls_to(1.0))
+    assert "bad_init" not in kinds(falls_to(0.2))
 
 
 def test_what_began_at_zero_has_no_ratio():
