@@ -29,6 +29,7 @@ from stabletrain.signal.cadence import is_due
 from stabletrain.signal.layer_names import clean_name
 from stabletrain.signal.snapshot import Snapshot
 from stabletrain.signal.watch import Watch
+from stabletrain.torch_tools.frozen import frozen_share
 from stabletrain.torch_tools.traceback_values import find_nonfinite
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.clients import HUGGINGFACE
@@ -126,6 +127,7 @@ class WatchCallback(TrainerCallback):
             size = sum(p.numel() for p in model.parameters())
             dims = {clean_name(path): p.dim() for path, p in model.named_parameters()}
             planned = {"num_steps": state.max_steps, "num_dims": dims, "client": HUGGINGFACE}
+            planned["frozen_share"] = frozen_share(model)
             self._writer.write_info({"parameters": about, "num_parameters": size, "training": planned})
             self.folder.update_summary(status=RUNNING, verdict=None, steps=state.global_step)
             self._inspections = Inspections(model)

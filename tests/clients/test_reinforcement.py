@@ -14,8 +14,15 @@ sb3 = pytest.importorskip("stable_baselines3")
 pytest.importorskip("gymnasium")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
+DQN = {
+    "learning_starts": 100,
+    "train_freq": 1,
+    "target_update_interval": 100,
+    "exploration_fraction": 0.3,
+    "policy_kwargs": {"net_arch": [32, 32]},
+}
 ALGORITHMS = {
-    "dqn": (sb3.DQN, 1e-3, {"learning_starts": 100, "train_freq": 4, "policy_kwargs": {"net_arch": [32, 32]}}, 700),
+    "dqn": (sb3.DQN, 1e-3, DQN, 3000),
     "ppo": (sb3.PPO, 3e-4, {"n_steps": 128, "n_epochs": 4, "batch_size": 32}, 1000),
 }
 

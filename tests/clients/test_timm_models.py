@@ -18,12 +18,13 @@ except (ImportError, RuntimeError) as error:  # a torchvision of another build r
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 BATCH, SIZE = 16, 32
+COLORS = 1.5 * torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 1.0, 1.0]])
 MODELS = {  # with the learning rate and the number of steps
     "vit": (
         "vit_tiny_patch16_224",
         {"img_size": SIZE, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3},
         1e-3,
-        240,
+        120,
     ),
     "resnet": ("resnet10t", {}, 1e-3, 60),
     "convnext": ("convnext_atto", {"depths": (1, 1, 2, 1), "dims": (16, 32, 48, 64)}, 1e-3, 60),
@@ -32,13 +33,13 @@ MODELS = {  # with the learning rate and the number of steps
 
 
 def make_images(num):
-    """Four classes: a bright quarter of a noisy image."""
+    """Four classes: a quarter of a noisy image, of one color."""
     generator = torch.Generator().manual_seed(1)
     y = torch.randint(0, 4, (num,), generator=generator)
     x = torch.randn(len(y), 3, SIZE, SIZE, generator=generator)
     half = SIZE // 2
     for image, label in zip(x, y.tolist(), strict=True):
-        image[:, half * (label // 2) :][:, :half, half * (label % 2) :][..., :half] += 1.5
+        image[:, half * (label // 2) :][:, :half, half * (label % 2) :][..., :half] += COLORS[label, :, None, None]
     return x, y
 
 

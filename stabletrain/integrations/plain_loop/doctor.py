@@ -37,6 +37,7 @@ from stabletrain.signal.layer_statistics import LayerStatistics
 from stabletrain.signal.snapshot import Snapshot
 from stabletrain.signal.through_time import gradient_through_time
 from stabletrain.signal.watch import Watch
+from stabletrain.torch_tools.frozen import frozen_share
 from stabletrain.torch_tools.thread_pool import PoolWatch, describe_spinning
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.clients import LOOP
@@ -297,6 +298,7 @@ class Doctor:
             num_dims=num_dims_by_layer(self._watch.layers, self._num_dims),
             prior_loss=measured if self._prior_loss is None else self._prior_loss,
             prior_is_measured=measured is not None,
+            frozen_share=frozen_share(self._model),
             is_game=self._optimizers.takes_turns,
         )
         return self._history.observations()
