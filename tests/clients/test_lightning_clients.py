@@ -56,17 +56,25 @@ class Breaks(pl.Callback):
 
 @functools.cache
 def make_client(fit: Callable[[list[pl.Callback], Any], Any]):
-    """Return a client of a function that fits a module with callbacks and a root folder."""
+    """Return a client of a function that fits a module with callbacks and a root folder.
+
+    A library that trains with copies of the callbacks puts them into the list.
+    """
 
     def train(fault, watched, folder) -> Run:
         pl.seed_everything(0, verbose=False)
-        breaks, doctor = Breaks(fault), st.callbacks.Doctor(say=lambda line: None)
+        callbacks: list[Any] = [Breaks(fault), *([st.callbacks.Doctor(say=lambda line: None)] if watched else [])]
         try:
-            fit([breaks, *([doctor] if watched else [])], folder)
+            fit(callbacks, folder)
         except (ValueError, RuntimeError):  # some clients refuse NaN themselves
             if fault is None:
                 raise
-        return Run(breaks.weights, doctor.verdict if watched else None, doctor.findings, breaks.losses)
+        breaks, *doctors = callbacks[: 1 + watched]
+        assert breaks.losses
+        run = Run(breaks.weights, losses=breaks.losses)
+        for doctor in doctors:
+            run.verdict, run.findings = doctor.verdict, doctor.findings
+        return run
 
     return train
 
@@ -209,7 +217,9 @@ def fit_neuralforecast(kind, **settings):
             h=12, input_size=24, max_steps=NUM_STEPS, batch_size=1, windows_batch_size=BATCH, random_seed=0,
             scaler_type="standard", **settings, **trainer,
         )  # fmt: skip
-        neural.NeuralForecast(models=[model], freq="h").fit(frame)
+        whole = neural.NeuralForecast(models=[model], freq="h")
+        callbacks[:] = whole.models[0].trainer_kwargs["callbacks"]  # copies, as the model is one
+        whole.fit(frame)
 
     return fit
 

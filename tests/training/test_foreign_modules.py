@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 
@@ -344,3 +345,9 @@ def test_without_a_loss_a_run_is_not_called_healthy(tmp_path):
     fit(Hidden(), tmp_path, doctor)
     assert (doctor.verdict, doctor.unseen) == (UNKNOWN, ("loss",))
     assert open_run(str(tmp_path)).read_summary()["verdict"] == UNKNOWN
+
+
+def test_a_doctor_that_saw_no_training_does_not_call_it_healthy(tmp_path):
+    doctor = quiet()
+    fit(Classifier(), tmp_path, copy.deepcopy(doctor))  # as neuralforecast does
+    assert doctor.verdict == UNKNOWN

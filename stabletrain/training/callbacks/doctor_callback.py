@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from stabletrain.diagnosis.client_words import GRADIENT_CLIP_VAL, MANUAL
-from stabletrain.diagnosis.coverage import find_unseen, is_unknown
+from stabletrain.diagnosis.coverage import GRADIENTS, LOSS, UPDATES, find_unseen, is_unknown
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.findings_text import describe
 from stabletrain.diagnosis.history import History, finite_scalars, total_norm
@@ -75,7 +75,8 @@ class DoctorCallback(Callback):
 
     Attributes:
         findings: The findings so far.
-        unseen: What could not be measured, of `loss`, `gradient` and `update`.
+        unseen: What could not be measured, of `loss`, `gradient` and `update`: everything before training, and of a
+            callback of which the library trains with a copy.
 
     Args:
         fail_on: `critical` or `warning`: a critical finding that stays open stops the run by raising `SickRun`, but
@@ -97,7 +98,7 @@ class DoctorCallback(Callback):
     ) -> None:
         self.fail_on = None if fail_on is None else require_choice("fail_on", fail_on, ["warning", "critical"])
         self.findings: list[Finding] = []
-        self.unseen: tuple[str, ...] = ()
+        self.unseen: tuple[str, ...] = (LOSS, GRADIENTS, UPDATES)
         self.seconds = 0.0
         self._prior_loss = prior_loss
         self._say = say or print
