@@ -323,12 +323,12 @@ def test_worst_first_and_the_verdict():
 
 
 def test_units_that_begin_as_copies():
-    def started(equal, weight=0.1, losses=GUESSING):
-        base = run(losses, gradient=[0.1, 0.1, 0.1], weight=[weight] * 3)
+    def started(equal, weight=(0.1, 0.1, 0.1), losses=GUESSING):
+        base = run(losses, gradient=[0.1, 0.1, 0.1], weight=weight)
         units = {"equal": table([equal], [0])}
         return alarms(Observations(rms=base.rms, units=units, scalars=base.scalars, about=base.about))
 
     assert ("bad_init", "critical", "L00.w") in started([1.0, 1.0, 1.0])
     assert "bad_init" not in [kind for kind, *_ in started([1.0, np.nan, np.nan])]  # what follows tells them apart
-    assert "bad_init" not in [kind for kind, *_ in started([1.0, 1.0, 1.0], weight=0.0)]  # branches that begin at zero
+    assert "bad_init" not in [kind for kind, *_ in started([1.0, 1.0, np.nan], (0.0, 0.0, 0.1))]  # branches that begin at zero
     assert started([1.0, 1.0, 1.0], losses=LEARNING) == []
