@@ -66,7 +66,7 @@ def make_client(fit: Callable[[list[pl.Callback], Any], Any]):
         callbacks: list[Any] = [Breaks(fault), *([st.callbacks.Doctor(say=lambda line: None)] if watched else [])]
         try:
             fit(callbacks, folder)
-        except (ValueError, RuntimeError):  # some clients refuse NaN themselves
+        except Exception:  # some clients refuse NaN themselves
             if fault is None:
                 raise
         breaks, *doctors = callbacks[: 1 + watched]
@@ -203,7 +203,7 @@ def fit_darts(kind, **settings):
     return fit
 
 
-def fit_neuralforecast(kind, **settings):
+def fit_neuralforecast(kind, num_steps=NUM_STEPS, **settings):
     def fit(callbacks, folder):
         neural = pytest.importorskip("neuralforecast")
         models = pytest.importorskip("neuralforecast.models")
@@ -214,7 +214,7 @@ def fit_neuralforecast(kind, **settings):
         )
         trainer = {**SETTINGS, "callbacks": callbacks, "default_root_dir": str(folder)}
         model = getattr(models, kind)(
-            h=12, input_size=24, max_steps=NUM_STEPS, batch_size=1, windows_batch_size=BATCH, random_seed=0,
+            h=12, input_size=24, max_steps=num_steps, batch_size=1, windows_batch_size=BATCH, random_seed=0,
             scaler_type="standard", **settings, **trainer,
         )  # fmt: skip
         whole = neural.NeuralForecast(models=[model], freq="h")
@@ -251,7 +251,7 @@ CLIENTS = {
     "darts-nbeats": fit_darts(
         "NBEATSModel", input_chunk_length=24, output_chunk_length=12, num_stacks=2, num_blocks=1, layer_widths=32
     ),
-    "neuralforecast-tft": fit_neuralforecast("TFT", hidden_size=16),
+    "neuralforecast-tft": fit_neuralforecast("TFT", 200, hidden_size=16),  # after 80, the loss still falls steeply
     "neuralforecast-deepar": fit_neuralforecast("DeepAR", lstm_hidden_size=16),
     "neuralforecast-nbeats": fit_neuralforecast("NBEATS", mlp_units=3 * [[32, 32]]),
     "pytorch-forecasting-tft": fit_pytorch_forecasting(

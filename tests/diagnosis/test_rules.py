@@ -330,5 +330,6 @@ def test_units_that_begin_as_copies():
 
     assert ("bad_init", "critical", "L00.w") in started([1.0, 1.0, 1.0])
     assert "bad_init" not in [kind for kind, *_ in started([1.0, np.nan, np.nan])]  # what follows tells them apart
-    assert "bad_init" not in [kind for kind, *_ in started([1.0, 1.0, np.nan], (0.0, 0.0, 0.1))]  # branches that begin at zero
+    branches = started([1.0, 1.0, np.nan], (0.0, 0.0, 0.1))  # that begin at zero
+    assert "bad_init" not in [kind for kind, *_ in branches]
     assert started([1.0, 1.0, 1.0], losses=LEARNING) == []
