@@ -267,7 +267,30 @@ def test_a_healthy_run_is_left_alone(name, tmp_path):
     check_healthy(make_client(CLIENTS[name]), tmp_path)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("name", CLIENTS)
+LARGE_WEIGHTS = (
+    "Updates are compared with weights that are ten times too large, and so look ten times too small; the gates of an LSTM "
+    "bound its outputs, so that nothing else is large."
+)
+WRONG = {
+    ("darts-rnn", "tenfold"): LARGE_WEIGHTS,
+    ("neuralforecast-deepar", "tenfold"): LARGE_WEIGHTS,
+    (
+        "darts-nbeats",
+        "tenfold",
+    ): "The outputs are so large that the targets are lost in rounding: chance level is unknown, "
+    "and a loss that falls from 1e14 to 1e12 looks like progress.",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        pytest.param(name, fault, marks=[pytest.mark.xfail(strict=True, reason=WRONG[name, fault])])
+        if (name, fault) in WRONG
+        else (name, fault)
+        for fault in FAULTS
+        for name in CLIENTS
+    ],
+)
 def test_what_broke_it_comes_first(name, fault, tmp_path):
     check_broken(make_client(CLIENTS[name]), fault, tmp_path)
