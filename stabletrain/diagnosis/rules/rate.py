@@ -34,6 +34,8 @@ def find_lr_too_high(observations: Observations) -> list[Finding]:
     """Find steps that are too large for their weights, or a learning rate that jumped, where the loss suffers.
 
     r = median over the weights of ‖ΔW‖/‖W‖ > 0.1 on any measurement; above 0.3, a loss that lags is enough to alarm.
+    Where the level of the loss shows nothing, as in a GAN, steps larger than the weights at a rate thirty times above
+    the usual one are.
     """
     progress = progress_of(observations)
     jump = _find_jump(observations, progress)
@@ -49,7 +51,9 @@ def find_lr_too_high(observations: Observations) -> list[Finding]:
     step = int(ratios.steps[beyond[0]])
     largest = float(np.nanmax(medians))
     share = share_done(observations, last_step(observations))
+    suffices = rate_of(observations).distance > FAR_FROM_USUAL
     ill = progress is None or (progress.lags if largest > FAR_TOO_FAR else progress.suffers)
+    ill = ill or (not progress.is_measure and suffices and largest > TORN)  # no loss can show the harm
     suffers = ill and (progress is None or share >= (PATIENCE if largest > FAR_TOO_FAR else PATIENCE_NEAR))
     return [
         Finding(
@@ -62,7 +66,7 @@ def find_lr_too_high(observations: Observations) -> list[Finding]:
                 "update_ratio": float(f"{largest:.3g}"),
                 "threshold": TOO_FAR,
                 **_lr(observations),
-                SUFFICES: rate_of(observations).distance > FAR_FROM_USUAL,
+                SUFFICES: suffices,
             },
         )
     ]
@@ -147,10 +151,11 @@ def _lr(observations: Observations) -> dict[str, float]:
 
 @LR_TOO_HIGH.remedy
 def remedy_lr_too_high(finding: Finding, about: About) -> list[remedies.Remedy]:
-    """Propose the rate before it jumped, else one at which updates have their usual size, a warm-up, or clipping."""
+    """Propose the rate before it jumped, else one at which updates have their usual size; then Adam, or a warm-up."""
     before = finding.evidence.get("lr_before")
     lower = remedies.set_lr(before, "The rate before it rose.") if before else remedies.lower_lr(about)
-    return [*lower, *remedies.warmup(about), *remedies.clip(about)]
+    gentle = [] if before else remedies.lower_lr_gently(about)
+    return [*lower, *remedies.adam(about), *gentle, *remedies.warmup(about), *remedies.clip(about)]
 
 
 @LR_TOO_LOW.remedy
