@@ -15,6 +15,7 @@ from stabletrain.diagnosis.observations import About
 from stabletrain.diagnosis.rates import LEAST_CHANGE, Rate, rounded, usual_adaptive
 from stabletrain.vocabulary.finding import Finding
 from stabletrain.vocabulary.kinds import KINDS
+from stabletrain.vocabulary.notice import CERTAINTY, REMEDY
 
 SATURATING = ("sigmoid", "softplus", "tanh")
 RELU_LIKE = ("relu", "leaky_relu", "prelu", "gelu", "silu", "mish", "elu")  # He et al. 2015 and its descendants
@@ -77,8 +78,11 @@ def split(override: str) -> tuple[str, ...]:
 def remedies_for(finding: Finding, about: About) -> list[Remedy]:
     """Return the remedies that fit the composition, without what it has already, best first.
 
-    One that is part of another comes last: what does not help with more does not help alone.
+    One that is part of another comes last: what does not help with more does not help alone. Where an inspector saw
+    the line that is wrong, the one that fixes it is the only remedy; no override does.
     """
+    if CERTAINTY in finding.evidence and REMEDY in finding.evidence:
+        return [] if about.choices else [Remedy("", "", finding.evidence[REMEDY])]
     proposed = [remedy for propose in KINDS[finding.kind].remedies for remedy in propose(finding, about)]
     kept = [remedy for remedy in proposed if not (remedy.overwrites and is_pretrained(about))]
     if about.choices:

@@ -8,6 +8,7 @@ from torch import nn
 
 from stabletrain.inspection.inspector import Inspector, StepView
 from stabletrain.inspection.mistakes.input_scale import InputScaleInspector
+from stabletrain.inspection.mistakes.labels import LabelInspector
 from stabletrain.inspection.mistakes.modes import ModeInspector
 from stabletrain.inspection.mistakes.no_gradient import NoGradientInspector
 from stabletrain.inspection.mistakes.output_activation import OutputActivationInspector
@@ -27,6 +28,7 @@ INSPECTORS: tuple[type[Inspector], ...] = (
     ModeInspector,
     InputScaleInspector,
     TargetInspector,
+    LabelInspector,
     NonFiniteInspector,
 )
 

@@ -1,13 +1,14 @@
-"""Keeps account of what happens to gradients: when they are added, used by an optimizer's step, and reset.
+"""Keeps account of what happens to gradients: when they are added, clipped, used by an optimizer's step, and reset.
 
 Hooks on a few parameters see each gradient before it is added to `p.grad`; torch's hooks on all optimizers see each
-step.
+step, and `torch_tools.clip_calls` each clipping.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,11 +16,30 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stabletrain.torch_tools import step_hooks
+from stabletrain.torch_tools.clip_calls import ignore_clipping, listen_to_clipping
 
 MAX_WATCHED = 8  # parameters with a hook: what is done to gradients is done to those of a whole optimizer
 MAX_HELD = 2**18  # elements of a gradient that is kept until the next backward pass
-SMALLER, ROUNDING = 0.999, 1e-4  # the factor of a clipping, the same for all elements
+SMALLER, ROUNDING = 0.999, 1e-3  # the factor of a clipping, the same for all elements up to this relative error
+UNSCALED = 2.0**-6  # a gradient that is made smaller than this after it was clipped had the scale of half precision
 MAX_SAMPLE = 16  # elements of a parameter that show whether it has changed
+
+
+@dataclass
+class Clips:
+    """How often the gradient of a parameter was clipped, and when.
+
+    Attributes:
+        right: Between the backward pass and the step.
+        early: While there was no gradient, or a gradient of zeros.
+        late: After a step had used it, and before the next backward pass.
+        before_unscaling: Before it was divided by the scale of half precision.
+    """
+
+    right: int = 0
+    early: int = 0
+    late: int = 0
+    before_unscaling: int = 0
 
 
 class Account:
@@ -34,16 +54,19 @@ class Account:
         num_discarded: Backward passes before which an unused gradient had been reset.
         num_stale: Steps whose gradient included that of an earlier step.
         num_late: Steps after which its gradient was made smaller, too late for the optimizer.
+        clips: Number of clippings by when they came; see `Clips`.
     """
 
     def __init__(self, path: str, parameter: nn.Parameter) -> None:
         self.path, self.parameter = path, parameter
         self.num_added = self.num_steps = self.num_used = self.num_lost = self.num_discarded = self.num_stale = 0
         self.num_late = 0
+        self.clips = Clips()
         self.has_optimizer = False
         self._sample = sample_of(parameter)
         self._was_stepped = self._is_unused = self._is_stale = False
         self._held: tuple[Tensor, int, tuple[float, ...]] | None = None  # the gradient of a step, and its numbers
+        self._clipped: tuple[float, ...] | None = None  # numbers of the gradient when it was clipped last
         ref = weakref.ref(self)
         self._handle = parameter.register_hook(_Hook(ref))
 
@@ -72,10 +95,32 @@ class Account:
             used = _is_nonzero(self.parameter.grad)
             self.num_used += used
             self.num_lost += not used
+        self._judge_clip()
         gradient = self.parameter.grad
         if gradient is not None and not gradient.is_sparse and gradient.numel() <= MAX_HELD:
             self._held = gradient, gradient._version, sample_of(gradient)
         self._note_step()
+
+    def clip(self) -> None:
+        """Note that its gradient has just been clipped."""
+        gradient = self.parameter.grad
+        if not self._is_unused:
+            self.clips.early += not _is_nonzero(gradient)
+            self.clips.late += _is_nonzero(gradient)
+        elif gradient is not None and not gradient.is_sparse:
+            self._clipped = sample_of(gradient)
+
+    def _judge_clip(self) -> None:
+        """Note whether the gradient that an optimizer is about to use is the one that was clipped."""
+        clipped, self._clipped = self._clipped, None
+        gradient = self.parameter.grad
+        if clipped is None or gradient is None or gradient.is_sparse:
+            return
+        factor = _common_factor(clipped, sample_of(gradient))
+        if factor is not None and 0 < factor < UNSCALED:
+            self.clips.before_unscaling += 1
+        else:
+            self.clips.right += 1
 
     def _note_step(self) -> None:
         self.num_steps += self.num_added > 0
@@ -91,9 +136,8 @@ class Account:
         self._held = None
         if gradient._version == version:
             return
-        factors = [now / then for now, then in zip(sample_of(gradient), before, strict=True) if then]
-        if len(factors) > 1 and min(factors) > 0 and max(factors) < SMALLER and max(factors) - min(factors) < ROUNDING:
-            self.num_late += 1
+        factor = _common_factor(before, sample_of(gradient))
+        self.num_late += factor is not None and 0 < factor < SMALLER
 
     def _look_for_update(self) -> None:
         """Note an update that no optimizer made, as in `p.data -= lr * p.grad`."""
@@ -140,6 +184,7 @@ class Ledger:
         num_steps: Steps of any optimizer.
         owned: `id` of each parameter of an optimizer that has taken a step.
         optimizers: Those optimizers.
+        max_norm: Limit of the last clipping.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -151,7 +196,9 @@ class Ledger:
         self.owned: set[int] = set()
         self.optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._of: weakref.WeakKeyDictionary[Optimizer, list[Account]] = weakref.WeakKeyDictionary()
+        self.max_norm: float | None = None
         step_hooks.listen(self)
+        listen_to_clipping(self.clip)
 
     def end(self, optimizer: Optimizer) -> None:
         """Count a step."""
@@ -167,17 +214,34 @@ class Ledger:
         for account in self._of[optimizer]:
             account.step()
 
+    def clip(self, parameters: Sequence[Tensor], limit: float) -> None:
+        """Note that the gradients of some parameters were clipped."""
+        ids = {id(p) for p in parameters}
+        clipped = [account for account in self.accounts if id(account.parameter) in ids]
+        self.max_norm = limit if clipped else self.max_norm
+        with torch.no_grad():
+            for account in clipped:
+                account.clip()
+
     def close(self) -> None:
         """Remove all hooks."""
         for account in self.accounts:
             account.close()
         step_hooks.ignore(self)
+        ignore_clipping(self.clip)
 
 
 def sample_of(parameter: Tensor) -> tuple[float, ...]:
     """Return a few elements, spread over the parameter."""
     flat = parameter.detach().reshape(-1)
     return tuple(flat[:: max(1, -(-flat.numel() // MAX_SAMPLE))].tolist())
+
+
+def _common_factor(before: Sequence[float], after: Sequence[float]) -> float | None:
+    """Return the factor by which all numbers were multiplied; None if it is not the same for all, or not known."""
+    factors = [now / then for now, then in zip(after, before, strict=True) if then]
+    is_common = len(factors) > 1 and max(factors) - min(factors) <= ROUNDING * abs(max(factors))
+    return max(factors) if is_common else None
 
 
 def _is_nonzero(gradient: Tensor | None) -> bool:
