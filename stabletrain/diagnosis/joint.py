@@ -28,7 +28,8 @@ from stabletrain.vocabulary.origins import advice_for
 CHANGING = tuple(kind.name for kind in (INPUT_SCALE, TARGET_SCALE, OUTPUT_ACTIVATION, SHAPE_MISMATCH))
 REPLACED = tuple(kind.name for kind in (LR_TOO_HIGH, LR_TOO_LOW, NONFINITE))  # whose remedies rest on the updates
 UNFINISHED = (LR_TOO_LOW.name, NO_PROGRESS.name)
-ENOUGH = 1000  # steps: shorter trainings that end unfinished are told to take so many
+ENOUGH = 2000  # steps: shorter trainings that end unfinished are told to take so many
+TOO_FEW = 250  # … in which steps of a size that is safe, 2% of the weights, cannot replace weights a few times
 
 
 def joint_remedy(findings: Sequence[Finding], about: About) -> Remedy | None:
@@ -91,8 +92,9 @@ def _usual_rate(about: About, is_measured: bool) -> list[Remedy]:
 
 
 def _longer(findings: Sequence[Finding], about: About) -> list[Remedy]:
-    """Propose to train for longer, where a short training ends with little learned."""
+    """Propose to train for longer, where a short training ends with little learned, or is too short for any network."""
     is_unfinished = any((f.alarms or f.because_of) and f.kind in UNFINISHED for f in findings)
-    if not is_unfinished or not about.num_steps or about.num_steps >= ENOUGH:
+    is_too_short = bool(about.num_steps) and about.num_steps < TOO_FEW
+    if not (is_unfinished or is_too_short) or not about.num_steps or about.num_steps >= ENOUGH:
         return []
     return [Remedy("", "A training takes some hundred steps at least.", f"train for {ENOUGH:,} steps")]
