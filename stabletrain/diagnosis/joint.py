@@ -23,6 +23,7 @@ from stabletrain.vocabulary.kinds import (
     SHAPE_MISMATCH,
     TARGET_SCALE,
 )
+from stabletrain.vocabulary.notice import CERTAINTY
 from stabletrain.vocabulary.origins import advice_for
 
 CHANGING = tuple(kind.name for kind in (INPUT_SCALE, TARGET_SCALE, OUTPUT_ACTIVATION, SHAPE_MISMATCH))
@@ -49,9 +50,11 @@ def joint_remedy(findings: Sequence[Finding], about: About) -> Remedy | None:
         first = next((remedy for remedy in proposed if remedy.in_code), None)
         if first is not None and not _is_event(cause) and not _clashes(first, parts):
             parts.append(first)
-    if not any(LR in part.words for part in parts):
+    is_exact = any(CERTAINTY in f.evidence and f.kind not in CHANGING for f in causes)  # a line of the code is wrong
+    if not is_exact and not any(LR in part.words for part in parts):
         parts += _usual_rate(about, is_measured=not changes)
-    parts += _longer(findings, about)
+    if not is_exact:
+        parts += _longer(findings, about)
     if len(parts) < 2:
         return None
     override = " ".join(part.override for part in parts if part.override)

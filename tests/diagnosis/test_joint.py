@@ -98,6 +98,7 @@ def test_a_steady_fall_is_lowest_at_the_end():
     falling, turning = np.linspace(2.0, 1.8, 100), np.linspace(2.0, 1.6, 100)
     turning[60:] = 1.9
     steady, back = (progress_of(observed(losses=x, num_steps=100, prior_loss=0.1)) for x in (falling, turning))
-    assert steady is not None and back is not None
+    assert steady is not None
+    assert back is not None
     assert steady_fall(steady) == {"steady_fall": pytest.approx(0.095, abs=0.01)}
     assert steady_fall(back) == {}
