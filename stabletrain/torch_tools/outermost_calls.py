@@ -89,7 +89,7 @@ class OutermostCalls:
         """
         model = self._model()
         self._num_searches += 1
-        if model is None or self._num_searches > MAX_SEARCHES or not is_compiler_loaded():
+        if model is None or self._num_searches > MAX_SEARCHES or not _was_compiler_used():
             return None
         parts = {id(module) for module in model.modules()}
         kind = sys.modules["torch._dynamo"].OptimizedModule
@@ -131,6 +131,18 @@ class OutermostCalls:
             self._depth -= 1
         owner.after_call(noted, output)
         return output
+
+
+def _was_compiler_used() -> bool:
+    """Return whether `torch.compile` may have been called, which keeps the backend (checked with torch 2.13.0).
+
+    Optimizers load `torch.compile` to be left out of it, for which there is no backend: None. No backend at all means
+    that they were forgotten, by `torch.compiler.reset()`.
+    """
+    if not is_compiler_loaded():
+        return False
+    backends = getattr(sys.modules["torch._dynamo"].eval_frame, "cached_backends", None)
+    return not backends or any(backend is not None for backend in backends.values())
 
 
 def _put(module: nn.Module, value: Any) -> None:

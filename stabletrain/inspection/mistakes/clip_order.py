@@ -10,7 +10,7 @@ from stabletrain.inspection.mistakes.ledger import Account, Ledger
 from stabletrain.vocabulary.kinds import CLIP_INEFFECTIVE
 from stabletrain.vocabulary.notice import ADVICE, CERTAIN, CERTAINTY, DETAIL, LIKELY, REMEDY, Notice
 
-ENOUGH = 3  # clippings in the wrong place, and none in the right one
+ENOUGH = 2  # clippings in the wrong place, and none in the right one
 
 
 class Misplaced(NamedTuple):
@@ -69,7 +69,7 @@ MISPLACED = (
     Misplaced(
         when="after the optimizer's step",
         count_of=lambda account: account.num_late,
-        at_least=2,
+        at_least=ENOUGH,
         certainty=LIKELY,
         detail="The gradients are made smaller after the optimizer's step has used them.",
         advice="Clip between the backward pass and the step.",

@@ -36,12 +36,14 @@ from stabletrain.integrations.plain_loop.models import join, parts_of
 from stabletrain.integrations.plain_loop.recording import StepRecorder
 from stabletrain.integrations.plain_loop.saving import RunOfDoctor, save_run, ship
 from stabletrain.integrations.plain_loop.schedule import EVERY, FIRST, Schedule
+from stabletrain.integrations.plain_loop.sick_weights import with_bad_weights
 from stabletrain.integrations.plain_loop.skipped import Skipped
 from stabletrain.integrations.plain_loop.unjudged import in_one_line, unjudged, why_unknown
 from stabletrain.signal.cadence import is_due
 from stabletrain.signal.layer_names import clean_name
 from stabletrain.signal.through_time import gradient_through_time
 from stabletrain.signal.watch import Watch
+from stabletrain.torch_tools.frozen import frozen_share
 from stabletrain.torch_tools.thread_pool import PoolWatch, describe_spinning
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.clients import LOOP
@@ -205,7 +207,8 @@ class Doctor:
     def observations(self) -> Observations:
         """All measurements so far, as the rules read them."""
         self._was_asked |= self._step >= MIN_STEPS
-        return self._observe(as_ended=self._is_over or not self._goes_on)
+        found = self._observe(as_ended=self._is_over or not self._goes_on)
+        return with_bad_weights(found, self._model, self._optimizers.known, self._step)
 
     @property
     def findings(self) -> list[Finding]:
@@ -297,7 +300,9 @@ class Doctor:
             num_dims=num_dims_by_layer(self._watch.layers, self._num_dims),
             prior_loss=measured if self._prior_loss is None else self._prior_loss,
             prior_is_measured=measured is not None,
+            frozen_share=frozen_share(self._model),
             is_game=self._optimizers.takes_turns,
+            is_open_ended=self._num_steps is None,
         )
         return self._history.observations()
 

@@ -142,9 +142,11 @@ def _write_record(run: RunOfDoctor, folder: RunFolder) -> Path:
     plan = {
         "num_steps": about.num_steps,
         "num_dims": dict(run.num_dims),
+        "frozen_share": about.frozen_share,
         "prior_loss": about.prior_loss,
         "prior_is_measured": about.prior_is_measured,
         "is_game": about.is_game,
+        "is_open_ended": about.is_open_ended,
         "client": about.client,
     }
     info = {

@@ -40,9 +40,9 @@ LOSSES = {
 }
 
 
-def train(loss_of, outputs, batches, *, model=None, num_steps=106, lr=0.1):
+def train(loss_of, outputs, batches, *, model=None, num_steps=106, lr=0.1, optimizer=torch.optim.SGD):
     model = model or network(outputs)
-    optimizer = torch.optim.SGD(model.parameters(), lr)
+    optimizer = optimizer(model.parameters(), lr)
     inspections, found = Inspections(model, [LabelInspector]), []
     for step in range(num_steps):
         x, scores = batches(step)
@@ -162,19 +162,18 @@ def test_features_that_are_the_same_for_all_examples_are_what_is_wrong(is_blank,
 
 
 def test_examples_that_come_again_with_the_same_wrong_target_are_memorized():
-    x, scores = (torch.cat(parts) for parts in zip(*(examples(step, True) for step in range(10)), strict=True))
+    x, scores = (torch.cat(parts) for parts in zip(*(examples(step, True) for step in range(20)), strict=True))
 
     def drawn(step):
-        rows = torch.randint(len(x), (64,), generator=torch.Generator().manual_seed(step))
+        rows = torch.randint(len(x), (N,), generator=torch.Generator().manual_seed(step))
         return x[rows], scores[rows]
 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(FEATURES, 200), nn.ReLU(), nn.Linear(200, 3))
-    [notice] = train(LOSSES["classes"][1], 3, drawn, model=model, lr=0.5)
+    [notice] = train(LOSSES["classes"][1], 3, drawn, model=model, lr=0.02, optimizer=torch.optim.Adam)
     assert notice.evidence["memorizes"] is True
     assert "perhaps by memorizing single examples" in notice.evidence["detail"]
-    unmixed = [examples(step, False)[1] for step in range(10)]
-    scores = torch.cat(unmixed)
+    scores = torch.cat([examples(step, False)[1] for step in range(20)])
     assert train(LOSSES["classes"][1], 3, drawn, model=network(3), lr=0.5) == []
 
 
