@@ -268,8 +268,8 @@ def test_a_healthy_run_is_left_alone(name, tmp_path):
 
 
 LARGE_WEIGHTS = (
-    "Updates are compared with weights that are ten times too large, and so look ten times too small; the gates of an LSTM "
-    "bound its outputs, so that nothing else is large."
+    "Updates are compared with weights that are ten times too large, and so look ten times too small; the gates of an "
+    "LSTM bound its outputs, so that nothing else is large."
 )
 WRONG = {
     ("darts-rnn", "tenfold"): LARGE_WEIGHTS,
