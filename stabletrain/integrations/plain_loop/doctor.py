@@ -208,7 +208,7 @@ class Doctor:
         """All measurements so far, as the rules read them."""
         self._was_asked |= self._step >= MIN_STEPS
         found = self._observe(as_ended=self._is_over or not self._goes_on)
-        return with_bad_weights(found, self._model, self._optimizers.known, self._step)
+        return found if self._is_over else self._with_bad_weights(found)
 
     @property
     def findings(self) -> list[Finding]:
@@ -251,6 +251,9 @@ class Doctor:
         """Remove all hooks from the model and the optimizer, after the last step."""
         self._optimizers.settle()
         self._recorder.collect()
+        if not self._is_over:  # afterwards the weights may be those of another training
+            for notice in self._with_bad_weights(self._history.observations()).notices:
+                self._history.add_notice(notice)
         self._watch.detach()
         self._inspections.detach()
         self._optimizers.detach()
@@ -286,6 +289,9 @@ class Doctor:
         color = {HEALTHY: "#2e7d32", UNKNOWN: "#b26a00"}.get(judgement.verdict, "#b3261e")
         body = f"<pre>{escape(chr(10).join(rest))}</pre>" if rest else ""
         return f'<div><strong style="color: {color}">{escape(head)}</strong>{body}</div>'
+
+    def _with_bad_weights(self, observations: Observations) -> Observations:
+        return with_bad_weights(observations, self._model, self._optimizers.known, self._step)
 
     def _observe(self, as_ended: bool) -> Observations:
         self._recorder.collect()

@@ -155,6 +155,19 @@ def test_parameters_of_several_data_types():
     assert found.evidence["operation"] == "SqrtBackward0"
 
 
+def test_weights_that_the_last_step_spoiled_are_found_when_the_doctor_is_detached():
+    model = make()
+    doctor, optimizer = st.Doctor(model), torch.optim.SGD(model.parameters(), torch.inf)
+    loss = model(batch()).square().mean()
+    loss.backward()
+    doctor.step(loss)
+    optimizer.step()
+    doctor.detach()
+    for p in model.parameters():
+        p.data.zero_()
+    assert doctor.verdict == "nonfinite"
+
+
 def test_a_second_doctor_of_the_same_model_says_the_same():
     model = make()
     first = loop(model, lambda model, step: model(batch()).square().mean())
