@@ -21,7 +21,7 @@ KEYS = {  # literals that are a key of something else
     ("lr", "diagnosis/rules/rate.py"),
     ("lr", "inspection/nonfinite/weights.py"),
     ("lr", "integrations/huggingface.py"),
-    ("lr", "integrations/plain_loop/doctor.py"),
+    ("lr", "integrations/plain_loop/recording.py"),
     ("lr", "training/callbacks/doctor_callback.py"),
     ("lr", "training/optimization/lr_finder.py"),
     ("lr", "training/optimization/optimizers.py"),
