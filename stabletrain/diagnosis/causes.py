@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from stabletrain.diagnosis.progress import Progress
-from stabletrain.vocabulary.finding import BECAUSE, GROWS, INFO, SEVERITIES, SUFFICES, WARNING, Finding, worst_first
+from stabletrain.vocabulary.finding import (
+    BECAUSE,
+    GROWS,
+    INFO,
+    RECOVERED,
+    SEVERITIES,
+    SUFFICES,
+    WARNING,
+    Finding,
+    worst_first,
+)
 from stabletrain.vocabulary.kinds import (
     BAD_INIT,
     DEAD_UNITS,
@@ -17,9 +27,11 @@ from stabletrain.vocabulary.kinds import (
     NO_PROGRESS,
     NONFINITE,
     SATURATION,
+    SYMPTOMS,
     TIME_VANISHING,
     VANISHING,
 )
+from stabletrain.vocabulary.notice import CERTAINTY
 from stabletrain.vocabulary.origins import stands_for_itself
 
 SLACK = 20  # steps by which a symptom may be measured before its cause: some signals are measured every 10 steps
@@ -35,11 +47,18 @@ def alarm_together(findings: Sequence[Finding], progress: Progress | None) -> li
 
     Each sign alone also occurs in healthy runs; two of them in a run that learns little do not.
     """
-    signs = {f.kind for f in findings if KINDS[f.kind].is_sign}
+    signs = {f.kind for f in findings if KINDS[f.kind].is_sign and not (progress and is_over(f, progress))}
     alarms = any(f.alarms for f in findings)
     if alarms or len(signs) < NUM_SIGNS or progress is None or not (progress.lags and progress.share >= PATIENCE):
         return [*findings]
     return [replace(f, severity=WARNING) if f.kind in signs else f for f in findings]
+
+
+def is_over(finding: Finding, progress: Progress) -> bool:
+    """Return whether a loss spike was recovered from, or steps that were too large ended before most was learned."""
+    if finding.kind == LR_TOO_HIGH.name:
+        return progress.overcame(finding.last_step)
+    return bool(finding.evidence.get(RECOVERED))
 
 
 def order_by_cause(findings: Sequence[Finding]) -> list[Finding]:
@@ -53,7 +72,7 @@ def order_by_cause(findings: Sequence[Finding]) -> list[Finding]:
     ordered = []
     for root in worst_first([_with_worst(root, alarming) for root in roots]):
         followers = [f for f in _following(root, alarming) if f not in roots]
-        new = [f for f in followers if not any(f.kind == o.kind and f.layer == o.layer for o in ordered)]
+        new = [f for f in followers if not any(f.kind == o.kind and f.layer == o.layer for o in (*ordered, root))]
         ordered += [root, *(_as_symptom(f, root) for f in new)]
     return ordered + [f for f in worst_first(findings) if not f.alarms]
 
@@ -64,11 +83,15 @@ def explains(cause: Finding, symptom: Finding) -> bool:
     Of two findings that explain each other, the cause is the earlier one; if both began on one step, the one that the
     other's kind yields to.
     """
-    if cause is symptom or symptom.kind not in KINDS[cause.kind].explains or not _may_cause(cause, symptom):
+    is_seen = CERTAINTY in cause.evidence  # in the code, by an inspector
+    explained = (*KINDS[cause.kind].explains, *(SYMPTOMS if is_seen else ()))
+    if cause is symptom or symptom.kind not in explained or not _may_cause(cause, symptom):
         return False
+    if CERTAINTY in symptom.evidence and not (is_seen and symptom.kind in KINDS[cause.kind].explains):
+        return False  # what was seen in the code follows from no statistic
     if symptom.kind == NONFINITE.name and stands_for_itself(symptom.evidence):
         return False
-    if cause.kind in KINDS[symptom.kind].explains:
+    if not is_seen and cause.kind in KINDS[symptom.kind].explains:
         if _begin_together(cause, symptom):
             return cause.kind in KINDS[symptom.kind].yields_to
         return cause.first_step < symptom.first_step

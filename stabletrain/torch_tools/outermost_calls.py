@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from stabletrain.torch_tools.eager import REPLACED, is_compiled, is_compiler_loaded
+from stabletrain.torch_tools.module_hooks import is_transformed
 
 SLOT = "_compiled_call_impl"
 MAX_SEARCHES = 3  # for compiled models, at the beginning and after the first steps; each takes some 30 ms
@@ -117,7 +118,8 @@ class OutermostCalls:
 
     def _run(self, run: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         owner = self._owner()
-        if self._depth or owner is None or not torch.is_grad_enabled() or torch._C._get_tracing_state():
+        is_followed = torch.is_grad_enabled() and not torch._C._get_tracing_state() and not is_transformed()
+        if self._depth or owner is None or not is_followed:
             return run(*args, **kwargs)
         if self._learning:
             self._seen.setdefault(id(module), module)

@@ -65,7 +65,7 @@ _NORM = "add torch.nn.LayerNorm after the layers"
 _LOWER_LR = "set the optimizer's lr to a tenth"
 
 # What a mistake in the code may look like. A non-finite value has origins of its own and is explained by few of them.
-_SYMPTOMS = (
+SYMPTOMS = (
     *("bad_init", "lr_too_high", "lr_too_low", "dead_units", "saturation", "vanishing", "exploding", "time_vanishing"),
     *("time_exploding", "loss_spike", "oscillation", "clip_ineffective", "clip_always", "no_progress"),
 )
@@ -76,7 +76,7 @@ GRADIENTS_ACCUMULATE = Kind(
     meaning="The gradients are not reset between steps, so that each step uses the sum of all gradients so far.",
     advice="The gradients of earlier steps are still there when the next ones are added: reset them on each step.",
     in_code="call optimizer.zero_grad() before loss.backward()",
-    explains=(*_SYMPTOMS, "nonfinite"),
+    explains=(*SYMPTOMS, "nonfinite"),
 )
 NOT_OPTIMIZED = Kind(
     name="not_optimized",
@@ -85,7 +85,7 @@ NOT_OPTIMIZED = Kind(
     advice="Some parameters receive gradients that no optimizer step uses: give the optimizer the parameters of this "
     "model, and call its step after the backward pass.",
     in_code="optimizer = torch.optim.Adam(model.parameters(), lr=1e-3), after the model is complete",
-    explains=(*_SYMPTOMS, "gradients_accumulate"),
+    explains=(*SYMPTOMS, "gradients_accumulate"),
 )
 NO_GRADIENT = Kind(
     name="no_gradient",
@@ -94,7 +94,7 @@ NO_GRADIENT = Kind(
     advice="The loss does not reach some parameters: remove what separates them from it, such as detach(), .data, "
     "torch.no_grad() or requires_grad=False.",
     in_code="for each parameter that should learn, p.grad is not None after loss.backward()",
-    explains=_SYMPTOMS,
+    explains=SYMPTOMS,
 )
 OUTPUT_ACTIVATION = Kind(
     name="output_activation",
@@ -103,7 +103,7 @@ OUTPUT_ACTIVATION = Kind(
     "the loss asks for.",
     advice="The last activation does not fit the loss: return the logits themselves, or use the loss that fits.",
     in_code="remove the activation after the last layer; torch.nn.functional.cross_entropy takes logits",
-    explains=_SYMPTOMS,
+    explains=SYMPTOMS,
 )
 SHAPE_MISMATCH = Kind(
     name="shape_mismatch",
@@ -112,7 +112,7 @@ SHAPE_MISMATCH = Kind(
     "targets of all examples.",
     advice="Outputs and targets differ in shape and are broadcast against each other: give them the same shape.",
     in_code="loss_fn(model(x).squeeze(-1), y), or loss_fn(model(x), y.unsqueeze(-1))",
-    explains=_SYMPTOMS,
+    explains=SYMPTOMS,
 )
 WRONG_MODE = Kind(
     name="wrong_mode",
@@ -121,23 +121,23 @@ WRONG_MODE = Kind(
     advice="Batch norm does not normalize with the statistics of a batch: train in training mode, with several "
     "examples in a batch.",
     in_code="model.train() before the training steps; torch.nn.GroupNorm if a batch has one example",
-    explains=_SYMPTOMS,
+    explains=SYMPTOMS,
 )
 INPUT_SCALE = Kind(
     name="input_scale",
     heading="Inputs off scale",
     meaning="The inputs are far from mean 0 and standard deviation 1, for which networks and learning rates are made.",
     advice="The inputs are far from mean 0 and standard deviation 1: standardize them.",
-    in_code="x = (x - mean) / std, with the mean and the standard deviation of each feature over the training data",
-    explains=_SYMPTOMS,
+    in_code="x = (x - x_train.mean(0)) / x_train.std(0).clamp(min=1e-8)",
+    explains=SYMPTOMS,
 )
 TARGET_SCALE = Kind(
     name="target_scale",
     heading="Targets off scale",
     meaning="The targets of a regression are far larger than what a network returns at its initialization.",
     advice="The targets are far from mean 0 and standard deviation 1: standardize them, and undo it in predictions.",
-    in_code="y = (y - mean) / std, with the mean and the standard deviation over the training data",
-    explains=_SYMPTOMS,
+    in_code="y = (y - y_train.mean(0)) / y_train.std(0).clamp(min=1e-8)",
+    explains=SYMPTOMS,
 )
 NONFINITE = Kind(
     name="nonfinite",

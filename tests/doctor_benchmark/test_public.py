@@ -108,8 +108,12 @@ def test_the_best_constant_prediction():
             'st.replace_activations_(model, "relu") with st.initialize_(model, "he"); more',
             {"activation": "relu", "initialize": "he"},
         ),
-        ("x = (x - mean) / std, with the mean", {"standardize": "inputs"}),
-        ("y = (y - mean) / std, with the mean", {"standardize": "targets"}),
+        ("x = (x - x_train.mean(0)) / x_train.std(0).clamp(min=1e-8)", {"standardize": "inputs"}),
+        ("y = (y - y_train.mean(0)) / y_train.std(0).clamp(min=1e-8)", {"standardize": "targets"}),
+        (
+            "x = (x - 3) / 200, and y = (y - -5) / 7, and set the optimizer's lr=0.05, and train for 1,000 steps; more",
+            {"scale_inputs": (3.0, 200.0), "scale_targets": (-5.0, 7.0), "lr": 0.05, "epochs": 67},
+        ),
         ("x = (x - -3.5) / 2e+03", {"scale_inputs": (-3.5, 2000.0)}),
         (
             "remove the sigmoid: binary_cross_entropy_with_logits takes logits",

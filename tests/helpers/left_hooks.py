@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-from stabletrain.torch_tools import module_hooks, step_hooks
+from stabletrain.torch_tools import clip_calls, module_hooks, step_hooks
 
 
 def remove_left_hooks() -> None:
@@ -17,3 +17,5 @@ def remove_left_hooks() -> None:
     step_hooks._listening.clear()
     while step_hooks._handles:
         step_hooks._handles.pop().remove()
+    clip_calls._listening = ()
+    clip_calls.ignore_clipping(lambda parameters, limit: None)

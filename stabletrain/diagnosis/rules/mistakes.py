@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from stabletrain.diagnosis import remedies
 from stabletrain.diagnosis.observations import About, Observations
 from stabletrain.diagnosis.progress import LATE_FALL_UNHEALTHY, Progress, progress_of
+from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import CRITICAL, INFO, WARNING, Finding
 from stabletrain.vocabulary.kinds import (
     CLIP_INEFFECTIVE,
@@ -14,6 +17,7 @@ from stabletrain.vocabulary.kinds import (
     INPUT_SCALE,
     KINDS,
     NO_GRADIENT,
+    NO_PROGRESS,
     NONFINITE,
     NOT_OPTIMIZED,
     OUTPUT_ACTIVATION,
@@ -22,7 +26,17 @@ from stabletrain.vocabulary.kinds import (
     WRONG_MODE,
     Kind,
 )
-from stabletrain.vocabulary.notice import ADVICE, CERTAIN, CERTAINTY, DETAIL, HARMLESS, LIKELY, REMEDY, Notice
+from stabletrain.vocabulary.notice import (
+    ADVICE,
+    CERTAIN,
+    CERTAINTY,
+    DETAIL,
+    HARMLESS,
+    LIKELY,
+    MEMORIZES,
+    REMEDY,
+    Notice,
+)
 from stabletrain.vocabulary.origins import ORIGIN, OVERFLOW
 
 MISTAKES = (
@@ -30,6 +44,8 @@ MISTAKES = (
     *(INPUT_SCALE, TARGET_SCALE),
 )
 PATIENCE = 0.1  # of the training budget, before a possible mistake is held responsible for the progress
+LAST_VALIDATIONS = 3
+AT_CHANCE = 0.97  # of the prior loss, as for the training loss in `find_no_progress`
 
 
 def find_mistakes(kind: Kind) -> Callable[[Observations], list[Finding]]:
@@ -72,6 +88,8 @@ def _severity(notice: Notice, observations: Observations) -> str:
         return CRITICAL if progress is None or _lags(progress) else WARNING
     if progress is None or progress.share < PATIENCE:
         return INFO
+    if notice.kind == NO_PROGRESS.name:
+        return WARNING if _learns_little(notice, progress, observations) else INFO
     return WARNING if certainty == LIKELY or _lags(progress) else INFO
 
 
@@ -80,6 +98,23 @@ def _lags(progress: Progress) -> bool:
     if not progress.is_measure:
         return True
     return progress.lags or (not progress.is_planned and progress.fall < LATE_FALL_UNHEALTHY * progress.share)
+
+
+def _learns_little(notice: Notice, progress: Progress, observations: Observations) -> bool:
+    """Return whether training goes as with targets that have nothing to do with the inputs."""
+    if not progress.is_measure:
+        return False
+    if notice.evidence.get(MEMORIZES):
+        return progress.suffers or _is_at_chance(observations)
+    return _lags(progress)
+
+
+def _is_at_chance(observations: Observations) -> bool:
+    """Return whether the last validation losses are not below the prior loss."""
+    losses, prior = observations.scalars.get(names.VAL_LOSS), observations.about.prior_loss
+    if losses is None or prior is None or not len(losses.values):
+        return False
+    return float(np.median(losses.values[-LAST_VALIDATIONS:])) > AT_CHANCE * prior
 
 
 def _overflowed(observations: Observations) -> bool | None:
@@ -98,4 +133,5 @@ def remedy_mistake(finding: Finding, about: About) -> list[remedies.Remedy]:
 for _kind in MISTAKES:
     _kind.rule(find_mistakes(_kind))
     _kind.remedy(remedy_mistake)
-CLIP_INEFFECTIVE.rule(find_mistakes(CLIP_INEFFECTIVE))  # clipping that comes too late
+for _kind in (CLIP_INEFFECTIVE, NO_PROGRESS):  # clipping in the wrong place; targets that inputs do not determine
+    _kind.rule(find_mistakes(_kind))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivat
 from stabletrain.inspection.inspector import Inspector, StepView
 from stabletrain.inspection.mistakes import graph
 from stabletrain.inspection.mistakes.cadence import FIRST
+from stabletrain.inspection.nonfinite.model_call import outputs_in
 from stabletrain.torch_tools.module_hooks import ModuleHooks
 from stabletrain.vocabulary.kinds import INPUT_SCALE
 from stabletrain.vocabulary.notice import ADVICE, CERTAINTY, DETAIL, LIKELY, POSSIBLE, REMEDY, Notice
@@ -37,6 +39,7 @@ class Scale:
         is_constant: Whether all examples are equal.
         is_small: Whether all numbers are small.
         is_far: Whether most features are far from zero in comparison with their spread.
+        is_given: Whether the numbers are an argument of the model.
     """
 
     path: str
@@ -46,6 +49,7 @@ class Scale:
     is_constant: bool
     is_small: bool
     is_far: bool
+    is_given: bool = False
 
     @property
     def is_large(self) -> bool:
@@ -64,16 +68,19 @@ class InputScaleInspector(Inspector):
         super().__init__(model)
         self._hooks = ModuleHooks(before=InputScaleInspector._enter)
         self._scales: list[Scale] = []
+        self._given: set[int] = set()  # addresses of the model's arguments
+        self._varies = False  # whether one of them differs between examples
         self._num_constant = 0
+        self._constant: Counter[str] = Counter()  # steps on which one of several inputs was the same for all examples
         self._has_tokens = False
         self._is_done = graph.is_compiled(model)
 
     def expect(self, step: int) -> None:
         """Look at the inputs of the first steps."""
-        self._scales = []
+        self._scales, self._given, self._varies = [], set(), False
         if step == 0 and not self._is_done:
-            layers = [(m, path) for path, m in self.model.named_modules() if _takes_numbers(m)]
-            self._hooks.open(self, before=layers)
+            layers = {path: m for path, m in self.model.named_modules() if _takes_numbers(m) or not path}
+            self._hooks.open(self, before=[(m, path) for path, m in layers.items()])
         elif step >= FIRST:
             self._is_done = True
             self._hooks.close()
@@ -88,6 +95,10 @@ class InputScaleInspector(Inspector):
             return [_constant(scales[0], view)]
         if self._num_constant:
             return []
+        self._constant.update(scale.path for scale in scales if scale.is_constant and scale.is_given)
+        same = next((scale for scale in scales if self._constant[scale.path] == FIRST), None)
+        if same is not None:
+            return [_constant(same, view, POSSIBLE)]
         wrong = [s for s in scales if s.is_large] or [s for s in scales if s.is_far or s.is_small]
         if not wrong or not (wrong[0].is_large or len(wrong) == len(scales)):
             return []
@@ -99,13 +110,20 @@ class InputScaleInspector(Inspector):
         self._hooks.close()
 
     def _enter(self, path: str, module: nn.Module, inputs: Any) -> None:
+        if module is self.model:
+            arguments = [*outputs_in(inputs)]
+            self._given |= {x.data_ptr() for x in arguments}
+            self._varies |= any(len(x) > 1 and bool((x[1:] != x[:1]).any()) for x in arguments if x.dim())
         given = inputs[0] if isinstance(inputs, tuple) and inputs else inputs
-        if not isinstance(given, Tensor) or not torch.is_grad_enabled() or given.requires_grad or not given.numel():
+        is_needed = _takes_numbers(module) and torch.is_grad_enabled()
+        if not is_needed or not isinstance(given, Tensor) or given.requires_grad or not given.numel():
             return
         if not given.is_floating_point():
             self._has_tokens = True
+        elif self._varies and given.data_ptr() not in self._given and not given.any():
+            return  # zeros that the model made itself, such as an absent context or a first state
         elif not any(scale.path == path for scale in self._scales):
-            self._scales.append(measure(path, given))
+            self._scales.append(replace(measure(path, given), is_given=given.data_ptr() in self._given))
 
 
 @torch.no_grad()
@@ -144,9 +162,11 @@ def _notice(scale: Scale, view: StepView, certainty: str) -> Notice:
     return Notice(INPUT_SCALE.name, view.step, view.step, evidence=evidence)
 
 
-def _constant(scale: Scale, view: StepView) -> Notice:
-    evidence: dict[str, Any] = {CERTAINTY: LIKELY, "mean": scale.mean, "std": 0.0, "into": scale.path}
+def _constant(scale: Scale, view: StepView, certainty: str = LIKELY) -> Notice:
+    evidence: dict[str, Any] = {CERTAINTY: certainty, "mean": scale.mean, "std": 0.0, "into": scale.path}
     evidence[DETAIL] = "The inputs are the same for all examples."
+    if certainty != LIKELY:
+        evidence[DETAIL] = f"The inputs of {scale.path} are the same for all examples."
     evidence[ADVICE] = "The loss cannot depend on them: look at how the batches are made."
     evidence[REMEDY] = "print(x.std(0)) of a batch"
     return Notice(INPUT_SCALE.name, max(0, view.step - FIRST + 1), view.step, evidence=evidence)

@@ -1,25 +1,53 @@
-"""Keeps account of what happens to gradients: when they are added, used by an optimizer's step, and reset.
+"""Keeps account of what happens to gradients: when they are added, clipped, used by an optimizer's step, and reset.
 
 Hooks on a few parameters see each gradient before it is added to `p.grad`; torch's hooks on all optimizers see each
-step.
+step, and `torch_tools.clip_calls` each clipping.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stabletrain.torch_tools import step_hooks
+from stabletrain.torch_tools.clip_calls import ignore_clipping, listen_to_clipping
 
 MAX_WATCHED = 8  # parameters with a hook: what is done to gradients is done to those of a whole optimizer
 MAX_HELD = 2**18  # elements of a gradient that is kept until the next backward pass
-SMALLER, ROUNDING = 0.999, 1e-4  # the factor of a clipping, the same for all elements
+SMALLER, ROUNDING = 0.999, 1e-3  # the factor of a clipping, the same for all elements up to this relative error
+UNSCALED = 2.0**-6  # a gradient that is made smaller than this after it was clipped had the scale of half precision
 MAX_SAMPLE = 16  # elements of a parameter that show whether it has changed
+
+
+@dataclass
+class Clips:
+    """How often the gradient of a parameter was clipped, and when.
+
+    Attributes:
+        right: Between the backward pass and the step.
+        early: While there was no gradient, or a gradient of zeros.
+        late: After a step had used it, and before the next backward pass.
+        before_unscaling: Before it was divided by the scale of half precision.
+    """
+
+    right: int = 0
+    early: int = 0
+    late: int = 0
+    before_unscaling: int = 0
+
+
+class _Arriving(NamedTuple):
+    """What a gradient found when it arrived: no `p.grad`, or one that is not zero; and whether it is nonzero itself."""
+
+    found_none: bool
+    found_nonzero: bool
+    is_nonzero: bool
 
 
 class Account:
@@ -34,34 +62,49 @@ class Account:
         num_discarded: Backward passes before which an unused gradient had been reset.
         num_stale: Steps whose gradient included that of an earlier step.
         num_late: Steps after which its gradient was made smaller, too late for the optimizer.
+        clips: Number of clippings by when they came; see `Clips`.
     """
 
     def __init__(self, path: str, parameter: nn.Parameter) -> None:
         self.path, self.parameter = path, parameter
         self.num_added = self.num_steps = self.num_used = self.num_lost = self.num_discarded = self.num_stale = 0
         self.num_late = 0
+        self.clips = Clips()
         self.has_optimizer = False
         self._sample = sample_of(parameter)
         self._was_stepped = self._is_unused = self._is_stale = False
         self._held: tuple[Tensor, int, tuple[float, ...]] | None = None  # the gradient of a step, and its numbers
+        self._clipped: tuple[float, ...] | None = None  # numbers of the gradient when it was clipped last
         ref = weakref.ref(self)
-        self._handle = parameter.register_hook(_Hook(ref))
+        self._arriving: _Arriving | None = None
+        added = parameter.register_post_accumulate_grad_hook(_Added(ref))
+        self._handles = (parameter.register_hook(_Hook(ref)), added)
 
     def close(self) -> None:
-        """Remove the hook."""
-        self._handle.remove()
+        """Remove the hooks."""
+        for handle in self._handles:
+            handle.remove()
 
-    def add(self, gradient: Tensor) -> None:
-        """Note a gradient that is about to be added."""
+    def arrive(self, gradient: Tensor) -> None:
+        """Note a gradient, which is added to `p.grad` next; not so that of `torch.autograd.grad`, which returns it."""
         self._look_for_late_scaling()
         if not self.has_optimizer:
             self._look_for_update()
+        before = self.parameter.grad
+        is_nonzero = (self._was_stepped or self._is_stale) and _is_nonzero(before)
+        self._arriving = _Arriving(before is None, is_nonzero, not self._is_unused and _is_nonzero(gradient))
+
+    def add(self) -> None:
+        """Note that the gradient which has arrived was added."""
+        arrived, self._arriving = self._arriving, None
+        if arrived is None:
+            return
         if self._was_stepped or self._is_stale:
-            self._is_stale = _is_nonzero(self.parameter.grad)
-        if self._is_unused and not self._was_stepped and self.parameter.grad is None:
+            self._is_stale = arrived.found_nonzero
+        if self._is_unused and not self._was_stepped and arrived.found_none:
             self.num_discarded += 1
         self._was_stepped = False
-        if not self._is_unused and _is_nonzero(gradient):
+        if arrived.is_nonzero:
             self._is_unused = True
             self.num_added += 1
 
@@ -72,10 +115,32 @@ class Account:
             used = _is_nonzero(self.parameter.grad)
             self.num_used += used
             self.num_lost += not used
+        self._judge_clip()
         gradient = self.parameter.grad
         if gradient is not None and not gradient.is_sparse and gradient.numel() <= MAX_HELD:
             self._held = gradient, gradient._version, sample_of(gradient)
         self._note_step()
+
+    def clip(self) -> None:
+        """Note that its gradient has just been clipped."""
+        gradient = self.parameter.grad
+        if not self._is_unused:
+            self.clips.early += not _is_nonzero(gradient)
+            self.clips.late += _is_nonzero(gradient)
+        elif gradient is not None and not gradient.is_sparse:
+            self._clipped = sample_of(gradient)
+
+    def _judge_clip(self) -> None:
+        """Note whether the gradient that an optimizer is about to use is the one that was clipped."""
+        clipped, self._clipped = self._clipped, None
+        gradient = self.parameter.grad
+        if clipped is None or gradient is None or gradient.is_sparse:
+            return
+        factor = _common_factor(clipped, sample_of(gradient))
+        if factor is not None and 0 < factor < UNSCALED:
+            self.clips.before_unscaling += 1
+        else:
+            self.clips.right += 1
 
     def _note_step(self) -> None:
         self.num_steps += self.num_added > 0
@@ -91,9 +156,8 @@ class Account:
         self._held = None
         if gradient._version == version:
             return
-        factors = [now / then for now, then in zip(sample_of(gradient), before, strict=True) if then]
-        if len(factors) > 1 and min(factors) > 0 and max(factors) < SMALLER and max(factors) - min(factors) < ROUNDING:
-            self.num_late += 1
+        factor = _common_factor(before, sample_of(gradient))
+        self.num_late += factor is not None and 0 < factor < SMALLER
 
     def _look_for_update(self) -> None:
         """Note an update that no optimizer made, as in `p.data -= lr * p.grad`."""
@@ -116,13 +180,23 @@ class _Hook:
         account = self._account()
         if account is not None:
             with torch.no_grad():
-                account.add(gradient)
+                account.arrive(gradient)
 
     def __deepcopy__(self, memo: Any) -> _Hook:
         return _Hook(_gone)  # a copy of the model keeps no account
 
     def __reduce__(self) -> Any:
         return _Hook, (_gone,)
+
+
+class _Added(_Hook):
+    """The same, called once the gradient was added."""
+
+    def __call__(self, parameter: Tensor) -> None:
+        account = self._account()
+        if account is not None:
+            with torch.no_grad():
+                account.add()
 
 
 def _gone() -> None:
@@ -140,6 +214,7 @@ class Ledger:
         num_steps: Steps of any optimizer.
         owned: `id` of each parameter of an optimizer that has taken a step.
         optimizers: Those optimizers.
+        max_norm: Limit of the last clipping.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -151,7 +226,9 @@ class Ledger:
         self.owned: set[int] = set()
         self.optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._of: weakref.WeakKeyDictionary[Optimizer, list[Account]] = weakref.WeakKeyDictionary()
+        self.max_norm: float | None = None
         step_hooks.listen(self)
+        listen_to_clipping(self.clip)
 
     def end(self, optimizer: Optimizer) -> None:
         """Count a step."""
@@ -167,17 +244,34 @@ class Ledger:
         for account in self._of[optimizer]:
             account.step()
 
+    def clip(self, parameters: Sequence[Tensor], limit: float) -> None:
+        """Note that the gradients of some parameters were clipped."""
+        ids = {id(p) for p in parameters}
+        clipped = [account for account in self.accounts if id(account.parameter) in ids]
+        self.max_norm = limit if clipped else self.max_norm
+        with torch.no_grad():
+            for account in clipped:
+                account.clip()
+
     def close(self) -> None:
         """Remove all hooks."""
         for account in self.accounts:
             account.close()
         step_hooks.ignore(self)
+        ignore_clipping(self.clip)
 
 
 def sample_of(parameter: Tensor) -> tuple[float, ...]:
     """Return a few elements, spread over the parameter."""
     flat = parameter.detach().reshape(-1)
     return tuple(flat[:: max(1, -(-flat.numel() // MAX_SAMPLE))].tolist())
+
+
+def _common_factor(before: Sequence[float], after: Sequence[float]) -> float | None:
+    """Return the factor by which all numbers were multiplied; None if it is not the same for all, or not known."""
+    factors = [now / then for now, then in zip(after, before, strict=True) if then]
+    is_common = len(factors) > 1 and max(factors) - min(factors) <= ROUNDING * abs(max(factors))
+    return max(factors) if is_common else None
 
 
 def _is_nonzero(gradient: Tensor | None) -> bool:

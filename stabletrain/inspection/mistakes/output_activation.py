@@ -58,7 +58,9 @@ def _find(node: Node) -> dict[str, str] | None:
                 return useless
         return _under_logarithms(activation)
     if name in ON_PROBABILITIES and activation == "Softmax":
-        return _is_useless(below, activation)
+        return _is_useless(below, activation, is_regression=name == "MseLoss")
+    if name == "Mul" and activation == "LogSoftmax" and len(graph.inputs_of(node)) == 1:
+        return _is_useless(below, activation)  # cross entropy with probabilities as targets
     return None
 
 
@@ -81,8 +83,8 @@ def _under_logarithms(activation: str) -> dict[str, str] | None:
     return _evidence(activation, NLL, detail, "torch.nn.functional.cross_entropy in place of nll_loss, on logits")
 
 
-def _is_useless(node: Node, activation: str) -> dict[str, str] | None:
-    """Return what is wrong with the axis of a softmax."""
+def _is_useless(node: Node, activation: str, is_regression: bool = False) -> dict[str, str] | None:
+    """Return what is wrong with the axis of a softmax; where numbers are to be predicted, they need none."""
     shape, axis = graph.shape_of(node), getattr(node, "_saved_dim", None)
     if shape is None or axis is None or not shape:
         return None
@@ -90,7 +92,11 @@ def _is_useless(node: Node, activation: str) -> dict[str, str] | None:
     axis %= len(shape)
     if shape[axis] == 1:
         detail = f"The {NAMES[activation]} at the output is taken over a single value: it is constant."
+        if activation == "LogSoftmax":
+            detail = "Cross entropy is taken over a single output, whose probability is always 1: it is constantly 0."
         remedy = "binary_cross_entropy_with_logits on the single output, or one output per class"
+        if is_regression:
+            remedy = f"remove the {NAMES[activation]} after the last layer"
         return _evidence(activation, "", detail, remedy)
     if axis == 0 and len(shape) == 2 and shape[0] > 1:
         detail = f"The {NAMES[activation]} at the output is taken over the examples of the batch, not over the classes."

@@ -1,4 +1,4 @@
-"""Targets of a regression: off scale, or outside of what the activation at the output can reach."""
+"""Targets that are off scale, or outside of what the outputs can reach."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from stabletrain.inspection.inspector import Inspector, StepView
 from stabletrain.inspection.mistakes import graph
 from stabletrain.inspection.mistakes.cadence import FIRST
 from stabletrain.inspection.mistakes.graph import Node
+from stabletrain.inspection.mistakes.loss_terms import BINARY, REAL, Term, terms_of
 from stabletrain.inspection.mistakes.output_activation import NAMES
+from stabletrain.torch_tools.backward_calls import ignore_backward, observe_backward
 from stabletrain.torch_tools.module_hooks import ModuleHooks
 from stabletrain.vocabulary.kinds import OUTPUT_ACTIVATION, TARGET_SCALE
 from stabletrain.vocabulary.notice import CERTAIN, CERTAINTY, DETAIL, LIKELY, POSSIBLE, REMEDY, Notice
@@ -21,6 +23,7 @@ VERY_LARGE = 25.0  # … at which standardizing is likely to be forgotten
 REACHED = 0.3  # size of the outputs over that of the targets: a network that reaches them has learned their scale
 MAX_NUMBERS = 2**20  # outputs beyond are not kept until the end of the backward pass
 MAX_TENSORS = 4
+MAX_CLASSES = 100  # whole numbers in a narrower range are taken for classes
 RANGES = {"Sigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0), "Tanh": (-1.0, 1.0), "Relu": (0.0, float("inf"))}
 OUTSIDE = 0.1  # share of the targets
 SLACK = 0.01  # targets this far outside of the range are at its end, up to rounding
@@ -38,9 +41,10 @@ class Squares(NamedTuple):
 
 
 class TargetInspector(Inspector):
-    """Computes the targets of a squared error L = c Σ r², r = y − t, from the outputs y and their gradient g.
+    """Reads the targets of the losses of `torch.nn.functional`, which save them (see `loss_terms`).
 
-    g = 2 c r, so that Σ g² = 4 c L, and r = 2 L g / Σ g². If c is known, r = g √(L / (c Σ g²)) holds also where the
+    Those of a squared error that was written by hand, L = c Σ r², r = y − t, follow from the outputs y and their
+    gradient g = 2 c r: Σ g² = 4 c L, and r = 2 L g / Σ g². If c is known, r = g √(L / (c Σ g²)) holds also where the
     gradient has been scaled, as for half precision.
     """
 
@@ -48,21 +52,29 @@ class TargetInspector(Inspector):
         super().__init__(model)
         self._hooks = ModuleHooks(after=TargetInspector._leave)
         self._outputs: list[_Output] = []
+        self._terms: list[Term] = []
         self._is_done = graph.is_compiled(model)
 
     def expect(self, step: int) -> None:
         """Look at the outputs of the first steps."""
-        self._outputs = []
+        self._outputs, self._terms = [], []
         if step == 0 and not self._is_done:
             self._hooks.open(self, after=[(self.model, None)])
+            observe_backward(self.before_backward)
         elif step >= FIRST:
-            self._is_done = True
-            self._hooks.close()
+            self.detach()
+
+    def before_backward(self, loss: Tensor) -> None:
+        """Read the targets of a loss."""
+        self._terms = terms_of(loss) if loss.grad_fn is not None else []
 
     def inspect(self, view: StepView) -> list[Notice]:
         """Return targets off scale, and those that the outputs cannot reach."""
-        if self._is_done or not self._outputs or not isinstance(view.loss, Tensor):
+        if self._is_done or not isinstance(view.loss, Tensor):
             return []
+        found = [notice for term in self._terms for notice in _of_term(term, view)]
+        if found or not self._outputs:
+            return found[:1]
         squares = squares_of(view.loss)
         if squares is None:
             return self._far_off(view, view.loss)
@@ -70,12 +82,16 @@ class TargetInspector(Inspector):
         if output is None:
             return []
         targets = _targets(output, squares, float(view.loss.detach()))
-        return [] if targets is None else [*_off_scale(output, targets, view), *_unreachable(squares, targets, view)]
+        if targets is None:
+            return []
+        return [*_off_scale(output.values, targets, view), *_unreachable(squares, targets, view)]
 
     def detach(self) -> None:
         """Remove all hooks."""
+        self._is_done = True
         self._hooks.close()
-        self._outputs = []
+        ignore_backward(self.before_backward)
+        self._outputs, self._terms = [], []
 
     def _far_off(self, view: StepView, loss: Tensor) -> list[Notice]:
         """Return targets that are far from the outputs in comparison with the size of both, by an absolute error."""
@@ -181,10 +197,45 @@ def _targets(output: _Output, squares: Squares, loss: float) -> Tensor | None:
     return output.values.double() - factor * g
 
 
-def _off_scale(output: _Output, targets: Tensor, view: StepView) -> list[Notice]:
+def _of_term(term: Term, view: StepView) -> list[Notice]:
+    """Return what is wrong with targets that a loss saved.
+
+    Off scale are only those of a loss that consists of nothing else: the value function of a policy gradient is trained
+    on returns of any size beside the policy.
+    """
+    targets = term.targets.double()
+    if term.kind == BINARY:
+        return _no_probabilities(term, targets, view)
+    is_regression = term.kind == REAL and term.is_alone and targets.numel() > 1
+    return _off_scale(term.outputs, targets, view) if is_regression else []
+
+
+def _no_probabilities(term: Term, targets: Tensor, view: StepView) -> list[Notice]:
+    """Return targets of a binary cross entropy that are no probabilities."""
+    outside = float(((targets < -SLACK) | (targets > 1 + SLACK)).double().mean())
+    if outside <= OUTSIDE:
+        return []
+    low, high = float(targets.min()), float(targets.max())
+    evidence: dict[str, Any] = {CERTAINTY: CERTAIN, "loss": term.function, "share_outside": round(outside, 3)}
+    evidence |= {"smallest_target": low, "largest_target": high}
+    evidence[DETAIL] = (
+        f"{term.function} takes targets between 0 and 1, and is given some between {low:.3g} and {high:.3g}."
+    )
+    if bool((targets == targets.round()).all()) and high - low < MAX_CLASSES:
+        evidence[REMEDY] = "torch.nn.functional.cross_entropy(model(x), y), with one output per class"
+        return [Notice(OUTPUT_ACTIVATION.name, view.step, view.step, evidence=evidence)]
+    mean, std = float(targets.mean()), float(targets.std(correction=0))
+    evidence |= {"mean": mean, "std": std}
+    evidence[REMEDY] = (
+        f"torch.nn.functional.mse_loss in place of {term.function}, with y = (y - {mean:.4g}) / {std:.4g}"
+    )
+    return [Notice(TARGET_SCALE.name, view.step, view.step, evidence=evidence)]
+
+
+def _off_scale(outputs: Tensor, targets: Tensor, view: StepView) -> list[Notice]:
     mean, std = float(targets.mean()), float(targets.std(correction=0))
     size = float(targets.square().mean().sqrt())
-    reached = float(output.values.double().square().mean().sqrt()) / max(size, 1e-30)
+    reached = float(outputs.double().square().mean().sqrt()) / max(size, 1e-30)
     if max(abs(mean), std) <= LARGE or reached >= REACHED:
         return []
     certainty = LIKELY if max(abs(mean), std) > VERY_LARGE else POSSIBLE

@@ -1,4 +1,4 @@
-"""Gradients that add up over steps or are clipped too late, and parameters that no optimizer steps."""
+"""Gradients that add up over steps or are clipped in the wrong place, and parameters that no optimizer steps."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 from stabletrain.inspection.inspector import Inspector, StepView
+from stabletrain.inspection.mistakes import graph
+from stabletrain.inspection.mistakes.cadence import EVERY
+from stabletrain.inspection.mistakes.clip_order import find_misplaced_clip
 from stabletrain.inspection.mistakes.fresh import is_fresh
 from stabletrain.inspection.mistakes.ledger import Ledger, sample_of, trainable
 from stabletrain.inspection.mistakes.wording import listed
-from stabletrain.vocabulary.kinds import CLIP_INEFFECTIVE, GRADIENTS_ACCUMULATE, NOT_OPTIMIZED
+from stabletrain.vocabulary.kinds import GRADIENTS_ACCUMULATE, NOT_OPTIMIZED
 from stabletrain.vocabulary.notice import ADVICE, CERTAIN, CERTAINTY, DETAIL, LIKELY, POSSIBLE, REMEDY, Notice
 
 ENOUGH = 2  # stale steps; one may be the end of an accumulation
@@ -19,11 +22,16 @@ NUM_STEPS = 4  # optimizer steps of a parameter, after which its account is clos
 BEGIN = 3  # the step from which parameters are compared
 PATIENCE = 10  # steps, of the loop and of any optimizers, during which nothing changed
 LONG_PATIENCE = 200  # … where an optimizer for these parameters exists: it may step rarely, as in games
+AGAIN = (20, 50)  # steps on which gradients are followed again, beside every 100th
 BETWEEN = "the gradients are reset between the backward pass and the optimizer's step"
 
 
 class UpdateInspector(Inspector):
-    """Follows gradients from the backward pass to the optimizer, until it has seen a few steps of the optimizer."""
+    """Follows gradients from the backward pass to the optimizer, until it has seen a few steps of the optimizer.
+
+    Gradients may cease to be reset later on, for example in a branch of the loop that is taken rarely: it follows a few
+    steps again now and then.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -31,26 +39,46 @@ class UpdateInspector(Inspector):
         self._begin: tuple[int, int] | None = None  # step, and optimizer steps, since which samples are compared
         self._samples: dict[str, tuple[float, ...]] = {}
         self._is_parting_done = False
+        self._opened = 0  # step
+        self._was_clean_until = 0  # step until which gradients were reset
+        self._is_over = graph.is_compiled(model)
 
     def inspect(self, view: StepView) -> list[Notice]:
         """Return gradients that add up, and parameters that are not updated."""
         ledger = self._ledger
         if ledger is None:
+            self._look_again(view)
             return []
-        notices = self._find_stale(view, ledger) or self._find_lost(view, ledger) or self._find_unowned(view, ledger)
-        notices = notices or self._find_late(view, ledger)
+        is_first = self._opened == 0
+        notices = self._find_stale(view, ledger)
+        if is_first:
+            notices = notices or self._find_lost(view, ledger) or self._find_unowned(view, ledger)
+            notices = notices or find_misplaced_clip(view, ledger)
         used = [account for account in ledger.accounts if account.has_optimizer]
-        is_done = self._is_parting_done and used and all(account.num_steps >= NUM_STEPS for account in used)
-        if notices or is_done or view.step > 2 * LONG_PATIENCE:
+        is_done = used and all(account.num_steps >= NUM_STEPS for account in used)
+        if notices:
+            self.detach()
+        elif is_done and (self._is_parting_done or not is_first):
+            self._was_clean_until = view.step - 1
+            self._close()
+        elif view.step - self._opened > 2 * LONG_PATIENCE:
             self.detach()
         return notices
 
     def detach(self) -> None:
-        """Remove all hooks."""
+        """Remove all hooks, for good."""
+        self._is_over = True
+        self._close()
+
+    def _close(self) -> None:
         if self._ledger is not None:
             self._ledger.close()
             self._ledger = None
             self._samples = {}
+
+    def _look_again(self, view: StepView) -> None:
+        if not self._is_over and (view.step in AGAIN or view.step % EVERY == 0):
+            self._ledger, self._opened = Ledger(self.model), view.step
 
     def _find_stale(self, view: StepView, ledger: Ledger) -> list[Notice]:
         stale = [account for account in ledger.accounts if account.num_stale >= ENOUGH]
@@ -62,7 +90,12 @@ class UpdateInspector(Inspector):
             DETAIL: "When the gradients of a step are added, those that the optimizer has used before are still there.",
             ADVICE: "Reset them on each step.",
         }
-        return [Notice(GRADIENTS_ACCUMULATE.name, 1, view.step, evidence={CERTAINTY: CERTAIN, **evidence})]
+        first = self._was_clean_until + 1
+        if self._opened:
+            evidence[DETAIL] += (
+                f" Until step {self._was_clean_until} they were reset; on step {view.step} they are not."
+            )
+        return [Notice(GRADIENTS_ACCUMULATE.name, first, view.step, evidence={CERTAINTY: CERTAIN, **evidence})]
 
     def _find_lost(self, view: StepView, ledger: Ledger) -> list[Notice]:
         lost = [account for account in ledger.accounts if account.num_lost > ENOUGH]
@@ -76,19 +109,6 @@ class UpdateInspector(Inspector):
             REMEDY: "optimizer.zero_grad(); loss.backward(); optimizer.step()",
         }
         return [Notice(NOT_OPTIMIZED.name, 0, view.step, evidence={CERTAINTY: CERTAIN, **evidence})]
-
-    def _find_late(self, view: StepView, ledger: Ledger) -> list[Notice]:
-        late = [account for account in ledger.accounts if account.num_late >= ENOUGH]
-        if not late:
-            return []
-        evidence = {
-            "num_steps": max(account.num_late for account in late),
-            "mistake": "the gradients are clipped after the optimizer's step",
-            DETAIL: "The gradients are made smaller after the optimizer's step has used them.",
-            ADVICE: "Clip between the backward pass and the step.",
-            REMEDY: "loss.backward(); st.clip_gradients_(model.parameters(), max_norm=1.0); optimizer.step()",
-        }
-        return [Notice(CLIP_INEFFECTIVE.name, 0, view.step, evidence={CERTAINTY: LIKELY, **evidence})]
 
     def _find_unowned(self, view: StepView, ledger: Ledger) -> list[Notice]:
         """Find parameters that receive gradients, are in no optimizer that steps, and do not change."""
@@ -105,6 +125,9 @@ class UpdateInspector(Inspector):
             return []
         same = {path: p for path, p in waiting.items() if self._samples.get(path) == sample_of(p)}
         same = {path: p for path, p in same.items() if p.grad is not None and bool(p.grad.any())}
+        if any(not bool(p.grad.isfinite().all()) for p in same.values()):
+            self._begin = None  # such steps are skipped, by a loss scaler or by hand: count from the next one
+            return []
         has_steps = ledger.num_steps - steps_then >= PATIENCE
         is_reset = any(account.num_discarded >= PATIENCE for account in ledger.accounts)
         if not same:

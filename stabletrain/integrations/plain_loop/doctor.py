@@ -25,16 +25,25 @@ from stabletrain.inspection.inspector import StepView
 from stabletrain.inspection.optimizers import Optimizers, unwrap
 from stabletrain.inspection.prior_loss import PriorLoss
 from stabletrain.inspection.time_flow import TimeFlow
+from stabletrain.integrations.plain_loop.arguments import (
+    require_initialized,
+    require_loss,
+    require_metrics,
+    require_optimizers,
+    require_settings,
+)
 from stabletrain.integrations.plain_loop.models import join, parts_of
 from stabletrain.integrations.plain_loop.recording import StepRecorder
 from stabletrain.integrations.plain_loop.saving import RunOfDoctor, save_run, ship
 from stabletrain.integrations.plain_loop.schedule import EVERY, FIRST, Schedule
+from stabletrain.integrations.plain_loop.sick_weights import with_bad_weights
 from stabletrain.integrations.plain_loop.skipped import Skipped
 from stabletrain.integrations.plain_loop.unjudged import in_one_line, unjudged, why_unknown
 from stabletrain.signal.cadence import is_due
 from stabletrain.signal.layer_names import clean_name
 from stabletrain.signal.through_time import gradient_through_time
 from stabletrain.signal.watch import Watch
+from stabletrain.torch_tools.frozen import frozen_share
 from stabletrain.torch_tools.thread_pool import PoolWatch, describe_spinning
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.clients import LOOP
@@ -107,8 +116,9 @@ class Doctor:
         skip_nonfinite: bool = False,
         output_dir: Path | str | None = None,
     ) -> None:
-        self._model = model = join(model)
-        given = () if optimizer is None else [optimizer] if hasattr(optimizer, "param_groups") else [*optimizer]  # pyright: ignore[reportGeneralTypeIssues]
+        require_settings(num_steps, prior_loss, on_finding, output_dir)
+        self._model = model = require_initialized(join(model))
+        given = require_optimizers(optimizer)
         self._optimizers = Optimizers(model, given)
         self._history = History()
         self._recorder = StepRecorder(self._history, model, self._optimizers, next((unwrap(x) for x in given), None))
@@ -125,7 +135,7 @@ class Doctor:
         self._openings = None if on_finding is None else Openings()
         self._say = on_finding or (lambda line: None)
         self._skipped = Skipped() if skip_nonfinite else None
-        self._output_dir, self._events = output_dir, None
+        self._output_dir, self._events = output_dir, set[Path]()
         self._was_asked = self._goes_on = self._is_over = False
         self._start_s = self._end_s = self._own_s = 0.0
         on_cpu = all(p.device.type == "cpu" for p in model.parameters())
@@ -143,6 +153,7 @@ class Doctor:
             `if doctor.step(loss): optimizer.step()`. It reads the gradients on every step then, for which a GPU has to
             wait.
         """
+        require_loss(loss)
         start_s = time.perf_counter()
         self._start_s = self._start_s or start_s
         self._goes_on |= self._was_asked
@@ -169,9 +180,8 @@ class Doctor:
 
     def validate(self, **metrics: float) -> None:
         """Record validation metrics, such as `accuracy=0.9` or `loss=0.3`."""
-        self._history.add_scalars(
-            max(0, self._step - 1), {names.of_signal("val", name): float(v) for name, v in metrics.items()}
-        )
+        found = {names.of_signal(names.VAL, name): value for name, value in require_metrics(metrics).items()}
+        self._history.add_scalars(max(0, self._step - 1), found)
 
     def follow_time(self, inputs: Any, loss_of_outputs: Callable[[Any], Tensor]) -> None:
         """Measure the gradient through time of recurrent layers on a few examples.
@@ -197,7 +207,8 @@ class Doctor:
     def observations(self) -> Observations:
         """All measurements so far, as the rules read them."""
         self._was_asked |= self._step >= MIN_STEPS
-        return self._observe(as_ended=self._is_over or not self._goes_on)
+        found = self._observe(as_ended=self._is_over or not self._goes_on)
+        return with_bad_weights(found, self._model, self._optimizers.known, self._step)
 
     @property
     def findings(self) -> list[Finding]:
@@ -254,11 +265,19 @@ class Doctor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:
+            self._inspect_failure(error)
         self.detach()
         if self._openings is not None:
             self._announce()
-        if self._output_dir is not None:
+        if self._output_dir is None:
+            return
+        try:
             self._save(self._output_dir, FINISHED if kind is None else FAILED, mlflow=False)
+        except Exception as failure:
+            if error is None:
+                raise
+            logging.getLogger(__name__).warning("the run was not saved: %s", failure)  # what stopped it counts
 
     def _repr_html_(self) -> str:
         """Return the report for a notebook."""
@@ -281,6 +300,7 @@ class Doctor:
             num_dims=num_dims_by_layer(self._watch.layers, self._num_dims),
             prior_loss=measured if self._prior_loss is None else self._prior_loss,
             prior_is_measured=measured is not None,
+            frozen_share=frozen_share(self._model),
             is_game=self._optimizers.takes_turns,
             is_open_ended=self._num_steps is None,
         )
@@ -334,10 +354,16 @@ class Doctor:
             num_dims=self._num_dims,
             snapshots=self._recorder.snapshots,
         )
-        saved, self._events = save_run(run, folder, self._events)
+        saved, events = save_run(run, folder, self._events)
+        self._events.add(events)
         if mlflow:
             ship(saved)
         return saved.report
+
+    def _inspect_failure(self, error: BaseException) -> None:
+        """Explain a NaN that an exception stopped, such as one of the user's own, before `step` was called."""
+        for notice in self._inspections.step_failed(StepView(self._step, self._model, None), error):
+            self._history.add_notice(notice)
 
     def _expect(self) -> None:
         """Prepare for the coming forward pass."""

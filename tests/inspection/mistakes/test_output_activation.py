@@ -87,6 +87,24 @@ MISTAKES = {
         CERTAIN,
         "The softmax at the output is taken over a single value: it is constant.",
     ),
+    "one softmax, squared": (
+        mlp(nn.Softmax(1), outputs=1),
+        lambda m, x, y: F.mse_loss(m(x), y[:, None].float()),
+        CERTAIN,
+        "The softmax at the output is taken over a single value: it is constant.",
+    ),
+    "one class": (
+        mlp(outputs=1),
+        lambda m, x, y: F.cross_entropy(m(x), 0 * y),
+        CERTAIN,
+        "Cross entropy is taken over a single output, whose probability is always 1: it is constantly 0.",
+    ),
+    "one class, probabilities": (
+        mlp(outputs=1),
+        lambda m, x, y: F.cross_entropy(m(x), y[:, None].float()),
+        CERTAIN,
+        "Cross entropy is taken over a single output, whose probability is always 1: it is constantly 0.",
+    ),
     "over the batch": (
         mlp(Dim()),
         nll,
@@ -103,6 +121,32 @@ def test_a_mistake_is_named(name):
     assert kinds(found) == [expected]
     assert found[expected].evidence["detail"] == detail
     assert found[expected].first_step == 0
+
+
+def test_a_softmax_of_a_single_output_goes_where_a_number_is_predicted():
+    model, loss, expected, _ = MISTAKES["one softmax, squared"]
+    assert train(model, loss, num_steps=2)[expected].evidence["remedy"] == "remove the softmax after the last layer"
+    model, loss, expected, _ = MISTAKES["one class"]
+    remedy = train(model, loss, num_steps=2)[expected].evidence["remedy"]
+    assert remedy.startswith("binary_cross_entropy_with_logits on the single output")
+
+
+@pytest.mark.parametrize(
+    ("scale", "expected"),
+    [(1.0, []), (2.0, [CERTAIN]), (100.5, [("target_scale", "certain")])],
+)
+@pytest.mark.parametrize("is_hidden", [False, True])
+def test_targets_of_a_binary_cross_entropy_that_are_no_probabilities(scale, expected, is_hidden):
+    def loss(m, x, y):
+        found = F.binary_cross_entropy_with_logits(m(x)[:, 0], (y > 0).float() * scale)
+        return found + m(x)[:, 1:].square().mean() if is_hidden else found
+
+    found = train(mlp(), loss, num_steps=3)
+    assert kinds(found) == expected
+    if expected:
+        evidence = found[expected[0]].evidence
+        assert (evidence["smallest_target"], evidence["largest_target"]) == (0.0, scale)
+        assert "takes targets between 0 and 1" in evidence["detail"]
 
 
 class Attention(nn.Module):

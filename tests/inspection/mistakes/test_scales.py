@@ -100,6 +100,37 @@ def test_inputs_that_are_the_same_for_all_examples():
     assert kinds(once) == []
 
 
+class Mixed(nn.Module):
+    """Numbers and token ids."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers, self.embed, self.head = nn.Linear(4, 8), nn.Embedding(5, 8), nn.Linear(8, 3)
+
+    def forward(self, x, levels):
+        own = torch.zeros(len(x), 4)
+        return self.head(torch.relu(self.numbers(x) + self.embed(levels) + 0 * self.numbers(own)))
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(0.0, [("input_scale", "possible")]), (1.0, [])])
+def test_numbers_that_are_the_same_for_all_examples_beside_others_that_are_not(factor, expected):
+    def loss(m, x, y):
+        return F.cross_entropy(m(factor * x, (x[:, 0].abs() * 9).long() % 5), y)
+
+    found = train(Mixed(), loss)
+    assert kinds(found) == expected
+    if expected:
+        assert found[expected[0]].evidence["detail"] == "The inputs of numbers are the same for all examples."
+
+
+def test_a_constant_that_the_model_makes_itself_is_no_input():
+    class Own(Mixed):
+        def forward(self, x, levels):
+            return self.head(torch.relu(self.numbers(torch.zeros(len(x), 4)) + self.embed(levels)))
+
+    assert kinds(train(Own(), lambda m, x, y: F.cross_entropy(m(x, (x[:, 0].abs() * 9).long() % 5), y))) == []
+
+
 def targets(scale, shift):
     return lambda step: (batch(step)[0], batch(step)[0][:, :1] * scale + shift)
 
@@ -140,8 +171,13 @@ def test_targets_off_scale_under_absolute_errors(name, scale, shift):
     optimizer = torch.optim.SGD(model.parameters(), 1e-6)
     found = train(model, ABSOLUTE[name], optimizer=optimizer, batch=targets(scale, shift), num_steps=2)
     assert kinds(found) == [TARGETS]
-    error = (mlp(outputs=1)(batch(0)[0]) - targets(scale, shift)(0)[1]).abs().mean().item()
-    assert found[TARGETS].evidence["mean_absolute_error"] == pytest.approx(error, rel=0.02)
+    t, evidence = targets(scale, shift)(0)[1], found[TARGETS].evidence
+    if name == "l1":
+        error = (mlp(outputs=1)(batch(0)[0]) - t).abs().mean().item()
+        assert evidence["mean_absolute_error"] == pytest.approx(error, rel=0.02)
+    else:
+        assert evidence["mean"] == pytest.approx(float(t.mean()), rel=1e-3)
+        assert evidence["remedy"] == f"y = (y - {float(t.mean()):.4g}) / {float(t.std(correction=0)):.4g}"
     assert kinds(train(mlp(outputs=1), ABSOLUTE[name], batch=targets(5.0, 0.0))) == []
 
 
@@ -159,6 +195,18 @@ def test_a_scaled_gradient_gives_the_same_targets():
     assert found[TARGETS].evidence["std"] == pytest.approx(float(t.std(correction=0)), rel=1e-3)
 
 
+@pytest.mark.parametrize(("weight", "expected"), [(0.0, [TARGETS]), (0.1, [])])
+def test_targets_of_one_of_several_losses_may_have_any_scale(weight, expected):
+    """As those of the value function in a policy gradient."""
+
+    def loss(m, x, t):
+        found = 0.5 * F.mse_loss(m(x), t)
+        return found + weight * m(x).square().mean() if weight else found
+
+    optimizer = torch.optim.SGD((model := mlp(outputs=1)).parameters(), 1e-9)
+    assert kinds(train(model, loss, optimizer=optimizer, batch=targets(1000.0, 0.0), num_steps=3)) == expected
+
+
 @pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (5.0, 0.0), (2.0, 3.0)])
 def test_usual_targets_raise_nothing(scale, shift):
     assert kinds(train(mlp(outputs=1), LOSSES["mse"], batch=targets(scale, shift))) == []
@@ -169,3 +217,24 @@ def test_a_network_that_reaches_its_targets_raises_nothing():
     nn.init.constant_(model[2].bias, 100.0)
     optimizer = torch.optim.SGD(model.parameters(), 1e-6)
     assert kinds(train(model, LOSSES["mse"], optimizer=optimizer, batch=targets(1.0, 100.0))) == []
+
+
+class Contexts(nn.Module):
+    """As a temporal fusion transformer without static variables: a layer is given zeros that the model makes itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.vector = nn.Parameter(torch.ones(4))
+        self.context, self.body = nn.Linear(2, 8, bias=False), nn.Linear(4, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, batch):
+        x = batch["x"]
+        return self.head((self.body(x * self.vector) + self.context(torch.zeros(len(x), 2))).relu())
+
+
+@pytest.mark.parametrize(("change", "expected"), [(lambda x: x, []), (torch.zeros_like, [("input_scale", "likely")])])
+def test_zeros_that_the_model_makes_itself_are_no_inputs(change, expected):
+    torch.manual_seed(0)
+    found = train(Contexts(), lambda m, x, y: F.cross_entropy(m({"x": x}), y), batch=inputs(change))
+    assert kinds(found) == expected

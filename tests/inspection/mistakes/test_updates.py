@@ -102,9 +102,9 @@ def test_a_game_of_two_networks(lr):
 
 
 @pytest.mark.parametrize(("late", "max_norm", "expected"), [
-    (True, 1e-3, [("clip_ineffective", "likely")]), (True, 1e6, []), (False, 1e-3, []),
+    (True, 1e-3, [("clip_ineffective", "likely")]), (True, 1.0, []), (False, 1e-3, []),
 ])  # fmt: skip
-def test_clipping_after_the_step(late, max_norm, expected):
+def test_gradients_made_smaller_after_the_step_by_whatever_function(late, max_norm, expected):
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
 
@@ -115,11 +115,28 @@ def test_clipping_after_the_step(late, max_norm, expected):
         def step(self):
             if late:
                 optimizer.step()
-            nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+            for p in model.parameters():
+                p.grad.mul_(max_norm)
             if not late:
                 optimizer.step()
 
     assert kinds(train(model, optimizer=Clipped())) == expected
+
+
+@pytest.mark.parametrize("first_without", [None, 10, 30, 70])
+def test_gradients_that_are_no_longer_reset(first_without):
+    counts = iter(range(200))
+
+    def reset(optimizer):
+        if first_without is None or next(counts) < first_without:
+            optimizer.zero_grad()
+
+    found = train(mlp(), before=reset, num_steps=106)
+    assert kinds(found) == ([] if first_without is None else [ACCUMULATE])
+    if first_without is not None:
+        notice = found[ACCUMULATE]
+        assert notice.first_step <= first_without + 1 < notice.last_step
+        assert f"Until step {notice.first_step - 1} they were reset" in notice.evidence["detail"]
 
 
 def test_an_optimizer_of_another_model():
