@@ -237,7 +237,8 @@ def fit_pytorch_forecasting(kind, **settings):
             target_normalizer=forecasting.data.GroupNormalizer(groups=["group"]) if kind == "DeepAR" else "auto",
         )  # fmt: skip
         model = getattr(forecasting, kind).from_dataset(data, **settings)
-        trainer = pl.Trainer(callbacks=callbacks, default_root_dir=folder, max_epochs=4, **SETTINGS)
+        package: Any = pytest.importorskip("lightning.pytorch")  # whose classes are not those of pytorch_lightning
+        trainer = package.Trainer(callbacks=callbacks, default_root_dir=folder, max_epochs=4, **SETTINGS)
         trainer.fit(model, data.to_dataloader(train=True, batch_size=BATCH, num_workers=0))
 
     return fit
@@ -268,8 +269,8 @@ def test_a_healthy_run_is_left_alone(name, tmp_path):
 
 
 LARGE_WEIGHTS = (
-    "Updates are compared with weights that are ten times too large, and so look ten times too small; the gates of an LSTM "
-    "bound its outputs, so that nothing else is large."
+    "Updates are compared with weights that are ten times too large, and so look ten times too small; the gates of an "
+    "LSTM bound its outputs, so that nothing else is large."
 )
 WRONG = {
     ("darts-rnn", "tenfold"): LARGE_WEIGHTS,
