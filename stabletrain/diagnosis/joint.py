@@ -23,12 +23,14 @@ from stabletrain.vocabulary.kinds import (
     SHAPE_MISMATCH,
     TARGET_SCALE,
 )
+from stabletrain.vocabulary.notice import CERTAINTY
 from stabletrain.vocabulary.origins import advice_for
 
 CHANGING = tuple(kind.name for kind in (INPUT_SCALE, TARGET_SCALE, OUTPUT_ACTIVATION, SHAPE_MISMATCH))
 REPLACED = tuple(kind.name for kind in (LR_TOO_HIGH, LR_TOO_LOW, NONFINITE))  # whose remedies rest on the updates
 UNFINISHED = (LR_TOO_LOW.name, NO_PROGRESS.name)
-ENOUGH = 1000  # steps: shorter trainings that end unfinished are told to take so many
+ENOUGH = 2000  # steps: shorter trainings that end unfinished are told to take so many
+TOO_FEW = 250  # … in which steps of a size that is safe, 2% of the weights, cannot replace weights a few times
 
 
 def joint_remedy(findings: Sequence[Finding], about: About) -> Remedy | None:
@@ -48,9 +50,11 @@ def joint_remedy(findings: Sequence[Finding], about: About) -> Remedy | None:
         first = next((remedy for remedy in proposed if remedy.in_code), None)
         if first is not None and not _is_event(cause) and not _clashes(first, parts):
             parts.append(first)
-    if not any(LR in part.words for part in parts):
+    is_exact = any(CERTAINTY in f.evidence and f.kind not in CHANGING for f in causes)  # a line of the code is wrong
+    if not is_exact and not any(LR in part.words for part in parts):
         parts += _usual_rate(about, is_measured=not changes)
-    parts += _longer(findings, about)
+    if not is_exact:
+        parts += _longer(findings, about)
     if len(parts) < 2:
         return None
     override = " ".join(part.override for part in parts if part.override)
@@ -91,8 +95,9 @@ def _usual_rate(about: About, is_measured: bool) -> list[Remedy]:
 
 
 def _longer(findings: Sequence[Finding], about: About) -> list[Remedy]:
-    """Propose to train for longer, where a short training ends with little learned."""
+    """Propose to train for longer, where a short training ends with little learned, or is too short for any network."""
     is_unfinished = any((f.alarms or f.because_of) and f.kind in UNFINISHED for f in findings)
-    if not is_unfinished or not about.num_steps or about.num_steps >= ENOUGH:
+    is_too_short = bool(about.num_steps) and about.num_steps < TOO_FEW
+    if not (is_unfinished or is_too_short) or not about.num_steps or about.num_steps >= ENOUGH:
         return []
     return [Remedy("", "A training takes some hundred steps at least.", f"train for {ENOUGH:,} steps")]

@@ -70,6 +70,7 @@ class About:
         prior_is_measured: Whether the prior loss was inferred from the loss itself, so that it is on the loss's scale.
         is_game: Whether optimizers of different networks step in turn, as in a GAN, where the level of the loss does
             not show what was learned.
+        is_open_ended: Whether `num_steps` is the number of steps so far, of a training whose budget nobody told.
         client: Whose words advice is given in, where stabletrain did not compose the run: `lightning`, `huggingface`,
             or `loop` for a training loop of one's own.
     """
@@ -83,6 +84,7 @@ class About:
     prior_loss: float | None = None
     prior_is_measured: bool = False
     is_game: bool = False
+    is_open_ended: bool = False
     client: str | None = None
 
 

@@ -167,4 +167,6 @@ def _is_adaptive(observations: Observations, lr: float | None) -> bool | None:
         return False
     if known.sum() > 1 and np.ptp(np.log10(slopes[known])) > EVEN:
         return True
+    if known.sum() == 1 and lr:  # plain gradient descent multiplies the gradient by the rate
+        return bool(abs(factors[0] - np.log10(lr)) > EVEN)
     return bool(lr and np.median(np.abs(np.log10(sizes[known] / lr))) < 0.1)

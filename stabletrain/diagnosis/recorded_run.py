@@ -110,6 +110,7 @@ def about_of(info: Mapping[str, Any], layers: Iterable[str]) -> About:
         prior_loss=training.get("prior_loss"),
         prior_is_measured=bool(training.get("prior_is_measured")),
         is_game=bool(training.get("is_game")),
+        is_open_ended=bool(training.get("is_open_ended")),
         client=training.get("client"),
     )
 

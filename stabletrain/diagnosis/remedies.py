@@ -13,6 +13,7 @@ from typing import NamedTuple
 from stabletrain.diagnosis.circumstances import Circumstances
 from stabletrain.diagnosis.client_words import in_words_of
 from stabletrain.diagnosis.observations import About
+from stabletrain.diagnosis.progress import Progress
 from stabletrain.diagnosis.rates import LEAST_CHANGE, Rate, rounded, usual_adaptive
 from stabletrain.vocabulary.finding import Finding
 from stabletrain.vocabulary.kinds import KINDS
@@ -29,7 +30,7 @@ NORM_PRESERVING = ("orthogonal", "chrono", "identity")  # initializations of rec
 CUSTOM = "custom"  # a user-defined model: nobody knows which parts it accepts
 LR = "optimizer.lr"
 CLIP_FACTOR = 0.1
-FALL, IS_FALLING = "fall", "is_falling"  # in the evidence: of the loss, as a fraction of the baseline; at the end
+STEADY_FALL = "steady_fall"  # in the evidence: of a loss that is lowest at the end, as a fraction of the first loss
 ENOUGH_FALL = 2.0  # … that larger steps are to reach, as if it went on at the same pace
 USUAL_UPDATES = "Updates of the usual size, about a thousandth of the weights (Karpathy 2015)."
 
@@ -79,8 +80,8 @@ def split(override: str) -> tuple[str, ...]:
 def remedies_for(finding: Finding, about: About) -> list[Remedy]:
     """Return the remedies that fit the composition, without what it has already, best first.
 
-    One that is part of another comes last: what does not help with more does not help alone.
-    Where an inspector saw the line that is wrong, the one that fixes it is the only remedy; no override does.
+    One that is part of another comes last: what does not help with more does not help alone. Where an inspector saw
+    the line that is wrong, the one that fixes it is the only remedy; no override does.
     """
     if CERTAINTY in finding.evidence and REMEDY in finding.evidence:
         return [] if about.choices else [Remedy("", "", finding.evidence[REMEDY])]
@@ -131,10 +132,17 @@ def usual_lr(about: About) -> list[Remedy]:
     return higher_lr(about) if distance < 1 / LEAST_CHANGE else []
 
 
+def steady_fall(progress: Progress) -> dict[str, float]:
+    """Return by how much the loss fell, as evidence, if it is lowest at the end; nothing if it is not."""
+    fell = progress.start - progress.now
+    is_steady = progress.is_falling or progress.now <= progress.best
+    return {STEADY_FALL: fell / progress.start} if is_steady and fell > 2 * progress.uncertainty else {}
+
+
 def larger_steps(finding: Finding, about: About) -> list[Remedy]:
     """Propose the rate at which a loss that fell steadily, but little, would have fallen far enough."""
-    fall = finding.evidence.get(FALL, 0.0)
-    if not finding.evidence.get(IS_FALLING) or fall <= 0:
+    fall = finding.evidence.get(STEADY_FALL)
+    if not fall:
         return []
     why = "The loss falls steadily, by too little: larger steps in the same direction."
     return set_lr(_rate(about).higher_by(ENOUGH_FALL / fall), why, +1)

@@ -71,6 +71,10 @@ class Inspections:
         self.expect(view.step + 1)
         return notices
 
+    def step_failed(self, view: StepView, error: BaseException) -> list[Notice]:
+        """Inspect a step that raised, wherever it did."""
+        return [notice for inspector in self._inspectors for notice in inspector.inspect_failure(view, error)]
+
     def detach(self) -> None:
         """Remove all hooks."""
         for inspector in self._inspectors:

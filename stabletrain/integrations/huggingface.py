@@ -183,6 +183,11 @@ class WatchCallback(TrainerCallback):
     def _conclude_at_exit(self) -> None:
         """Diagnose a run that raised."""
         error = getattr(sys, "last_value", None)  # the exception that ended the program
+        if self._writer is not None and self._inspections is not None and error is not None:
+            optimizers = () if self._optimizer is None else (self._optimizer,)
+            view = StepView(self._num_steps, self._inspections.model, self._calls.graph, optimizers)
+            for notice in self._inspections.step_failed(view, error):
+                self._writer.write_notice(notice)
         if self._writer is not None and error is not None and find_nonfinite(error) is not None:
             self._waiting.append((self._num_steps, {names.TRAIN_LOSS: math.nan}))
         self._end(FAILED, self._num_steps)

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import pytest
+from observed import observed
+
 from stabletrain.diagnosis.circumstances import Circumstances
 from stabletrain.diagnosis.joint import joint_remedy
 from stabletrain.diagnosis.observations import About
 from stabletrain.diagnosis.plan import with_remedies
+from stabletrain.diagnosis.progress import progress_of
 from stabletrain.diagnosis.rates import Rate
+from stabletrain.diagnosis.remedies import steady_fall
 from stabletrain.vocabulary.finding import BECAUSE, Finding
 from stabletrain.vocabulary.notice import REMEDY
 
@@ -65,8 +71,10 @@ def test_independent_causes_are_fixed_together_without_contradiction():
 
 def test_a_short_training_is_to_be_longer():
     short = Circumstances(rate=Rate(1e-3, True, 1.0, 1.0, 60), num_steps=60)
-    assert code([found("lr_too_low")], short).endswith(", and train for 1,000 steps")
-    assert "train for" not in code([found("bad_init")], short)
+    assert code([found("lr_too_low")], short).endswith(", and train for 2,000 steps")
+    assert code([found("bad_init")], short).endswith(", and train for 2,000 steps")
+    enough = Circumstances(rate=Rate(1e-3, True, 1.0, 1.0, 600), num_steps=600)
+    assert "train for" not in code([found("bad_init")], enough)
     long = Circumstances(rate=Rate(1e-3, True, 1.0, 1.0, 6000), num_steps=6000)
     assert "train for" not in code([found("lr_too_low")], long)
 
@@ -78,9 +86,19 @@ def test_trained_weights_are_not_initialized_by_it():
 
 
 def test_a_loss_that_falls_steadily_gets_larger_steps():
-    evidence = {"fall": 0.1, "is_falling": True}
+    evidence = {"steady_fall": 0.1}
     small = Circumstances(rate=Rate(1e-3, True, 1.0, 1.0, 5000))
     assert code([found("no_progress", **evidence)], small) == "set the optimizer's lr=0.02"
     near = Circumstances(rate=Rate(1e-3, True, 20.0, 20.0, 5000))
     assert code([found("no_progress", **evidence)], near) == "set the optimizer's lr=0.005"  # where steps get too large
-    assert "lr" not in code([found("no_progress", **evidence | {"is_falling": False})], small)
+    assert "lr" not in code([found("no_progress")], small)
+
+
+def test_a_steady_fall_is_lowest_at_the_end():
+    falling, turning = np.linspace(2.0, 1.8, 100), np.linspace(2.0, 1.6, 100)
+    turning[60:] = 1.9
+    steady, back = (progress_of(observed(losses=x, num_steps=100, prior_loss=0.1)) for x in (falling, turning))
+    assert steady is not None
+    assert back is not None
+    assert steady_fall(steady) == {"steady_fall": pytest.approx(0.095, abs=0.01)}
+    assert steady_fall(back) == {}

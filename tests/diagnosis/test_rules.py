@@ -179,6 +179,14 @@ def test_a_plan_that_ends_while_the_loss_falls_steeply():
     assert kinds(run(settled, update=update, weight=weight)) == []
 
 
+@pytest.mark.parametrize(("ratio", "expected"), [(5e-4, ["lr_too_low"]), (2e-3, [])])
+def test_without_a_plan_a_steep_loss_is_slow_only_with_small_updates(ratio, expected):
+    update, weight = np.full((N, 2), ratio * 0.1), np.full((N, 2), 0.1)
+    steep = run(np.concatenate([np.full(60, 2.3), np.linspace(2.3, 1.0, 40)]), update=update, weight=weight)
+    assert kinds(steep) == ["lr_too_low"]
+    assert kinds(replace(steep, about=replace(steep.about, is_open_ended=True))) == expected
+
+
 def test_a_validation_that_goes_back_and_forth():
     def validated(*scores):
         base = run(LEARNING)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from benchmarks.doctor.public.data import make_data
+from benchmarks.doctor.public.data import CLASSES, make_data
 from benchmarks.doctor.public.losses import CATEGORICAL
 from benchmarks.doctor.public.program import ACTIVATIONS, BOTH, INPUTS, ONE_HOT, TARGETS, Program
 from stabletrain.vocabulary.finding import Finding
@@ -76,11 +76,19 @@ def _return_logits(program: Program, match: re.Match[str]) -> Program:
 
 
 def _cross_entropy_of_logits(program: Program, match: re.Match[str]) -> Program:
-    return replace(program.with_output(""), loss=CATEGORICAL, targets=ONE_HOT)
+    """Take the logits of all classes, and their cross-entropy."""
+    changed, data = program.with_output(""), make_data(program.data)
+    if data.task == CLASSES and changed.layers[-1] == "dense 1":
+        changed = replace(changed, layers=(*changed.layers[:-1], f"dense {data.num_classes}"))
+    return replace(changed, loss=CATEGORICAL, targets=ONE_HOT)
 
 
 def _binary_of_logits(program: Program, match: re.Match[str]) -> Program:
     return replace(program.with_output(""), loss="binary_crossentropy_with_logits")
+
+
+def _squared_error(program: Program, match: re.Match[str]) -> Program:
+    return replace(program.with_output(""), loss="mse")
 
 
 def _use_sigmoid(program: Program, match: re.Match[str]) -> Program:
@@ -107,8 +115,9 @@ CHANGES: tuple[tuple[str, Change], ...] = (
     (rf"\by = \(y - (?:{NUMBER}\) / {NUMBER}|(?:y_train\.)?mean)", _scale(TARGETS)),
     (r"train for ([0-9,]+) steps", _train_longer),
     (r"remove the (?:leaky )?\w+(?: after the last layer|: )", _return_logits),
-    (r"binary_cross_entropy_with_logits|BCEWithLogitsLoss", _binary_of_logits),
+    (r"(?<!place of )(?:binary_cross_entropy_with_logits|BCEWithLogitsLoss)", _binary_of_logits),
     (r"torch\.sigmoid|nn\.Sigmoid", _use_sigmoid),
+    (r"\bmse_loss in place of", _squared_error),
     (r"\bF?\.?cross_entropy\(model", _cross_entropy_of_logits),
 )
 

@@ -200,8 +200,8 @@ def find_no_progress(observations: Observations) -> list[Finding]:
             evidence={
                 "loss": progress.now,
                 "guess": progress.baseline,
-                remedies.FALL: round(progress.fall, 4),
-                remedies.IS_FALLING: progress.is_falling,
+                "fall": round(progress.fall, 4),
+                **remedies.steady_fall(progress),
             },
         )
     ]
@@ -224,5 +224,5 @@ def remedy_oscillation(finding: Finding, about: About) -> list[remedies.Remedy]:
 def remedy_no_progress(finding: Finding, about: About) -> list[remedies.Remedy]:
     """Propose larger steps where the loss falls steadily; Adam, a usual rate, then what lets gradients through."""
     scale = [*remedies.initialization(about), *remedies.norm(about)]
-    rate = [*remedies.adam(about), *remedies.larger_steps(finding, about), *remedies.usual_lr(about)]
+    rate = [*remedies.larger_steps(finding, about), *remedies.adam(about), *remedies.usual_lr(about)]
     return [*rate, *remedies.rectified(about), *scale, *remedies.skips(about), *remedies.search_lr(about)]

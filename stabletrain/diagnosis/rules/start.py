@@ -9,7 +9,15 @@ import numpy as np
 from stabletrain.diagnosis import remedies
 from stabletrain.diagnosis.circumstances import is_good_start
 from stabletrain.diagnosis.observations import About, Observations, Table
-from stabletrain.diagnosis.progress import Progress, is_scaled, last_step, output_size, progress_of, share_done
+from stabletrain.diagnosis.progress import (
+    OVERCOME,
+    Progress,
+    is_scaled,
+    last_step,
+    output_size,
+    progress_of,
+    share_done,
+)
 from stabletrain.diagnosis.weight_tables import layers_with_parameters, weights
 from stabletrain.diagnosis.windows import FLOOR, decades
 from stabletrain.vocabulary.finding import GROWS, Finding
@@ -25,7 +33,6 @@ TOO_LARGE = 3.0  # first loss over the prior loss: with outputs near zero, cross
 COPIES = 0.9  # share of a layer's units
 MIN_CHANGED = 2  # hidden layers: a single small one is a branch or a head, whose size is a choice (PPO's action head)
 HUGE = 30.0  # rms: tanh and sigmoid saturate long before, and its square dominates every sum
-OVERCOME = 0.5  # of the baseline: a network that once learned so much has overcome its initialization
 LATE = 0.8  # of the training budget, as in `no_progress`
 PATIENCE = 0.03  # of the training budget
 PATIENCE_OUTPUTS = 0.08  # … where only the outputs are too large: most networks reduce them in a few steps

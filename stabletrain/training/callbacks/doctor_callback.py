@@ -19,6 +19,8 @@ from stabletrain.diagnosis.coverage import GRADIENTS, LOSS, UPDATES, find_unseen
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.findings_text import describe
 from stabletrain.diagnosis.history import History, finite_scalars, total_norm
+from stabletrain.diagnosis.offender import with_offender
+from stabletrain.diagnosis.openings import Openings
 from stabletrain.diagnosis.recorded_run import about_of, replay
 from stabletrain.errors import require_choice
 from stabletrain.inspection.inspections import Inspections
@@ -31,6 +33,7 @@ from stabletrain.signal.snapshot import Snapshot
 from stabletrain.torch_tools.traceback_values import find_nonfinite
 from stabletrain.training.callbacks.backward_losses import BackwardLosses
 from stabletrain.training.callbacks.gradient_watch import GradientWatch
+from stabletrain.training.callbacks.offender_bundle import OffenderBundle
 from stabletrain.training.lightning_internals import has_hook
 from stabletrain.training.loggers import RecordLogger, find_writer
 from stabletrain.training.module import TrainingModule
@@ -46,8 +49,6 @@ from stabletrain.vocabulary.signals import ACTIVATION, DELTA, GRADIENT, UNITS, U
 from stabletrain.vocabulary.statuses import FAILED, FINISHED, RUNNING, STOPPED, TERMINATED
 from stabletrain.vocabulary.usual_names import usual_name
 
-PAUSE_FACTOR = 300.0  # a diagnosis of t seconds is followed by a pause of 300 t: it costs at most a third of a percent
-MIN_STEPS = 10  # before the first diagnosis
 MAX_WAITING = 10  # steps whose loss and learning rate are written together
 MAX_LINES = 12  # printed during a run; all findings are listed at its end
 MIN_OPEN = 20  # steps that a critical finding must stay open before it stops the run …
@@ -108,10 +109,10 @@ class DoctorCallback(Callback):
         self._owns_scalars = self._records_loss = False
         self._losses = BackwardLosses()
         self._inspections: Inspections | None = None
+        self._offender: dict[str, Any] = {}
         self._start_s = 0.0
-        self._open: dict[tuple[str, str | None], int] = {}
+        self._openings = Openings(by_steps=False)
         self._num_lines = 0
-        self._next_s = 0.0
         self._waiting: list[tuple[int, dict[str, Any]]] = []  # scalars to be written, the loss as a tensor
         self._lr: float | None = None
         self._num_nonfinite: dict[str, int] = {}
@@ -136,7 +137,7 @@ class DoctorCallback(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Subscribe to the record, in the first process only."""
-        self._writer = None
+        self._writer, self._offender = None, {}
         if not trainer.is_global_zero:  # `find_writer` would create an event file
             return
         self._writer = find_writer(trainer)
@@ -229,9 +230,9 @@ class DoctorCallback(Callback):
             self._inspect(step, trainer)
             self._note_game()
         self._record(trainer, step, outputs)
-        if step >= MIN_STEPS and start >= self._next_s:
+        if self._openings.is_due(step):
             self._evaluate(step)
-            self._next_s = time.perf_counter() + PAUSE_FACTOR * (time.perf_counter() - start)
+            self._openings.note_cost(step, time.perf_counter() - start)
             self.seconds += time.perf_counter() - start
             self._stop_if_unhealthy(trainer, step)
         else:
@@ -255,9 +256,19 @@ class DoctorCallback(Callback):
         if self._writer is not None:
             for watch in _watches(trainer):
                 watch.on_exception(trainer, pl_module, exception)
+            for bundle in (x for x in trainer.callbacks if isinstance(x, OffenderBundle)):  # pyright: ignore[reportAttributeAccessIssue]
+                bundle.on_exception(trainer, pl_module, exception)
+                self._offender = bundle.about
+            self._inspect_failure(current_step(trainer), trainer, exception)
             self._record_failure(current_step(trainer), exception)
         status = STOPPED if isinstance(exception, StabilityStop) else FAILED
         self._conclude(trainer, status if isinstance(exception, Exception) else TERMINATED)
+
+    def _inspect_failure(self, step: int, trainer: pl.Trainer, error: BaseException) -> None:
+        if self._inspections is not None and self._writer is not None:
+            view = StepView(step, self._inspections.model, self._losses.graph, tuple(trainer.optimizers))
+            for notice in self._inspections.step_failed(view, error):
+                self._writer.write_notice(notice)
 
     def _record_failure(self, step: int, error: BaseException) -> None:
         """Record the loss of a step that raised. NaN counts wherever it was met: in a check, or by torch's own."""
@@ -301,7 +312,7 @@ class DoctorCallback(Callback):
         writer.flush()  # buffered snapshots are not in the history yet
         self._write_waiting()
         self._history.about = about_of(writer.info, self._history.layers)
-        observations = self._history.observations()
+        observations = with_offender(self._history.observations(), self._offender)
         self.findings, self.unseen = diagnose(observations), find_unseen(observations)
 
     def _write_prior_loss(self, writer: RecordWriter) -> None:
@@ -315,14 +326,8 @@ class DoctorCallback(Callback):
     def _evaluate(self, step: int) -> None:
         assert self._writer is not None
         self._diagnose(self._writer)
-        alarming = {(f.kind, f.layer): f for f in self.findings if f.alarms}
-        for key, finding in alarming.items():
-            if key not in self._open:
-                where = f" in {finding.layer}" if finding.layer else ""
-                self._print(f"step {step}: {finding.severity} {finding.kind}{where}. {finding.advice}")
-        for kind, layer in self._open.keys() - alarming.keys():
-            self._print(f"step {step}: {kind}{f' in {layer}' if layer else ''} is over")
-        self._open = {key: self._open.get(key, step) for key in alarming}
+        for line in self._openings.changes(step, self.findings):
+            self._print(line)
 
     def _print(self, line: str) -> None:
         self._num_lines += 1
@@ -334,8 +339,8 @@ class DoctorCallback(Callback):
             return
         patience = max(MIN_OPEN, MIN_OPEN_SHARE * (self._history.about.num_steps or 0))
         for finding in self.findings:
-            opened = self._open.get((finding.kind, finding.layer), step)
-            if finding.severity == "critical" and step - opened >= patience:
+            opened = self._openings.opened(finding)
+            if finding.severity == "critical" and opened is not None and step - opened >= patience:
                 raise SickRun(step, finding.kind, finding.layer)
 
     def _conclude(self, trainer: pl.Trainer, status: str) -> None:
