@@ -58,9 +58,7 @@ def find_lr_too_high(observations: Observations) -> list[Finding]:
     ill = progress is None or (progress.lags if largest > FAR_TOO_FAR else progress.suffers)
     suffers = ill and (progress is None or share >= (PATIENCE if largest > FAR_TOO_FAR else PATIENCE_NEAR))
     if progress is not None and not progress.is_measure:
-        suffers = (
-            suffices and largest > TORN
-        ) or progress.suffers  # no loss shows that the weights survived such a step
+        suffers = (suffices and largest > TORN) or progress.suffers  # no loss shows that weights survived it
     if progress is not None and largest <= FAR_TOO_FAR and progress.overcame(int(ratios.steps[beyond[-1]])):
         suffers = False
     return [
