@@ -42,8 +42,9 @@ class BackwardLosses:
         self.graph = loss
         scaler: Any = getattr(trainer.precision_plugin, "scaler", None)
         loss = loss.detach().float()
-        self.last = loss / scaler.get_scale() if scaler is not None else loss
-        self._waiting.append(self.last)
+        last = loss / scaler.get_scale() if scaler is not None else loss
+        self.last = last
+        self._waiting.append(last)
 
     def note_step(self, trainer: pl.Trainer, optimizer: Optimizer) -> None:
         """Assign the losses so far to an optimizer that is about to step."""
