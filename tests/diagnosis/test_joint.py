@@ -86,11 +86,12 @@ def test_trained_weights_are_not_initialized_by_it():
 
 
 def test_a_loss_that_falls_steadily_gets_larger_steps():
-    evidence = {"steady_fall": 0.1}
     small = Circumstances(rate=Rate(1e-3, True, 1.0, 1.0, 5000))
-    assert code([found("no_progress", **evidence)], small) == "set the optimizer's lr=0.02"
+    assert code([found("no_progress", steady_fall=0.1)], small) == "set the optimizer's lr=0.02"
     near = Circumstances(rate=Rate(1e-3, True, 20.0, 20.0, 5000))
-    assert code([found("no_progress", **evidence)], near) == "set the optimizer's lr=0.005"  # where steps get too large
+    assert (
+        code([found("no_progress", steady_fall=0.1)], near) == "set the optimizer's lr=0.005"
+    )  # where steps get too large
     assert "lr" not in code([found("no_progress")], small)
 
 
