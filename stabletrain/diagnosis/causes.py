@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from stabletrain.diagnosis.progress import Progress
-from stabletrain.vocabulary.finding import BECAUSE, GROWS, INFO, SEVERITIES, SUFFICES, WARNING, Finding, worst_first
+from stabletrain.vocabulary.finding import (
+    BECAUSE,
+    GROWS,
+    INFO,
+    RECOVERED,
+    SEVERITIES,
+    SUFFICES,
+    WARNING,
+    Finding,
+    worst_first,
+)
 from stabletrain.vocabulary.kinds import (
     BAD_INIT,
     DEAD_UNITS,
@@ -37,11 +47,18 @@ def alarm_together(findings: Sequence[Finding], progress: Progress | None) -> li
 
     Each sign alone also occurs in healthy runs; two of them in a run that learns little do not.
     """
-    signs = {f.kind for f in findings if KINDS[f.kind].is_sign}
+    signs = {f.kind for f in findings if KINDS[f.kind].is_sign and not (progress and is_over(f, progress))}
     alarms = any(f.alarms for f in findings)
     if alarms or len(signs) < NUM_SIGNS or progress is None or not (progress.lags and progress.share >= PATIENCE):
         return [*findings]
     return [replace(f, severity=WARNING) if f.kind in signs else f for f in findings]
+
+
+def is_over(finding: Finding, progress: Progress) -> bool:
+    """Return whether a loss spike was recovered from, or steps that were too large ended before most was learned."""
+    if finding.kind == LR_TOO_HIGH.name:
+        return progress.overcame(finding.last_step)
+    return bool(finding.evidence.get(RECOVERED))
 
 
 def order_by_cause(findings: Sequence[Finding]) -> list[Finding]:

@@ -60,6 +60,8 @@ def is_good_start(observations: Observations) -> bool:
 
 
 def _is_mostly_frozen(observations: Observations) -> bool:
+    if observations.about.frozen_share > FROZEN:
+        return True
     present, learning = weights(observations, WEIGHT), weights(observations, GRADIENT)
     if present is None or learning is None:
         return False

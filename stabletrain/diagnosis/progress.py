@@ -25,6 +25,7 @@ LATE_FALL = 0.35  # … and at the end: language models, whose data is mostly un
 LATE_FALL_UNHEALTHY = 0.8  # … where a measurement is clearly unusual: healthy networks with such end above 0.82
 MANY = 2**20  # numbers in all windows together; with more, a sorted window is moved along
 WORSE = 0.15  # of the baseline: a relapse is this much above the best level so far
+OVERCOME = 0.5  # of the baseline: a network that once learned so much has overcome what was wrong before
 COLLAPSE = 5.0  # … of the typical size of a loss whose level shows nothing
 
 
@@ -38,8 +39,9 @@ class Progress:
         start: The first loss, before the first step.
         now: Median of the last tenth.
         best: The lowest such median so far.
+        best_step: The last step of that window.
         baseline: The prior loss; where it is unknown or on another scale, the first loss; the typical size of a loss
-            whose level shows nothing.
+            whose level shows nothing, or that begins at zero.
         is_falling: Whether the last tenth is below the tenth before it by more than the noise.
         steepness: Decrease from the tenth before it to the last tenth, relative to the last tenth.
         uncertainty: Standard error of the lowest median.
@@ -57,6 +59,7 @@ class Progress:
     steepness: float
     uncertainty: float
     is_measure: bool = True
+    best_step: int = 0
 
     @property
     def fall(self) -> float:
@@ -67,9 +70,13 @@ class Progress:
 
     @property
     def is_relapse(self) -> bool:
-        """Whether the loss is well above a level that it had reached."""
+        """Whether the loss is well above a level that it had reached.
+
+        A loss whose level shows nothing must be above its start too: that of a policy gradient returns to zero from
+        below once every action is certain.
+        """
         if not self.is_measure:
-            return self.now - self.best > COLLAPSE * self.baseline
+            return self.now - max(self.best, self.start) > COLLAPSE * self.baseline
         return self.now - self.best > WORSE * abs(self.baseline)
 
     @property
@@ -78,6 +85,10 @@ class Progress:
         if not self.is_measure:
             return 1.0
         return (self.baseline - self.best - 2 * self.uncertainty) / max(abs(self.baseline), 1e-30)
+
+    def overcame(self, step: int) -> bool:
+        """Return whether most was learned after `step`, so that what ended there is not what spoiled the training."""
+        return self.is_measure and self.best_step > step and self.best_fall > OVERCOME
 
     @property
     def suffers(self) -> bool:
@@ -107,7 +118,7 @@ def progress_of(observations: Observations) -> Progress | None:
     start = float(values[0])
     now, earlier = float(levels[-1]), float(levels[max(0, len(levels) - 1 - width)])
     is_measure = not observations.about.is_game and float(values.min()) >= 0
-    baseline = _baseline(observations, start) if is_measure else _typical_size(values)
+    baseline = _baseline(observations, start) if is_measure and start > 0 else _typical_size(values)
     lowest = int(np.argmin(levels))
     spread = 1.4826 * float(np.median(np.abs(values[lowest : lowest + width] - levels[lowest])))
     noise = 1.4826 * float(np.median(np.abs(values[width - 1 :] - levels)))
@@ -122,6 +133,7 @@ def progress_of(observations: Observations) -> Progress | None:
         steepness=(earlier - now) / max(abs(now), 1e-30),
         uncertainty=1.25 * spread / width**0.5,  # standard error of the median of a normal distribution
         is_measure=is_measure,
+        best_step=int(losses.steps[lowest + width - 1]),
     )
 
 

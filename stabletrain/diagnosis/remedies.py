@@ -11,6 +11,7 @@ import shlex
 from typing import NamedTuple
 
 from stabletrain.diagnosis.circumstances import Circumstances
+from stabletrain.diagnosis.client_words import in_words_of
 from stabletrain.diagnosis.observations import About
 from stabletrain.diagnosis.progress import Progress
 from stabletrain.diagnosis.rates import LEAST_CHANGE, Rate, rounded, usual_adaptive
@@ -88,6 +89,8 @@ def remedies_for(finding: Finding, about: About) -> list[Remedy]:
     kept = [remedy for remedy in proposed if not (remedy.overwrites and is_pretrained(about))]
     if about.choices:
         kept = [remedy for remedy in (_without_chosen(remedy, about) for remedy in kept) if remedy.override]
+    else:
+        kept = [remedy._replace(in_code=in_words_of(about, remedy.override, remedy.in_code)) for remedy in kept]
     parts = [remedy for place, remedy in enumerate(kept) if any(_is_part(remedy, other) for other in kept[:place])]
     return [*(remedy for remedy in kept if remedy not in parts), *parts]
 

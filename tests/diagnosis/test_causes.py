@@ -11,8 +11,8 @@ from stabletrain.diagnosis.progress import progress_of
 from stabletrain.vocabulary.finding import Finding
 
 
-def note(kind, severity="info"):
-    return Finding(kind, severity, None, 0, 9, {})
+def note(kind, severity="info", last_step=99, **evidence):
+    return Finding(kind, severity, None, 0, last_step, evidence)
 
 
 def learned(share, num_steps=100):
@@ -38,3 +38,18 @@ def test_two_signs_alarm_where_the_training_lags(kinds, progress, expected):
 def test_beside_an_alarm_notes_stay_notes():
     found = [note("nonfinite", "critical"), note("dead_units"), note("lr_too_high")]
     assert alarm_together(found, learned(0.6)) == found
+
+
+@pytest.mark.parametrize(
+    ("sign", "expected"),
+    [
+        (note("loss_spike"), "warning"),
+        (note("loss_spike", recovered=True), "info"),  # the loss came back
+        (note("lr_too_high", last_step=9), "info"),  # most was learned after it
+        (note("lr_too_high"), "warning"),
+        (note("saturation", last_step=9), "warning"),
+    ],
+)
+def test_what_is_over_is_no_sign(sign, expected):
+    found = alarm_together([note("oscillation"), sign], learned(0.6))
+    assert {f.severity for f in found} == {expected}

@@ -24,7 +24,10 @@ BEFORE, AFTER = 20, 3  # losses to compare before and after a jump
 HARM = 0.1  # of the baseline, by which the loss rises
 TOO_SHORT = 0.05  # planned steps · ‖ΔW‖/‖W‖: weights that move by at most a twentieth stay as initialized
 STILL = 1e-5  # ‖ΔW‖/‖W‖ where the number of steps is unknown (SageMaker Debugger, AutoTrainer)
+STANDSTILL = 0.005  # planned steps · ‖ΔW‖/‖W‖ where the loss shows nothing: fine-tuning moves weights by a hundredth
+UNKNOWN_STEPS = 500
 PATIENCE_LOW = 0.05
+USUAL_STEP = 1e-3  # ‖ΔW‖/‖W‖ (Karpathy 2015)
 STEEP, UNFINISHED = 0.1, 0.7  # fall of the loss from one tenth of the budget to the next; fraction of the baseline
 
 
@@ -32,7 +35,10 @@ STEEP, UNFINISHED = 0.1, 0.7  # fall of the loss from one tenth of the budget to
 def find_lr_too_high(observations: Observations) -> list[Finding]:
     """Find steps that are too large for their weights, or a learning rate that jumped, where the loss suffers.
 
-    r = median over the weights of ‖ΔW‖/‖W‖ > 0.1 on any measurement; above 0.3, a loss that lags is enough to alarm.
+    r = median over the weights of ‖ΔW‖/‖W‖ > 0.1 on any measurement; above 0.3, a loss that lags is enough to alarm. Up
+    to 0.3, what the training learned after such steps shows that it survived them: adaptive optimizers and clipped
+    gradients begin with large steps. Where the level of the loss shows nothing, as in a GAN, steps larger than the
+    weights at a rate thirty times above the usual one alarm.
     """
     progress = progress_of(observations)
     jump = _find_jump(observations, progress)
@@ -48,8 +54,13 @@ def find_lr_too_high(observations: Observations) -> list[Finding]:
     step = int(ratios.steps[beyond[0]])
     largest = float(np.nanmax(medians))
     share = share_done(observations, last_step(observations))
+    suffices = rate_of(observations).distance > FAR_FROM_USUAL
     ill = progress is None or (progress.lags if largest > FAR_TOO_FAR else progress.suffers)
     suffers = ill and (progress is None or share >= (PATIENCE if largest > FAR_TOO_FAR else PATIENCE_NEAR))
+    if progress is not None and not progress.is_measure:
+        suffers = (suffices and largest > TORN) or progress.suffers  # no loss shows that weights survived it
+    if progress is not None and largest <= FAR_TOO_FAR and progress.overcame(int(ratios.steps[beyond[-1]])):
+        suffers = False
     return [
         Finding(
             kind=LR_TOO_HIGH.name,
@@ -61,7 +72,7 @@ def find_lr_too_high(observations: Observations) -> list[Finding]:
                 "update_ratio": float(f"{largest:.3g}"),
                 "threshold": TOO_FAR,
                 **_lr(observations),
-                SUFFICES: rate_of(observations).distance > FAR_FROM_USUAL,
+                SUFFICES: suffices,
             },
         )
     ]
@@ -97,8 +108,10 @@ def _around(losses: Series, step: int) -> tuple[np.ndarray, np.ndarray]:
 def find_lr_too_low(observations: Observations) -> list[Finding]:
     """Find steps so small that the weights stay as initialized: planned steps · median ‖ΔW‖/‖W‖ < 0.05.
 
-    Or a training that ends while the loss still falls steeply: the last tenth is 10% below the tenth before it, and the
-    loss is less than 70% below the baseline.
+    Where the level of the loss shows nothing, < 0.005 alarms. Or a training that ends while the loss still falls
+    steeply: the last tenth is 10% below the tenth before it, and the loss is less than 70% below the baseline. If
+    nobody said how long it is to train, it may just as well go on: then the updates must be below their usual size
+    too, ‖ΔW‖/‖W‖ < 1e-3.
     """
     ratios, progress = update_ratios(observations), progress_of(observations)
     if ratios is None or progress is None or len(ratios.steps) < MIN_MEASUREMENTS or _is_warming_up(observations):
@@ -111,10 +124,12 @@ def find_lr_too_low(observations: Observations) -> list[Finding]:
     is_short = is_short and not np.nanmax(medians) > TOO_FAR  # else they stopped moving after a step that was too large
     is_cut_off = progress.is_planned and progress.share >= 1 and progress.steepness > STEEP
     is_cut_off = is_cut_off and progress.is_falling and 0 < progress.fall < UNFINISHED
+    is_cut_off = is_cut_off and (typical < USUAL_STEP or not observations.about.is_open_ended)
     if not is_short and not is_cut_off:
         return []
     step = int(ratios.steps[-1])
-    suffers = (progress.lags or is_cut_off) and share_done(observations, step) >= PATIENCE_LOW
+    stands = not progress.is_measure and is_short and typical * (num_steps or UNKNOWN_STEPS) < STANDSTILL
+    suffers = (progress.lags or is_cut_off or stands) and share_done(observations, step) >= PATIENCE_LOW
     return [
         Finding(
             kind=LR_TOO_LOW.name,

@@ -74,7 +74,7 @@ def _find(observations: Observations, layer: str, waves: Waves, kind: Kind, sign
     last = values[end]
     return Finding(
         kind=kind.name,
-        severity=_severity(observations, sign * typical, int(steps[-1])),
+        severity=_severity(observations, sign * typical, int(steps[-1]), int(steps[end])),
         layer=layer,
         first_step=int(steps[start]),
         last_step=int(steps[end]),
@@ -88,10 +88,12 @@ def _find(observations: Observations, layer: str, waves: Waves, kind: Kind, sign
     )
 
 
-def _severity(observations: Observations, size: float, step: int) -> str:
+def _severity(observations: Observations, size: float, step: int, end: int) -> str:
     progress = progress_of(observations)
-    if progress is not None and not (progress.lags and share_done(observations, step) >= PATIENCE):
-        return "info"
+    if progress is not None:
+        is_over = end < step and size < CRITICAL_DECADES and progress.overcame(end)
+        if is_over or not (progress.lags and share_done(observations, step) >= PATIENCE):
+            return "info"
     return "critical" if size > CRITICAL_DECADES else "warning"
 
 
