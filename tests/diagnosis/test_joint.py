@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from observed import observed
 
-from stabletrain.diagnosis.circumstances import Circumstances
+from stabletrain.diagnosis.circumstances import Circumstances, circumstances_of
 from stabletrain.diagnosis.joint import joint_remedy
 from stabletrain.diagnosis.observations import About
 from stabletrain.diagnosis.plan import with_remedies
 from stabletrain.diagnosis.progress import progress_of
-from stabletrain.diagnosis.rates import Rate
+from stabletrain.diagnosis.rates import Rate, rate_of
 from stabletrain.diagnosis.remedies import steady_fall
 from stabletrain.vocabulary.finding import BECAUSE, Finding
 from stabletrain.vocabulary.notice import REMEDY
@@ -103,3 +103,20 @@ def test_a_steady_fall_is_lowest_at_the_end():
     assert back is not None
     assert steady_fall(steady) == {"steady_fall": pytest.approx(0.095, abs=0.01)}
     assert steady_fall(back) == {}
+
+
+def test_a_network_of_saturating_layers_alone_does_not_rectify():
+    sigmoids = {"saturated": np.zeros((9, 2)), "dead": np.zeros((9, 2))}  # zeros are counted at every layer's input
+    mixed = {"saturated": np.zeros((9, 1)), "dead": np.zeros((9, 2))}
+    pure, other = (circumstances_of(observed(units=units)) for units in (sigmoids, mixed))
+    assert (pure.is_saturating, pure.is_rectifying) == (True, False)
+    assert (other.is_saturating, other.is_rectifying) == (True, True)
+    assert '"relu")' in code([found("vanishing")], pure)
+    assert '"relu")' not in code([found("vanishing")], other)
+
+
+def test_the_optimizer_of_a_single_weight_is_told_by_the_rate():
+    gradient = np.full((9, 1), 5.0)
+    for update, is_adaptive in ((5e-3, False), (3e-3, True)):  # lr = 1e-3; RMSprop begins with lr / √(1 − α)
+        seen = observed(gradient, update=np.full((9, 1), update), settings={"optimizer.lr": 1e-3})
+        assert rate_of(seen).is_adaptive is is_adaptive
