@@ -82,7 +82,7 @@ def _usual_rate(about: About, is_measured: bool) -> list[Remedy]:
         about: What is known of the run.
         is_measured: Whether the present updates still say what a rate does to the weights. They must then agree.
     """
-    if not isinstance(about, Circumstances) or not about.rate.usual:
+    if not isinstance(about, Circumstances) or (usual := about.rate.usual) is None:
         return []
     rate, distance = about.rate, about.rate.distance
     if 1 / LEAST_CHANGE < distance < LEAST_CHANGE:
@@ -91,7 +91,7 @@ def _usual_rate(about: About, is_measured: bool) -> list[Remedy]:
     trusts = is_measured or bool(rate.is_adaptive)  # the steps of Adam do not depend on the size of the gradient
     if trusts and says_high is not None and says_high != is_high:
         return []
-    return set_lr(rounded(rate.usual), USUAL_UPDATES, -1 if is_high else +1)
+    return set_lr(rounded(usual), USUAL_UPDATES, -1 if is_high else +1)
 
 
 def _longer(findings: Sequence[Finding], about: About) -> list[Remedy]:

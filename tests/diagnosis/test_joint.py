@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from observed import observed
 
-from stabletrain.diagnosis.circumstances import Circumstances
+from stabletrain.diagnosis.circumstances import Circumstances, circumstances_of
 from stabletrain.diagnosis.joint import joint_remedy
 from stabletrain.diagnosis.observations import About
 from stabletrain.diagnosis.plan import with_remedies
 from stabletrain.diagnosis.progress import progress_of
-from stabletrain.diagnosis.rates import Rate
+from stabletrain.diagnosis.rates import Rate, rate_of
 from stabletrain.diagnosis.remedies import steady_fall
 from stabletrain.vocabulary.finding import BECAUSE, Finding
 from stabletrain.vocabulary.notice import REMEDY
@@ -86,11 +86,12 @@ def test_trained_weights_are_not_initialized_by_it():
 
 
 def test_a_loss_that_falls_steadily_gets_larger_steps():
-    evidence = {"steady_fall": 0.1}
     small = Circumstances(rate=Rate(1e-3, True, 1.0, 1.0, 5000))
-    assert code([found("no_progress", **evidence)], small) == "set the optimizer's lr=0.02"
+    assert code([found("no_progress", steady_fall=0.1)], small) == "set the optimizer's lr=0.02"
     near = Circumstances(rate=Rate(1e-3, True, 20.0, 20.0, 5000))
-    assert code([found("no_progress", **evidence)], near) == "set the optimizer's lr=0.005"  # where steps get too large
+    assert (
+        code([found("no_progress", steady_fall=0.1)], near) == "set the optimizer's lr=0.005"
+    )  # where steps get too large
     assert "lr" not in code([found("no_progress")], small)
 
 
@@ -102,3 +103,20 @@ def test_a_steady_fall_is_lowest_at_the_end():
     assert back is not None
     assert steady_fall(steady) == {"steady_fall": pytest.approx(0.095, abs=0.01)}
     assert steady_fall(back) == {}
+
+
+def test_a_network_of_saturating_layers_alone_does_not_rectify():
+    sigmoids = {"saturated": np.zeros((9, 2)), "dead": np.zeros((9, 2))}  # zeros are counted at every layer's input
+    mixed = {"saturated": np.zeros((9, 1)), "dead": np.zeros((9, 2))}
+    pure, other = (circumstances_of(observed(units=units)) for units in (sigmoids, mixed))
+    assert (pure.is_saturating, pure.is_rectifying) == (True, False)
+    assert (other.is_saturating, other.is_rectifying) == (True, True)
+    assert '"relu")' in code([found("vanishing")], pure)
+    assert '"relu")' not in code([found("vanishing")], other)
+
+
+def test_the_optimizer_of_a_single_weight_is_told_by_the_rate():
+    gradient = np.full((9, 1), 5.0)
+    for update, is_adaptive in ((5e-3, False), (3e-3, True)):  # lr = 1e-3; RMSprop begins with lr / √(1 − α)
+        seen = observed(gradient, update=np.full((9, 1), update), settings={"optimizer.lr": 1e-3})
+        assert rate_of(seen).is_adaptive is is_adaptive

@@ -124,11 +124,22 @@ def test_the_best_constant_prediction():
             {"layers": ("dense 4 tanh", "dense 1"), "loss": "binary_crossentropy_with_logits"},
         ),
         ("add torch.nn.LayerNorm after the layers", {"layers": ("dense 4", "layernorm tanh", "dense 1 sigmoid")}),
+        (
+            "torch.nn.functional.mse_loss in place of binary_cross_entropy_with_logits, with y = (y - 3) / 7",
+            {"layers": ("dense 4 tanh", "dense 1"), "loss": "mse", "scale_targets": (3.0, 7.0)},
+        ),
     ],
 )
 def test_the_first_clause_of_the_advice_is_carried_out(in_code, changes):
     program = replace(BY_NUMBER[41].broken, layers=("dense 4 tanh", "dense 1 sigmoid"))
     assert carry_out(program, finding(in_code)) == replace(program, **changes)
+
+
+def test_classes_as_numbers_get_one_output_each():
+    advice = finding("torch.nn.functional.cross_entropy(model(x), y), with one output per class")
+    changed = carry_out(BY_NUMBER[21].broken, advice)
+    assert changed is not None
+    assert (changed.layers[-1], changed.loss, changed.targets) == ("dense 3", "categorical_crossentropy", "one_hot")
 
 
 def test_advice_that_is_not_in_the_table_cannot_be_carried_out():

@@ -168,7 +168,7 @@ def _constant(scale: Scale, view: StepView, certainty: str = LIKELY) -> Notice:
     if certainty != LIKELY:
         evidence[DETAIL] = f"The inputs of {scale.path} are the same for all examples."
     evidence[ADVICE] = "The loss cannot depend on them: look at how the batches are made."
-    evidence[REMEDY] = "print(x.std(0)) of a batch"
+    evidence[REMEDY] = "assert not torch.equal(x[0], x[1]), for the examples of a batch"
     return Notice(INPUT_SCALE.name, max(0, view.step - FIRST + 1), view.step, evidence=evidence)
 
 
