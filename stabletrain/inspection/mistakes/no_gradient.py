@@ -111,8 +111,7 @@ class NoGradientInspector(Inspector):
         detail = f"{listed(new)} {'is' if len(new) == 1 else 'are'} frozen at random initial weights."
         evidence = {ADVICE: "Weights that were not trained before need a gradient.", REMEDY: "p.requires_grad_(True)"}
         chosen = {path: p for path, p in self.model.named_parameters() if path.rpartition(".")[0] in new}
-        certainty = POSSIBLE if all(isinstance(still[path], nn.Embedding) for path in new) else LIKELY
-        return [self._notice(view, chosen, certainty, detail, {"frozen": True, **evidence})]
+        return [self._notice(view, chosen, POSSIBLE, detail, {"frozen": True, **evidence})]  # or random features
 
     def _notice(
         self, view: StepView, named: dict[str, nn.Parameter], certainty: str, detail: str, more: dict[str, Any]
