@@ -40,9 +40,9 @@ def find_loss_spike(observations: Observations) -> list[Finding]:
     """Find a loss that jumped far above its past for at least five consecutive steps.
 
     z = (log10 L - median) / (1.4826 MAD) > 6, or the median of five losses is 0.15 baselines above the best such
-    median. It is `info` if the loss recovered; not in a game such as a GAN if it jumped a hundredfold. Or the validation accuracy fell by a quarter below its best and stays
-    there, whatever the training loss does: a bad batch may spoil statistics that only validation uses, such as those of
-    batch norm.
+    median. It is `info` if the loss recovered, but not in a game such as a GAN if it jumped a hundredfold. Or the
+    validation accuracy fell by a quarter below its best and stays there, whatever the training loss does: a bad batch
+    may spoil statistics that only validation uses, such as those of batch norm.
     """
     spike = _find_spike(observations)
     return spike if any(f.alarms for f in spike) else _find_forgotten(observations) or spike

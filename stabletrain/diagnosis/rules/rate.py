@@ -38,8 +38,8 @@ STEEP, UNFINISHED = 0.1, 0.7  # fall of the loss from one tenth of the budget to
 def find_lr_too_high(observations: Observations) -> list[Finding]:
     """Find steps that are too large for their weights, or a learning rate that jumped, where the loss suffers.
 
-    r = median over the weights of ‖ΔW‖/‖W‖ > 0.1 on any measurement; above 0.3, a loss that lags is enough to alarm, and
-    above 1 a loss whose level shows nothing. Up to 0.3, what the training learned after such steps shows that it
+    r = median over the weights of ‖ΔW‖/‖W‖ > 0.1 on any measurement; above 0.3, a loss that lags is enough to alarm,
+    and above 1 a loss whose level shows nothing. Up to 0.3, what the training learned after such steps shows that it
     survived them: adaptive optimizers and clipped gradients begin with large steps.
     """
     progress = progress_of(observations)
@@ -109,9 +109,10 @@ def _around(losses: Series, step: int) -> tuple[np.ndarray, np.ndarray]:
 def find_lr_too_low(observations: Observations) -> list[Finding]:
     """Find steps so small that the weights stay as initialized: planned steps · median ‖ΔW‖/‖W‖ < 0.05.
 
-    Where the level of the loss shows nothing, < 0.005 alarms. Or a training that ends while the loss still falls steeply: the last tenth is 10% below the tenth before it, and the
-    loss is less than 70% below the baseline; or small steps, ‖ΔW‖/‖W‖ < 0.005, with which little was learned although
-    the loss fell in each fifth of the training, and in the last one by at least half of the average.
+    Where the level of the loss shows nothing, < 0.005 alarms. Or a training that ends while the loss still falls
+    steeply: the last tenth is 10% below the tenth before it, and the loss is less than 70% below the baseline; or small
+    steps, ‖ΔW‖/‖W‖ < 0.005, with which little was learned although the loss fell in each fifth of the training, and in
+    the last one by at least half of the average.
     """
     ratios, progress = update_ratios(observations), progress_of(observations)
     if ratios is None or progress is None or len(ratios.steps) < MIN_MEASUREMENTS or _is_warming_up(observations):
