@@ -55,7 +55,7 @@ def alarm_together(findings: Sequence[Finding], progress: Progress | None) -> li
 
 
 def is_over(finding: Finding, progress: Progress) -> bool:
-    """Return whether a loss spike was recovered from, or steps that were too large ended before most was learned."""
+    """Return whether the loss recovered from a spike, or steps that were too large ended before most was learned."""
     if finding.kind == LR_TOO_HIGH.name:
         return progress.overcame(finding.last_step)
     return bool(finding.evidence.get(RECOVERED))
@@ -120,16 +120,18 @@ def _may_cause(cause: Finding, symptom: Finding) -> bool:
 def excuse(findings: Sequence[Finding]) -> list[Finding]:
     """Return the findings; an unusual initialization is `info` where something else alone explains what went wrong.
 
-    Its alarm rests on the loss, which a learning rate far from any usual one, or Inf and NaN in the middle of a run,
-    would spoil from any initialization.
+    Its alarm rests on the loss, which a learning rate far from any usual one, Inf and NaN in the middle of a run, or a
+    NaN that an operation makes whatever the weights are, would spoil from any initialization.
     """
-    if not any(f.alarms and (f.evidence.get(SUFFICES) or _is_late_event(f)) for f in findings):
+    if not any(f.alarms and (f.evidence.get(SUFFICES) or _has_other_cause(f)) for f in findings):
         return [*findings]
     return [replace(f, severity=INFO) if f.kind == BAD_INIT.name else f for f in findings]
 
 
-def _is_late_event(finding: Finding) -> bool:
-    return finding.kind == NONFINITE.name and finding.first_step >= FIRST_STEPS
+def _has_other_cause(finding: Finding) -> bool:
+    if finding.kind != NONFINITE.name:
+        return False
+    return finding.first_step >= FIRST_STEPS or stands_for_itself(finding.evidence)
 
 
 def _with_worst(root: Finding, findings: Sequence[Finding]) -> Finding:

@@ -118,7 +118,7 @@ def progress_of(observations: Observations) -> Progress | None:
     start = float(values[0])
     now, earlier = float(levels[-1]), float(levels[max(0, len(levels) - 1 - width)])
     is_measure = not observations.about.is_game and float(values.min()) >= 0
-    baseline = _baseline(observations, start) if is_measure and start > 0 else _typical_size(values)
+    baseline = _baseline(observations, start, values) if is_measure else _typical_size(values)
     lowest = int(np.argmin(levels))
     spread = 1.4826 * float(np.median(np.abs(values[lowest : lowest + width] - levels[lowest])))
     noise = 1.4826 * float(np.median(np.abs(values[width - 1 :] - levels)))
@@ -187,8 +187,9 @@ def _typical_size(values: np.ndarray) -> float:
     return max(float(np.median(np.abs(values[: len(values) // 2 + 1]))), 1e-30)
 
 
-def _baseline(observations: Observations, start: float) -> float:
+def _baseline(observations: Observations, start: float, values: np.ndarray) -> float:
     prior = observations.about.prior_loss
+    start = start or max(float(values.mean()), 1e-30)  # nothing is a share of a first loss of zero
     if prior is None or prior <= 0:
         return start
     return start if is_scaled(observations, start, prior) else prior

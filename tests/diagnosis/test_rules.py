@@ -35,6 +35,12 @@ def run(losses=GUESSING, **more) -> Observations:
     return observed(losses=losses, num_steps=N, prior_loss=ENTROPY, **more)
 
 
+def game(losses, **more) -> Observations:
+    """Observations of a network in a game."""
+    base = observed(losses=losses, num_steps=N, **more)
+    return replace(base, about=replace(base.about, is_game=True))
+
+
 def waves(decades: float, length: int = 50) -> np.ndarray:
     """‖∂L/∂h_t‖ that falls by so many decades from the last step to the first."""
     return np.tile(np.logspace(-decades, 0, length), (10, 1))
@@ -341,3 +347,91 @@ def test_units_that_begin_as_copies():
     branches = started([1.0, 1.0, np.nan], (0.0, 0.0, 0.1))  # that begin at zero
     assert "bad_init" not in [kind for kind, *_ in branches]
     assert started([1.0, 1.0, 1.0], losses=LEARNING) == []
+
+
+BALANCED = 1.4 + NOISE  # the loss of a discriminator that wins half of the time
+
+
+@pytest.mark.parametrize(
+    ("ratio", "expected"), [(2.0, ["lr_too_high"]), (0.5, []), (1e-3, []), (1e-6, ["lr_too_low"]), (2e-4, [])]
+)
+def test_steps_where_the_loss_shows_nothing(ratio, expected):
+    update, weight = np.full((N, 2), ratio), np.full((N, 2), 1.0)
+    assert kinds(game(BALANCED, update=update, weight=weight)) == expected
+    returns = observed(losses=NOISE, num_steps=N, update=update, weight=weight)  # a policy gradient
+    assert kinds(returns) == expected
+
+
+@pytest.mark.parametrize(("share", "expected"), [(1.0, ["saturation"]), (0.6, [])])
+def test_units_where_the_loss_shows_nothing(share, expected):
+    assert kinds(game(BALANCED, units={"saturated": [[share, share]] * 3})) == expected
+
+
+def test_a_game_is_torn_apart():
+    torn = BALANCED.copy()
+    torn[60:66] = 500.0
+    assert alarms(game(torn)) == [("loss_spike", "warning", None)]
+    torn[60:66] = 3.0
+    assert alarms(game(torn)) == []
+    assert kinds(run(torn + LEARNING)) == []  # elsewhere the loss shows that it recovered
+
+
+def test_a_policy_that_is_certain_has_no_gradient_left():
+    sure = np.concatenate([np.linspace(0.01, -0.3, 20), np.full(80, -1e-4)])
+    assert not progress_of(observed(losses=sure, num_steps=N)).is_relapse
+    assert progress_of(observed(losses=np.concatenate([sure[:60], np.full(40, 5.0)]), num_steps=N)).is_relapse
+
+
+def test_large_first_steps_that_were_overcome():
+    update, weight = np.full((N, 2), 1e-3), np.full((N, 2), 1.0)
+    update[:4] = 0.2
+    relapsed = np.concatenate([np.geomspace(2.3, 0.3, 60), np.full(40, 1.0)])
+    assert "lr_too_high" not in kinds(run(relapsed, update=update, weight=weight))
+    assert "lr_too_high" in kinds(run(np.full(N, 2.1), update=update, weight=weight))
+    update[:4] = 0.5  # far too large
+    assert "lr_too_high" in kinds(run(relapsed, update=update, weight=weight))
+
+
+def test_time_that_vanished_until_the_network_learned():
+    gone = np.concatenate([waves(4.0), waves(0.5)])
+    base = run(np.concatenate([np.geomspace(2.3, 0.7, 60), np.full(40, 0.7)]), time={"rnn.l0": gone})
+    wave = base.time["rnn.l0"]._replace(steps=np.arange(20) * 5)
+
+    def found(**more):
+        return kinds(replace(base, time={"rnn.l0": wave}, **more))
+
+    assert found() == []
+    lost = run(np.full(N, 2.0)).scalars
+    assert found(scalars=lost) == ["time_vanishing"]
+
+
+def test_a_loss_that_falls_to_the_end_has_a_low_rate():
+    update, weight = np.full((N, 2), 1e-3), np.full((N, 2), 1.0)
+    assert kinds(run(np.linspace(2.3, 1.8, N) + NOISE, update=update, weight=weight)) == ["lr_too_low"]
+    settles = np.concatenate([np.linspace(2.3, 1.8, 60), np.full(40, 1.8)])
+    assert kinds(run(settles + NOISE, update=update, weight=weight)) == []
+    assert "lr_too_low" not in kinds(run(np.linspace(2.3, 1.8, N) + NOISE, update=10 * update, weight=weight))
+
+
+def test_outputs_that_came_down_to_chance_are_no_bad_start():
+    fallen = np.concatenate([np.linspace(10.0, 2.35, 50), np.full(50, 2.35)])
+    assert kinds(run(fallen, activation=[1.0, 1.0, 5.0])) == ["no_progress"]
+    assert kinds(run(fallen + 1.0, activation=[1.0, 1.0, 5.0])) == ["bad_init"]
+
+
+def test_adapters_begin_at_zero():
+    adapter = {"activation": [1.0, 1.0, 0.1, 0.0, 5.0], "delta": [np.nan, 0.1, 0.0, 0.1, 0.1]}
+    assert "bad_init" not in kinds(run(**adapter))
+    assert "bad_init" in kinds(run(**adapter | {"delta": [np.nan, 0.0, 0.0, 0.1, 0.1]}))
+
+
+def test_a_loss_that_begins_at_zero_has_a_size():
+    erratic = np.tile([0.0, 2.0], N // 2)
+    assert progress_of(observed(losses=erratic, num_steps=N)).baseline == 1.0
+
+
+def test_single_examples_make_no_spike():
+    rng = np.random.default_rng(4)
+    single = np.linspace(1.0, 0.6, 300) * rng.exponential(1.0, 300)
+    found = diagnose(observed(losses=single, num_steps=300, prior_loss=1.0))
+    assert "loss_spike" not in [f.kind for f in found]

@@ -9,7 +9,7 @@ from stabletrain.diagnosis.observations import About, Observations, Series
 from stabletrain.diagnosis.progress import WORSE, Progress, progress_of, running_medians
 from stabletrain.diagnosis.windows import FLOOR, decades, find_outliers, first_run
 from stabletrain.vocabulary import metric_names as names
-from stabletrain.vocabulary.finding import RECOVERED, Finding
+from stabletrain.vocabulary.finding import RECOVERED, SEVERITIES, Finding
 from stabletrain.vocabulary.kinds import LOSS_SPIKE, NO_PROGRESS, OSCILLATION
 
 SPIKE_LENGTH = 5  # consecutive losses (KillLossSpike): a single outlier batch is no spike
@@ -17,6 +17,8 @@ SPIKE_WARMUP = 20  # losses before a spike can be recognized
 MATERIAL = 0.1  # of the baseline: the small losses of a converged network vary by any factor
 SWING = 0.15  # of the baseline: half the distance between the quantiles 0.16 and 0.84 of the last third
 MIN_CROSSINGS = 6  # of the middle: a drift crosses it once
+NOISE = 5.0  # standard errors of the median of five losses: of many such medians, some are that far from their level
+WILD = 100.0  # times the usual loss: those of healthy games stay within a factor of a few
 OSCILLATION_PATIENCE = 0.1  # of the training budget
 BACK_AND_FORTH = 0.05  # change of the accuracy from one validation to the next
 RETURNED = 0.4  # of the total variation: what is gained is lost again
@@ -38,9 +40,9 @@ def find_loss_spike(observations: Observations) -> list[Finding]:
     """Find a loss that jumped far above its past for at least five consecutive steps.
 
     z = (log10 L - median) / (1.4826 MAD) > 6, or the median of five losses is 0.15 baselines above the best such
-    median. It is `info` if the loss recovered. Or the validation accuracy fell by a quarter below its best and stays
-    there, whatever the training loss does: a bad batch may spoil statistics that only validation uses, such as those of
-    batch norm.
+    median. It is `info` if the loss recovered, but not in a game such as a GAN if it jumped a hundredfold. Or the
+    validation accuracy fell by a quarter below its best and stays there, whatever the training loss does: a bad batch
+    may spoil statistics that only validation uses, such as those of batch norm.
     """
     spike = _find_spike(observations)
     return spike if any(f.alarms for f in spike) else _find_forgotten(observations) or spike
@@ -77,6 +79,8 @@ def _find_spike(observations: Observations) -> list[Finding]:
     usual = float(np.median(losses.values[max(0, start - SPIKE_WARMUP) : start]))
     stays = level - usual > MATERIAL * abs(progress.baseline)
     severity = "critical" if stays and progress.suffers else "info"
+    if observations.about.is_game and usual > 0 and losses.values[start:].max() > WILD * usual:
+        severity = max("warning", severity, key=SEVERITIES.index)  # of a game, no loss shows that it recovered
     last = len(losses.steps) - 1 if stays else min(start + SPIKE_LENGTH, len(losses.steps) - 1)
     return [
         Finding(
@@ -101,11 +105,19 @@ def _spike_start(losses: Series, progress: Progress) -> int | None:
     starts = [first_run(find_outliers(logs.tolist(), warmup=SPIKE_WARMUP), SPIKE_LENGTH)]
     levels = running_medians(values, SPIKE_LENGTH)
     lowest = np.minimum.accumulate(levels)
-    worse = levels[SPIKE_LENGTH:] - lowest[:-SPIKE_LENGTH] > WORSE * abs(progress.baseline)
+    least = max(WORSE * abs(progress.baseline), NOISE * _error(values, levels))
+    worse = levels[SPIKE_LENGTH:] - lowest[:-SPIKE_LENGTH] > least
     place = first_run(worse, SPIKE_LENGTH)
     starts.append(None if place is None else place + SPIKE_LENGTH + SPIKE_LENGTH // 2)
     rises = [i for i in starts if i is not None and i >= SPIKE_WARMUP]
     return min((i for i in rises if _rise(values, i) > MATERIAL * abs(progress.baseline)), default=None)
+
+
+def _error(values: np.ndarray, levels: np.ndarray) -> float:
+    """Return the standard error of the median of five losses."""
+    half = SPIKE_LENGTH // 2
+    deviation = 1.4826 * float(np.median(np.abs(values[half : half + len(levels)] - levels)))
+    return 1.25 * deviation / SPIKE_LENGTH**0.5
 
 
 def _rise(values: np.ndarray, start: int) -> float:

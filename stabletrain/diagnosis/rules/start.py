@@ -34,6 +34,7 @@ COPIES = 0.9  # share of a layer's units
 MIN_CHANGED = 2  # hidden layers: a single small one is a branch or a head, whose size is a choice (PPO's action head)
 HUGE = 30.0  # rms: tanh and sigmoid saturate long before, and its square dominates every sum
 LATE = 0.8  # of the training budget, as in `no_progress`
+AT_CHANCE = 0.05  # of the prior loss: outputs that were too large no longer are, and yet nothing is learned
 PATIENCE = 0.03  # of the training budget
 PATIENCE_OUTPUTS = 0.08  # … where only the outputs are too large: most networks reduce them in a few steps
 
@@ -97,10 +98,12 @@ def find_bad_init(observations: Observations) -> list[Finding]:
     if not start.is_unusual or (is_good_start(observations) and not start.is_saddle):
         return []
     step = last_step(observations)
+    is_large_alone = not start.is_structure and start.size <= HUGE
     suffers = progress is None or (
         _is_lost(start, progress)
         and not (progress.is_relapse and progress.best_fall > OVERCOME)
         and not (progress.is_falling and not start.is_structure and not _is_too_late(progress))
+        and not (is_large_alone and abs(progress.fall) < AT_CHANCE)
         and share_done(observations, step) >= (PATIENCE if start.is_structure else PATIENCE_OUTPUTS)
     )
     return [
@@ -131,7 +134,7 @@ def _is_too_late(progress: Progress) -> bool:
 
 def _describe(observations: Observations, progress: Progress | None) -> _Start:
     table = _initialized(observations)
-    spread, layer = _spread(table, _has_gradient(observations)) if table is not None else (0.0, None)
+    spread, layer = _spread(table, _has_gradient(observations, table)) if table is not None else (0.0, None)
     alike = _alike(observations)
     if abs(spread) <= SPREAD:
         layer = alike[0] if alike else _first_large(table)
@@ -242,10 +245,16 @@ def _initialized(observations: Observations) -> Table | None:
     return table.of(kept) if kept else table
 
 
-def _has_gradient(observations: Observations) -> bool:
-    """Return whether a gradient reaches the first layer on the first step: if so, zeros are bypassed by skips."""
+def _has_gradient(observations: Observations, outputs: Table) -> bool:
+    """Return whether a gradient reaches a hidden layer on the first step that is not zero itself.
+
+    If so, zeros are bypassed by skips. In low-rank adapters the second matrix begins at zero, beside frozen weights.
+    """
     table = observations.rms.get(DELTA)
-    return table is not None and len(table.steps) > 0 and bool(table.values[0, 0] > 0)
+    if table is None or not len(table.steps) or not len(outputs.steps):
+        return False
+    passing = {x for x, size in zip(outputs.layers[:-1], outputs.values[0, :-1], strict=True) if size > 0}
+    return any(x in passing and slope > 0 for x, slope in zip(table.layers, table.values[0], strict=True))
 
 
 @BAD_INIT.remedy

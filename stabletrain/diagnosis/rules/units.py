@@ -80,6 +80,8 @@ def _find(observations: Observations, share_of: str, kind: Kind) -> list[Finding
 def _severity(observations: Observations, share: float, step: int) -> str:
     progress = progress_of(observations)
     is_unhealthy = progress is not None and (progress.lags if share > CRITICAL_SHARE else progress.suffers)
+    if progress is not None and not progress.is_measure:
+        is_unhealthy = share > CRITICAL_SHARE  # no loss shows that the layer learns nevertheless
     if progress is not None and not (is_unhealthy and share_done(observations, step) >= PATIENCE):
         return "info"
     return "critical" if share > CRITICAL_SHARE else "warning"
