@@ -42,7 +42,7 @@ def find_lr_too_high(observations: Observations) -> list[Finding]:
     r = median over the weights of ‖ΔW‖/‖W‖ > 0.1 on any measurement; above 0.3, a loss that lags is enough to alarm. Up
     to 0.3, what the training learned after such steps shows that it survived them: adaptive optimizers and clipped
     gradients begin with large steps. Where the level of the loss shows nothing, as in a GAN, steps larger than the
-    weights at a rate thirty times above the usual one alarm.
+    weights alarm, unless the rate is known and within thirty times of the usual one.
     """
     progress = progress_of(observations)
     jump = _find_jump(observations, progress)
@@ -58,11 +58,14 @@ def find_lr_too_high(observations: Observations) -> list[Finding]:
     step = int(ratios.steps[beyond[0]])
     largest = float(np.nanmax(medians))
     share = share_done(observations, last_step(observations))
-    suffices = rate_of(observations).distance > FAR_FROM_USUAL
+    rate = rate_of(observations)
+    suffices = rate.distance > FAR_FROM_USUAL
     ill = progress is None or (progress.lags if largest > FAR_TOO_FAR else progress.suffers)
     suffers = ill and (progress is None or share >= (PATIENCE if largest > FAR_TOO_FAR else PATIENCE_NEAR))
     if progress is not None and not progress.is_measure:
-        suffers = (suffices and largest > TORN) or progress.suffers  # no loss shows that weights survived it
+        suffers = (
+            largest > TORN and (suffices or rate.lr is None)
+        ) or progress.suffers  # no loss shows that weights survived it
     if progress is not None and largest <= FAR_TOO_FAR and progress.overcame(int(ratios.steps[beyond[-1]])):
         suffers = False
     return [
