@@ -75,18 +75,20 @@ def _encode_rows(counts: np.ndarray) -> list[bytes]:
     lows, ends = filled.argmax(axis=1), inside.shape[1] - filled[:, ::-1].argmax(axis=1)
     scales = MAX_BYTE / np.maximum(inside.max(axis=1, keepdims=True), 1)
     heights = np.maximum(np.rint(inside * scales), filled).astype(np.uint8)
-    heads = zip(sizes, counts[:, ZERO_BIN], counts[:, NONFINITE_BIN], filled.any(axis=1), lows, ends, strict=True)
     return [
-        _head(*map(int, head)) + (row[head[4] : head[5]].tobytes() if head[3] else b"")
-        for head, row in zip(heads, heights, strict=True)
+        _encode_row(int(size), row, int(low), int(end), heights[place, low:end].tobytes())
+        for place, (size, row, low, end) in enumerate(zip(sizes, counts, lows, ends, strict=True))
     ]
 
 
-def _head(size: int, num_zero: int, num_nonfinite: int, is_filled: int, low: int, end: int) -> bytes:
+def _encode_row(size: int, counts: np.ndarray, low: int, end: int, heights: bytes) -> bytes:
     if not size:
         return bytes(NUM_HEAD)
+    num_zero, num_nonfinite = int(counts[ZERO_BIN]), int(counts[NONFINITE_BIN])
     shares = [_up(num_zero / size), _up(num_nonfinite / size)]
-    return bytes([*shares, low + 1, end - low] if is_filled else [*shares, 0, 0])
+    if num_zero + num_nonfinite == size:
+        return bytes([*shares, 0, 0])
+    return bytes([*shares, low + 1, end - low]) + heights
 
 
 def _up(share: float) -> int:
