@@ -9,7 +9,8 @@ client asks as the page does, until it has all rows; if Chromium is installed, a
 
 training: one training on one thread, during which the page is asked once a second, for the list and for the run, as an
 open browser does, and then not, in turn. The speed is that of the record: steps per second between the first and the
-last loss of each stretch. Once with a core left for the server, once with both on the same core.
+last loss of each stretch, which begins ten seconds after the page was opened or closed. Once with a core left for the
+server, once with both on the same core.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from stabletrain.vocabulary.statuses import FINISHED
 ROOT = Path(__file__).parents[1]
 CHROMIUM = Path("/usr/bin/chromium")
 WARMUP_S = 20.0
+SETTLE_S = 10.0  # after the page was opened or closed: what was recorded meanwhile is read at once
 TRAINING = ["model=mlp", "model.depth=12", "data=digits", "trainer=cpu", "trainer.max_epochs=-1", "logger=tensorboard"]
 
 
@@ -225,10 +227,11 @@ def alternate(
     for _ in range(num_pairs):
         pair = []
         for is_open in (False, True):
-            position = skip_to_end(folder, position)
-            page, used = OpenPage(address, folder.path.name), cpu_s(server)
+            page = OpenPage(address, folder.path.name)
             if is_open:
                 page.start()
+            time.sleep(SETTLE_S)
+            position, used = skip_to_end(folder, position), cpu_s(server)
             time.sleep(seconds)
             if is_open:
                 page.stopped.set()

@@ -4,7 +4,7 @@
 
 Each buggy case is recorded (if it is not in FOLDER) and diagnosed. The first and the second remedy of its first finding
 and a random remedy of the catalogue are applied to the case, which trains again unwatched on up to three seeds: two
-that agree decide. With `--catalogue`, the other remedies follow until one mends, which shows what can be mended at
+that agree decide. With `--catalogue`, the other remedies follow until one fixes it, which shows what can be fixed at
 all. Results are kept in FOLDER/advice, so that the command can be interrupted and repeated.
 """
 
@@ -38,8 +38,8 @@ from stabletrain.vocabulary.finding import Finding
 from stabletrain.vocabulary.kinds import KINDS
 
 NUM_SEEDS = 3
-MENDED, IMPROVED, UNCHANGED, WORSE, NOTHING = "mended", "improved", "unchanged", "worse", "no advice"
-OUTCOMES = (MENDED, IMPROVED, UNCHANGED, WORSE, NOTHING)
+FIXED, IMPROVED, UNCHANGED, WORSE, NOTHING = "fixed", "improved", "unchanged", "worse", "no advice"
+OUTCOMES = (FIXED, IMPROVED, UNCHANGED, WORSE, NOTHING)
 MUCH = 10.0  # points: a smaller change for the better is none
 
 
@@ -52,7 +52,7 @@ class Row:
         kind: Kind of the first finding; "" if nothing was found.
         remedies: The first two remedies.
         first, second, chance: Outcome of the first and the second remedy, and of a random one of the catalogue.
-        by: A remedy that mends it; "" if none is known.
+        by: A remedy that fixes it; "" if none is known.
     """
 
     case: Case
@@ -79,7 +79,8 @@ class Trials:
     def points(self, case: Case, override: str, finding: Finding | None, seed: int) -> float:
         """Return the points of a case with a remedy, NaN if they are not finite; -1 stands for NaN on disk."""
         treatment = treat(case, override, finding)
-        key = json.dumps([treatment.case.digest, treatment.init, treatment.clip, seed])
+        more = ["lr_find"] if treatment.finds_lr else []
+        key = json.dumps([treatment.case.digest, treatment.init, treatment.clip, seed, *more])
         path = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:20]}.json"
         if not path.is_file():
             points = treatment.make_run(seed)()
@@ -106,7 +107,7 @@ def outcome_of(points: float, before: float, reference: float) -> str:
     """Return what a change from `before` to `points` is; NaN and -1 are worse than any number."""
     points = LOST if math.isnan(points) else points
     if points >= reference - HEALTHY_POINTS:
-        return MENDED
+        return FIXED
     if points >= before + MUCH:
         return IMPROVED
     return WORSE if points < before - HEALTHY_POINTS else UNCHANGED
@@ -133,7 +134,7 @@ def examine(case: Case, label: Label, folder: Path, trials: Trials, *, catalogue
     """Return what became of a case with the doctor's advice."""
     path = folder / file_name(case, label.seed)
     if not path.is_file():
-        record((case, label.seed, folder))
+        record((case, label.seed, folder, False))
     observations = load(path)
     about = replace(observations.about, choices=choices_of(case))
     observations = replace(observations, about=about)
@@ -144,9 +145,9 @@ def examine(case: Case, label: Label, folder: Path, trials: Trials, *, catalogue
     chosen = known[int(case.digest, 16) % len(known)]
     chance = trials.outcome(case, label, chosen, None)
     tried = {chosen: chance, **dict(zip(said, (first, second), strict=False))}
-    by = next((o for o, word in tried.items() if word == MENDED), "")
+    by = next((o for o, word in tried.items() if word == FIXED), "")
     if catalogue and not by:
-        by = next((o for o in known if o not in tried and trials.outcome(case, label, o, None) == MENDED), "")
+        by = next((o for o in known if o not in tried and trials.outcome(case, label, o, None) == FIXED), "")
     return Row(case, finding.kind if finding else "", said, first, second, chance, by)
 
 
@@ -161,22 +162,22 @@ def sample(cases: Iterable[Case], count: int | None) -> list[Case]:
 
 def print_tables(rows: Sequence[Row], *, catalogue: bool) -> None:
     """Print the outcomes by kind, and the shares."""
-    print("\n| kind of the first finding | runs | mended | improved | unchanged | worse | no advice | first two mend |")
+    print("\n| kind of the first finding | runs | fixed | improved | unchanged | worse | no advice | first two fix |")
     print("|---|---|---|---|---|---|---|---|")
     kinds = sorted({row.kind for row in rows}, key=lambda kind: -sum(row.kind == kind for row in rows))
     groups = [(kind or "nothing found", [row for row in rows if row.kind == kind]) for kind in kinds]
     for name, found in [*groups, ("all", rows)]:
         counts = [sum(row.first == word for row in found) for word in OUTCOMES]
-        both = sum(row.best == MENDED for row in found)
+        both = sum(row.best == FIXED for row in found)
         print(f"| {name} | {len(found)} | {' | '.join(map(str, counts))} | {both} |")
-    mendable = [row for row in rows if row.by] if catalogue else list(rows)
-    print(f"\nof {len(mendable)} runs{' that some remedy of the catalogue mends' if catalogue else ''}:")
+    fixable = [row for row in rows if row.by] if catalogue else list(rows)
+    print(f"\nof {len(fixable)} runs{' that some remedy of the catalogue fixes' if catalogue else ''}:")
     for name, words in (
-        ("first remedy", [r.first for r in mendable]),
-        ("one of the first two", [r.best for r in mendable]),
-        ("random remedy", [r.chance for r in mendable]),
+        ("first remedy", [r.first for r in fixable]),
+        ("one of the first two", [r.best for r in fixable]),
+        ("random remedy", [r.chance for r in fixable]),
     ):
-        print(f"- {name}: mended {share(words, MENDED)}, worse {share(words, WORSE)}")
+        print(f"- {name}: fixed {share(words, FIXED)}, worse {share(words, WORSE)}")
 
 
 def share(words: Sequence[str], word: str) -> str:
@@ -189,7 +190,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="folder of the recordings")
     parser.add_argument("--part", choices=PARTS, default="tuning")
     parser.add_argument("--sample", type=int, help="so many cases only, spread over the families")
-    parser.add_argument("--catalogue", action="store_true", help="find out which runs any remedy mends")
+    parser.add_argument("--catalogue", action="store_true", help="find out which runs any remedy fixes")
     options = parser.parse_args()
     begin_worker()
     torch.set_num_threads(1)
@@ -200,7 +201,7 @@ def main() -> None:
         row = examine(case, labels[case.name], options.folder, trials, catalogue=options.catalogue)
         rows.append(row)
         said = " | ".join(f"{o}: {word}" for o, word in zip(row.remedies, (row.first, row.second), strict=False))
-        more = f"random: {row.chance}; mended by {row.by or '-'}"
+        more = f"random: {row.chance}; fixed by {row.by or '-'}"
         print(f"{case.name} {row.kind or 'nothing'}: {said} ({more})", flush=True)
     print_tables(rows, catalogue=options.catalogue)
 

@@ -93,7 +93,8 @@ class Event:
     Attributes:
         kind: `poison` (inputs times `size`, shifted labels), `nan_batch`, `lr_jump` (times `size` from there on),
             `momentum` (first moment times `size`), `moments` (second moment divided by `size`), `nan_state`,
-            `outlier` (inputs times `size`) or `skip` (infinite gradients, and no step is taken).
+            `outlier` (inputs times `size`), `skip` (infinite gradients, and no step is taken) or `restart` (a new
+            optimizer).
         step: The step on which it happens.
         size: Its magnitude.
     """

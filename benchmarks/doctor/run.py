@@ -145,6 +145,8 @@ def spoil(x: Tensor, y: Tensor, event: Event | None) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def corrupt_(optimizer: torch.optim.Optimizer, event: Event) -> None:
     """Modify the optimizer's state as described by the event."""
+    if event.kind == "restart":
+        optimizer.state.clear()
     for state in optimizer.state.values():
         for first in (state[k] for k in ("exp_avg", "momentum_buffer") if state.get(k) is not None):
             if event.kind == "momentum":

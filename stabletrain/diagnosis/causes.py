@@ -55,7 +55,7 @@ def alarm_together(findings: Sequence[Finding], progress: Progress | None) -> li
 
 
 def is_over(finding: Finding, progress: Progress) -> bool:
-    """Return whether the loss recovered from a spike, or steps that were too large ended before most was learned."""
+    """Return whether a loss spike was recovered from, or steps that were too large ended before most was learned."""
     if finding.kind == LR_TOO_HIGH.name:
         return progress.overcame(finding.last_step)
     return bool(finding.evidence.get(RECOVERED))

@@ -23,7 +23,8 @@ class Circumstances(About):
         is_pretrained: Whether the weights were trained before: most are frozen, or the loss began far below its prior.
             Remedies must not overwrite them.
         is_saturating: Whether there are activations with flat ends, such as tanh and sigmoid.
-        is_rectifying: Whether there are activations with units that can die, such as ReLU.
+        is_rectifying: Whether there are activations with units that can die, such as ReLU: layers without a
+            saturating one before them.
         is_recurrent: Whether there are recurrent layers.
     """
 
@@ -41,8 +42,8 @@ def circumstances_of(observations: Observations) -> Circumstances:
         **{f.name: getattr(about, f.name) for f in fields(About)},
         rate=rate_of(observations),
         is_pretrained=is_pretrained(observations),
-        is_saturating=_has_units(observations, SATURATED),
-        is_rectifying=_has_units(observations, DEAD),
+        is_saturating=_num_layers(observations, SATURATED) > 0,
+        is_rectifying=_num_layers(observations, DEAD) > _num_layers(observations, SATURATED),
         is_recurrent=bool(observations.time) or any("weight_hh" in layer for layer in _layers(observations)),
     )
 
@@ -59,6 +60,8 @@ def is_good_start(observations: Observations) -> bool:
 
 
 def _is_mostly_frozen(observations: Observations) -> bool:
+    if observations.about.frozen_share > FROZEN:
+        return True
     present, learning = weights(observations, WEIGHT), weights(observations, GRADIENT)
     if present is None or learning is None:
         return False
@@ -66,9 +69,10 @@ def _is_mostly_frozen(observations: Observations) -> bool:
     return num_frozen > FROZEN * len(present.layers)
 
 
-def _has_units(observations: Observations, share_of: str) -> bool:
+def _num_layers(observations: Observations, share_of: str) -> int:
+    """Return the number of layers with such units: layers with zeros at their inputs, or with an output at its ends."""
     table = observations.units.get(share_of)
-    return table is not None and len(table.layers) > 0
+    return 0 if table is None else len(table.layers)
 
 
 def _layers(observations: Observations) -> tuple[str, ...]:

@@ -65,10 +65,12 @@ class About:
         num_steps: The training budget in optimizer steps.
         steps_per_epoch: Optimizer steps in one pass over the training data.
         num_dims: Number of axes of each parameter, by layer name; 1 for biases and gains.
+        frozen_share: Fraction of the elements of all parameters that require no gradient.
         prior_loss: Loss of the best constant prediction: the entropy of the labels, or the variance of the targets.
         prior_is_measured: Whether the prior loss was inferred from the loss itself, so that it is on the loss's scale.
         is_game: Whether optimizers of different networks step in turn, as in a GAN, where the level of the loss does
             not show what was learned.
+        is_open_ended: Whether `num_steps` is the number of steps so far, of a training whose budget nobody told.
         client: Whose words advice is given in, where stabletrain did not compose the run: `lightning`, `huggingface`,
             or `loop` for a training loop of one's own.
     """
@@ -78,9 +80,11 @@ class About:
     num_steps: int | None = None
     steps_per_epoch: int | None = None
     num_dims: Mapping[str, int] = field(default_factory=dict)
+    frozen_share: float = 0.0
     prior_loss: float | None = None
     prior_is_measured: bool = False
     is_game: bool = False
+    is_open_ended: bool = False
     client: str | None = None
 
 

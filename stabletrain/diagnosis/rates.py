@@ -19,9 +19,10 @@ USUAL_SGD = 0.05  # conf/optimizer: 0.1 plain, 0.05 with momentum
 FAR_FROM_USUAL = 30.0  # factor beyond which a rate alone explains updates that are too large or too small
 TURNOVER = 5.0  # ‖ΔW‖/‖W‖ summed over a training: weights that learn are replaced a few times
 TARGET = (1e-3, 2e-2)  # ‖ΔW‖/‖W‖ per step: 1e-3 is usual (Karpathy 2015), short trainings need more
+LARGEST = 0.1  # ‖ΔW‖/‖W‖ above which steps are too large (`rules.rate`)
 UNKNOWN_TARGET = 2e-3  # … where the number of steps is unknown
 TRUSTED = 100.0  # factor: what the updates say is bounded around the usual rate; exploding gradients say nothing
-LEAST_CHANGE = 3.0  # factor: a smaller change of the learning rate mends nothing
+LEAST_CHANGE = 3.0  # factor: a smaller change of the learning rate fixes nothing
 TENFOLD = 10.0
 MOMENTUM_GAIN = 3.0  # by which momentum 0.9 lengthens steps of random direction after the first: √((1 + β)/(1 − β))
 EVEN = 0.02  # decades: updates of plain gradient descent are the gradient times one number in every layer
@@ -57,6 +58,11 @@ class Rate:
         """Factor by which the rate is above the usual one, below 1 if it is lower; 1 if unknown."""
         return self.lr / self.usual if self.lr and self.usual else 1.0
 
+    @property
+    def is_above_target(self) -> bool | None:
+        """Whether the typical update is above its target size; None if it was not measured."""
+        return None if not self.lr or self.typical is None else self.typical * self.lr > self._target
+
     def lower(self) -> float | None:
         """Return a lower rate that works, rounded to one digit; None if the rate is unknown."""
         if not self.lr:
@@ -71,11 +77,22 @@ class Rate:
             return None
         return rounded(max(self._working(self.typical) or self.lr * TENFOLD, self.lr * LEAST_CHANGE))
 
+    def higher_by(self, factor: float) -> float | None:
+        """Return a rate that is higher by a factor, but no higher than steps can be; None if the rate is unknown."""
+        if not self.lr:
+            return None
+        most = LARGEST / (self.typical * self.lr) if self.typical else TENFOLD
+        return rounded(self.lr * max(min(factor, most), LEAST_CHANGE))
+
+    @property
+    def _target(self) -> float:
+        """‖ΔW‖/‖W‖ of a step that is to be reached."""
+        least, most = TARGET
+        return min(max(TURNOVER / self.num_steps, least), most) if self.num_steps else UNKNOWN_TARGET
+
     def _working(self, ratio_per_lr: float | None) -> float | None:
         """Return the geometric mean of the usual rate and that at which the updates have their target size."""
-        least, most = TARGET
-        target = min(max(TURNOVER / self.num_steps, least), most) if self.num_steps else UNKNOWN_TARGET
-        measured, usual = target / ratio_per_lr if ratio_per_lr else None, self.usual
+        measured, usual = self._target / ratio_per_lr if ratio_per_lr else None, self.usual
         if measured is None or usual is None:
             return usual or measured
         return math.sqrt(usual * min(max(measured, usual / TRUSTED), usual * TRUSTED))
@@ -150,4 +167,6 @@ def _is_adaptive(observations: Observations, lr: float | None) -> bool | None:
         return False
     if known.sum() > 1 and np.ptp(np.log10(slopes[known])) > EVEN:
         return True
+    if known.sum() == 1 and lr:  # plain gradient descent multiplies the gradient by the rate
+        return bool(abs(factors[0] - np.log10(lr)) > EVEN)
     return bool(lr and np.median(np.abs(np.log10(sizes[known] / lr))) < 0.1)

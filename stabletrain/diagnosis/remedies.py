@@ -1,4 +1,4 @@
-"""What to do about a finding: advice in words, and overrides in the order in which they mend most often.
+"""What to do about a finding: advice in words, and overrides in the order in which they help most often.
 
 This module has the building blocks: functions from what is known of the run to the remedies that fit it. Which of them
 a kind of finding proposes, and in which order, is written beside its rule (measured: docs/doctor_advice.md).
@@ -11,7 +11,9 @@ import shlex
 from typing import NamedTuple
 
 from stabletrain.diagnosis.circumstances import Circumstances
+from stabletrain.diagnosis.client_words import in_words_of
 from stabletrain.diagnosis.observations import About
+from stabletrain.diagnosis.progress import Progress
 from stabletrain.diagnosis.rates import LEAST_CHANGE, Rate, rounded, usual_adaptive
 from stabletrain.vocabulary.finding import Finding
 from stabletrain.vocabulary.kinds import KINDS
@@ -28,6 +30,8 @@ NORM_PRESERVING = ("orthogonal", "chrono", "identity")  # initializations of rec
 CUSTOM = "custom"  # a user-defined model: nobody knows which parts it accepts
 LR = "optimizer.lr"
 CLIP_FACTOR = 0.1
+STEADY_FALL = "steady_fall"  # in the evidence: of a loss that is lowest at the end, as a fraction of the first loss
+ENOUGH_FALL = 2.0  # … that larger steps are to reach, as if it went on at the same pace
 USUAL_UPDATES = "Updates of the usual size, about a thousandth of the weights (Karpathy 2015)."
 
 
@@ -76,13 +80,19 @@ def split(override: str) -> tuple[str, ...]:
 def remedies_for(finding: Finding, about: About) -> list[Remedy]:
     """Return the remedies that fit the composition, without what it has already, best first.
 
-    Where an inspector saw the line that is wrong, the one that fixes it is the only remedy; no override does.
+    One that is part of another comes last: what does not help with more does not help alone. Where an inspector saw
+    the line that is wrong, the one that fixes it is the only remedy; no override does.
     """
     if CERTAINTY in finding.evidence and REMEDY in finding.evidence:
         return [] if about.choices else [Remedy("", "", finding.evidence[REMEDY])]
     proposed = [remedy for propose in KINDS[finding.kind].remedies for remedy in propose(finding, about)]
     kept = [remedy for remedy in proposed if not (remedy.overwrites and is_pretrained(about))]
-    return [r for r in (_without_chosen(remedy, about) for remedy in kept) if r.override] if about.choices else kept
+    if about.choices:
+        kept = [remedy for remedy in (_without_chosen(remedy, about) for remedy in kept) if remedy.override]
+    else:
+        kept = [remedy._replace(in_code=in_words_of(about, remedy.override, remedy.in_code)) for remedy in kept]
+    parts = [remedy for place, remedy in enumerate(kept) if any(_is_part(remedy, other) for other in kept[:place])]
+    return [*(remedy for remedy in kept if remedy not in parts), *parts]
 
 
 def clip(about: About) -> list[Remedy]:
@@ -122,6 +132,22 @@ def usual_lr(about: About) -> list[Remedy]:
     return higher_lr(about) if distance < 1 / LEAST_CHANGE else []
 
 
+def steady_fall(progress: Progress) -> dict[str, float]:
+    """Return by how much the loss fell, as evidence, if it is lowest at the end; nothing if it is not."""
+    fell = progress.start - progress.now
+    is_steady = progress.is_falling or progress.now <= progress.best
+    return {STEADY_FALL: fell / progress.start} if is_steady and fell > 2 * progress.uncertainty else {}
+
+
+def larger_steps(finding: Finding, about: About) -> list[Remedy]:
+    """Propose the rate at which a loss that fell steadily, but little, would have fallen far enough."""
+    fall = finding.evidence.get(STEADY_FALL)
+    if not fall:
+        return []
+    why = "The loss falls steadily, by too little: larger steps in the same direction."
+    return set_lr(_rate(about).higher_by(ENOUGH_FALL / fall), why, +1)
+
+
 def set_lr(lr: float | None, why: str, direction: int = -1) -> list[Remedy]:
     """Propose a learning rate, where it is known."""
     if not lr:
@@ -133,6 +159,16 @@ def warmup(about: About) -> list[Remedy]:
     """Propose to begin with small steps."""
     why = "Small steps first, while the curvature falls (Goyal et al. 2017)."
     return [Remedy("schedule=warmup_cosine", why)]
+
+
+def lower_lr_gently(about: About) -> list[Remedy]:
+    """Propose a lower learning rate that rises at the beginning and falls to the end."""
+    lower = [remedy for remedy in lower_lr(about) if about.choices]
+    return [
+        r._replace(override=f"{r.override} {w.override}", why=f"{r.why} {w.why}", in_code="")
+        for r in lower
+        for w in warmup(about)
+    ]
 
 
 def adam(about: About) -> list[Remedy]:
@@ -191,6 +227,11 @@ def recurrent_initialization() -> list[Remedy]:
     return [ORTHOGONAL]
 
 
+def norm_preserving(about: About) -> list[Remedy]:
+    """Propose orthogonal recurrent weights, where those of the composition do not preserve norms."""
+    return [ORTHOGONAL] if about.choices and _may_grow_over_time(about) else []
+
+
 def gated_cell(about: About) -> list[Remedy]:
     """Propose an LSTM in place of a plain recurrent network."""
     why = "Its cell passes the gradient on unchanged (Hochreiter and Schmidhuber 1997)."
@@ -216,6 +257,11 @@ def is_recurrent(about: About) -> bool:
     if about.choices:
         return about.choices.get("model") in RECURRENT
     return isinstance(about, Circumstances) and about.is_recurrent
+
+
+def _is_part(remedy: Remedy, other: Remedy) -> bool:
+    """Return whether all that a remedy sets is set by another one, which sets more."""
+    return bool(remedy.words) and remedy.words.items() < other.words.items()
 
 
 def _may_grow_over_time(about: About) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from stabletrain.inspection.inspector import Inspector, StepView
+from stabletrain.inspection.mistakes.cadence import is_inspected
 from stabletrain.inspection.mistakes.input_scale import InputScaleInspector
 from stabletrain.inspection.mistakes.labels import LabelInspector
 from stabletrain.inspection.mistakes.modes import ModeInspector
@@ -31,6 +32,7 @@ INSPECTORS: tuple[type[Inspector], ...] = (
     LabelInspector,
     NonFiniteInspector,
 )
+FIRST_STEPS = 10  # on each of which the model may have been compiled since the last one
 
 
 class Inspections:
@@ -48,11 +50,17 @@ class Inspections:
         self.model = model
         is_sharded = any_sharded(model.parameters())
         self._inspectors = [] if is_sharded else [inspector(model) for inspector in inspectors]
+        self._is_compiled = False
         self.expect(0)
 
     def expect(self, step: int) -> None:
-        """Prepare for the forward pass of `step`; a model that is compiled in place cannot be hooked unchanged."""
-        if is_compiled_in_place(self.model):
+        """Prepare for the forward pass of `step`; a model that is compiled in place cannot be hooked unchanged.
+
+        To find that out takes a walk over all modules, which is made only on steps on which something is hooked.
+        """
+        if step < FIRST_STEPS or is_inspected(step):
+            self._is_compiled = is_compiled_in_place(self.model)
+        if self._is_compiled:
             return
         for inspector in self._inspectors:
             inspector.expect(step)
@@ -62,6 +70,10 @@ class Inspections:
         notices = [notice for inspector in self._inspectors for notice in inspector.inspect(view)]
         self.expect(view.step + 1)
         return notices
+
+    def step_failed(self, view: StepView, error: BaseException) -> list[Notice]:
+        """Inspect a step that raised, wherever it did."""
+        return [notice for inspector in self._inspectors for notice in inspector.inspect_failure(view, error)]
 
     def detach(self) -> None:
         """Remove all hooks."""

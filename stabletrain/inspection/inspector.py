@@ -49,5 +49,12 @@ class Inspector:
         """Return what is wrong on this step; a notice of the same kind and layer extends the earlier one."""
         raise NotImplementedError
 
+    def inspect_failure(self, view: StepView, error: BaseException) -> Iterable[Notice]:
+        """Return what is wrong on a step that raised, such as by a check of the user's own; nothing by default.
+
+        The step may have ended before its backward pass: the gradients may be those of the step before.
+        """
+        return ()
+
     def detach(self) -> None:
         """Remove all hooks."""

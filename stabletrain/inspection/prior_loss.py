@@ -14,6 +14,7 @@ from stabletrain.inspection.loss_kinds import Targets, recognize
 from stabletrain.torch_tools.module_hooks import ModuleHooks
 
 MAX_NUMEL = 2**20  # outputs with more elements, such as those of a large language model, are not looked at
+MAX_OUTPUTS = 8  # of one step
 MAX_ATTEMPTS = 10  # steps that are looked at
 CONSTANT = 1e-6  # variance of targets, relative to their mean square, that is rounding alone
 MIN_RECOGNIZED = 3  # of these, with one kind of loss
@@ -24,7 +25,8 @@ class PriorLoss:
 
     The loss function need not be known: see `loss_kinds`. Open it before the forward pass of a step, and call `see`
     after the backward pass. Nothing is estimated if the loss is not recognized, for example because it depends on
-    several outputs of the network.
+    several outputs of the network. Of several outputs, such as logits and hidden states, the loss must be recognized
+    by exactly one; a loss that the model itself returns is left out.
 
     Args:
         models: The modules that the training loop calls.
@@ -49,6 +51,7 @@ class PriorLoss:
         self._models = models
         self._hooks = ModuleHooks(after=PriorLoss._keep)
         self._seen: list[tuple[Tensor, list[Tensor]]] = []  # outputs, and their gradients
+        self._sources: list[Any] = []  # what computed them: a part may return the tensor that the whole returns
         self._num_attempts = 0
         self._batches: list[Targets] = []
 
@@ -59,14 +62,14 @@ class PriorLoss:
 
     def open(self) -> None:
         """Look at the coming forward pass."""
-        self._seen = []
+        self._seen, self._sources = [], []
         if not self.is_done and not self._hooks.is_open:
             self._hooks.open(self, after=[(model, None) for model in self._models])
 
     def close(self) -> None:
         """Remove the hooks."""
         self._hooks.close()
-        self._seen = []
+        self._seen, self._sources = [], []
 
     def see(self, loss: Tensor | float | None) -> None:
         """Look at the outputs of a step and their gradients, after its backward pass."""
@@ -79,9 +82,9 @@ class PriorLoss:
         self._num_attempts += 1
         value = float(loss.detach() if isinstance(loss, Tensor) else loss)
         with torch.no_grad():
-            found = recognize(*seen[0], value) if len(seen) == 1 else None
-        if found is not None:
-            self._batches.append(found)
+            found = [x for x in (recognize(z, g, value) for z, g in seen[:MAX_OUTPUTS]) if x is not None]
+        if len(found) == 1:
+            self._batches.append(found[0])
         same = [b for b in self._batches if b[0] == self._batches[-1][0] and b[2] == self._batches[-1][2]]
         if len(same) >= MIN_RECOGNIZED and 2 * len(same) >= self._num_attempts:
             self.value = _prior(same) or None  # if all targets are equal, there is nothing to learn but a constant
@@ -90,7 +93,9 @@ class PriorLoss:
         if not module.training or not torch.is_grad_enabled():
             return
         for tensor in _tensors(output):
-            if tensor.requires_grad and 0 < tensor.numel() <= MAX_NUMEL and tensor.is_floating_point():
+            is_output = tensor.requires_grad and tensor.is_floating_point() and tensor.dim() > 0
+            if is_output and 0 < tensor.numel() <= MAX_NUMEL and not any(tensor.grad_fn is x for x in self._sources):
+                self._sources.append(tensor.grad_fn)
                 gradients: list[Tensor] = []
                 self._seen.append((tensor.detach().clone(), gradients))
                 tensor.register_hook(_keep_in(gradients))

@@ -18,10 +18,12 @@ class AcceleratorCalls:
 
     Attributes:
         graph: The last loss with its graph, until `take`; None before.
+        after_backward: Called with each loss once its backward pass is done; None for nothing.
     """
 
     def __init__(self) -> None:
         self.graph: Tensor | None = None
+        self.after_backward: Callable[[Tensor], object] | None = None
         self._losses: list[Tensor] = []
         self._norm: Any = None
         self._undo: list[Callable[[], None]] = []
@@ -30,13 +32,18 @@ class AcceleratorCalls:
         """Begin to note."""
         if not self._undo:
             me: weakref.ref[AcceleratorCalls] = weakref.ref(self)
-            self._undo = [_wrap("backward", me, before=True), _wrap("clip_grad_norm_", me, before=False)]
+            self._undo = [_wrap("backward", me), _wrap("clip_grad_norm_", me)]
 
     def close(self) -> None:
         """End it, and restore the methods."""
         while self._undo:
             self._undo.pop()()
         self.graph, self._losses, self._norm = None, [], None
+
+    @property
+    def num_losses(self) -> int:
+        """Number of losses since the last `take`: the micro-batches of the step."""
+        return len(self._losses)
 
     def take(self) -> tuple[Tensor | None, Any]:
         """Return the sum of the losses since the last call, which is the step's loss, and the norm before clipping.
@@ -48,25 +55,29 @@ class AcceleratorCalls:
         self.graph, self._losses, self._norm = None, [], None
         return (sum(losses[1:], losses[0]) if losses else None), norm
 
-    def _note(self, name: str, value: Any) -> None:
-        if name == "clip_grad_norm_":
-            self._norm = value.detach() if isinstance(value, Tensor) else value
-        elif isinstance(value, Tensor) and value.numel() == 1:
+    def _before(self, name: str, value: Any) -> None:
+        if name == "backward" and isinstance(value, Tensor) and value.numel() == 1:
             self.graph = value
             self._losses.append(value.detach().float())
 
+    def _after(self, name: str, value: Any, result: Any) -> None:
+        if name == "clip_grad_norm_":
+            self._norm = result.detach() if isinstance(result, Tensor) else result
+        elif self.after_backward is not None and isinstance(value, Tensor) and value.numel() == 1:
+            self.after_backward(value.detach())
 
-def _wrap(name: str, me: weakref.ref[AcceleratorCalls], before: bool) -> Callable[[], None]:
+
+def _wrap(name: str, me: weakref.ref[AcceleratorCalls]) -> Callable[[], None]:
     """Wrap a method of the class; return what restores it."""
     original = Accelerator.__dict__[name]
 
     def wrapped(self: Accelerator, *args: Any, **kwargs: Any) -> Any:
-        owner = me()
-        if before and owner is not None:
-            owner._note(name, args[0] if args else kwargs.get("loss"))
+        owner, value = me(), args[0] if args else kwargs.get("loss")
+        if owner is not None:
+            owner._before(name, value)
         result = original(self, *args, **kwargs)
-        if not before and owner is not None:
-            owner._note(name, result)
+        if owner is not None:
+            owner._after(name, value, result)
         return result
 
     setattr(Accelerator, name, wrapped)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from stabletrain.diagnosis.coverage import find_unseen, is_unknown
@@ -20,6 +21,7 @@ from stabletrain.diagnosis.recorded_run import observe
 from stabletrain.errors import require_choice, require_range
 from stabletrain.inspection.inspections import Inspections
 from stabletrain.inspection.inspector import StepView
+from stabletrain.inspection.prior_loss import PriorLoss
 from stabletrain.record.bounded_reader import load_bounded
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.record.writer import RecordWriter
@@ -27,6 +29,7 @@ from stabletrain.signal.cadence import is_due
 from stabletrain.signal.layer_names import clean_name
 from stabletrain.signal.snapshot import Snapshot
 from stabletrain.signal.watch import Watch
+from stabletrain.torch_tools.frozen import frozen_share
 from stabletrain.torch_tools.traceback_values import find_nonfinite
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.clients import HUGGINGFACE
@@ -47,6 +50,7 @@ except ImportError as error:
 
 MEASURED = (GRADIENT, DELTA, ACTIVATION, UPDATE, UNITS)  # what the rules read
 MAX_WAITING = 10  # steps whose loss is read and written together
+FIRST_STEPS = 10  # on which all signals are measured: a rate that is too high shows most on the first ones
 
 
 class WatchCallback(TrainerCallback):
@@ -58,6 +62,8 @@ class WatchCallback(TrainerCallback):
     as they pass through `Accelerator.backward` and `clip_grad_norm_`. Metrics of the evaluation are recorded as the
     `Trainer` logs them: `eval_loss` as `val/loss`, `eval_accuracy` as `val/accuracy`.
 
+    The loss at chance level is inferred from the outputs of the first steps and their gradients, for the usual losses.
+
     If training raises, the run is diagnosed when Python exits.
 
     Args:
@@ -67,7 +73,8 @@ class WatchCallback(TrainerCallback):
         histograms_every: Steps between two histograms; 0 for never.
         signals: Signals to measure: `gradient` and any of `delta`, `activation`, `weight`, `update`, `moment`, `clip`,
             `units`.
-        signals_every: Steps between two measurements of the signals other than the gradient; 0 for never.
+        signals_every: Steps between two measurements of the signals other than the gradient, after the first ten
+            steps, all of which are measured; 0 for never.
 
     Raises:
         RequestError: An unknown signal, or a negative number of steps.
@@ -96,6 +103,8 @@ class WatchCallback(TrainerCallback):
         self._snapshot: Snapshot | None = None
         self._calls = AcceleratorCalls()
         self._inspections: Inspections | None = None
+        self._prior: PriorLoss | None = None
+        self._num_micro = 1  # batches in one step
         self._optimizer: Optimizer | None = None
         self._waiting: list[tuple[int, dict[str, Any]]] = []  # scalars to be written, the loss as a tensor
         self._num_nonfinite: dict[str, int] = {}
@@ -118,9 +127,13 @@ class WatchCallback(TrainerCallback):
             size = sum(p.numel() for p in model.parameters())
             dims = {clean_name(path): p.dim() for path, p in model.named_parameters()}
             planned = {"num_steps": state.max_steps, "num_dims": dims, "client": HUGGINGFACE}
+            planned["frozen_share"] = frozen_share(model)
             self._writer.write_info({"parameters": about, "num_parameters": size, "training": planned})
             self.folder.update_summary(status=RUNNING, verdict=None, steps=state.global_step)
             self._inspections = Inspections(model)
+            self._prior = PriorLoss([model])
+            self._prior.open()
+            self._calls.after_backward = self._see_outputs
             self._calls.open()
             atexit.register(self._conclude_at_exit)
         self._start_s, self._seconds = time.perf_counter(), 0.0
@@ -129,7 +142,7 @@ class WatchCallback(TrainerCallback):
         """Register the hooks if the next step is due; they stay for all its micro-batches."""
         if self._watch is not None and state.is_world_process_zero:
             step = state.global_step
-            self._watch.expect(is_due(step, self.signals_every), histograms=is_due(step, self.histograms_every))
+            self._watch.expect(self._measures_all(step), histograms=is_due(step, self.histograms_every))
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure if this step is due, and inspect it."""
@@ -144,7 +157,7 @@ class WatchCallback(TrainerCallback):
             return
         if self._writer is not None or self._watch.is_sharded:
             start = time.perf_counter()
-            others = is_due(step, self.signals_every)
+            others = self._measures_all(step)
             self._snapshot = self._watch.step(histograms=histograms, step=step, others=others)
             self._seconds += time.perf_counter() - start
 
@@ -170,6 +183,11 @@ class WatchCallback(TrainerCallback):
     def _conclude_at_exit(self) -> None:
         """Diagnose a run that raised."""
         error = getattr(sys, "last_value", None)  # the exception that ended the program
+        if self._writer is not None and self._inspections is not None and error is not None:
+            optimizers = () if self._optimizer is None else (self._optimizer,)
+            view = StepView(self._num_steps, self._inspections.model, self._calls.graph, optimizers)
+            for notice in self._inspections.step_failed(view, error):
+                self._writer.write_notice(notice)
         if self._writer is not None and error is not None and find_nonfinite(error) is not None:
             self._waiting.append((self._num_steps, {names.TRAIN_LOSS: math.nan}))
         self._end(FAILED, self._num_steps)
@@ -184,12 +202,32 @@ class WatchCallback(TrainerCallback):
         self._calls.close()
         if self._writer is not None:
             self._write_waiting()
+            self._write_prior_loss(self._writer)
             self._writer.close()
             self._conclude(status, num_steps)
-        self._watch = self._writer = self._snapshot = self._inspections = self._optimizer = None
+        if self._prior is not None:
+            self._prior.close()
+        self._watch = self._writer = self._snapshot = self._inspections = self._optimizer = self._prior = None
+
+    def _write_prior_loss(self, writer: RecordWriter) -> None:
+        """Write the loss at chance level; that of a step is the sum over its micro-batches."""
+        if self._prior is not None and self._prior.value is not None:
+            known = {"prior_loss": self._prior.value * self._num_micro, "prior_is_measured": True}
+            writer.write_info(writer.info | {"training": writer.info["training"] | known})
+
+    def _measures_all(self, step: int) -> bool:
+        """Return whether all signals are measured on a step."""
+        return is_due(step, self.signals_every) or (self.signals_every > 0 and step < FIRST_STEPS)
+
+    def _see_outputs(self, loss: Tensor) -> None:
+        """Infer the targets of a micro-batch after its backward pass."""
+        if self._prior is not None:
+            self._prior.see(loss)
+            self._prior.open()
 
     def _note_step(self, step: int, max_norm: float) -> None:
         """Note the loss, the norms and the learning rate of a step that is about to be taken."""
+        self._num_micro = max(1, self._calls.num_losses)
         loss, norm = self._calls.take()
         self._num_steps = step + 1
         scalars: dict[str, Any] = {} if loss is None else {names.TRAIN_LOSS: loss}

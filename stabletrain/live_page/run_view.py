@@ -31,7 +31,8 @@ from stabletrain.vocabulary.signals import GRADIENT
 
 ASSETS = Path(__file__).parent / "assets"
 READ_S = 0.5  # reading time per request
-PAUSE_FACTOR = 20.0  # after t seconds of work for a run that trains, the next 20 t are without: at most 5% of a core
+PAUSE_FACTOR = 40.0  # after t CPU seconds of work for a run that trains, the next 40 t are without: 2.5% of a core
+PARTIAL_FACTOR = 4.0  # the same between two pages of a record that has not been read to its end
 PARTS = ("verdict", "results", "findings", "settings")  # blocks of the report's template
 
 
@@ -50,11 +51,11 @@ class RunView:
         self._collected = CollectedRun(folder.events)
         self._signature: tuple[Any, ...] = ()
         self._is_complete = False
-        self._next_s = 0.0
+        self._next_s = self._next_partial_s = 0.0
 
     def update(self) -> None:
         """Read what is new and make the page again, if there is something new and the last pause is over."""
-        start = time.monotonic()
+        start, used = time.monotonic(), time.thread_time()
         if start < self._next_s:
             return
         summary = read_summary(self.folder)
@@ -67,9 +68,14 @@ class RunView:
         with contextlib.suppress(OSError):  # deleted in between: the next request finds no run
             self._is_complete = self._collected.advance(READ_S)
         self._signature = signature
+        if not self._is_complete and start < self._next_partial_s:
+            return
+        read = time.thread_time()
         self._make(summary, state)
+        now, end = time.monotonic(), time.thread_time()
+        self._next_partial_s = now + PARTIAL_FACTOR * (end - read)
         if is_open(state) and self._is_complete:
-            self._next_s = time.monotonic() + PAUSE_FACTOR * (time.monotonic() - start)
+            self._next_s = now + PAUSE_FACTOR * (end - used)
 
     def _make(self, summary: Mapping[str, Any], state: str) -> None:
         seen = self._collected.observations()

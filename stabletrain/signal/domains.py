@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stabletrain.vocabulary.origins import INVALID, OVERFLOW
+from stabletrain.vocabulary.origins import INVALID, NUMBER, OVERFLOW
 
 NEARLY_ZERO = 1e3  # times the smallest normal number: below it, a quotient of ordinary numbers overflows
 
@@ -60,6 +60,9 @@ def judge(name: str, args: Sequence[Any], output: Tensor) -> Judgement:
                 why = None  # called with other arguments than expected
             if why:
                 return Judgement(INVALID, why)
+    number = next((x for x in args if isinstance(x, float) and not math.isfinite(x)), None)
+    if number is not None:
+        return Judgement(INVALID, f"{NUMBER} is {number}")
     tensors = [x for x in args if isinstance(x, Tensor) and _is_float(x)]
     if any(is_bad(x) for x in tensors):
         return Judgement(INVALID, _of_infinities(name))
@@ -162,6 +165,11 @@ def _pole(args: Sequence[Any]) -> str | None:
     return "a pole at 0 or a negative integer" if _any((args[0] <= 0) & (args[0] == args[0].round())) else None
 
 
+def _weight_norm(args: Sequence[Any]) -> str | None:
+    v, dim = args[0], args[2] if len(args) > 2 else 0
+    return "a vector of the weight is 0, and its norm too" if _any(torch.norm_except_dim(v, 2, dim) == 0) else None
+
+
 def _singular(args: Sequence[Any]) -> str | None:
     return "a singular matrix" if any(isinstance(x, Tensor) for x in args) else None
 
@@ -183,5 +191,6 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Sequence[Any]], str | None]], ...
     (("std", "var", "var_mean", "std_mean"), _deviation),
     (("nll_loss_forward", "nll_loss2d_forward"), _ignored),
     (("lgamma", "digamma"), _pole),
+    (("weight_norm_interface",), _weight_norm),
     (("linalg_inv_ex", "linalg_solve_ex", "linalg_cholesky_ex", "inverse", "linalg_eigh", "linalg_slogdet"), _singular),
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stabletrain.errors import RequestError
 from stabletrain.signal.operations import Leaf, Operation, OperationTrace
 from stabletrain.signal.splitting import find_samples, leaves, length_of
 from stabletrain.signal.trace import NonFinite, Trace, count_nonfinite
@@ -20,6 +22,7 @@ from stabletrain.vocabulary.origins import INPUT, TARGET, WEIGHT
 DATA, PARAMETER, FORWARD, LOSS, BACKWARD, OPTIMIZER = "data", "parameter", "forward", "loss", "backward", "optimizer"
 PHASES = (DATA, PARAMETER, FORWARD, LOSS, BACKWARD, OPTIMIZER)
 MAX_SAMPLES = 32  # reported at most
+ALLOWED = "a function of the batch that returns the loss: a scalar tensor, before its backward pass"
 
 LossFunction = Callable[[Any], Tensor]
 
@@ -95,7 +98,8 @@ def find_offender(
         optimizer: The optimizer of the parameters.
 
     Raises:
-        RequestError: The loss is not a scalar.
+        RequestError: The model is not a module, the optimizer is not one, the loss is not a scalar, or it is finite and
+            has no graph, so that no gradient can be checked.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
@@ -105,7 +109,8 @@ def find_offender(
         >>> found.phase, found.tensor, found.samples
         ('data', 'batch', (3,))
     """
-    with isolated(model):
+    _require(model, optimizer)
+    with isolated(model), _without_gradients(model):
         trace, origin = _run(model, loss_fn, batch)
         if trace.is_finite:
             found = None if optimizer is None else _in_optimizer(trace, optimizer)
@@ -119,12 +124,37 @@ def find_offender(
         return None if found is None else _explained(found, model, origin)
 
 
+def _require(model: Any, optimizer: Any) -> None:
+    if not isinstance(model, nn.Module):
+        found, allowed = type(model).__name__, "a torch.nn.Module"
+        raise RequestError("There is no module to follow.", key="model", found=found, allowed=allowed)
+    if optimizer is not None and not hasattr(optimizer, "param_groups"):
+        found, allowed = type(optimizer).__name__, "a torch.optim.Optimizer, or None"
+        raise RequestError("There is no optimizer to try.", key="optimizer", found=found, allowed=allowed)
+
+
+@contextmanager
+def _without_gradients(model: nn.Module) -> Iterator[None]:
+    """Put the gradients aside, so that a loss function which calls `backward` adds to none of them."""
+    kept = [(p, p.grad) for p in model.parameters()]
+    try:
+        for p, _ in kept:
+            p.grad = None
+        yield
+    finally:
+        for p, gradient in kept:
+            p.grad = gradient
+
+
 def _run(model: nn.Module, loss_fn: LossFunction, batch: Any) -> tuple[Trace, Operation | Leaf | None]:
     """Run the step; return what the layers showed, and where the first non-finite value came from."""
     trace, operations = Trace(model), OperationTrace(model)
     with preserve_rng(), differentiable(), operations, trace:
         loss = loss_fn(batch)
-        operations.read_names([require_scalar(loss, "a function of the batch that returns a scalar tensor")])
+        operations.read_names([require_scalar(loss, ALLOWED)])
+        if not loss.requires_grad and any(p.requires_grad for p in model.parameters()) and bool(loss.isfinite()):
+            found = "a tensor without a graph"
+            raise RequestError("The loss cannot be differentiated.", key="loss_fn", found=found, allowed=ALLOWED)
         trace.differentiate(loss)
     return trace, operations.find([loss]) or operations.find(trace.gradients.values())
 
@@ -132,11 +162,12 @@ def _run(model: nn.Module, loss_fn: LossFunction, batch: Any) -> tuple[Trace, Op
 def _explained(found: Offender, model: nn.Module, origin: Operation | Leaf | None) -> Offender:
     """Return an offender with the operation, its module and its line."""
     if found.phase in (PARAMETER, OPTIMIZER):
-        return replace(found, origin=WEIGHT)
+        why = "it is not finite before the step" if found.phase == PARAMETER else "the optimizer's step makes it so"
+        return replace(found, origin=WEIGHT, why=why)
     if origin is None:
         return found
     operation = origin.user if isinstance(origin, Leaf) else origin
-    kind, why = operation.judgement
+    kind, why = operation.reason
     if isinstance(origin, Leaf):
         kind, why = (TARGET if operation.module is None else INPUT), "a tensor that it was given is not finite"
     module = type(model).__name__ if operation.module == "" else operation.module

@@ -16,10 +16,13 @@ from stabletrain.signal.layer_names import layer_name
 from stabletrain.signal.sources.output_statistics import first_tensor, watched_modules
 from stabletrain.signal.user_code import Place, here
 from stabletrain.torch_tools.module_hooks import ModuleHooks
+from stabletrain.vocabulary.origins import INVALID, family_of
 
-MASKING = ("masked_fill", "fill", "full", "full_like", "new_full", "where", "scalar_tensor", "lift_fresh", "copy")
+MASKING = ("masked_fill", "fill", "full", "full_like", "new_full", "where", "scalar_tensor", "copy")
+FRESH = "lift_fresh"  # what makes a tensor of numbers in the code: it computes nothing
 SOFTMAX = ("softmax", "log_softmax", "safe_softmax", "logsumexp", "sub", "exp", "scaled_dot_product")
 UNNUMBERED = 2**63  # nodes that accumulate gradients have no sequence number of their own
+ACCUMULATES = "AccumulateGrad"  # the node at a parameter, at which its hooks run
 MAX_SINKS = 32
 
 
@@ -57,6 +60,16 @@ class Operation:
     is_nan: bool
     judgement: Judgement
     is_intended: bool
+
+    @property
+    def reason(self) -> Judgement:
+        """Why its output is not finite: of a derivative, in the words of the operation that it belongs to."""
+        family = family_of(self.node) if self.in_backward else None
+        if self.in_backward and self.node.endswith(ACCUMULATES):
+            return self.judgement._replace(why=f"in a hook on a gradient: {self.judgement.why}")
+        if family is None or self.judgement.origin != INVALID:
+            return self.judgement
+        return self.judgement._replace(why=family.backward)
 
 
 @dataclass(eq=False)
@@ -151,7 +164,7 @@ class OperationTrace(TorchDispatchMode):
         node = torch._C._current_autograd_node()
         seq, scope = self._note_scope(node)
         for x in tensors_in((output,)):
-            if _is_bad(x):
+            if _is_bad(x) and name != FRESH:
                 self._add(name, node, seq, scope, x, bad, original)
             else:
                 self._makers.pop(id(x), None)

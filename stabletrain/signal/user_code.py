@@ -18,7 +18,14 @@ OURS = str(Path(__file__).parents[1])
 ENDS = tuple(
     str(Path(OURS) / room) for room in ("signal", "inspection", "integrations")
 )  # of the part that is a user's
-SKIPPED = (TORCH, str(Path(OURS) / "torch_tools"), "<frozen", str(Path(ast.__file__).parent / "contextlib"))
+SKIPPED = (
+    TORCH,
+    str(Path(OURS) / "torch_tools"),
+    "<frozen",
+    "<string>",
+    "<eval",
+    str(Path(ast.__file__).parent / "contextlib"),
+)
 MAX_FRAMES = 80
 
 

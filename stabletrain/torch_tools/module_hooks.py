@@ -140,8 +140,17 @@ def _update_open(changed: ModuleHooks | None) -> None:
 
 
 def _is_recording() -> bool:
-    """Return whether `torch.compile`, `torch.export` or `torch.jit.trace` is recording a graph."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    """Return whether `torch.compile`, `torch.export` or `torch.jit.trace` is recording a graph, or within `torch.func`.
+
+    Values within `vmap` cannot be read.
+    """
+    is_recording = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    return is_recording or is_transformed()
+
+
+def is_transformed() -> bool:
+    """Return whether this is within a transform of `torch.func`, such as `vmap` or `grad`."""
+    return torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _call_before(module: nn.Module, inputs: Any) -> Any:

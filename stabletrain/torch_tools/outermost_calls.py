@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from stabletrain.torch_tools.eager import REPLACED, is_compiled, is_compiler_loaded
+from stabletrain.torch_tools.module_hooks import is_transformed
 
 SLOT = "_compiled_call_impl"
 MAX_SEARCHES = 3  # for compiled models, at the beginning and after the first steps; each takes some 30 ms
@@ -88,7 +89,7 @@ class OutermostCalls:
         """
         model = self._model()
         self._num_searches += 1
-        if model is None or self._num_searches > MAX_SEARCHES or not is_compiler_loaded():
+        if model is None or self._num_searches > MAX_SEARCHES or not _was_compiler_used():
             return None
         parts = {id(module) for module in model.modules()}
         kind = sys.modules["torch._dynamo"].OptimizedModule
@@ -117,7 +118,8 @@ class OutermostCalls:
 
     def _run(self, run: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         owner = self._owner()
-        if self._depth or owner is None or not torch.is_grad_enabled() or torch._C._get_tracing_state():
+        is_followed = torch.is_grad_enabled() and not torch._C._get_tracing_state() and not is_transformed()
+        if self._depth or owner is None or not is_followed:
             return run(*args, **kwargs)
         if self._learning:
             self._seen.setdefault(id(module), module)
@@ -129,6 +131,18 @@ class OutermostCalls:
             self._depth -= 1
         owner.after_call(noted, output)
         return output
+
+
+def _was_compiler_used() -> bool:
+    """Return whether `torch.compile` may have been called, which keeps the backend (checked with torch 2.13.0).
+
+    Optimizers load `torch.compile` to be left out of it, for which there is no backend: None. No backend at all means
+    that they were forgotten, by `torch.compiler.reset()`.
+    """
+    if not is_compiler_loaded():
+        return False
+    backends = getattr(sys.modules["torch._dynamo"].eval_frame, "cached_backends", None)
+    return not backends or any(backend is not None for backend in backends.values())
 
 
 def _put(module: nn.Module, value: Any) -> None:

@@ -49,6 +49,8 @@ def find_nonfinite(error: BaseException) -> NonFiniteVariable | None:
         ...     find_nonfinite(error).name
         'loss'
     """
+    if isinstance(error, KeyboardInterrupt):  # says nothing about numbers
+        return None
     for frame, line in reversed([*_frames(error)]):
         for name, value in [*frame.f_locals.items()]:
             if _is_bad(value):

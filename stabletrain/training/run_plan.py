@@ -12,6 +12,7 @@ from torch.utils.data import TensorDataset
 
 from stabletrain.data import Data
 from stabletrain.signal.layer_names import clean_name
+from stabletrain.torch_tools.frozen import frozen_share
 
 MAX_TARGETS = 4096  # read if examples are created one by one
 
@@ -19,7 +20,7 @@ MAX_TARGETS = 4096  # read if examples are created one by one
 def describe_training(
     network: nn.Module, data: Any, trainer: pl.Trainer, num_batches: int | None, label_smoothing: float = 0.0
 ) -> dict[str, Any]:
-    """Return `num_steps`, `steps_per_epoch`, `num_dims` by parameter path, and `prior_loss`, as plain data.
+    """Return `num_steps`, `steps_per_epoch`, `num_dims` by parameter path, `frozen_share` and `prior_loss`.
 
     Args:
         network: The network to train.
@@ -39,6 +40,7 @@ def describe_training(
         "num_steps": min(limits, default=None),
         "steps_per_epoch": per_epoch,
         "num_dims": {clean_name(path): p.dim() for path, p in network.named_parameters()},
+        "frozen_share": frozen_share(network),
         "prior_loss": prior_loss(data, label_smoothing) if isinstance(data, Data) else None,
     }
 

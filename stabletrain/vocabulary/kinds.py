@@ -128,7 +128,7 @@ INPUT_SCALE = Kind(
     heading="Inputs off scale",
     meaning="The inputs are far from mean 0 and standard deviation 1, for which networks and learning rates are made.",
     advice="The inputs are far from mean 0 and standard deviation 1: standardize them.",
-    in_code="x = (x - mean) / std, with the mean and the standard deviation of each feature over the training data",
+    in_code="x = (x - x_train.mean(0)) / x_train.std(0).clamp(min=1e-8)",
     explains=SYMPTOMS,
 )
 TARGET_SCALE = Kind(
@@ -136,7 +136,7 @@ TARGET_SCALE = Kind(
     heading="Targets off scale",
     meaning="The targets of a regression are far larger than what a network returns at its initialization.",
     advice="The targets are far from mean 0 and standard deviation 1: standardize them, and undo it in predictions.",
-    in_code="y = (y - mean) / std, with the mean and the standard deviation over the training data",
+    in_code="y = (y - y_train.mean(0)) / y_train.std(0).clamp(min=1e-8)",
     explains=SYMPTOMS,
 )
 NONFINITE = Kind(

@@ -1,4 +1,4 @@
-"""Where a non-finite value comes from, by the name of the operation that made it, and what mends it."""
+"""Where a non-finite value comes from, by the name of the operation that made it, and what fixes it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ ORIGINS = (INPUT, TARGET, WEIGHT, INVALID, OVERFLOW)
 
 ORIGIN, OPERATION, MODULE, LINE, SAMPLES = "origin", "operation", "module", "line", "samples"  # keys of the evidence
 WHY, PHASE, DTYPE, REPRODUCIBLE, TENSOR, MADE_ON = "why", "phase", "dtype", "reproducible", "tensor", "made_on_step"
+SAMPLES_ARE, CLEAN, BUNDLE = "samples_are", "clean", "bundle"  # of a step that was replayed and saved
+OF_BATCH, OF_DATASET = "batch", "dataset"  # what the samples are indices of
 FORWARD, BACKWARD = "forward", "backward"
+NOT_AGAIN = "a replay of the step is finite: a random state that is not torch's, a race, or a fault of the hardware"
+CHANGED = "or a gradient that was changed after the backward pass, as by a norm of 0 in clipping of one's own"
+NUMBER = "a number in the code"  # begins the reason where it is no tensor that is Inf or NaN
 HALF_MAX = {"float16": 65_504.0}  # largest finite value, where it is small enough to be met
 
 
@@ -86,6 +91,12 @@ FAMILIES = (
         "the norm overflows",
         "the derivative of a norm or distance at 0 is 0 / 0",
         "(x.square().sum(-1) + 1e-8).sqrt()",
+    ),
+    Family(
+        ("WeightNormInterface",),
+        "a vector of the weight is 0, and its norm too",
+        "the derivative of a norm at 0 is 0 / 0",
+        "torch.nn.utils.parametrizations.weight_norm(layer) after its weight was initialized, no row with zeros",
     ),
     Family(
         ("Std", "Var"),
@@ -173,7 +184,7 @@ def stands_for_itself(evidence: Mapping[str, Any]) -> bool:
 
 
 def advice_for(evidence: Mapping[str, Any]) -> str:
-    """Return what happened and what mends it, for the evidence of a non-finite value; "" if its origin is not known.
+    """Return what happened and what fixes it, for the evidence of a non-finite value; "" if its origin is not known.
 
     An overflow by growth has no advice of its own: that of the kind applies.
     """
@@ -184,26 +195,37 @@ def advice_for(evidence: Mapping[str, Any]) -> str:
     if origin == TARGET:
         return f"The targets contain values that are not finite{_samples(evidence)}. {REMOVE_TARGETS}"
     if origin == WEIGHT:
-        return f"{why[:1].upper()}{why[1:]}: {evidence.get(TENSOR)}. {_mend_weight(evidence)}"
+        tensor = evidence.get(TENSOR)
+        named = why if not tensor or tensor in why else f"{why[:1].upper()}{why[1:]}: {tensor}"
+        return f"{named}. {_fix_weight(evidence)}"
     family = family_of(evidence.get(OPERATION))
+    if origin == INVALID and why.startswith(NUMBER):
+        return happened
     if origin == INVALID:
         code = f" In code: {family.code}." if family else " Keep its arguments inside of its domain."
-        return f"{happened}{code} A lower learning rate or clipping does not mend it."
+        return f"{happened}{code} A lower learning rate or clipping does not fix it."
     if origin == OVERFLOW and family is not None and family.names[0] == "Exp":
         return f"{happened} In code: {family.code}."
     if origin == OVERFLOW and evidence.get(DTYPE) in HALF_MAX:
         limit = HALF_MAX[evidence[DTYPE]]
-        return f"{happened} {evidence[DTYPE]} ends at {limit:,.0f}. {MEND_HALF}"
+        return f"{happened} {evidence[DTYPE]} ends at {limit:,.0f}. {FIX_HALF}"
     if evidence.get(REPRODUCIBLE) is False:
         return f"{why[:1].upper()}{why[1:]}. Run the step again on other hardware, or with st.find_offender."
+    if origin is None and why:
+        return f"{why[:1].upper()}{why[1:]}. st.find_offender(model, loss_fn, batch) follows every operation of a step."
     return ""
 
 
+def is_unknown(evidence: Mapping[str, Any]) -> bool:
+    """Return whether the origin was looked for and not found, and may be an overflow by growth."""
+    return evidence.get(ORIGIN) is None and evidence.get(REPRODUCIBLE) is not False
+
+
 REMOVE_INPUTS = (
-    "In code: keep = x.isfinite().flatten(1).all(1); x, y = x[keep], y[keep], or mend the data where they are made."
+    "In code: keep = x.isfinite().flatten(1).all(1); x, y = x[keep], y[keep], or fix the data where they are made."
 )
-REMOVE_TARGETS = "In code: keep = y.isfinite(); loss = loss_fn(model(x)[keep], y[keep]), or mend the data."
-MEND_HALF = (
+REMOVE_TARGETS = "In code: keep = y.isfinite(); loss = loss_fn(model(x)[keep], y[keep]), or fix the data."
+FIX_HALF = (
     "In code: torch.autocast(device, dtype=torch.bfloat16), which has the range of float32; or compute this operation "
     "in float32, and scale the loss with torch.amp.GradScaler."
 )
@@ -218,14 +240,15 @@ def _where(evidence: Mapping[str, Any]) -> str:
 def _samples(evidence: Mapping[str, Any]) -> str:
     samples = evidence.get(SAMPLES) or []
     shown = ", ".join(map(str, samples[:8])) + (", …" if len(samples) > 8 else "")
-    return f" (samples {shown} of the batch)" if samples else ""
+    of = "training set" if evidence.get(SAMPLES_ARE) == OF_DATASET else "batch"
+    return f" (samples {shown} of the {of})" if samples else ""
 
 
-def _mend_weight(evidence: Mapping[str, Any]) -> str:
+def _fix_weight(evidence: Mapping[str, Any]) -> str:
     if "eps=0" in str(evidence.get(WHY, "")):
         return "In code: torch.optim.Adam(model.parameters(), lr, eps=1e-8)."
     if evidence.get(MADE_ON) is None:
-        return "In code: assert all(p.isfinite().all() for p in model.parameters()) after loading; initialize it anew."
+        return "In code: assert all(x.isfinite().all() for x in model.state_dict().values()); set it anew."
     return (
         "Go back to a checkpoint from before that step. In code: model.load_state_dict(torch.load(path)), with a new "
         "optimizer."

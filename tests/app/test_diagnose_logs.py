@@ -176,3 +176,10 @@ def test_bad_input_is_explained_without_a_traceback(tmp_path, content, capsys):
     assert str(path) in printed
     assert "found" in printed
     assert "Traceback" not in printed
+
+
+def test_a_log_whose_only_loss_has_no_step_is_unknown(tmp_path, capsys):
+    path = tmp_path / "trainer_state.json"
+    path.write_text('{"log_history": [1, "a", null, {"step": "x", "loss": "y"}, {"loss": 1.0}]}')
+    assert main(["diagnose", str(path)]) == DONE_CODE
+    assert "unknown" in capsys.readouterr().out

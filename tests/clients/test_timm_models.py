@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from client_runs import FAULTS, Run, break_, check_broken, check_healthy, rate, weights_of
@@ -15,42 +17,44 @@ except (ImportError, RuntimeError) as error:  # a torchvision of another build r
     pytest.skip(f"timm cannot be imported: {error}", allow_module_level=True)
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
-NUM_STEPS, BATCH, SIZE = 60, 16, 32
-VIT = {"img_size": SIZE, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
-MODELS = {
+BATCH, SIZE = 16, 32
+COLORS = 1.5 * torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 1.0, 1.0]])
+MODELS = {  # with the learning rate and the number of steps
     "vit": (
         "vit_tiny_patch16_224",
         {"img_size": SIZE, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3},
         1e-3,
+        120,
     ),
-    "resnet": ("resnet10t", {}, 1e-3),
-    "convnext": ("convnext_atto", {"depths": (1, 1, 2, 1), "dims": (16, 32, 48, 64)}, 1e-3),
-    "mobilenet": ("mobilenetv3_small_050", {}, 2e-3),
+    "resnet": ("resnet10t", {}, 1e-3, 60),
+    "convnext": ("convnext_atto", {"depths": (1, 1, 2, 1), "dims": (16, 32, 48, 64)}, 1e-3, 60),
+    "mobilenet": ("mobilenetv3_small_050", {}, 2e-3, 60),
 }
 
 
-def make_images():
-    """Four classes: a bright quarter of a noisy image."""
+def make_images(num):
+    """Four classes: a quarter of a noisy image, of one color."""
     generator = torch.Generator().manual_seed(1)
-    y = torch.randint(0, 4, (NUM_STEPS * BATCH,), generator=generator)
+    y = torch.randint(0, 4, (num,), generator=generator)
     x = torch.randn(len(y), 3, SIZE, SIZE, generator=generator)
     half = SIZE // 2
     for image, label in zip(x, y.tolist(), strict=True):
-        image[:, half * (label // 2) :][:, :half, half * (label % 2) :][..., :half] += 1.5
+        image[:, half * (label // 2) :][:, :half, half * (label % 2) :][..., :half] += COLORS[label, :, None, None]
     return x, y
 
 
+@functools.cache
 def make_client(name):
-    kind, settings, lr = MODELS[name]
+    kind, settings, lr, num_steps = MODELS[name]
 
     def train(fault, watched, folder) -> Run:
         torch.manual_seed(0)
         model = break_(timm.create_model(kind, num_classes=4, **settings), fault)
         doctor = st.Doctor(model) if watched else None
         optimizer = torch.optim.AdamW(model.parameters(), lr=rate(lr, fault))
-        x, y = make_images()
+        x, y = make_images(num_steps * BATCH)
         losses = []
-        for i in range(NUM_STEPS):
+        for i in range(num_steps):
             part = slice(i * BATCH, (i + 1) * BATCH)
             loss = nn.functional.cross_entropy(model(x[part]), y[part])
             optimizer.zero_grad()
@@ -68,8 +72,7 @@ def make_client(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_healthy_run_is_left_alone(name, tmp_path):
-    run = check_healthy(make_client(name), tmp_path)
-    assert run.level < 0.9 * run.losses[0] or name == "vit"  # which needs more steps on so few images
+    check_healthy(make_client(name), tmp_path)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

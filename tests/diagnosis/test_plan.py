@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,8 @@ def test_frozen_weights_are_seen():
     names = ["L00.base.weight", "L01.base2.weight", "L02.adapter.weight"]
     weight, gradient = table([0.1, 0.1, 0.1], layers=names), table([0.1], layers=names[2:])
     base = observed(losses=np.full(100, 2.3), num_steps=100, prior_loss=2.3)
+    known = replace(base, about=replace(base.about, frozen_share=0.9))
+    assert [PRETRAINED in f.advice for x in (base, known) for f in diagnose(x) if f.alarms] == [False, True]
     frozen = Observations(rms={"weight": weight, "gradient": gradient}, scalars=base.scalars, about=base.about)
     (finding,) = [f for f in diagnose(frozen) if f.alarms]
     assert PRETRAINED in finding.advice

@@ -88,7 +88,7 @@ def test_each_remedy_has_its_reason():
     [
         ("vanishing", {"model": "mlp", "activation": "relu", "init": "he"}, ["norm=layer", "residual=add"]),
         ("vanishing", {"model": "rnn", "activation": "tanh"}, ["model=lstm", "init=orthogonal", "norm=layer"]),
-        ("time_exploding", {"model": "rnn", "init": "normal"}, ["clip=norm init=orthogonal", "clip=norm"]),
+        ("time_exploding", {"model": "rnn", "init": "normal"}, ["clip=norm init=orthogonal", "model=lstm"]),
         (
             "time_exploding",
             {"model": "rnn", "init": "normal", "clip": "norm"},
@@ -97,7 +97,13 @@ def test_each_remedy_has_its_reason():
         ("nonfinite", {"model": "rnn", "init": "orthogonal"}, ["clip=norm", "optimizer.lr=0.0001"]),
         ("time_vanishing", {"model": "lstm"}, ["init=chrono", "norm=layer"]),
         ("exploding", {"model": "mlp", "clip": "norm", "activation": "relu"}, ["init=he", "clip.max_norm=0.1"]),
-        ("lr_too_high", {"model": "mlp"}, ["optimizer.lr=0.0001", "schedule=warmup_cosine", "clip=norm"]),
+        (
+            "lr_too_high",
+            {"model": "mlp"},
+            ["optimizer.lr=0.0001", "optimizer.lr=0.0001 schedule=warmup_cosine", "clip=norm"],
+        ),
+        ("oscillation", {"model": "gru", "init": "normal"}, ["init=orthogonal", "optimizer.lr=0.0001"]),
+        ("oscillation", {"model": "gru", "init": "chrono"}, ["optimizer.lr=0.0001"]),
         ("lr_too_low", {"model": "mlp"}, ["optimizer.lr=0.01", "lr_find=true"]),
         ("dead_units", {"model": "mlp", "activation": "relu"}, ["activation=leaky_relu init=he"]),
         ("clip_always", {"model": "mlp", "clip": "norm"}, ["clip.max_norm=10", "optimizer.lr=0.0001"]),

@@ -132,6 +132,42 @@ def test_the_further_the_steps_the_more_must_be_learned(ratio, fall, expected):
     assert kinds(run(losses, update=update, weight=weight)) == expected
 
 
+@pytest.mark.parametrize(
+    ("ratio", "lr", "is_game", "expected"),
+    [
+        (5.0, 1.0, True, ["lr_too_high"]),
+        (5.0, 2e-3, True, []),  # a usual rate
+        (0.5, 1.0, True, []),
+        (5.0, 1.0, False, []),  # the loss shows that it learns
+    ],
+)
+def test_a_game_whose_loss_shows_nothing(ratio, lr, is_game, expected):
+    update, weight = np.full((N, 2), ratio), np.full((N, 2), 1.0)
+    known = {"choices": {"optimizer": "adam"}, "settings": {"optimizer.lr": lr}}
+    observations = run(LEARNING + NOISE, update=update, weight=weight, **known)
+    assert kinds(replace(observations, about=replace(observations.about, is_game=is_game))) == expected
+
+
+@pytest.mark.parametrize(
+    ("weight", "gradient", "expected"),
+    [(0.0, 0.0, ["bad_init"]), (0.0, 1e-3, []), (0.1, 0.0, [])],
+)
+def test_weights_and_gradients_that_are_all_zero(weight, gradient, expected):
+    observations = run(LEARNING + NOISE, gradient=np.full((N, 2), gradient), weight=np.full((N, 2), weight))
+    assert kinds(observations) == expected
+    game = replace(observations, about=replace(observations.about, is_game=True))
+    assert kinds(game) == ([] if weight else ["bad_init"])  # no loss shows that it learns
+
+
+def test_a_loss_that_falls_excuses_large_outputs_but_not_above_chance_level_at_the_end():
+    def falls_to(last, num=N):
+        return run(np.geomspace(30.0, last, N)[:num], activation=[1.0, 1.0, 40.0])
+
+    assert kinds(falls_to(8.0))[:1] == ["bad_init"]
+    assert kinds(falls_to(8.0, 60)) == []  # it may still come down
+    assert "bad_init" not in kinds(falls_to(0.2))
+
+
 def test_what_began_at_zero_has_no_ratio():
     update, weight = np.full((N, 2), 1e-3), np.full((N, 2), 0.1)
     weight[0, 0], weight[1:, 0] = 0.0, 1e-3
@@ -147,6 +183,14 @@ def test_a_plan_that_ends_while_the_loss_falls_steeply():
     assert kinds(run(steep[:95], update=update, weight=weight)) == []  # the plan is not over
     settled = np.concatenate([np.linspace(2.3, 1.0, 60), np.full(40, 1.0)])
     assert kinds(run(settled, update=update, weight=weight)) == []
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [(5e-4, ["lr_too_low"]), (2e-3, [])])
+def test_without_a_plan_a_steep_loss_is_slow_only_with_small_updates(ratio, expected):
+    update, weight = np.full((N, 2), ratio * 0.1), np.full((N, 2), 0.1)
+    steep = run(np.concatenate([np.full(60, 2.3), np.linspace(2.3, 1.0, 40)]), update=update, weight=weight)
+    assert kinds(steep) == ["lr_too_low"]
+    assert kinds(replace(steep, about=replace(steep.about, is_open_ended=True))) == expected
 
 
 def test_a_validation_that_goes_back_and_forth():
@@ -293,14 +337,15 @@ def test_worst_first_and_the_verdict():
 
 
 def test_units_that_begin_as_copies():
-    def started(equal, weight=0.1, losses=GUESSING):
-        base = run(losses, gradient=[0.1, 0.1, 0.1], weight=[weight] * 3)
+    def started(equal, weight=(0.1, 0.1, 0.1), losses=GUESSING):
+        base = run(losses, gradient=[0.1, 0.1, 0.1], weight=weight)
         units = {"equal": table([equal], [0])}
         return alarms(Observations(rms=base.rms, units=units, scalars=base.scalars, about=base.about))
 
     assert ("bad_init", "critical", "L00.w") in started([1.0, 1.0, 1.0])
     assert "bad_init" not in [kind for kind, *_ in started([1.0, np.nan, np.nan])]  # what follows tells them apart
-    assert "bad_init" not in [kind for kind, *_ in started([1.0, 1.0, 1.0], weight=0.0)]  # branches that begin at zero
+    branches = started([1.0, 1.0, np.nan], (0.0, 0.0, 0.1))  # that begin at zero
+    assert "bad_init" not in [kind for kind, *_ in branches]
     assert started([1.0, 1.0, 1.0], losses=LEARNING) == []
 
 
@@ -308,7 +353,7 @@ BALANCED = 1.4 + NOISE  # the loss of a discriminator that wins half of the time
 
 
 @pytest.mark.parametrize(
-    ("ratio", "expected"), [(2.0, ["lr_too_high"]), (0.5, []), (1e-3, []), (1e-6, ["lr_too_low"]), (2e-4, [])]
+    ("ratio", "expected"), [(2.0, []), (0.5, []), (1e-3, []), (1e-6, ["lr_too_low"]), (2e-4, [])]
 )
 def test_steps_where_the_loss_shows_nothing(ratio, expected):
     update, weight = np.full((N, 2), ratio), np.full((N, 2), 1.0)

@@ -130,8 +130,9 @@ def test_one_nan_in_the_input_is_found_in_the_first_layer():
         return x, y
 
     findings = train(mlp(2, "relu"), poisoned, 1).findings
-    assert [(f.kind, f.severity, f.layer) for f in findings] == [("nonfinite", "critical", "L00.0")]  # its output
-    assert findings[0].evidence["signal"] == "activation"
+    assert [(f.kind, f.severity, f.layer) for f in findings] == [("nonfinite", "critical", None)]  # no layer's fault
+    evidence = findings[0].evidence
+    assert (evidence["origin"], evidence["samples"], evidence["layers"][0]) == ("input", [3], "L00.0")
 
 
 def test_a_loss_that_jumps_for_good_is_an_explosion():

@@ -8,11 +8,14 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.demonstrations import Promise, table
-from benchmarks.doctor.advice import IMPROVED, MENDED, UNCHANGED, WORSE, outcome_of, sample
+from benchmarks.doctor.advice import FIXED, IMPROVED, UNCHANGED, WORSE, outcome_of, sample
 from benchmarks.doctor.case import Case, Event, Network, Start, Training
 from benchmarks.doctor.composition import choices_of
+from benchmarks.doctor.run import corrupt_
 from benchmarks.doctor.treatment import treat
+from stabletrain.diagnosis.plan import BROKE_ON
 from stabletrain.vocabulary.finding import Finding
+from stabletrain.vocabulary.origins import MADE_ON, ORIGIN, OVERFLOW, WEIGHT
 
 CASE = Case("a/b-0", "tuning", "blobs", Network("mlp", 4, 8, "sigmoid"), Training(num_steps=5), Start(gain=0.1))
 
@@ -28,11 +31,17 @@ def test_words_change_the_case_or_call_the_library():
     training = other.case.training
     assert (training.optimizer, training.lr, training.schedule) == ("adam", 0.003, "warmup_cosine")
     plain, made = (treat(CASE, words).make_run(0).model.blocks[1].linear.weight.std() for words in ("", "init=he"))
-    assert made > 5 * plain  # a tenth of the usual scale, mended
+    assert made > 5 * plain  # a tenth of the usual scale, fixed
     recurrent = replace(CASE, network=Network("rnn", 1, 8, "tanh"))
     assert treat(recurrent, "model=lstm").case.network.family == "lstm"
     assert not treat(recurrent, "norm=layer").is_applied
-    assert not treat(CASE, "lr_find=true").is_applied
+
+
+def test_the_rate_is_found_where_the_loss_falls():
+    case = replace(CASE, network=Network("mlp", 1, 8, "relu"), training=Training(num_steps=5, lr=1e-9))
+    found = treat(case, "lr_find=true").make_run(0).training
+    assert 1e-3 < found.lr < 0.2
+    assert found == replace(case.training, lr=found.lr)
 
 
 def test_a_rate_that_rose_is_put_back():
@@ -42,6 +51,23 @@ def test_a_rate_that_rose_is_put_back():
     assert treat(jumped, "clip=norm", None).case.event is not None
 
 
+def test_a_training_that_broke_goes_on_with_a_new_optimizer():
+    damaged = replace(CASE, training=Training(num_steps=5, momentum=0.9), event=Event("momentum", 3, 1e6))
+    broke = Finding("exploding", "critical", None, 4, 4, {BROKE_ON: 3})
+    state = Finding("nonfinite", "critical", None, 4, 4, {ORIGIN: WEIGHT, MADE_ON: 3})
+    for finding in (broke, state):
+        assert treat(damaged, "", finding).case.event == Event("restart", 3)
+    overflowed = Finding("nonfinite", "critical", None, 4, 4, {ORIGIN: OVERFLOW, MADE_ON: 3})
+    assert treat(damaged, "", overflowed).case.event == damaged.event
+    run = treat(damaged, "", broke).make_run(0)
+    for step in range(3):
+        run.take_step(step, None)
+    assert run.optimizer.state
+    corrupt_(run.optimizer, Event("restart", 3))
+    assert not run.optimizer.state
+    assert math.isfinite(run.take_step(3, None))
+
+
 def test_the_composition_says_when_the_initialization_is_no_usual_one():
     assert choices_of(CASE)["init"] == "normal"
     assert choices_of(replace(CASE, start=Start()))["init"] == "he"
@@ -49,7 +75,7 @@ def test_the_composition_says_when_the_initialization_is_no_usual_one():
 
 @pytest.mark.parametrize(
     ("points", "word"),
-    [(88.0, MENDED), (70.0, IMPROVED), (52.0, UNCHANGED), (48.0, UNCHANGED), (30.0, WORSE), (math.nan, WORSE)],
+    [(88.0, FIXED), (70.0, IMPROVED), (52.0, UNCHANGED), (48.0, UNCHANGED), (30.0, WORSE), (math.nan, WORSE)],
 )
 def test_outcomes(points, word):
     assert outcome_of(points, before=50.0, reference=90.0) == word

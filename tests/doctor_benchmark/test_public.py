@@ -108,8 +108,12 @@ def test_the_best_constant_prediction():
             'st.replace_activations_(model, "relu") with st.initialize_(model, "he"); more',
             {"activation": "relu", "initialize": "he"},
         ),
-        ("x = (x - mean) / std, with the mean", {"standardize": "inputs"}),
-        ("y = (y - mean) / std, with the mean", {"standardize": "targets"}),
+        ("x = (x - x_train.mean(0)) / x_train.std(0).clamp(min=1e-8)", {"standardize": "inputs"}),
+        ("y = (y - y_train.mean(0)) / y_train.std(0).clamp(min=1e-8)", {"standardize": "targets"}),
+        (
+            "x = (x - 3) / 200, and y = (y - -5) / 7, and set the optimizer's lr=0.05, and train for 1,000 steps; more",
+            {"scale_inputs": (3.0, 200.0), "scale_targets": (-5.0, 7.0), "lr": 0.05, "epochs": 67},
+        ),
         ("x = (x - -3.5) / 2e+03", {"scale_inputs": (-3.5, 2000.0)}),
         (
             "remove the sigmoid: binary_cross_entropy_with_logits takes logits",
@@ -120,11 +124,22 @@ def test_the_best_constant_prediction():
             {"layers": ("dense 4 tanh", "dense 1"), "loss": "binary_crossentropy_with_logits"},
         ),
         ("add torch.nn.LayerNorm after the layers", {"layers": ("dense 4", "layernorm tanh", "dense 1 sigmoid")}),
+        (
+            "torch.nn.functional.mse_loss in place of binary_cross_entropy_with_logits, with y = (y - 3) / 7",
+            {"layers": ("dense 4 tanh", "dense 1"), "loss": "mse", "scale_targets": (3.0, 7.0)},
+        ),
     ],
 )
 def test_the_first_clause_of_the_advice_is_carried_out(in_code, changes):
     program = replace(BY_NUMBER[41].broken, layers=("dense 4 tanh", "dense 1 sigmoid"))
     assert carry_out(program, finding(in_code)) == replace(program, **changes)
+
+
+def test_classes_as_numbers_get_one_output_each():
+    advice = finding("torch.nn.functional.cross_entropy(model(x), y), with one output per class")
+    changed = carry_out(BY_NUMBER[21].broken, advice)
+    assert changed is not None
+    assert (changed.layers[-1], changed.loss, changed.targets) == ("dense 3", "categorical_crossentropy", "one_hot")
 
 
 def test_advice_that_is_not_in_the_table_cannot_be_carried_out():

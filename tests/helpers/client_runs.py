@@ -27,6 +27,7 @@ RIGHT = {
 }
 NAN_CALL = 25  # forward pass before which a weight becomes NaN
 HARMLESS = 0.1  # of what a healthy run gains: a fault that costs less did no harm, and need not be found
+LEARNED = 0.95  # of the first loss: a healthy run ends below
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Run:
         weights: The parameters at the end.
         verdict: The doctor's; None for a run without it.
         findings: Its findings.
-        losses: The training loss of every step, if the client has it.
+        losses: The training loss of every step, or what else shows what was learned; lower is better.
     """
 
     weights: dict[str, Tensor]
@@ -53,6 +54,7 @@ class Run:
 
 
 Client = Callable[[str | None, bool, Path], Run]
+_ALONE: dict[Client, Run] = {}
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -89,15 +91,24 @@ class _Poison:
             self.weight.data.view(-1)[0] = math.nan
 
 
+def _alone(client: Client, folder: Path) -> Run:
+    """Return the healthy run without a doctor, made once for each client."""
+    if client not in _ALONE:
+        _ALONE[client] = client(None, False, folder / "alone")
+    return _ALONE[client]
+
+
 def check_healthy(client: Client, folder: Path) -> Run:
-    """Assert that a healthy run is left alone: the same weights, and no finding above `info`."""
-    alone, watched = client(None, False, folder / "alone"), client(None, True, folder / "watched")
+    """Assert that a healthy run learns and is left alone: the same weights, and no finding above `info`."""
+    alone, watched = _alone(client, folder), client(None, True, folder / "watched")
     assert alone.weights.keys() == watched.weights.keys()
     for name, weight in alone.weights.items():
         assert torch.equal(weight, watched.weights[name]), name
     alarms = [(f.kind, f.severity, f.layer, f.evidence) for f in watched.findings if f.alarms]
     assert not alarms, alarms
     assert watched.verdict in ("healthy", "unknown"), watched.verdict
+    first = sum(alone.losses[:5]) / 5
+    assert alone.level < first - (1 - LEARNED) * abs(first), (first, alone.level)
     return watched
 
 
@@ -107,9 +118,9 @@ def check_broken(client: Client, fault: str, folder: Path) -> None:
     alarms = [f.kind for f in run.findings if f.alarms]
     if run.verdict in RIGHT[fault]:
         return
-    healthy = client(None, False, folder / "healthy")
+    healthy = _alone(client, folder)
     if not alarms and healthy.losses and run.losses:
-        gain = healthy.losses[0] - healthy.level
+        gain = sum(healthy.losses[:5]) / 5 - healthy.level
         if run.level <= healthy.level + HARMLESS * abs(gain):
             pytest.skip("this fault does the client no harm")
     seen = f"{fault}: verdict {run.verdict}, alarms {alarms}, loss {run.losses[:1]} to {run.level:.3g}"

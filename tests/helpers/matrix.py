@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from allpairspy import AllPairs
+from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback
 from recorded_snapshots import snapshots_of
 
@@ -192,7 +193,7 @@ def compose_quickly(choices: dict[str, str], folder: Path) -> Composition:
     for each in config["logger"].values():
         if "save_dir" in each:
             each["save_dir"] = str(folder)
-    return Composition(config, choices, (), None)
+    return Composition(config, choices, (), OmegaConf.create(config))
 
 
 class SilentConsole(Console):

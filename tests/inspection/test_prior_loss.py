@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -66,7 +67,34 @@ def padded(outputs: dict[str, Tensor], y: Tensor) -> Tensor:
     return F.cross_entropy(outputs["logits"].flatten(0, 1), labels.flatten())
 
 
+class Twins(nn.Module):
+    """Returns the logits of two heads, equal at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one = nn.Linear(3, 4)
+        self.other = copy.deepcopy(self.one)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.one(x), self.other(x)
+
+
+class Several(nn.Module):
+    """Returns its own loss, logits and a hidden state, as the models of transformers do; a part returns the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(3, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        hidden = self.body(x)
+        logits = self.head(hidden)
+        return {"loss": F.cross_entropy(logits, CLASSES), "logits": logits, "hidden": hidden}
+
+
 KNOWN = {
+    "its own loss": (Several(), lambda z, y: z["loss"], CLASSES, 0.5, math.log(4)),
     "cross entropy": (linear(4), F.cross_entropy, CLASSES, 1.0, math.log(4)),
     "accumulated": (linear(4), F.cross_entropy, CLASSES, 0.25, math.log(4)),
     "scaled for half precision": (linear(4), F.cross_entropy, CLASSES, 65536.0, math.log(4)),
@@ -95,6 +123,7 @@ UNKNOWN = {
     "label smoothing": (linear(4), lambda z, y: F.cross_entropy(z, y, label_smoothing=0.3), CLASSES),
     "policy gradient": (linear(4), lambda z, y: (z.log_softmax(1)[range(N), y] * RARE[:, 0]).mean(), CLASSES),
     "a penalty": (linear(1), lambda z, y: F.mse_loss(z, y) + z.pow(4).mean(), REAL),
+    "two outputs that both fit": (Twins(), lambda z, y: sum(F.cross_entropy(h, y) for h in z) / 2, CLASSES),
     "some outputs": (linear(4), lambda z, y: (z[range(N), y] - REAL[:, 0]).square().mean(), CLASSES),
 }
 
@@ -102,6 +131,17 @@ UNKNOWN = {
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_other_losses_are_not_taken_for_one_of_them(name):
     assert prior_of(*UNKNOWN[name]) is None
+
+
+def test_a_part_that_returns_what_the_whole_returns_counts_once():
+    model = nn.Sequential(nn.Linear(3, 4))
+    prior, x = PriorLoss([model, *model]), torch.randn(N, 3)
+    for _ in range(4):
+        prior.open()
+        loss = F.cross_entropy(model(x), CLASSES)
+        loss.backward()
+        prior.see(loss)
+    assert prior.value == pytest.approx(math.log(4), rel=0.02)
 
 
 def test_no_hook_remains_and_evaluation_is_not_looked_at():

@@ -245,6 +245,15 @@ def test_every_loss_and_norm_is_recorded_however_rarely_the_trainer_logs(dataset
     assert (Accelerator.backward, Accelerator.clip_grad_norm_) == methods
 
 
+@pytest.mark.parametrize("micro", [1, 2])
+def test_the_loss_at_chance_level_is_inferred_from_the_first_steps(micro, dataset, tmp_path):
+    settings = {"gradient_accumulation_steps": micro, "max_steps": NUM_STEPS // micro}
+    train(make_gpt2(), dataset, tmp_path, [make_callback()], **settings)
+    training = load_record(tmp_path).info["training"]
+    assert training["prior_loss"] == pytest.approx(np.log(VOCABULARY), rel=0.06)  # of few tokens
+    assert training["prior_is_measured"]
+
+
 def test_metrics_of_the_evaluation_are_found_under_their_names(dataset, tmp_path):
     from stabletrain.integrations.huggingface import _of_evaluation
 

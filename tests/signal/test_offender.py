@@ -352,3 +352,44 @@ def test_words_and_phases():
     assert str(found) == "backward: gradient of the input of L03.3, 4 of 32 not finite, L04.4 is clean, samples 6"
     assert found.to_dict()["samples"] == [6]
     assert found.phase in PHASES
+
+
+def test_what_cannot_be_checked_is_refused():
+    model, x = nn.Linear(2, 2), torch.ones(3, 2)
+    cases = {
+        "model": lambda: find_offender(lambda x: x, lambda x: x.sum(), x),
+        "optimizer": lambda: find_offender(model, lambda x: model(x).sum(), x, optimizer="adam"),
+        "loss_fn": lambda: find_offender(model, lambda x: model(x).sum().detach(), x),
+    }
+    for key, call in cases.items():
+        with pytest.raises(RequestError) as caught:
+            call()
+        assert caught.value.key == key
+
+
+def test_a_loss_function_that_calls_backward_changes_no_gradient():
+    model, x = nn.Linear(2, 2), torch.ones(3, 2)
+    model(x).sum().backward()
+    kept = {name: (p.grad, p.grad.clone()) for name, p in model.named_parameters()}
+
+    def loss_of(x):
+        loss = (model(x) * 0).log().sum()
+        loss.backward(retain_graph=True)
+        return loss
+
+    assert find_offender(model, loss_of, x).operation == "LogBackward0"
+    for name, p in model.named_parameters():
+        assert p.grad is kept[name][0]
+        assert torch.equal(p.grad, kept[name][1])
+
+
+def test_a_number_in_the_code_is_no_operation():
+    model, x = nn.Linear(2, 2), torch.ones(3, 2)
+    found = find_offender(model, lambda x: model(x).sum() + torch.tensor(torch.inf), x)
+    assert (found.operation, found.why) == ("AddBackward0", "a tensor that it was given is not finite")
+
+
+def test_the_reason_of_a_derivative_is_in_the_words_of_its_operation():
+    model, x = nn.Linear(2, 2), torch.ones(3, 2)
+    found = find_offender(model, lambda x: (model(x) * 0).sqrt().sum(), x)
+    assert found.why == "the derivative of the square root at 0 is Inf"

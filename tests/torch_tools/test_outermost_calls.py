@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import io
+import sys
 
 import pytest
 import torch
 from torch import nn
 
+from stabletrain.torch_tools import outermost_calls
 from stabletrain.torch_tools.backward_calls import ignore_backward, observe_backward
 from stabletrain.torch_tools.eager import is_compiled
 from stabletrain.torch_tools.outermost_calls import OutermostCalls
@@ -119,3 +121,18 @@ def test_backward_is_observed_until_nobody_does():
     x.sum().backward()
     assert torch.autograd.backward is backward
     assert x.grad.tolist() == [5.5, 5.5]
+
+
+def test_wrappers_are_searched_for_only_if_something_may_have_been_compiled(monkeypatch):
+    torch.compile(nn.Linear(2, 2), backend="eager")
+    dynamo, searches = sys.modules["torch._dynamo"], []
+
+    def get_objects():
+        searches.append(1)
+        return []
+
+    monkeypatch.setattr(outermost_calls.gc, "get_objects", get_objects)
+    for backends, num_searches in (({1: None}, 0), ({1: None, 2: print}, 1), ({}, 2)):
+        monkeypatch.setattr(dynamo.eval_frame, "cached_backends", backends)
+        OutermostCalls(nn.Linear(2, 2), Seen()).close()
+        assert len(searches) == num_searches

@@ -100,7 +100,7 @@ def test_a_healthy_run_gets_no_line_but_the_verdict(tmp_path, capsys):
 
 def test_a_critical_finding_that_stays_stops_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "stabletrain.training.callbacks.doctor_callback.PAUSE_FACTOR", 0.0
+        "stabletrain.diagnosis.openings.PAUSE_FACTOR", 0.0
     )  # without it, sixty steps are over before the second diagnosis
     with pytest.raises(SickRun, match="vanishing in L00") as stopped:
         train(tmp_path, st.callbacks.Doctor(fail_on="critical", prior_loss=0.693, say=lambda line: None))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 
 import pytest
 import pytorch_lightning as pl
@@ -133,7 +135,7 @@ def test_of_a_gan_every_tensor_is_seen_with_its_loss_and_updates(tmp_path):
     assert len(gradients) == len([*module.parameters()]) == 10
     assert {tuple(series.steps) for series in gradients.values()} == {tuple(range(NUM_STEPS))}
     assert set(updates) == set(gradients)
-    assert {tuple(series.steps) for series in updates.values()} == {(0, 9, 19, 29)}
+    assert {tuple(series.steps) for series in updates.values()} == {(*range(10), 19, 29)}
     assert all(min(series.values) > 0 for series in updates.values())
     losses = record.scalars[names.TRAIN_LOSS]
     assert losses.steps == [*range(NUM_STEPS)]
@@ -162,8 +164,46 @@ def test_an_optimizer_that_steps_rarely_is_measured_too(tmp_path):
     fit(Critics(), tmp_path, quiet())
     updates = load_record(tmp_path).of_layers("update/rms")
     steps = {layer.partition(".")[2]: series.steps for layer, series in updates.items()}
-    assert steps["judge.weight"] == [0, 9, 19, 29]
-    assert steps["generator.0.weight"] == [2, 10, 22]
+    assert steps["judge.weight"] == [*range(10), 19, 29]
+    assert steps["generator.0.weight"] == [2, 6, 10, 22]
+
+
+class TwoHalves(GAN):
+    """Two optimizers that step on one loss: no game."""
+
+    def training_step(self, batch, batch_idx):
+        for optimizer in self.optimizers():  # pyright: ignore[reportGeneralTypeIssues]
+            optimizer.zero_grad()
+        self.manual_backward(self.says(self.generator(torch.randn(len(batch[0]), 4)), 1.0))
+        for optimizer in self.optimizers():  # pyright: ignore[reportGeneralTypeIssues]
+            optimizer.step()
+
+
+@pytest.mark.parametrize(("make", "is_game"), [(GAN, True), (TwoHalves, False), (Classifier, False)])
+def test_networks_that_are_trained_in_turn_are_a_game(make, is_game, tmp_path):
+    fit(make(), tmp_path, quiet())
+    record = load_record(tmp_path)
+    assert bool(record.info["training"].get("is_game")) == is_game
+    assert bool(record.info["parameters"].get("manual_optimization")) == (make is not Classifier)
+
+
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_chance_level_is_inferred_from_whatever_part_the_step_calls(accumulated, tmp_path):
+    fit(Classifier(), tmp_path, quiet(), accumulate_grad_batches=accumulated)
+    training = load_record(tmp_path).info["training"]
+    assert training["prior_loss"] == pytest.approx(math.log(2), rel=0.02)
+    assert training["prior_is_measured"]
+
+
+def test_chance_level_stays_unknown_or_as_it_was_given(tmp_path):
+    class Absolute(Classifier):
+        def training_step(self, batch, batch_idx):
+            return (self.head(self.backbone(batch[0]))[:, 0] - batch[1]).abs().mean()
+
+    fit(Absolute(), tmp_path / "absolute", quiet())
+    assert load_record(tmp_path / "absolute").info["training"]["prior_loss"] is None
+    fit(Classifier(), tmp_path / "given", st.callbacks.Doctor(say=lambda line: None, prior_loss=0.5))
+    assert load_record(tmp_path / "given").info["training"]["prior_loss"] == 0.5
 
 
 def test_the_loss_of_micro_batches_is_their_mean(tmp_path):
@@ -305,3 +345,9 @@ def test_without_a_loss_a_run_is_not_called_healthy(tmp_path):
     fit(Hidden(), tmp_path, doctor)
     assert (doctor.verdict, doctor.unseen) == (UNKNOWN, ("loss",))
     assert open_run(str(tmp_path)).read_summary()["verdict"] == UNKNOWN
+
+
+def test_a_doctor_that_saw_no_training_does_not_call_it_healthy(tmp_path):
+    doctor = quiet()
+    fit(Classifier(), tmp_path, copy.deepcopy(doctor))  # as neuralforecast does
+    assert doctor.verdict == UNKNOWN

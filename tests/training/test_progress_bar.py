@@ -283,7 +283,7 @@ def test_no_colour_where_it_is_unwanted(tmp_path):
 
 
 def test_the_live_table_of_a_vanishing_run(tmp_path, monkeypatch):
-    monkeypatch.setattr("stabletrain.training.callbacks.doctor_callback.PAUSE_FACTOR", 0.0)
+    monkeypatch.setattr("stabletrain.diagnosis.openings.PAUSE_FACTOR", 0.0)
     console, clock = terminal(), Clock()
     module = TrainingModule(network(14), "classification", 2, partial(torch.optim.SGD, lr=0.1))
     doctor = DoctorCallback(say=lambda line: console.print(f"doctor: {line}"))

@@ -18,10 +18,11 @@ OTHER = ("lr", "val_loss", "train_loss")  # names that a metric once had, or has
 KEYS = {  # literals that are a key of something else
     ("lr", "app/building/build.py"),
     ("lr", "app/building/prepare.py"),
+    ("lr", "diagnosis/client_words.py"),
     ("lr", "diagnosis/rules/rate.py"),
     ("lr", "inspection/nonfinite/weights.py"),
     ("lr", "integrations/huggingface.py"),
-    ("lr", "integrations/plain_loop/doctor.py"),
+    ("lr", "integrations/plain_loop/recording.py"),
     ("lr", "training/callbacks/doctor_callback.py"),
     ("lr", "training/optimization/lr_finder.py"),
     ("lr", "training/optimization/optimizers.py"),

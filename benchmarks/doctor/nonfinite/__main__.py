@@ -13,8 +13,9 @@ import warnings
 import torch
 
 import stabletrain as st
-from benchmarks.doctor.nonfinite import as_reported, healthy, in_loss, in_model  # noqa: F401 (they register the programs)
+from benchmarks.doctor.nonfinite import across, as_reported, healthy, in_loss, in_model  # noqa: F401 (they register)
 from benchmarks.doctor.nonfinite.program import PROGRAMS, Program
+from stabletrain.torch_tools.eager import is_compiler_loaded
 from stabletrain.vocabulary.finding import Finding
 from stabletrain.vocabulary.kinds import NONFINITE
 
@@ -27,6 +28,8 @@ def run(program: Program) -> list[Finding]:
     Some of them are no alarm: a loss may be NaN while all gradients are finite, so that training goes on.
     """
     torch.manual_seed(0)
+    if is_compiler_loaded():
+        torch.compiler.reset()  # else the programs before count towards the limit of recompilations
     model, optimizer, loss_at = program.build()
     doctor = st.Doctor(model)
     for step in range(program.num_steps):

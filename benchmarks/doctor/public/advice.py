@@ -1,15 +1,17 @@
 """The doctor's advice, carried out: the first clause of what it says to do in code, as a change of the program.
 
 A table maps the calls and phrases of the advice to changes. What it does not contain cannot be carried out, and counts
-as a remedy that does not mend.
+as a remedy that does not fix.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
 
+from benchmarks.doctor.public.data import CLASSES, make_data
 from benchmarks.doctor.public.losses import CATEGORICAL
 from benchmarks.doctor.public.program import ACTIVATIONS, BOTH, INPUTS, ONE_HOT, TARGETS, Program
 from stabletrain.vocabulary.finding import Finding
@@ -74,16 +76,30 @@ def _return_logits(program: Program, match: re.Match[str]) -> Program:
 
 
 def _cross_entropy_of_logits(program: Program, match: re.Match[str]) -> Program:
-    return replace(program.with_output(""), loss=CATEGORICAL, targets=ONE_HOT)
+    """Take the logits of all classes, and their cross-entropy."""
+    changed, data = program.with_output(""), make_data(program.data)
+    if data.task == CLASSES and changed.layers[-1] == "dense 1":
+        changed = replace(changed, layers=(*changed.layers[:-1], f"dense {data.num_classes}"))
+    return replace(changed, loss=CATEGORICAL, targets=ONE_HOT)
 
 
 def _binary_of_logits(program: Program, match: re.Match[str]) -> Program:
     return replace(program.with_output(""), loss="binary_crossentropy_with_logits")
 
 
+def _squared_error(program: Program, match: re.Match[str]) -> Program:
+    return replace(program.with_output(""), loss="mse")
+
+
 def _use_sigmoid(program: Program, match: re.Match[str]) -> Program:
     loss = program.loss if program.loss != CATEGORICAL else "binary_crossentropy"
     return replace(program.with_output("sigmoid"), loss=loss)
+
+
+def _train_longer(program: Program, match: re.Match[str]) -> Program:
+    """Train for as many epochs as have that many steps."""
+    per_epoch = math.ceil(len(make_data(program.data).x) / program.batch_size)
+    return replace(program, epochs=max(program.epochs, math.ceil(int(match[1].replace(",", "")) / per_epoch)))
 
 
 CHANGES: tuple[tuple[str, Change], ...] = (
@@ -95,11 +111,13 @@ CHANGES: tuple[tuple[str, Change], ...] = (
     (rf"(?<!\()\blr\s?(?:=|to )\s?{NUMBER}", _set_lr),
     (r"lr to a tenth", _scale_lr(0.1)),
     (r"lr (?:ten times|tenfold) higher", _scale_lr(10)),
-    (rf"\bx = \(x - (?:{NUMBER}\) / {NUMBER}|mean)", _scale(INPUTS)),
-    (rf"\by = \(y - (?:{NUMBER}\) / {NUMBER}|mean)", _scale(TARGETS)),
+    (rf"\bx = \(x - (?:{NUMBER}\) / {NUMBER}|(?:x_train\.)?mean)", _scale(INPUTS)),
+    (rf"\by = \(y - (?:{NUMBER}\) / {NUMBER}|(?:y_train\.)?mean)", _scale(TARGETS)),
+    (r"train for ([0-9,]+) steps", _train_longer),
     (r"remove the (?:leaky )?\w+(?: after the last layer|: )", _return_logits),
-    (r"binary_cross_entropy_with_logits|BCEWithLogitsLoss", _binary_of_logits),
+    (r"(?<!place of )(?:binary_cross_entropy_with_logits|BCEWithLogitsLoss)", _binary_of_logits),
     (r"torch\.sigmoid|nn\.Sigmoid", _use_sigmoid),
+    (r"\bmse_loss in place of", _squared_error),
     (r"\bF?\.?cross_entropy\(model", _cross_entropy_of_logits),
 )
 

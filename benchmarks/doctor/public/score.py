@@ -38,7 +38,7 @@ class Score:
         says: What the first finding says to do in code.
         remedied: Points by seed of the program as the advice changes it; None if it cannot be carried out.
         planned: The same with the advice of all findings that follow from no other one.
-        false_alarms: Kinds of the alarms on the mended program.
+        false_alarms: Kinds of the alarms on the fixed program.
     """
 
     subject: Subject
@@ -70,12 +70,12 @@ class Score:
         return bool(set(self.subject.causes) & set(self.kinds))
 
     @property
-    def mends(self) -> bool:
-        """Whether the advice, carried out, gives what the mended program gives."""
+    def fixes(self) -> bool:
+        """Whether the advice, carried out, gives what the fixed program gives."""
         return self.remedied is not None and self.outcome.mends(list(self.remedied))
 
     @property
-    def plan_mends(self) -> bool:
+    def plan_fixes(self) -> bool:
         """Whether the advice of all causes, carried out, does."""
         return self.planned is not None and self.outcome.mends(list(self.planned))
 
@@ -90,7 +90,7 @@ class Score:
 
 
 def score(subject: Subject, watch: str) -> Score:
-    """Watch the broken and the mended program on the first seed, and carry out the advice on all seeds."""
+    """Watch the broken and the fixed program on the first seed, and carry out the advice on all seeds."""
     broken = _alarms(subject, "broken", watch)
     mended = _alarms(subject, "mended", watch)
     outcome = read_outcomes()[subject.number]
@@ -113,7 +113,7 @@ def score(subject: Subject, watch: str) -> Score:
 
 
 def _points(program: Program | None, outcome: Outcome) -> tuple[float, ...] | None:
-    """Return a program's points by seed, of as many seeds as decide whether their median is that of a mended one."""
+    """Return a program's points by seed, of as many seeds as decide whether their median is that of a fixed one."""
     if program is None:
         return None
     points: list[float] = []
@@ -133,7 +133,7 @@ def _alarms(subject: Subject, which: str, watch: str) -> list[Finding]:
 
 
 HEADER = (
-    "| no. | post | faults | broken | mended | the doctor's alarms | detected | named | mends | plan mends "
+    "| no. | post | faults | broken | fixed | the doctor's alarms | detected | named | fixes | plan fixes "
     "| false alarm | " + " | ".join(HEADINGS.values()) + " |\n|" + "---|" * (11 + len(HEADINGS))
 )
 
@@ -141,7 +141,7 @@ HEADER = (
 def format_row(found: Score, row: Row) -> str:
     """Return a row of the table; the columns of the other tools have `d` for detected and `c` for cause named."""
     subject, outcome = found.subject, found.outcome
-    marks = [bool(found.kinds), found.names_any, found.mends, found.plan_mends]
+    marks = [bool(found.kinds), found.names_any, found.fixes, found.plan_fixes]
     tools = [("d" if row.detected[t] else "") + ("c" if row.named[t] else "") or "-" for t in TOOLS]
     cells = (
         f"{subject.number}{'*' if subject.facts == INFERRED else ''}",
@@ -165,13 +165,13 @@ def totals(scores: Sequence[Score]) -> list[str]:
         ("cause named by any alarm", lambda s: s.names_any),
         ("cause of the published label named by any alarm", lambda s: s.names_by_label),
         ("cause named by the first alarm", lambda s: s.names_first),
-        ("first remedy mends", lambda s: s.mends),
-        ("first remedy mends or improves", lambda s: s.mends or s.improves),
-        ("remedies of all causes mend", lambda s: s.plan_mends),
+        ("first remedy fixes", lambda s: s.fixes),
+        ("first remedy fixes or improves", lambda s: s.fixes or s.improves),
+        ("remedies of all causes fix", lambda s: s.plan_fixes),
     ]
     lines += [_count(name, faulty, holds) for name, holds in counts]
     learning = [s for s in scores if s.subject.learns]
-    lines.append(_count("false alarm on the mended program", learning, lambda s: bool(s.false_alarms)))
+    lines.append(_count("false alarm on the fixed program", learning, lambda s: bool(s.false_alarms)))
     for tool, heading in HEADINGS.items():
         detected = _count(f"{heading}: detected", faulty, lambda s, t=tool: published[s.subject.number].detected[t])
         named = _count("cause named", faulty, lambda s, t=tool: published[s.subject.number].named[t])

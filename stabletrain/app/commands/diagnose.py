@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from stabletrain.app.console import Console
 from stabletrain.diagnosis.coverage import describe_unseen, find_unseen, is_unknown
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.observations import Observations
+from stabletrain.diagnosis.offender import OFFENDER, with_offender
 from stabletrain.diagnosis.recorded_run import observe
 from stabletrain.record.bounded_reader import load_bounded
 from stabletrain.record.foreign_logs.detection import find_log
@@ -25,7 +25,6 @@ from stabletrain.vocabulary.kinds import NONFINITE
 from stabletrain.vocabulary.statuses import DONE_CODE, STOPPED_CODE
 
 REPLAY, LOSS, EPOCHS = "--replay", "--loss", "--epochs"
-OFFENDER = "offender/offender.json"  # see training/callbacks/offender_bundle.py
 
 
 def examine(folder: RunFolder, error: BaseException | None = None) -> list[Finding]:
@@ -39,6 +38,7 @@ def examine(folder: RunFolder, error: BaseException | None = None) -> list[Findi
 
 
 def _examine(folder: RunFolder, observations: Observations, error: BaseException | None = None) -> list[Finding]:
+    observations = with_offender(observations, _read_offender(folder))
     findings = diagnose(observations)
     if error is not None and not any(f.kind == NONFINITE.name for f in findings):
         from stabletrain.training.optimization.stability import NonFiniteGradient
@@ -46,7 +46,7 @@ def _examine(folder: RunFolder, observations: Observations, error: BaseException
         if isinstance(error, NonFiniteGradient):
             found = Finding(NONFINITE.name, "critical", None, error.step, error.step, {"norm": str(error.norm)})
             findings = diagnose(observations, [found])
-    return [_with_offender(f, _read_offender(folder)) for f in findings]
+    return findings
 
 
 def judge(folder: RunFolder) -> tuple[list[Finding], tuple[str, ...]]:
@@ -67,15 +67,6 @@ def judge(folder: RunFolder) -> tuple[list[Finding], tuple[str, ...]]:
 def _read_offender(folder: RunFolder) -> dict[str, Any]:
     path = folder.path / OFFENDER
     return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def _with_offender(finding: Finding, offender: dict[str, Any]) -> Finding:
-    """Add to a finding of Inf or NaN where in the last step they first appeared."""
-    if finding.kind != NONFINITE.name or not offender:
-        return finding
-    names = ("phase", "layer", "tensor", "clean", "samples")
-    evidence = finding.evidence | {f"offender_{name}": offender[name] for name in names if offender.get(name)}
-    return replace(finding, layer=offender.get("layer") or finding.layer, evidence=evidence)
 
 
 def run(composition: Composition, arguments: Sequence[str] = ()) -> int:

@@ -48,8 +48,9 @@ def _missing_line(result: LogDiagnosis, form: LogFormat) -> str:
 
 def _read_lines(log: ForeignLog) -> list[str]:
     """Return what was read, under which names, and what could not be read."""
-    first, last = _ends(log)
-    lines = [f"read as {log.format.name}: {log.num_rows:,} rows, {log.unit} {first:,}–{last:,}"]
+    ends = _ends(log)
+    span = f", {log.unit} {ends[0]:,}–{ends[1]:,}" if ends else ""
+    lines = [f"read as {log.format.name}: {log.num_rows:,} rows{span}"]
     lines.append("; ".join(f"{theirs} is {ours}" for ours, theirs in log.read_as.items()))
     if log.others:
         more = len(log.others) - MAX_OTHERS
@@ -57,7 +58,10 @@ def _read_lines(log: ForeignLog) -> list[str]:
     return [*lines, *log.notes]
 
 
-def _ends(log: ForeignLog) -> tuple[int, int]:
-    """Return the first and the last step, epoch or row with a number."""
-    steps = [step for series in log.scalars.values() for step in (series.steps[0], series.steps[-1])]
+def _ends(log: ForeignLog) -> tuple[int, int] | None:
+    """Return the first and the last step, epoch or row with a number; None without any."""
+    found = [series.steps for series in log.scalars.values() if len(series.steps)]
+    steps = [step for steps in found for step in (steps[0], steps[-1])]
+    if not steps:
+        return None
     return min(steps) // log.steps_per_unit, max(steps) // log.steps_per_unit

@@ -209,7 +209,12 @@ def find_no_progress(observations: Observations) -> list[Finding]:
             layer=None,
             first_step=int(losses.steps[0]),
             last_step=int(losses.steps[-1]),
-            evidence={"loss": progress.now, "guess": progress.baseline, "fall": round(progress.fall, 4)},
+            evidence={
+                "loss": progress.now,
+                "guess": progress.baseline,
+                "fall": round(progress.fall, 4),
+                **remedies.steady_fall(progress),
+            },
         )
     ]
 
@@ -222,14 +227,14 @@ def remedy_loss_spike(finding: Finding, about: About) -> list[remedies.Remedy]:
 
 @OSCILLATION.remedy
 def remedy_oscillation(finding: Finding, about: About) -> list[remedies.Remedy]:
-    """Propose smaller steps, now or once the loss stops falling, or steps of an adaptive size."""
+    """Propose what keeps a recurrent state from growing, then smaller steps, or steps of an adaptive size."""
     plateau = remedies.Remedy("schedule=plateau", "Smaller steps once the loss stops falling.")
-    return [*remedies.lower_lr(about), *remedies.adam(about), plateau]
+    return [*remedies.norm_preserving(about), *remedies.lower_lr(about), *remedies.adam(about), plateau]
 
 
 @NO_PROGRESS.remedy
 def remedy_no_progress(finding: Finding, about: About) -> list[remedies.Remedy]:
-    """Propose Adam, a usual learning rate, then what lets gradients through, then a search for the rate."""
+    """Propose larger steps where the loss falls steadily; Adam, a usual rate, then what lets gradients through."""
     scale = [*remedies.initialization(about), *remedies.norm(about)]
-    rate = [*remedies.adam(about), *remedies.usual_lr(about)]
+    rate = [*remedies.larger_steps(finding, about), *remedies.adam(about), *remedies.usual_lr(about)]
     return [*rate, *remedies.rectified(about), *scale, *remedies.skips(about), *remedies.search_lr(about)]

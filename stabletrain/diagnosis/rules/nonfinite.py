@@ -10,12 +10,15 @@ import numpy as np
 from stabletrain.diagnosis import remedies
 from stabletrain.diagnosis.observations import About, Observations
 from stabletrain.vocabulary import metric_names as names
-from stabletrain.vocabulary.finding import Finding
+from stabletrain.vocabulary.finding import CRITICAL, INFO, Finding
 from stabletrain.vocabulary.kinds import NONFINITE
 from stabletrain.vocabulary.notice import Notice
-from stabletrain.vocabulary.origins import ORIGIN, OVERFLOW, advice_for
+from stabletrain.vocabulary.origins import ORIGIN, OVERFLOW, advice_for, is_unknown
 from stabletrain.vocabulary.signals import ACTIVATION, DELTA, GRADIENT, MOMENT, UPDATE, WEIGHT
 
+HARMLESS = (
+    "Outputs of layers contain Inf or NaN, which reach neither the loss nor a gradient: nothing needs to be done."
+)
 IN_ORDER = (WEIGHT, ACTIVATION, GRADIENT, DELTA, UPDATE, MOMENT)  # of two on one step, the first is named
 
 
@@ -26,12 +29,19 @@ def find_nonfinite(observations: Observations) -> list[Finding]:
     One element is enough: with the next step it spreads to every weight. The evidence lists all layers affected on that
     first step, and where the value came from, if that was noticed (`stabletrain.inspection.nonfinite`). If later
     gradients and losses are finite, the step was skipped, as loss scalers do to find their scale (Micikevicius et al.
-    2018, section 3.2), and the finding is `info`.
+    2018, section 3.2), and the finding is `info`. So it is if only outputs of layers are concerned, and neither the
+    loss nor a gradient, as for masks, or for a call of the model that is no part of the training.
     """
     hits = {signal: _hits(observations, signal) for signal in IN_ORDER}
     hits = {signal: found for signal, found in hits.items() if found is not None}
     losses = observations.scalars.get(names.TRAIN_NONFINITE)
     noticed = min((n for n in observations.notices if n.kind == NONFINITE.name), key=_first, default=None)
+    harm = [found[0] for signal, found in hits.items() if signal != ACTIVATION]
+    harm += [int(losses.steps[0])] if losses and len(losses.steps) else []
+    harm += [noticed.first_step] if noticed else []
+    is_harmless = not harm
+    if harm and ACTIVATION in hits and hits[ACTIVATION][0] < min(harm):
+        del hits[ACTIVATION]  # masks, or outputs that nothing depends on: loss and gradients were finite with them
     firsts = [found[0] for found in hits.values()] + ([int(losses.steps[0])] if losses and len(losses.steps) else [])
     firsts += [noticed.first_step] if noticed else []
     if not firsts:
@@ -49,7 +59,7 @@ def find_nonfinite(observations: Observations) -> list[Finding]:
     return [
         Finding(
             kind=NONFINITE.name,
-            severity="info" if _was_skipped(observations, last) else "critical",
+            severity=INFO if _was_skipped(observations, last - is_harmless) else CRITICAL,
             layer=noticed.layer if noticed and is_located else next(iter(layers), None),
             first_step=first,
             last_step=last,
@@ -60,7 +70,7 @@ def find_nonfinite(observations: Observations) -> list[Finding]:
                 **evidence,
                 **_growth(observations, first, evidence),
             },
-            advice=advice_for(evidence),
+            advice=HARMLESS if is_harmless else advice_for(evidence),
         )
     ]
 
@@ -101,6 +111,6 @@ def _was_skipped(observations: Observations, last: int) -> bool:
 @NONFINITE.remedy
 def remedy_nonfinite(finding: Finding, about: About) -> list[remedies.Remedy]:
     """Propose clipping, a lower rate, a norm; nothing where the origin has an advice of its own."""
-    if advice_for(finding.evidence):
+    if finding.advice == HARMLESS or (advice_for(finding.evidence) and not is_unknown(finding.evidence)):
         return []
     return [*remedies.clip(about), *remedies.lower_lr(about), *remedies.norm(about)]

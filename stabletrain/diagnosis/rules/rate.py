@@ -31,6 +31,7 @@ SMALL = 5e-3  # ‖ΔW‖/‖W‖ of a step that may be larger: the target of a 
 NUM_PARTS, MIN_LOSSES = 5, 50
 STEADY = 0.5  # of the average fall: a loss that settles falls by far less at the end
 LEAST_FALL = 0.03  # of the baseline
+USUAL_STEP = 1e-3  # ‖ΔW‖/‖W‖ (Karpathy 2015)
 STEEP, UNFINISHED = 0.1, 0.7  # fall of the loss from one tenth of the budget to the next; fraction of the baseline
 
 
@@ -38,9 +39,10 @@ STEEP, UNFINISHED = 0.1, 0.7  # fall of the loss from one tenth of the budget to
 def find_lr_too_high(observations: Observations) -> list[Finding]:
     """Find steps that are too large for their weights, or a learning rate that jumped, where the loss suffers.
 
-    r = median over the weights of ‖ΔW‖/‖W‖ > 0.1 on any measurement; above 0.3, a loss that lags is enough to alarm,
-    and above 1 a loss whose level shows nothing. Up to 0.3, what the training learned after such steps shows that it
-    survived them: adaptive optimizers and clipped gradients begin with large steps.
+    r = median over the weights of ‖ΔW‖/‖W‖ > 0.1 on any measurement; above 0.3, a loss that lags is enough to alarm. Up
+    to 0.3, what the training learned after such steps shows that it survived them: adaptive optimizers and clipped
+    gradients begin with large steps. Where the level of the loss shows nothing, as in a GAN, steps larger than the
+    weights at a rate thirty times above the usual one alarm.
     """
     progress = progress_of(observations)
     jump = _find_jump(observations, progress)
@@ -56,10 +58,11 @@ def find_lr_too_high(observations: Observations) -> list[Finding]:
     step = int(ratios.steps[beyond[0]])
     largest = float(np.nanmax(medians))
     share = share_done(observations, last_step(observations))
+    suffices = rate_of(observations).distance > FAR_FROM_USUAL
     ill = progress is None or (progress.lags if largest > FAR_TOO_FAR else progress.suffers)
     suffers = ill and (progress is None or share >= (PATIENCE if largest > FAR_TOO_FAR else PATIENCE_NEAR))
     if progress is not None and not progress.is_measure:
-        suffers = largest > TORN or progress.suffers  # no loss shows that the weights survived such a step
+        suffers = (suffices and largest > TORN) or progress.suffers  # no loss shows that weights survived it
     if progress is not None and largest <= FAR_TOO_FAR and progress.overcame(int(ratios.steps[beyond[-1]])):
         suffers = False
     return [
@@ -73,7 +76,7 @@ def find_lr_too_high(observations: Observations) -> list[Finding]:
                 "update_ratio": float(f"{largest:.3g}"),
                 "threshold": TOO_FAR,
                 **_lr(observations),
-                SUFFICES: rate_of(observations).distance > FAR_FROM_USUAL,
+                SUFFICES: suffices,
             },
         )
     ]
@@ -112,7 +115,9 @@ def find_lr_too_low(observations: Observations) -> list[Finding]:
     Where the level of the loss shows nothing, < 0.005 alarms. Or a training that ends while the loss still falls
     steeply: the last tenth is 10% below the tenth before it, and the loss is less than 70% below the baseline; or small
     steps, ‖ΔW‖/‖W‖ < 0.005, with which little was learned although the loss fell in each fifth of the training, and in
-    the last one by at least half of the average.
+    the last one by at least half of the average. If nobody said
+    how long it is to train, it may just as well go on: then the updates must be below their usual size too,
+    ‖ΔW‖/‖W‖ < 1e-3.
     """
     ratios, progress = update_ratios(observations), progress_of(observations)
     if ratios is None or progress is None or len(ratios.steps) < MIN_MEASUREMENTS or _is_warming_up(observations):
@@ -126,6 +131,7 @@ def find_lr_too_low(observations: Observations) -> list[Finding]:
     is_cut_off = progress.is_planned and progress.share >= 1 and progress.steepness > STEEP
     is_cut_off = is_cut_off and progress.is_falling and 0 < progress.fall < UNFINISHED
     is_cut_off = is_cut_off or (progress.suffers and typical < SMALL and _falls_steadily(observations, progress))
+    is_cut_off = is_cut_off and (typical < USUAL_STEP or not observations.about.is_open_ended)
     if not is_short and not is_cut_off:
         return []
     step = int(ratios.steps[-1])
@@ -171,10 +177,11 @@ def _lr(observations: Observations) -> dict[str, float]:
 
 @LR_TOO_HIGH.remedy
 def remedy_lr_too_high(finding: Finding, about: About) -> list[remedies.Remedy]:
-    """Propose the rate before it jumped, else one at which updates have their usual size, a warm-up, or clipping."""
+    """Propose the rate before it jumped, else one at which updates have their usual size; then Adam, or a warm-up."""
     before = finding.evidence.get("lr_before")
     lower = remedies.set_lr(before, "The rate before it rose.") if before else remedies.lower_lr(about)
-    return [*lower, *remedies.warmup(about), *remedies.clip(about)]
+    gentle = [] if before else remedies.lower_lr_gently(about)
+    return [*lower, *remedies.adam(about), *gentle, *remedies.warmup(about), *remedies.clip(about)]
 
 
 @LR_TOO_LOW.remedy

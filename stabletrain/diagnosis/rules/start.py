@@ -34,6 +34,7 @@ COPIES = 0.9  # share of a layer's units
 MIN_CHANGED = 2  # hidden layers: a single small one is a branch or a head, whose size is a choice (PPO's action head)
 HUGE = 30.0  # rms: tanh and sigmoid saturate long before, and its square dominates every sum
 AT_CHANCE = 0.05  # of the prior loss: outputs that were too large no longer are, and yet nothing is learned
+LATE = 0.8  # of the training budget, as in `no_progress`
 PATIENCE = 0.03  # of the training budget
 PATIENCE_OUTPUTS = 0.08  # … where only the outputs are too large: most networks reduce them in a few steps
 
@@ -48,6 +49,8 @@ class _Start:
         size: Largest root mean square of an activation.
         alike: Layers whose units are copies of each other, if this is the case for most layers.
         layer: The layer where it begins.
+        is_zero: Whether all of several weights began at zero.
+        is_saddle: Whether all weights began at zero and have had no gradient since.
     """
 
     spread: float
@@ -55,6 +58,8 @@ class _Start:
     size: float
     alike: tuple[str, ...]
     layer: str | None
+    is_zero: bool = False
+    is_saddle: bool = False
 
     @property
     def is_unusual(self) -> bool:
@@ -63,16 +68,18 @@ class _Start:
     @property
     def is_structure(self) -> bool:
         """Whether the weights themselves are at fault."""
-        return abs(self.spread) > SPREAD or bool(self.alike)
+        return abs(self.spread) > SPREAD or bool(self.alike) or self.is_zero or self.is_saddle
 
     @property
     def is_plain(self) -> bool:
         """Whether no healthy initialization is like this."""
-        return abs(self.spread) > PLAIN_SPREAD or self.size > 10 * HUGE or bool(self.alike)
+        is_alike = bool(self.alike) or self.is_zero or self.is_saddle
+        return abs(self.spread) > PLAIN_SPREAD or self.size > 10 * HUGE or is_alike
 
     @property
     def is_critical(self) -> bool:
-        return abs(self.spread) > CRITICAL_SPREAD or self.excess > TOO_LARGE**2 or self.size > 10 * HUGE
+        is_far = abs(self.spread) > CRITICAL_SPREAD or self.excess > TOO_LARGE**2 or self.size > 10 * HUGE
+        return is_far or self.is_zero or self.is_saddle
 
 
 @BAD_INIT.rule
@@ -83,18 +90,19 @@ def find_bad_init(observations: Observations) -> list[Finding]:
     variance (Glorot and Bengio 2010, section 4.2). Branches initialized to zero are healthy and left out, since their
     skip passes the signal on, and so are changes that a later layer undoes: those of a branch, or before a norm. Layers
     without parameters have no initialization. Units that are copies of each other, in more than half of the weights,
-    receive equal gradients and stay copies (Goodfellow et al. 2016, section 8.4).
+    receive equal gradients and stay copies (Goodfellow et al. 2016, section 8.4), as do weights that are all zero. If
+    their gradients are zero too, nothing will ever move them, whatever the loss shows.
     """
     progress = progress_of(observations)
     start = _describe(observations, progress)
-    if not start.is_unusual or is_good_start(observations):
+    if not start.is_unusual or (is_good_start(observations) and not start.is_saddle):
         return []
     step = last_step(observations)
     is_large_alone = not start.is_structure and start.size <= HUGE
     suffers = progress is None or (
-        (progress.lags if start.is_plain else progress.suffers)
+        _is_lost(start, progress)
         and not (progress.is_relapse and progress.best_fall > OVERCOME)
-        and not (progress.is_falling and not start.is_structure)
+        and not (progress.is_falling and not start.is_structure and not _is_too_late(progress))
         and not (is_large_alone and abs(progress.fall) < AT_CHANCE)
         and share_done(observations, step) >= (PATIENCE if start.is_structure else PATIENCE_OUTPUTS)
     )
@@ -111,10 +119,17 @@ def find_bad_init(observations: Observations) -> list[Finding]:
                 "first_loss_over_guess": round(start.excess, 2),
                 "largest_activation": float(f"{start.size:.3g}"),
                 "layers_of_equal_units": len(start.alike),
+                "is_zero": start.is_zero,
+                "is_saddle": start.is_saddle,
                 GROWS: start.spread > SPREAD or start.excess > TOO_LARGE or start.size > HUGE or bool(start.alike),
             },
         )
     ]
+
+
+def _is_too_late(progress: Progress) -> bool:
+    """Return whether the training budget is nearly over and the loss has not come down to chance level yet."""
+    return progress.is_planned and progress.share >= LATE and progress.is_measure and progress.fall < 0
 
 
 def _describe(observations: Observations, progress: Progress | None) -> _Start:
@@ -123,7 +138,10 @@ def _describe(observations: Observations, progress: Progress | None) -> _Start:
     alike = _alike(observations)
     if abs(spread) <= SPREAD:
         layer = alike[0] if alike else _first_large(table)
-    return _Start(spread, _excess(observations, progress), _largest(table), alike, layer)
+    num_zero = _num_zero(observations)
+    is_saddle = num_zero > 0 and not _has_any_gradient(observations)
+    excess = _excess(observations, progress)
+    return _Start(spread, excess, _largest(table), alike, layer, num_zero > 1, is_saddle)
 
 
 def _alike(observations: Observations) -> tuple[str, ...]:
@@ -137,6 +155,30 @@ def _alike(observations: Observations) -> tuple[str, ...]:
     copies = {layer for layer, share in zip(table.layers, table.values[0], strict=True) if share > COPIES} - zero
     found = tuple(layer for layer in all_weights.layers if layer in copies)
     return found if len(found) > len(all_weights.layers) / 2 else ()
+
+
+def _is_lost(start: _Start, progress: Progress) -> bool:
+    """Return whether the training learns too little for what is unusual, or can learn nothing from such a start.
+
+    Where the level of the loss shows nothing, as in a GAN, a critical start is enough.
+    """
+    if start.is_saddle or (start.is_critical and not progress.is_measure):
+        return True
+    return progress.lags if start.is_plain else progress.suffers
+
+
+def _num_zero(observations: Observations) -> int:
+    """Return the number of weights that are trained, if all of them began at zero; else 0."""
+    sizes, slopes = weights(observations, WEIGHT), weights(observations, GRADIENT)
+    if sizes is None or slopes is None or not len(sizes.steps) or sizes.steps[0] >= FIRST_STEPS:
+        return 0
+    learned = tuple(layer for layer in sizes.layers if layer in set(slopes.layers))
+    return 0 if np.nan_to_num(sizes.of(learned).values[0], nan=1.0).any() else len(learned)
+
+
+def _has_any_gradient(observations: Observations) -> bool:
+    slopes = weights(observations, GRADIENT)
+    return slopes is not None and bool(np.nan_to_num(slopes.values).any())
 
 
 def _excess(observations: Observations, progress: Progress | None) -> float:

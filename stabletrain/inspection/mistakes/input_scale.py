@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivat
 from stabletrain.inspection.inspector import Inspector, StepView
 from stabletrain.inspection.mistakes import graph
 from stabletrain.inspection.mistakes.cadence import FIRST
+from stabletrain.inspection.nonfinite.model_call import outputs_in
 from stabletrain.torch_tools.module_hooks import ModuleHooks
 from stabletrain.vocabulary.kinds import INPUT_SCALE
 from stabletrain.vocabulary.notice import ADVICE, CERTAINTY, DETAIL, LIKELY, POSSIBLE, REMEDY, Notice
@@ -68,6 +69,7 @@ class InputScaleInspector(Inspector):
         self._hooks = ModuleHooks(before=InputScaleInspector._enter)
         self._scales: list[Scale] = []
         self._given: set[int] = set()  # addresses of the model's arguments
+        self._varies = False  # whether one of them differs between examples
         self._num_constant = 0
         self._constant: Counter[str] = Counter()  # steps on which one of several inputs was the same for all examples
         self._has_tokens = False
@@ -75,7 +77,7 @@ class InputScaleInspector(Inspector):
 
     def expect(self, step: int) -> None:
         """Look at the inputs of the first steps."""
-        self._scales, self._given = [], set()
+        self._scales, self._given, self._varies = [], set(), False
         if step == 0 and not self._is_done:
             layers = {path: m for path, m in self.model.named_modules() if _takes_numbers(m) or not path}
             self._hooks.open(self, before=[(m, path) for path, m in layers.items()])
@@ -109,13 +111,17 @@ class InputScaleInspector(Inspector):
 
     def _enter(self, path: str, module: nn.Module, inputs: Any) -> None:
         if module is self.model:
-            self._given |= {x.data_ptr() for x in inputs if isinstance(x, Tensor)}
+            arguments = [*outputs_in(inputs)]
+            self._given |= {x.data_ptr() for x in arguments}
+            self._varies |= any(len(x) > 1 and bool((x[1:] != x[:1]).any()) for x in arguments if x.dim())
         given = inputs[0] if isinstance(inputs, tuple) and inputs else inputs
         is_needed = _takes_numbers(module) and torch.is_grad_enabled()
         if not is_needed or not isinstance(given, Tensor) or given.requires_grad or not given.numel():
             return
         if not given.is_floating_point():
             self._has_tokens = True
+        elif self._varies and given.data_ptr() not in self._given and not given.any():
+            return  # zeros that the model made itself, such as an absent context or a first state
         elif not any(scale.path == path for scale in self._scales):
             self._scales.append(replace(measure(path, given), is_given=given.data_ptr() in self._given))
 
@@ -162,7 +168,7 @@ def _constant(scale: Scale, view: StepView, certainty: str = LIKELY) -> Notice:
     if certainty != LIKELY:
         evidence[DETAIL] = f"The inputs of {scale.path} are the same for all examples."
     evidence[ADVICE] = "The loss cannot depend on them: look at how the batches are made."
-    evidence[REMEDY] = "print(x.std(0)) of a batch"
+    evidence[REMEDY] = "assert not torch.equal(x[0], x[1]), for the examples of a batch"
     return Notice(INPUT_SCALE.name, max(0, view.step - FIRST + 1), view.step, evidence=evidence)
 
 

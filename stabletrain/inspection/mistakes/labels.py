@@ -196,7 +196,10 @@ def _constant_features(view: StepView, share: float) -> Notice:
     detail = f"{share:.0%} of the input features are the same for all examples, and nothing connects the others with "
     detail += "the targets."
     evidence = {CERTAINTY: POSSIBLE, "share_constant": round(share, 3), DETAIL: detail}
-    evidence |= {ADVICE: "Look at how the batches are made.", REMEDY: "print(x.std(0)) of a batch"}
+    evidence |= {
+        ADVICE: "Look at how the batches are made.",
+        REMEDY: "assert not torch.equal(x[0], x[1]), for the examples of a batch",
+    }
     return Notice(INPUT_SCALE.name, 0, view.step, evidence=evidence)
 
 

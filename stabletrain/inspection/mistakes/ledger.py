@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,14 @@ class Clips:
     before_unscaling: int = 0
 
 
+class _Arriving(NamedTuple):
+    """What a gradient found when it arrived: no `p.grad`, or one that is not zero; and whether it is nonzero itself."""
+
+    found_none: bool
+    found_nonzero: bool
+    is_nonzero: bool
+
+
 class Account:
     """The account of one parameter.
 
@@ -68,23 +76,35 @@ class Account:
         self._held: tuple[Tensor, int, tuple[float, ...]] | None = None  # the gradient of a step, and its numbers
         self._clipped: tuple[float, ...] | None = None  # numbers of the gradient when it was clipped last
         ref = weakref.ref(self)
-        self._handle = parameter.register_hook(_Hook(ref))
+        self._arriving: _Arriving | None = None
+        added = parameter.register_post_accumulate_grad_hook(_Added(ref))
+        self._handles = (parameter.register_hook(_Hook(ref)), added)
 
     def close(self) -> None:
-        """Remove the hook."""
-        self._handle.remove()
+        """Remove the hooks."""
+        for handle in self._handles:
+            handle.remove()
 
-    def add(self, gradient: Tensor) -> None:
-        """Note a gradient that is about to be added."""
+    def arrive(self, gradient: Tensor) -> None:
+        """Note a gradient, which is added to `p.grad` next; not so that of `torch.autograd.grad`, which returns it."""
         self._look_for_late_scaling()
         if not self.has_optimizer:
             self._look_for_update()
+        before = self.parameter.grad
+        is_nonzero = (self._was_stepped or self._is_stale) and _is_nonzero(before)
+        self._arriving = _Arriving(before is None, is_nonzero, not self._is_unused and _is_nonzero(gradient))
+
+    def add(self) -> None:
+        """Note that the gradient which has arrived was added."""
+        arrived, self._arriving = self._arriving, None
+        if arrived is None:
+            return
         if self._was_stepped or self._is_stale:
-            self._is_stale = _is_nonzero(self.parameter.grad)
-        if self._is_unused and not self._was_stepped and self.parameter.grad is None:
+            self._is_stale = arrived.found_nonzero
+        if self._is_unused and not self._was_stepped and arrived.found_none:
             self.num_discarded += 1
         self._was_stepped = False
-        if not self._is_unused and _is_nonzero(gradient):
+        if arrived.is_nonzero:
             self._is_unused = True
             self.num_added += 1
 
@@ -160,13 +180,23 @@ class _Hook:
         account = self._account()
         if account is not None:
             with torch.no_grad():
-                account.add(gradient)
+                account.arrive(gradient)
 
     def __deepcopy__(self, memo: Any) -> _Hook:
         return _Hook(_gone)  # a copy of the model keeps no account
 
     def __reduce__(self) -> Any:
         return _Hook, (_gone,)
+
+
+class _Added(_Hook):
+    """The same, called once the gradient was added."""
+
+    def __call__(self, parameter: Tensor) -> None:
+        account = self._account()
+        if account is not None:
+            with torch.no_grad():
+                account.add()
 
 
 def _gone() -> None:

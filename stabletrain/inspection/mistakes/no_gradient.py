@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import unserializable_hook
 
 from stabletrain.inspection.inspector import Inspector, StepView
 from stabletrain.inspection.mistakes import graph
@@ -30,12 +32,17 @@ class NoGradientInspector(Inspector):
         self._waiting: dict[str, nn.Parameter] | None = None
         self._num_reached = 0
         self._flow: _Flow | None = None
+        self._frozen_outputs: _FrozenOutputs | None = None
         self._is_done = False
 
     def expect(self, step: int) -> None:
         """Follow the outputs of the modules without a gradient through one forward pass."""
-        if step == NUM_STEPS - 1 and self._waiting and self._num_reached and not graph.is_compiled(self.model):
+        if step != NUM_STEPS - 1 or self._is_done or graph.is_compiled(self.model):
+            return
+        if self._waiting and self._num_reached:
             self._flow = _Flow(self.model, [*self._waiting])
+        if frozen := _frozen_modules(self.model):
+            self._frozen_outputs = _FrozenOutputs(frozen)
 
     def inspect(self, view: StepView) -> list[Notice]:
         """Return the parameters without a gradient, once enough steps have been seen."""
@@ -60,6 +67,9 @@ class NoGradientInspector(Inspector):
         if self._flow is not None:
             self._flow.close()
             self._flow = None
+        if self._frozen_outputs is not None:
+            self._frozen_outputs.close()
+            self._frozen_outputs = None
         self._waiting = {} if self._is_done else self._waiting
 
     def _unreached(self, view: StepView, waiting: dict[str, nn.Parameter]) -> list[Notice]:
@@ -90,28 +100,67 @@ class NoGradientInspector(Inspector):
         return POSSIBLE if known and not any(known) else certainty
 
     def _frozen(self, view: StepView) -> list[Notice]:
-        """Return parameters that are frozen at the random values of a new layer."""
-        frozen = [(path, p) for path, p in self.model.named_parameters() if not p.requires_grad]
-        if not frozen or not any(p.requires_grad for p in self.model.parameters()):
+        """Return parameters that are frozen at the random values of a new layer whose output the loss depends on."""
+        still = _frozen_modules(self.model)
+        if not still or not any(p.requires_grad for p in self.model.parameters()):
             return []
-        modules = {path: m for path, m in self.model.named_modules() if [*m.parameters(recurse=False)]}
-        still = {
-            path: m for path, m in modules.items() if not any(p.requires_grad for p in m.parameters(recurse=False))
-        }
-        new = [path for path, m in still.items() if is_fresh(m)]
+        unused = self._frozen_outputs.unused if self._frozen_outputs is not None else set()
+        new = [path for path, m in still.items() if is_fresh(m) and path not in unused]
         if not new:
             return []
         detail = f"{listed(new)} {'is' if len(new) == 1 else 'are'} frozen at random initial weights."
         evidence = {ADVICE: "Weights that were not trained before need a gradient.", REMEDY: "p.requires_grad_(True)"}
-        chosen = {path: p for path, p in frozen if path.rpartition(".")[0] in new}
-        certainty = POSSIBLE if all(isinstance(modules[path], nn.Embedding) for path in new) else LIKELY
-        return [self._notice(view, chosen, certainty, detail, {"frozen": True, **evidence})]
+        chosen = {path: p for path, p in self.model.named_parameters() if path.rpartition(".")[0] in new}
+        return [self._notice(view, chosen, POSSIBLE, detail, {"frozen": True, **evidence})]  # or random features
 
     def _notice(
         self, view: StepView, named: dict[str, nn.Parameter], certainty: str, detail: str, more: dict[str, Any]
     ) -> Notice:
         evidence = {CERTAINTY: certainty, "num_parameters": len(named), "parameters": [*named][:20], **more}
         return Notice(NO_GRADIENT.name, 0, view.step, evidence={**evidence, DETAIL: detail})
+
+
+class _FrozenOutputs:
+    """Finds frozen modules whose output does not enter the loss, such as the last branch of an N-BEATS.
+
+    Args:
+        frozen: The frozen modules by path.
+
+    Attributes:
+        unused: Paths of those whose output has a graph that no backward pass has reached.
+    """
+
+    def __init__(self, frozen: dict[str, nn.Module]) -> None:
+        self.unused: set[str] = set()
+        self._reached: set[str] = set()
+        self._hooks = ModuleHooks(after=_FrozenOutputs._leave)
+        self._hooks.open(self, after=[(module, path) for path, module in frozen.items()])
+
+    def _leave(self, path: str, module: nn.Module, inputs: Any, outputs: Any) -> None:
+        with_graph = [tensor for tensor in _tensors(outputs) if tensor.requires_grad]
+        for tensor in with_graph:
+            tensor.register_hook(unserializable_hook(_Reach(self, path)))
+        if with_graph and path not in self._reached:
+            self.unused.add(path)
+
+    def reach(self, path: str) -> None:
+        """Note that a gradient has arrived at the output of a module."""
+        self._reached.add(path)
+        self.unused.discard(path)
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        self._hooks.close()
+
+
+class _Reach:
+    def __init__(self, outputs: _FrozenOutputs, path: str) -> None:
+        self._outputs, self._path = weakref.ref(outputs), path
+
+    def __call__(self, gradient: Tensor) -> None:
+        outputs = self._outputs()
+        if outputs is not None:
+            outputs.reach(self._path)
 
 
 class _Flow:
@@ -210,6 +259,12 @@ class _Flow:
         """Remove the hooks, and forget the tensors."""
         self._hooks.close()
         self._memory = {}
+
+
+def _frozen_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules with parameters of their own, all of which are frozen, by path."""
+    own = {path: (m, [*m.parameters(recurse=False)]) for path, m in model.named_modules()}
+    return {path: m for path, (m, found) in own.items() if found and not any(p.requires_grad for p in found)}
 
 
 def _has_own(module: nn.Module) -> bool:

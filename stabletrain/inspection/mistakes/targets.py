@@ -224,8 +224,11 @@ def _no_probabilities(term: Term, targets: Tensor, view: StepView) -> list[Notic
     if bool((targets == targets.round()).all()) and high - low < MAX_CLASSES:
         evidence[REMEDY] = "torch.nn.functional.cross_entropy(model(x), y), with one output per class"
         return [Notice(OUTPUT_ACTIVATION.name, view.step, view.step, evidence=evidence)]
-    evidence |= {"mean": float(targets.mean()), "std": float(targets.std(correction=0))}
-    evidence[REMEDY] = f"y = (y - {low:.4g}) / {high - low:.4g}"
+    mean, std = float(targets.mean()), float(targets.std(correction=0))
+    evidence |= {"mean": mean, "std": std}
+    evidence[REMEDY] = (
+        f"torch.nn.functional.mse_loss in place of {term.function}, with y = (y - {mean:.4g}) / {std:.4g}"
+    )
     return [Notice(TARGET_SCALE.name, view.step, view.step, evidence=evidence)]
 
 

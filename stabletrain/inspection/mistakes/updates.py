@@ -125,6 +125,9 @@ class UpdateInspector(Inspector):
             return []
         same = {path: p for path, p in waiting.items() if self._samples.get(path) == sample_of(p)}
         same = {path: p for path, p in same.items() if p.grad is not None and bool(p.grad.any())}
+        if any(not bool(p.grad.isfinite().all()) for p in same.values()):
+            self._begin = None  # such steps are skipped, by a loss scaler or by hand: count from the next one
+            return []
         has_steps = ledger.num_steps - steps_then >= PATIENCE
         is_reset = any(account.num_discarded >= PATIENCE for account in ledger.accounts)
         if not same:

@@ -6,16 +6,18 @@ import logging
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from stabletrain.inspection.inspector import Inspector, StepView
-from stabletrain.inspection.nonfinite.explain import explain
+from stabletrain.inspection.nonfinite.explain import explain, explain_before_weights
 from stabletrain.inspection.nonfinite.explanation import Explanation
 from stabletrain.inspection.nonfinite.loss_part import LossPart
 from stabletrain.inspection.nonfinite.model_call import ModelCall
+from stabletrain.inspection.nonfinite.variables import find_bad, find_loss, raised_frames, running_frames
 from stabletrain.inspection.nonfinite.weights import explain_weight
 from stabletrain.signal.layer_statistics import Measures
 from stabletrain.torch_tools.backward_calls import ignore_backward, observe_backward
@@ -23,8 +25,12 @@ from stabletrain.torch_tools.local_shards import any_sharded
 from stabletrain.torch_tools.outermost_calls import OutermostCalls
 from stabletrain.vocabulary.kinds import NONFINITE
 from stabletrain.vocabulary.notice import Notice
+from stabletrain.vocabulary.origins import ORIGIN
 
-MAX_CALLS = 32  # of the model in one step, whose arguments are kept
+MAX_CALLS = 32  # of the model in one step, and of `backward`, of which all is noted
+MAX_BRIEF = 1000  # further calls of the model, of which the random state is not noted
+MAX_ELEMENTS = 2**26  # of the arguments that are kept; beyond, the oldest calls can no longer be repeated
+ANOMALY = "returned nan values"  # in what torch.autograd.detect_anomaly raises, torch 2.13.0
 MAX_EXPLAINED = 3  # steps of a run; each explanation costs some passes
 
 
@@ -40,6 +46,7 @@ class NonFiniteInspector(Inspector):
         super().__init__(model)
         self._calls: list[ModelCall] = []
         self._losses: list[LossPart] = []
+        self._num_elements = 0  # of the arguments of these calls
         self._outermost = OutermostCalls(model, self)
         self._num_explained = 0
         self._was_finite = True
@@ -48,11 +55,14 @@ class NonFiniteInspector(Inspector):
 
     def before_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelCall | None:
         """Note a call of the model."""
-        if not self._was_finite or len(self._calls) >= MAX_CALLS:
+        if not self._was_finite or len(self._calls) >= MAX_CALLS + MAX_BRIEF:
             return None
         with self._harmless():
-            call = ModelCall.begin(module, args, kwargs)
+            call = ModelCall.begin(module, args, kwargs, briefly=len(self._calls) >= MAX_CALLS)
             self._calls.append(call)
+            self._num_elements += call.size
+            if self._num_elements > MAX_ELEMENTS:
+                self._drop_oldest()
             return call
 
     def after_call(self, call: ModelCall | None, output: Any) -> None:
@@ -65,12 +75,22 @@ class NonFiniteInspector(Inspector):
         """Keep what the backward pass of a loss will free."""
         if not self._was_finite or loss.grad_fn is None or len(self._losses) >= MAX_CALLS:
             return
-        if self._calls and not any(call.outputs for call in self._calls):
+        if self._calls and not any(call.ends for call in self._calls):
             return
         with self._harmless():
-            ends = [x.grad_fn for call in self._calls for x in call.outputs if x.grad_fn is not None]
+            ends = [node for call in self._calls for node in call.ends]
             bad = loss.device.type == "cpu" and loss.numel() == 1 and not math.isfinite(loss.item())
             self._losses.append(LossPart(loss, ends, is_bad=bad))
+
+    def _drop_oldest(self) -> None:
+        """Release arguments, such as images of micro-batches that the loop has forgotten, but not those of the last."""
+        for call in self._calls[:-1]:
+            if not call.is_dropped and self._num_elements > MAX_ELEMENTS:
+                self._num_elements -= call.size
+                call.drop()
+
+    def _forget(self) -> None:
+        self._calls, self._losses, self._num_elements = [], [], 0
 
     @contextmanager
     def _harmless(self) -> Iterator[None]:
@@ -92,20 +112,43 @@ class NonFiniteInspector(Inspector):
             if is_finite or not self._was_finite or self._num_explained >= MAX_EXPLAINED:
                 self._was_finite = is_finite
                 return ()
-            self._was_finite = False
-            self._num_explained += 1
-            found = self._explain(view, bad_loss)
-            return (Notice(NONFINITE.name, view.step, view.step, found.layer, found.evidence()),)
+            return (self._notice(view, bad_loss, running_frames()),)
         finally:
-            self._calls, self._losses = [], []
+            self._forget()
             with self._harmless():
                 self._outermost.settle()
+
+    @torch.no_grad()
+    def inspect_failure(self, view: StepView, error: BaseException) -> Iterable[Notice]:
+        """Return a notice if a NaN was met on a step that raised, in a check of the user's own or in torch's."""
+        try:
+            is_about_numbers = not isinstance(error, KeyboardInterrupt)
+            if self._waits_for_others or not self._was_finite or not is_about_numbers:
+                return ()
+            frames = raised_frames(error)
+            with self._harmless():
+                if not self._has_bad_loss(view):
+                    self._keep_loss(find_loss(frames))
+            bad_loss = self._has_bad_loss(view)
+            in_backward = not bad_loss and (ANOMALY in str(error) or _has_bad_gradient(view))
+            if not bad_loss and not in_backward and not find_bad(frames):
+                return ()
+            notice = self._notice(view, not in_backward, frames)
+            return (notice,) if bad_loss or in_backward or notice.evidence[ORIGIN] is not None else ()
+        finally:
+            self._forget()
+
+    def _keep_loss(self, loss: Tensor | None) -> None:
+        """Keep the graph of a loss that is not finite, and whose backward pass never came."""
+        if loss is not None:
+            ends = [node for call in self._calls for node in call.ends]
+            self._losses.append(LossPart(loss, ends, is_bad=True))
 
     def detach(self) -> None:
         """Stop following the model."""
         self._outermost.close()
         ignore_backward(self.before_backward)
-        self._calls, self._losses = [], []
+        self._forget()
 
     def _has_bad_loss(self, view: StepView) -> bool:
         if any(part.is_bad for part in self._losses):
@@ -114,12 +157,18 @@ class NonFiniteInspector(Inspector):
         losses = [view.loss] if view.loss is not None else [] if known else [part.loss for part in self._losses]
         return any(not _is_finite(loss) for loss in losses)
 
-    def _explain(self, view: StepView, bad_loss: bool) -> Explanation:
+    def _notice(self, view: StepView, bad_loss: bool, frames: list[FrameType]) -> Notice:
+        self._was_finite = False
+        self._num_explained += 1
+        found = self._explain(view, bad_loss, frames)
+        return Notice(NONFINITE.name, view.step, view.step, found.layer, found.evidence())
+
+    def _explain(self, view: StepView, bad_loss: bool, frames: list[FrameType]) -> Explanation:
         found = explain_weight(self.model, view.optimizers, view.step)
-        if found is not None:
-            return found
         try:
-            return explain(self.model, self._calls, self._losses, bad_loss)
+            if found is not None:
+                return explain_before_weights(self._calls, self._losses, frames) or found
+            return explain(self.model, self._calls, self._losses, bad_loss, frames)
         except Exception as error:  # a model may not stand a second call; training must go on as without the doctor
             logging.getLogger(__name__).warning("the origin of a non-finite value was not found: %s", error)
             return Explanation(None, f"the step could not be replayed: {error}")

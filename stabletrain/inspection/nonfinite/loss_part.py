@@ -66,6 +66,7 @@ class LossPart:
 
     def __init__(self, loss: Tensor, ends: Collection[Any], *, is_bad: bool) -> None:
         self.loss = loss.detach()
+        self.root = loss.grad_fn
         self.is_bad = is_bad
         self.parts: list[Part] = []
         waiting, seen = [loss.grad_fn], {*ends}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,24 +13,28 @@ from torch import Tensor, nn
 from torch.utils.hooks import unserializable_hook
 
 from stabletrain.signal.domains import is_bad
+from stabletrain.signal.operations import tensors_in
 from stabletrain.signal.user_code import Place, here
 
-MAX_KEPT = 4_000_000  # elements: of a larger gradient, only whether it is finite is kept
+MAX_KEPT = 4_000_000  # elements: a larger output is not kept, and of a larger gradient only whether it is finite
 
 
 @dataclass(eq=False)
 class ModelCall:
     """One call. It holds references to the inputs and outputs until the step has been inspected, and no copies.
 
+    A loop that adds up the gradients of many micro-batches would free their outputs, such as the logits of a language
+    model: large ones are referenced weakly.
+
     Attributes:
         module: The module that was called.
         args: Its arguments.
         kwargs: Its keyword arguments.
-        random: State of torch's CPU generator before the call.
+        random: State of torch's CPU generator before the call; None if it was not noted.
         device_random: State of the current GPU's generator, None without a GPU.
         autocast: Device and data type of an active autocast, None without one.
         place: Line of the call.
-        outputs: Floating point tensors in the output.
+        ends: Nodes of autograd's graph that computed the outputs.
         gradients: Gradient of an output by its index, as it arrived in the backward pass; of a large one, a tensor
             that says whether it is finite.
     """
@@ -37,16 +42,23 @@ class ModelCall:
     module: nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    random: Tensor
+    random: Tensor | None
     device_random: Tensor | None
     autocast: tuple[str, torch.dtype] | None
     place: Place | None
-    outputs: list[Tensor] = field(default_factory=list)
+    ends: list[Any] = field(default_factory=list)
     gradients: dict[int, Tensor] = field(default_factory=dict)
+    is_dropped: bool = False
+    _outputs: list[Callable[[], Tensor | None]] = field(default_factory=list)
+    _version: int = 0
 
     @classmethod
-    def begin(cls, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelCall:
-        """Note a call that is about to run."""
+    def begin(
+        cls, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, briefly: bool = False
+    ) -> ModelCall:
+        """Note a call that is about to run; `briefly` without the random state, the place and the gradients."""
+        if briefly:
+            return cls(module, args, kwargs, None, None, None, None)
         on_device = torch.cuda.is_initialized()
         return cls(
             module,
@@ -58,12 +70,39 @@ class ModelCall:
             here(4),
         )
 
+    @property
+    def is_brief(self) -> bool:
+        """Whether the random state before the call is not known."""
+        return self.random is None
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        """Floating point tensors in the output, as far as they are still there."""
+        return [x for known in self._outputs if (x := known()) is not None]
+
+    @property
+    def size(self) -> int:
+        """Number of elements of the arguments."""
+        return sum(x.numel() for x in tensors_in((self.args, self.kwargs)))
+
+    @property
+    def was_changed(self) -> bool:
+        """Whether an argument was changed in place since the call."""
+        return self._version != _version_of((self.args, self.kwargs))
+
+    def drop(self) -> None:
+        """Release the arguments: the call cannot be repeated any more."""
+        self.args, self.kwargs, self.is_dropped = (), {}, True
+
     def end(self, output: Any) -> None:
         """Note the outputs, and listen for their gradients."""
-        self.outputs = [*outputs_in(output)]
+        outputs = [*outputs_in(output)]
+        self.ends = [x.grad_fn for x in outputs if x.grad_fn is not None]
+        self._outputs = [weakref.ref(x) if x.numel() > MAX_KEPT else _Held(x) for x in outputs]
+        self._version = _version_of((self.args, self.kwargs))
         gradients = self.gradients  # the hooks know only this: a reference to the outputs would be a cycle
-        for index, x in enumerate(self.outputs):
-            if x.requires_grad:
+        for index, x in enumerate(outputs):
+            if x.requires_grad and not self.is_brief:
                 x.register_hook(unserializable_hook(_Keep(gradients, index)))
 
     @property
@@ -87,7 +126,8 @@ class ModelCall:
 
     @contextmanager
     def _conditions(self) -> Iterator[None]:
-        torch.set_rng_state(self.random)
+        if self.random is not None:
+            torch.set_rng_state(self.random)
         if self.device_random is not None:
             torch.cuda.set_rng_state(self.device_random)
         with ExitStack() as stack:
@@ -110,6 +150,21 @@ def _detached(value: Any, found: list[Tensor]) -> Any:
     if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
         return type(value)(_detached(part, found) for part in value)
     return value
+
+
+class _Held:
+    """A reference, in the form of a weak one."""
+
+    def __init__(self, value: Tensor) -> None:
+        self._value = value
+
+    def __call__(self) -> Tensor:
+        return self._value
+
+
+def _version_of(value: Any) -> int:
+    """Return a number that grows when one of the tensors is changed in place."""
+    return sum(x._version for x in tensors_in(value) if not x.is_inference())
 
 
 class _Keep:

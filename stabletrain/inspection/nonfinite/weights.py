@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -62,11 +62,22 @@ def _reason(name: str, group: Mapping[str, Any], parameter: nn.Parameter, bad: l
 
 
 def is_weight(model: nn.Module, x: Tensor) -> str | None:
-    """Return the path of the parameter or buffer that shares its memory with a tensor; None if there is none."""
-    for path, known in (*model.named_parameters(), *model.named_buffers()):
+    """Return the path of what the model keeps that shares its memory with a tensor; None if there is nothing.
+
+    That is a parameter, a buffer, or a tensor that is an attribute of a module.
+    """
+    for path, known in (*model.named_parameters(), *model.named_buffers(), *_attributes(model)):
         if _same(known, x):
             return path
     return None
+
+
+def _attributes(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield tensors that modules keep without registering them."""
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor):
+                yield f"{path}.{name}".lstrip("."), value
 
 
 def is_among(x: Tensor, values: Any) -> bool:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stabletrain.diagnosis.coverage import find_unseen, supported
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.findings_text import describe
-from stabletrain.diagnosis.history import History, total_norm
+from stabletrain.diagnosis.history import History
 from stabletrain.diagnosis.observations import About, Observations, num_dims_by_layer
 from stabletrain.diagnosis.openings import Openings
 from stabletrain.inspection.inspections import Inspections
@@ -25,22 +25,30 @@ from stabletrain.inspection.inspector import StepView
 from stabletrain.inspection.optimizers import Optimizers, unwrap
 from stabletrain.inspection.prior_loss import PriorLoss
 from stabletrain.inspection.time_flow import TimeFlow
+from stabletrain.integrations.plain_loop.arguments import (
+    require_initialized,
+    require_loss,
+    require_metrics,
+    require_optimizers,
+    require_settings,
+)
 from stabletrain.integrations.plain_loop.models import join, parts_of
+from stabletrain.integrations.plain_loop.recording import StepRecorder
 from stabletrain.integrations.plain_loop.saving import RunOfDoctor, save_run, ship
 from stabletrain.integrations.plain_loop.schedule import EVERY, FIRST, Schedule
+from stabletrain.integrations.plain_loop.sick_weights import with_bad_weights
 from stabletrain.integrations.plain_loop.skipped import Skipped
-from stabletrain.integrations.plain_loop.unjudged import in_one_line, trusted, unjudged, why_unknown
+from stabletrain.integrations.plain_loop.unjudged import in_one_line, unjudged, why_unknown
 from stabletrain.signal.cadence import is_due
 from stabletrain.signal.layer_names import clean_name
-from stabletrain.signal.layer_statistics import LayerStatistics
-from stabletrain.signal.snapshot import Snapshot
 from stabletrain.signal.through_time import gradient_through_time
 from stabletrain.signal.watch import Watch
+from stabletrain.torch_tools.frozen import frozen_share
 from stabletrain.torch_tools.thread_pool import PoolWatch, describe_spinning
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.clients import LOOP
 from stabletrain.vocabulary.finding import HEALTHY, UNKNOWN, Finding, verdict_of
-from stabletrain.vocabulary.signals import CLIP, GRADIENT, MOMENT, SIGNALS, UPDATE
+from stabletrain.vocabulary.signals import SIGNALS
 from stabletrain.vocabulary.statuses import FAILED, FINISHED
 
 SPINNING_REMEDY = (
@@ -48,8 +56,20 @@ SPINNING_REMEDY = (
     "once torch is imported)."
 )
 HISTOGRAMS_EVERY = 50  # steps; as in conf/watch/default.yaml
-MAX_HISTOGRAMS = 24  # snapshots with histograms that are kept; beyond, every other one is dropped
 MIN_STEPS = 150  # as the shortest trainings of the benchmark; fewer are not judged by what they have reached
+
+
+class Judgement(NamedTuple):
+    """What was measured, what follows from it, and why nothing follows from nothing found, if that is so."""
+
+    observations: Observations
+    findings: list[Finding]
+    why_unknown: str | None
+
+    @property
+    def verdict(self) -> str:
+        """`healthy`, the kind of the worst finding, or `unknown`."""
+        return verdict_of(self.findings, is_unknown=self.why_unknown is not None)
 
 
 class Doctor:
@@ -96,11 +116,12 @@ class Doctor:
         skip_nonfinite: bool = False,
         output_dir: Path | str | None = None,
     ) -> None:
-        self._model = model = join(model)
-        given = () if optimizer is None else [optimizer] if hasattr(optimizer, "param_groups") else [*optimizer]  # pyright: ignore[reportGeneralTypeIssues]
-        self._given_lr = next((unwrap(x) for x in given), None)
+        require_settings(num_steps, prior_loss, on_finding, output_dir)
+        self._model = model = require_initialized(join(model))
+        given = require_optimizers(optimizer)
         self._optimizers = Optimizers(model, given)
-        self._optimizers.on_first_step = self._note_first_lr
+        self._history = History()
+        self._recorder = StepRecorder(self._history, model, self._optimizers, next((unwrap(x) for x in given), None))
         self._watch = Watch(model, optimizer=self._optimizers, signals=SIGNALS)  # pyright: ignore[reportArgumentType]
         self._schedule = Schedule(model)
         self._inspections = Inspections(model)
@@ -108,22 +129,13 @@ class Doctor:
         self._flow: TimeFlow | None = TimeFlow(model)
         self._num_steps, self._prior_loss = num_steps, prior_loss
         self._num_dims = {clean_name(path): p.dim() for path, p in model.named_parameters()}
-        self._history = History()
         self._step = 0
-        self._pending: Snapshot | None = None
-        self._added: set[str] = set()  # signals of the pending snapshot that are in the history
-        self._loss: Tensor | float | None = None
-        self._norm: float | None = None
-        self._lr: float | None = None
-        self._first_lr: float | None = None
         self._last_time = -EVERY
-        self._num_measured = self._num_clipped = 0
         self._notes: list[str] = []
         self._openings = None if on_finding is None else Openings()
         self._say = on_finding or (lambda line: None)
         self._skipped = Skipped() if skip_nonfinite else None
-        self._output_dir, self._events = output_dir, None
-        self._histograms: dict[int, Snapshot] = {}
+        self._output_dir, self._events = output_dir, set[Path]()
         self._was_asked = self._goes_on = self._is_over = False
         self._start_s = self._end_s = self._own_s = 0.0
         on_cpu = all(p.device.type == "cpu" for p in model.parameters())
@@ -141,26 +153,23 @@ class Doctor:
             `if doctor.step(loss): optimizer.step()`. It reads the gradients on every step then, for which a GPU has to
             wait.
         """
+        require_loss(loss)
         start_s = time.perf_counter()
         self._start_s = self._start_s or start_s
         self._goes_on |= self._was_asked
         if self._pool is not None:
             self._pool.step()
         self._optimizers.settle()
-        self._collect()
+        self._recorder.collect()
         with_histograms = self._step == 0 or is_due(self._step, HISTOGRAMS_EVERY)
         others = self._schedule.is_measured(self._step)
-        self._pending = self._watch.step(histograms=with_histograms, step=self._step, others=others)
-        self._added = set()
-        self._loss = loss.detach() if isinstance(loss, Tensor) else loss
-        if with_histograms:
-            self._keep_histograms(self._pending)
+        snapshot = self._watch.step(histograms=with_histograms, step=self._step, others=others)
+        self._recorder.begin(snapshot, loss, with_histograms)
         self._look_at_outputs()
-        view = StepView(self._step, self._model, loss, self._optimizers.known, self._pending)
+        view = StepView(self._step, self._model, loss, self._optimizers.known, snapshot)
         for notice in self._inspections.step(view):
             self._history.add_notice(notice)
-        self._note_lr()
-        goes = self._skipped is None or not self._skipped.note(self._step, self._loss, self._pending.layers)
+        goes = self._skipped is None or not self._skipped.note(self._step, self._recorder.loss, snapshot.layers)
         self._step += 1
         self._expect()
         if self._openings is not None and self._openings.is_due(self._step - 1):
@@ -171,9 +180,8 @@ class Doctor:
 
     def validate(self, **metrics: float) -> None:
         """Record validation metrics, such as `accuracy=0.9` or `loss=0.3`."""
-        self._history.add_scalars(
-            max(0, self._step - 1), {names.of_signal("val", name): float(v) for name, v in metrics.items()}
-        )
+        found = {names.of_signal(names.VAL, name): value for name, value in require_metrics(metrics).items()}
+        self._history.add_scalars(max(0, self._step - 1), found)
 
     def follow_time(self, inputs: Any, loss_of_outputs: Callable[[Any], Tensor]) -> None:
         """Measure the gradient through time of recurrent layers on a few examples.
@@ -199,18 +207,18 @@ class Doctor:
     def observations(self) -> Observations:
         """All measurements so far, as the rules read them."""
         self._was_asked |= self._step >= MIN_STEPS
-        return self._observe(as_ended=self._is_over or not self._goes_on)
+        found = self._observe(as_ended=self._is_over or not self._goes_on)
+        return found if self._is_over else self._with_bad_weights(found)
 
     @property
     def findings(self) -> list[Finding]:
         """The findings so far, each cause before its symptoms."""
-        return self._judge(self.observations)
+        return self._judge(self.observations).findings
 
     @property
     def verdict(self) -> str:
         """`healthy`, the kind of the worst finding, or `unknown` if too little was seen to tell."""
-        observations = self.observations
-        return self._verdict(observations, self._judge(observations))
+        return self._judge(self.observations).verdict
 
     @property
     def num_skipped(self) -> int:
@@ -219,19 +227,7 @@ class Doctor:
 
     def report(self) -> str:
         """Return the verdict, the findings with their advice, and what could not be judged, as text."""
-        observations = self.observations
-        findings = self._judge(observations)
-        lines = describe(findings)
-        reason = why_unknown(observations, self._step)
-        if reason is not None and verdict_of(findings) == HEALTHY:
-            return "\n".join([f"verdict: {UNKNOWN}; {reason}", *self._note_lines()])
-        missing = unjudged(
-            observations,
-            num_steps=self._step,
-            is_planned=self._num_steps is not None,
-            is_recurrent=self._flow is not None and self._flow.is_recurrent,
-        )
-        return "\n".join([*lines, *self._note_lines(), *in_one_line(missing)])
+        return self._describe(self._judge(self.observations))
 
     def save(self, folder: Path | str, *, mlflow: bool = False) -> Path:
         """Write the run to a folder: `report.html`, `findings.json`, `summary.json` and the record.
@@ -254,7 +250,10 @@ class Doctor:
     def detach(self) -> None:
         """Remove all hooks from the model and the optimizer, after the last step."""
         self._optimizers.settle()
-        self._collect()
+        self._recorder.collect()
+        if not self._is_over:  # afterwards the weights may be those of another training
+            for notice in self._with_bad_weights(self._history.observations()).notices:
+                self._history.add_notice(notice)
         self._watch.detach()
         self._inspections.detach()
         self._optimizers.detach()
@@ -269,64 +268,89 @@ class Doctor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:
+            self._inspect_failure(error)
         self.detach()
         if self._openings is not None:
             self._announce()
-        if self._output_dir is not None:
+        if self._output_dir is None:
+            return
+        try:
             self._save(self._output_dir, FINISHED if kind is None else FAILED, mlflow=False)
+        except Exception as failure:
+            if error is None:
+                raise
+            logging.getLogger(__name__).warning("the run was not saved: %s", failure)  # what stopped it counts
 
     def _repr_html_(self) -> str:
         """Return the report for a notebook."""
-        head, *rest = self.report().splitlines()
-        color = "#2e7d32" if self.verdict == HEALTHY else "#b26a00" if self.verdict == UNKNOWN else "#b3261e"
+        judgement = self._judge(self.observations)
+        head, *rest = self._describe(judgement).splitlines()
+        color = {HEALTHY: "#2e7d32", UNKNOWN: "#b26a00"}.get(judgement.verdict, "#b3261e")
         body = f"<pre>{escape(chr(10).join(rest))}</pre>" if rest else ""
         return f'<div><strong style="color: {color}">{escape(head)}</strong>{body}</div>'
 
+    def _with_bad_weights(self, observations: Observations) -> Observations:
+        return with_bad_weights(observations, self._model, self._optimizers.known, self._step)
+
     def _observe(self, as_ended: bool) -> Observations:
-        self._collect()
+        self._recorder.collect()
         num_steps = self._num_steps
         if num_steps is None and as_ended and self._step >= MIN_STEPS:
             num_steps = self._step
         measured = None if self._prior is None else self._prior.value
         self._history.about = About(
             client=LOOP,
-            settings={} if self._first_lr is None else {"optimizer.lr": self._first_lr},
+            settings={} if self._recorder.first_lr is None else {"optimizer.lr": self._recorder.first_lr},
             num_steps=num_steps,
             num_dims=num_dims_by_layer(self._watch.layers, self._num_dims),
             prior_loss=measured if self._prior_loss is None else self._prior_loss,
             prior_is_measured=measured is not None,
+            frozen_share=frozen_share(self._model),
             is_game=self._optimizers.takes_turns,
+            is_open_ended=self._num_steps is None,
         )
         return self._history.observations()
 
-    def _judge(self, observations: Observations) -> list[Finding]:
-        """Return the findings.
+    def _judge(self, observations: Observations) -> Judgement:
+        """Return the findings, and what they are worth.
 
         A recurrent network first forgets, then learns to remember: unless the user asks for it, the gradient through
         time is not held against a training that has hardly begun.
         """
-        if self._flow is not None and observations.about.num_steps is None and self._step < MIN_STEPS:
-            observations = replace(observations, time={})
-        return trusted(diagnose(observations), observations)
+        is_early = self._flow is not None and observations.about.num_steps is None and self._step < MIN_STEPS
+        found = diagnose(replace(observations, time={}) if is_early else observations)
+        findings = supported(found, find_unseen(observations))
+        return Judgement(observations, findings, why_unknown(observations, self._step))
 
-    def _verdict(self, observations: Observations, findings: Sequence[Finding]) -> str:
-        verdict = verdict_of(findings)
-        return UNKNOWN if verdict == HEALTHY and why_unknown(observations, self._step) else verdict
+    def _describe(self, judgement: Judgement) -> str:
+        notes = self._notes if self._skipped is None else [*self._notes, *self._skipped.describe()]
+        lines = [f"  note: {note}" for note in notes]
+        if judgement.verdict == UNKNOWN:
+            return "\n".join([f"verdict: {UNKNOWN}; {judgement.why_unknown}", *lines])
+        missing = unjudged(
+            judgement.observations,
+            num_steps=self._step,
+            is_planned=self._num_steps is not None,
+            is_recurrent=self._flow is not None and self._flow.is_recurrent,
+        )
+        return "\n".join([*describe(judgement.findings), *lines, *in_one_line(missing)])
 
     def _announce(self) -> None:
         assert self._openings is not None
         start_s = time.perf_counter()
-        for line in self._openings.changes(max(0, self._step - 1), self._judge(self._observe(as_ended=self._is_over))):
+        found = self._judge(self._observe(as_ended=self._is_over)).findings
+        for line in self._openings.changes(max(0, self._step - 1), found):
             self._say(line)
         self._openings.note_cost(self._step, time.perf_counter() - start_s)
 
     def _save(self, folder: Path | str, status: str, mlflow: bool) -> Path:
         observations = self._observe(as_ended=True)
-        findings = self._judge(observations)
+        judgement = self._judge(observations)
         run = RunOfDoctor(
             observations=observations,
-            findings=findings,
-            verdict=self._verdict(observations, findings),
+            findings=judgement.findings,
+            verdict=judgement.verdict,
             num_steps=self._step,
             seconds=self._end_s - self._start_s,
             doctor_seconds=self._own_s + self._watch.tap_seconds,
@@ -334,12 +358,18 @@ class Doctor:
             model_class=type(self._model).__name__,
             num_parameters=sum(p.numel() for p in self._model.parameters()),
             num_dims=self._num_dims,
-            snapshots=self._histograms,
+            snapshots=self._recorder.snapshots,
         )
-        saved, self._events = save_run(run, folder, self._events)
+        saved, events = save_run(run, folder, self._events)
+        self._events.add(events)
         if mlflow:
             ship(saved)
         return saved.report
+
+    def _inspect_failure(self, error: BaseException) -> None:
+        """Explain a NaN that an exception stopped, such as one of the user's own, before `step` was called."""
+        for notice in self._inspections.step_failed(StepView(self._step, self._model, None), error):
+            self._history.add_notice(notice)
 
     def _expect(self) -> None:
         """Prepare for the coming forward pass."""
@@ -351,7 +381,7 @@ class Doctor:
 
     def _look_at_outputs(self) -> None:
         if self._prior is not None:
-            self._prior.see(self._loss)
+            self._prior.see(self._recorder.loss)
         if self._flow is not None and self._schedule.follows_time(self._step):
             for found in self._flow.collect():
                 self._history.add_time(self._step, found.layer, found.norms)
@@ -361,80 +391,3 @@ class Doctor:
         note = describe_spinning(num_threads, share, SPINNING_REMEDY)
         self._notes.append(note)
         logging.getLogger(__name__).warning(note)
-
-    def _note_lines(self) -> list[str]:
-        notes = self._notes if self._skipped is None else [*self._notes, *self._skipped.describe()]
-        return [f"  note: {note}" for note in notes]
-
-    def _collect(self) -> None:
-        """Add the pending snapshot to the history; signals of the optimizer's step arrive later than the others."""
-        snapshot = self._pending
-        if snapshot is None:
-            return
-        new = {signal: layers for signal, layers in snapshot.signals.items() if signal not in self._added}
-        if UPDATE in new:
-            new = self._without_unmoved(snapshot.step, new)
-        if self._added:
-            self._history.add_snapshot(Snapshot(snapshot.step, (), new))
-        else:
-            self._history.add_snapshot(Snapshot(snapshot.step, snapshot.layers, new, snapshot.units))
-            self._add_loss_and_norm(snapshot)
-        self._added |= {GRADIENT, *snapshot.signals}
-        if CLIP in new:
-            self._add_clipping(snapshot)
-
-    def _without_unmoved(
-        self, step: int, new: dict[str, Sequence[LayerStatistics]]
-    ) -> dict[str, Sequence[LayerStatistics]]:
-        """Leave out what the pending step did not change: parameters of other optimizers; everything, if none is known.
-
-        Without a known optimizer, a change by hand is measured, but not that the first steps changed nothing, since an
-        optimizer may yet come.
-        """
-        if not self._optimizers.known:
-            moved = any(x.rms for x in new[UPDATE])
-            dropped = (CLIP, MOMENT) if moved or step >= FIRST else (CLIP, MOMENT, UPDATE)
-            return {signal: layers for signal, layers in new.items() if signal not in dropped}
-        unmoved = self._optimizers.unmoved
-        if not unmoved:
-            return new
-        paths = {clean_name(path) for path, p in self._model.named_parameters() if id(p) in unmoved}
-        kept = [x for x in new[UPDATE] if x.layer.partition(".")[2] not in paths]
-        return {signal: kept if signal == UPDATE else layers for signal, layers in new.items()}
-
-    def _add_loss_and_norm(self, snapshot: Snapshot) -> None:
-        self._norm = total_norm(snapshot.layers)
-        scalars = {} if self._norm is None else {names.NORM_TOTAL: self._norm}
-        if self._loss is not None:
-            scalars[names.TRAIN_LOSS] = float(self._loss)
-        self._history.add_scalars(snapshot.step, scalars)
-
-    def _add_clipping(self, snapshot: Snapshot) -> None:
-        after = total_norm(snapshot.signals[CLIP])
-        if after is None or self._norm is None:
-            return
-        self._num_measured += 1
-        self._num_clipped += after < self._norm * (1 - 1e-6)  # the norm is accurate to the six digits of float32
-        scalars = {names.NORM_AFTER: after, names.CLIP_FRACTION: self._num_clipped / self._num_measured}
-        self._history.add_scalars(snapshot.step, scalars)
-
-    def _note_first_lr(self, optimizer: Optimizer) -> None:
-        if self._lr is None:
-            self._note_lr_of(optimizer, max(0, self._step - 1))
-
-    def _note_lr(self) -> None:
-        optimizer = self._given_lr or next(iter(self._optimizers.known), None)
-        if optimizer is not None:
-            self._note_lr_of(optimizer, self._step)
-
-    def _note_lr_of(self, optimizer: Optimizer, step: int) -> None:
-        lr = float(optimizer.param_groups[0].get("lr", math.nan))
-        if math.isfinite(lr) and lr != self._lr:
-            self._lr = lr
-            self._first_lr = lr if self._first_lr is None else self._first_lr
-            self._history.add_scalars(step, {names.LR: lr})
-
-    def _keep_histograms(self, snapshot: Snapshot) -> None:
-        self._histograms[snapshot.step] = snapshot
-        if len(self._histograms) > MAX_HISTOGRAMS:
-            self._histograms = {step: self._histograms[step] for step in sorted(self._histograms)[::2]}

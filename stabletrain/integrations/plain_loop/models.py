@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
@@ -20,13 +20,14 @@ def join(models: Models) -> nn.Module:
     """
     if isinstance(models, nn.Module):
         return models
-    parts = [*models.values()] if isinstance(models, Mapping) else [*models]
-    wrong = next((part for part in parts if not isinstance(part, nn.Module)), None)
-    if wrong is not None or not parts:
+    several = models.values() if isinstance(models, Mapping) else models
+    parts = [*several] if isinstance(several, Iterable) else [several]
+    wrong = [part for part in parts if not isinstance(part, nn.Module)]
+    if wrong or not parts:
         raise RequestError(
             "The doctor watches modules.",
             key="model",
-            found=type(wrong).__name__ if parts else "nothing",
+            found=type(wrong[0]).__name__ if parts else "nothing",
             allowed="a torch.nn.Module, or several as a sequence or by name",
             command='st.Doctor({"generator": generator, "discriminator": discriminator})',
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,13 +56,35 @@ class RunOfDoctor:
     snapshots: Mapping[int, Snapshot] = field(default_factory=dict)
 
 
-def save_run(run: RunOfDoctor, path: Path | str, own: Path | None = None) -> tuple[RunFolder, Path]:
+def require_free(path: Path | str, own: Container[Path] = ()) -> RunFolder:
+    """Return a folder to which a run may be saved.
+
+    Raises:
+        RequestError: It is no path, is a file, or holds another run than that of the event files `own`.
+    """
+    if not isinstance(path, str | os.PathLike):
+        found = type(path).__name__
+        raise RequestError("The folder is not a path.", key="folder", found=found, allowed="a path, such as runs/mine")
+    folder = RunFolder(path)
+    is_taken = any(file not in own for file in folder.events.glob("events.out.*")) or folder.config.exists()
+    if is_taken or folder.path.is_file():
+        raise RequestError(
+            "The folder already holds a run." if is_taken else "There is a file in place of the folder.",
+            key="folder",
+            found=path,
+            allowed="a new folder, or one to which this doctor has saved",
+            command=f'doctor.save("{path}-2")',
+        )
+    return folder
+
+
+def save_run(run: RunOfDoctor, path: Path | str, own: Container[Path] = ()) -> tuple[RunFolder, Path]:
     """Write the record, `findings.json`, `summary.json` and `report.html`.
 
     Args:
         run: What to write.
         path: The folder; it is created.
-        own: The event file that an earlier call wrote, which is replaced if it is in this folder.
+        own: The event files that earlier calls wrote; one in this folder is replaced.
 
     Returns:
         The folder and the event file.
@@ -69,20 +92,14 @@ def save_run(run: RunOfDoctor, path: Path | str, own: Path | None = None) -> tup
     Raises:
         RequestError: The folder holds another run.
     """
-    folder = RunFolder(path)
-    if any(file != own for file in folder.events.glob("events.out.*")) or folder.config.exists():
-        raise RequestError(
-            "The folder already holds a run.",
-            key="folder",
-            found=path,
-            allowed="a new folder, or the one to which this doctor has saved",
-            command=f'doctor.save("{path}-2")',
-        )
+    folder = require_free(path, own)
+    before = [file for file in folder.events.glob("events.out.*")]
     from stabletrain.report.page import write_report
 
     events = _write_record(run, folder)
-    if own is not None and own.parent == folder.events and own != events:
-        own.unlink(missing_ok=True)
+    for file in before:
+        if file != events:
+            file.unlink(missing_ok=True)
     folder.write_findings(run.findings)
     last = {k: float(v.values[-1]) for k, v in run.observations.scalars.items() if _is_result(k) and len(v.values)}
     folder.update_summary(
@@ -125,9 +142,11 @@ def _write_record(run: RunOfDoctor, folder: RunFolder) -> Path:
     plan = {
         "num_steps": about.num_steps,
         "num_dims": dict(run.num_dims),
+        "frozen_share": about.frozen_share,
         "prior_loss": about.prior_loss,
         "prior_is_measured": about.prior_is_measured,
         "is_game": about.is_game,
+        "is_open_ended": about.is_open_ended,
         "client": about.client,
     }
     info = {

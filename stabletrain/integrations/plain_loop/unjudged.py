@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
+from stabletrain.diagnosis.coverage import GRADIENTS, LOSS, are_cleared, find_unseen
 from stabletrain.diagnosis.observations import Observations
 from stabletrain.diagnosis.progress import progress_of
 from stabletrain.vocabulary import metric_names as names
-from stabletrain.vocabulary.finding import Finding
-from stabletrain.vocabulary.kinds import LR_TOO_LOW, NO_PROGRESS
-from stabletrain.vocabulary.signals import DELTA, GRADIENT, UPDATE
+from stabletrain.vocabulary.signals import UPDATE
 
 
 class Unjudged(NamedTuple):
@@ -26,36 +23,22 @@ class Unjudged(NamedTuple):
 
 
 def why_unknown(observations: Observations, num_steps: int) -> str | None:
-    """Return why the absence of findings means nothing; None if it means that the training is healthy.
+    """Return why the absence of findings means nothing, and what to call; None if it means that training is healthy.
 
     Args:
         observations: What was measured.
         num_steps: Calls of `step` so far.
     """
-    gradients, losses = observations.rms.get(GRADIENT), observations.scalars.get(names.TRAIN_LOSS)
     if num_steps == 0:
         return "step() was never called"
-    if gradients is None:
-        return "no gradient was seen: call step() after backward() and before zero_grad()"
-    if _is_cleared(observations):
-        return "every gradient was zero: call step() after backward() and before zero_grad()"
-    if losses is None and names.TRAIN_NONFINITE not in observations.scalars:
-        return "no loss was seen: call step(loss)"
+    unseen = find_unseen(observations)
+    if GRADIENTS in unseen:
+        what = "every gradient was zero" if are_cleared(observations) else "no gradient was seen"
+        return f"{what}: call step() after backward() and before zero_grad()"
+    if LOSS in unseen:
+        what = "too few losses were seen" if names.TRAIN_LOSS in observations.scalars else "no loss was seen"
+        return f"{what}: call step(loss)"
     return None
-
-
-def trusted(findings: Sequence[Finding], observations: Observations) -> list[Finding]:
-    """Return the findings that do not follow from gradients which were shown too late, or not at all."""
-    is_shown = GRADIENT in observations.rms and not _is_cleared(observations)
-    return [f for f in findings if is_shown or f.kind not in (LR_TOO_LOW.name, NO_PROGRESS.name)]
-
-
-def _is_cleared(observations: Observations) -> bool:
-    """Return whether every gradient was zero although gradients arrived at the layers' outputs."""
-    gradients, deltas = observations.rms.get(GRADIENT), observations.rms.get(DELTA)
-    if gradients is None or np.nan_to_num(gradients.values, nan=1.0).any():
-        return False
-    return deltas is not None and bool(np.nan_to_num(deltas.values).any())
 
 
 def unjudged(observations: Observations, *, num_steps: int, is_planned: bool, is_recurrent: bool) -> list[Unjudged]:

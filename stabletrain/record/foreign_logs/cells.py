@@ -10,12 +10,13 @@ from stabletrain.record.foreign_logs.columns import Place
 from stabletrain.vocabulary.usual_names import EPOCH_NAMES, STEP_NAMES, TIME_NAMES
 
 ABSENT = frozenset({"", "na", "n/a", "none", "null", "-"})
+TENSOR = "tensor("  # with which torch begins a tensor that is written as text
 MAX_KINDS = 1000  # of rows, by their columns
 MAX_STEP = 2**53  # beyond, a float is no exact integer
 
 
 def number_of(cell: Any, decimal_comma: bool = False) -> float | None:
-    """Return the number in a cell: `nan`, `NaN`, `inf` and `-Infinity` are numbers, an empty cell is None.
+    """Return the number in a cell: `nan`, `-Infinity` and `tensor(0.5)` are numbers, an empty cell is None.
 
     Raises:
         ValueError: The cell has something else.
@@ -32,6 +33,8 @@ def number_of(cell: Any, decimal_comma: bool = False) -> float | None:
     text = cell.strip()
     if text.lower() in ABSENT:
         return None
+    if text.startswith(TENSOR):
+        text = text.removeprefix(TENSOR).partition(",")[0].rstrip(")")
     try:
         return float(text.replace(",", ".") if decimal_comma else text)
     except ValueError:

@@ -38,7 +38,11 @@ def read_csv(path: Path, loss: str | None = None) -> ForeignLog:
     names = [name.strip() for name in header]
     columns, clock, num_rows, num_skipped = Columns(loss), Clock(), 0, 0
     has_comma = delimiter != ","  # as the decimal point
-    wanted = {i: _plain(name) for i, name in enumerate(names) if name and not name.endswith(MARKS)}
+    places: dict[str, int] = {}
+    for i, name in enumerate(names):
+        if name and not name.endswith(MARKS):
+            places.setdefault(_plain(name), i)  # of several columns of one name, the first one counts
+    wanted = {i: name for name, i in places.items()}
     columns.declare(name for name in wanted.values() if not is_clock(name))
     for index, (cells, _) in enumerate(rows):
         if cells == header:  # written again by a resumed run

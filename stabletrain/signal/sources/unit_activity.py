@@ -117,6 +117,7 @@ class UnitActivity(Source):
         }
         self._is_channels_first = False  # layout of the most recent layer with weights
         self._is_incomplete = False  # whether a tally needs more samples
+        self._may_be_complete = False  # whether a fraction may be there to be taken: on most steps, nothing was counted
         self._hooks = ModuleHooks(before=UnitActivity._count_active, after=UnitActivity._count_saturated)
         self.seconds = 0.0
 
@@ -150,6 +151,9 @@ class UnitActivity(Source):
 
     def take(self) -> dict[str, dict[str, float]]:
         """Return the complete fractions of `dead` and `saturated` units by layer, and reset their counts."""
+        if not self._may_be_complete:
+            return {}
+        self._may_be_complete = False
         found = {
             DEAD: self._shares(self._dead, lambda active: active < MIN_ACTIVE),
             SATURATED: self._shares(self._saturated, lambda at_end: at_end > 2 * MAX_SATURATED - 1),
@@ -172,7 +176,9 @@ class UnitActivity(Source):
         tally, limits, y = self._saturated.get(path), self._limits[path], first_tensor(output)
         if y is None or not _is_measured(module) or y.dim() == 0:
             return
-        self._order.setdefault(path, len(self._order))
+        if path not in self._order:
+            self._order[path] = len(self._order)
+            self._may_be_complete = True  # what was counted at its input has a name now
         if tally is None or limits is None or tally.is_complete or not y.requires_grad:
             return
         center, distance = limits
@@ -183,6 +189,7 @@ class UnitActivity(Source):
         start = time.perf_counter()
         tally.add(marks, axis)
         self._is_incomplete = self._is_incomplete or not tally.is_complete
+        self._may_be_complete = self._may_be_complete or tally.is_complete
         self.seconds += time.perf_counter() - start
 
     def _shares(self, tallies: Mapping[str, _Tally], is_idle: Any) -> dict[str, float]:

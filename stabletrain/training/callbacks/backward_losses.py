@@ -8,6 +8,8 @@ import pytorch_lightning as pl
 from torch import Tensor
 from torch.optim import Optimizer
 
+from stabletrain.inspection.optimizers import ALTERNATIONS
+
 
 class BackwardLosses:
     """Collects the losses on which `backward` was called until the optimizers step.
@@ -17,12 +19,21 @@ class BackwardLosses:
 
     Attributes:
         graph: The last loss with its graph, until `take`; None before.
+        last: The same without its graph, as it was passed to `backward`, but for a loss scale.
     """
 
     def __init__(self) -> None:
         self.graph: Tensor | None = None
+        self.last: Tensor | None = None
         self._waiting: list[Tensor] = []  # since the last step of any optimizer
         self._by_optimizer: dict[int, Tensor] = {}
+        self._last: int | None = None  # optimizer that stepped last on a loss of its own
+        self._num_turns = 0
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether optimizers step in turn, each on a loss of its own, as in a GAN."""
+        return self._num_turns >= ALTERNATIONS
 
     def note(self, trainer: pl.Trainer, loss: Any) -> None:
         """Keep a loss whose backward pass begins."""
@@ -31,7 +42,9 @@ class BackwardLosses:
         self.graph = loss
         scaler: Any = getattr(trainer.precision_plugin, "scaler", None)
         loss = loss.detach().float()
-        self._waiting.append(loss / scaler.get_scale() if scaler is not None else loss)
+        last = loss / scaler.get_scale() if scaler is not None else loss
+        self.last = last
+        self._waiting.append(last)
 
     def note_step(self, trainer: pl.Trainer, optimizer: Optimizer) -> None:
         """Assign the losses so far to an optimizer that is about to step."""
@@ -40,6 +53,8 @@ class BackwardLosses:
         total = sum(self._waiting[1:], self._waiting[0])
         if trainer.lightning_module.automatic_optimization:  # Lightning has divided by the number of micro-batches
             total = total * (trainer.accumulate_grad_batches / len(self._waiting))
+        self._num_turns += self._last not in (None, id(optimizer))
+        self._last = id(optimizer)
         self._by_optimizer[id(optimizer)] = total
         self._waiting = []
 

@@ -14,14 +14,18 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from torch.optim import Optimizer
 
-from stabletrain.diagnosis.coverage import find_unseen, is_unknown
+from stabletrain.diagnosis.client_words import GRADIENT_CLIP_VAL, MANUAL
+from stabletrain.diagnosis.coverage import GRADIENTS, LOSS, UPDATES, find_unseen, is_unknown
 from stabletrain.diagnosis.doctor import diagnose
 from stabletrain.diagnosis.findings_text import describe
 from stabletrain.diagnosis.history import History, finite_scalars, total_norm
+from stabletrain.diagnosis.offender import with_offender
+from stabletrain.diagnosis.openings import Openings
 from stabletrain.diagnosis.recorded_run import about_of, replay
 from stabletrain.errors import require_choice
 from stabletrain.inspection.inspections import Inspections
 from stabletrain.inspection.inspector import StepView
+from stabletrain.inspection.prior_loss import PriorLoss
 from stabletrain.record.bounded_reader import load_bounded
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.record.writer import RecordWriter
@@ -29,6 +33,7 @@ from stabletrain.signal.snapshot import Snapshot
 from stabletrain.torch_tools.traceback_values import find_nonfinite
 from stabletrain.training.callbacks.backward_losses import BackwardLosses
 from stabletrain.training.callbacks.gradient_watch import GradientWatch
+from stabletrain.training.callbacks.offender_bundle import OffenderBundle
 from stabletrain.training.lightning_internals import has_hook
 from stabletrain.training.loggers import RecordLogger, find_writer
 from stabletrain.training.module import TrainingModule
@@ -44,14 +49,14 @@ from stabletrain.vocabulary.signals import ACTIVATION, DELTA, GRADIENT, UNITS, U
 from stabletrain.vocabulary.statuses import FAILED, FINISHED, RUNNING, STOPPED, TERMINATED
 from stabletrain.vocabulary.usual_names import usual_name
 
-PAUSE_FACTOR = 300.0  # a diagnosis of t seconds is followed by a pause of 300 t: it costs at most a third of a percent
-MIN_STEPS = 10  # before the first diagnosis
 MAX_WAITING = 10  # steps whose loss and learning rate are written together
 MAX_LINES = 12  # printed during a run; all findings are listed at its end
 MIN_OPEN = 20  # steps that a critical finding must stay open before it stops the run …
 MIN_OPEN_SHARE = 0.05  # … and at least this fraction of the training budget
+IS_GAME, PRIOR_LOSS, PRIOR_IS_MEASURED = "is_game", "prior_loss", "prior_is_measured"  # of `About`, in the record
 ANOMALY = "returned nan values"  # in what torch.autograd.detect_anomaly raises, torch 2.13.0
 MEASURED = (GRADIENT, DELTA, ACTIVATION, UPDATE, UNITS)
+MEASURED_ON = {"signals_every": 10, "signals_first": 10}  # a rate that is too high shows most on the first steps
 
 
 class DoctorCallback(Callback):
@@ -71,13 +76,15 @@ class DoctorCallback(Callback):
 
     Attributes:
         findings: The findings so far.
-        unseen: What could not be measured, of `loss`, `gradient` and `update`.
+        unseen: What could not be measured, of `loss`, `gradient` and `update`: everything before training, and of a
+            callback of which the library trains with a copy.
 
     Args:
         fail_on: `critical` or `warning`: a critical finding that stays open stops the run by raising `SickRun`, but
             only in single-process training. `warning` matters at the end of a run only, for the command's exit code.
         prior_loss: Loss of the best constant prediction (chance level): the labels' entropy, or the targets' variance.
-            None if it is unknown or already in the record.
+            If None and not in the record, it is inferred from the outputs of the first steps and their gradients, for
+            the usual losses under automatic optimization.
         say: Prints a line; `print` by default. If given, the caller prints the verdict itself.
 
     Raises:
@@ -92,7 +99,7 @@ class DoctorCallback(Callback):
     ) -> None:
         self.fail_on = None if fail_on is None else require_choice("fail_on", fail_on, ["warning", "critical"])
         self.findings: list[Finding] = []
-        self.unseen: tuple[str, ...] = ()
+        self.unseen: tuple[str, ...] = (LOSS, GRADIENTS, UPDATES)
         self.seconds = 0.0
         self._prior_loss = prior_loss
         self._say = say or print
@@ -102,13 +109,15 @@ class DoctorCallback(Callback):
         self._owns_scalars = self._records_loss = False
         self._losses = BackwardLosses()
         self._inspections: Inspections | None = None
+        self._offender: dict[str, Any] = {}
         self._start_s = 0.0
-        self._open: dict[tuple[str, str | None], int] = {}
+        self._openings = Openings(by_steps=False)
         self._num_lines = 0
-        self._next_s = 0.0
         self._waiting: list[tuple[int, dict[str, Any]]] = []  # scalars to be written, the loss as a tensor
         self._lr: float | None = None
         self._num_nonfinite: dict[str, int] = {}
+        self._prior: PriorLoss | None = None
+        self._num_micro = 1  # batches in one step
 
     @property
     def verdict(self) -> str:
@@ -122,13 +131,13 @@ class DoctorCallback(Callback):
         watches = _watches(trainer)
         if not watches:
             callbacks: Any = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
-            callbacks.append(GradientWatch(1, 0, signals=MEASURED, signals_every=10))
+            callbacks.append(GradientWatch(1, 0, signals=MEASURED, **MEASURED_ON))
         elif not any(isinstance(logger, RecordLogger) for logger in trainer.loggers):
-            watches[0].extend(MEASURED, statistics_every=1, signals_every=10)
+            watches[0].extend(MEASURED, statistics_every=1, **MEASURED_ON)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Subscribe to the record, in the first process only."""
-        self._writer = None
+        self._writer, self._offender = None, {}
         if not trainer.is_global_zero:  # `find_writer` would create an event file
             return
         self._writer = find_writer(trainer)
@@ -145,10 +154,17 @@ class DoctorCallback(Callback):
         self._writer.listeners = [self._history, *([norms] if self._owns_scalars else [])]
         if "training" not in self._writer.info:
             planned = describe_training(network, None, trainer, int(trainer.num_training_batches))
-            # The loss of a GAN is the sum over both networks here: unlike that of one (`About.is_game`), it shows harm.
-            planned |= {"prior_loss": self._prior_loss, "client": LIGHTNING}
-            self._writer.write_info(self._writer.info | {"training": planned})
+            planned |= {PRIOR_LOSS: self._prior_loss, "client": LIGHTNING}
+            settings = {GRADIENT_CLIP_VAL: trainer.gradient_clip_val, MANUAL: not pl_module.automatic_optimization}
+            settings = {key: value for key, value in settings.items() if value}
+            known = {"parameters": settings | self._writer.info.get("parameters", {}), "training": planned}
+            self._writer.write_info(self._writer.info | known)
         self._losses, self._inspections = BackwardLosses(), Inspections(network)
+        is_known = self._writer.info["training"].get(PRIOR_LOSS) is not None
+        if not is_known and self._records_loss and pl_module.automatic_optimization:
+            self._num_micro = trainer.accumulate_grad_batches
+            self._prior = PriorLoss([network, *network.children()])  # a training step need not call the whole
+            self._prior.open()
         if self._folder is not None:
             self._folder.update_summary(status=RUNNING, verdict=None, steps=trainer.global_step)
 
@@ -170,6 +186,12 @@ class DoctorCallback(Callback):
         if self._writer is not None:
             self._losses.note(trainer, loss)
 
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Infer the targets of a micro-batch from its outputs and their gradients, on the first steps."""
+        if self._prior is not None and not self._prior.is_done:
+            self._prior.see(self._losses.last)
+            self._prior.open()
+
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
@@ -181,6 +203,13 @@ class DoctorCallback(Callback):
             start = time.perf_counter()
             self._inspect(current_step(trainer), trainer)
             self.seconds += time.perf_counter() - start
+
+    def _note_game(self) -> None:
+        """Write that optimizers step in turn, once it is known."""
+        assert self._writer is not None
+        training = self._writer.info["training"]
+        if self._losses.takes_turns and not training.get(IS_GAME):
+            self._writer.write_info(self._writer.info | {"training": training | {IS_GAME: True}})
 
     def _inspect(self, step: int, trainer: pl.Trainer) -> None:
         assert self._inspections is not None
@@ -199,10 +228,11 @@ class DoctorCallback(Callback):
         step = last_step(trainer)
         if len(trainer.optimizers) > 1:
             self._inspect(step, trainer)
+            self._note_game()
         self._record(trainer, step, outputs)
-        if step >= MIN_STEPS and start >= self._next_s:
+        if self._openings.is_due(step):
             self._evaluate(step)
-            self._next_s = time.perf_counter() + PAUSE_FACTOR * (time.perf_counter() - start)
+            self._openings.note_cost(step, time.perf_counter() - start)
             self.seconds += time.perf_counter() - start
             self._stop_if_unhealthy(trainer, step)
         else:
@@ -226,9 +256,19 @@ class DoctorCallback(Callback):
         if self._writer is not None:
             for watch in _watches(trainer):
                 watch.on_exception(trainer, pl_module, exception)
+            for bundle in (x for x in trainer.callbacks if isinstance(x, OffenderBundle)):  # pyright: ignore[reportAttributeAccessIssue]
+                bundle.on_exception(trainer, pl_module, exception)
+                self._offender = bundle.about
+            self._inspect_failure(current_step(trainer), trainer, exception)
             self._record_failure(current_step(trainer), exception)
         status = STOPPED if isinstance(exception, StabilityStop) else FAILED
         self._conclude(trainer, status if isinstance(exception, Exception) else TERMINATED)
+
+    def _inspect_failure(self, step: int, trainer: pl.Trainer, error: BaseException) -> None:
+        if self._inspections is not None and self._writer is not None:
+            view = StepView(step, self._inspections.model, self._losses.graph, tuple(trainer.optimizers))
+            for notice in self._inspections.step_failed(view, error):
+                self._writer.write_notice(notice)
 
     def _record_failure(self, step: int, error: BaseException) -> None:
         """Record the loss of a step that raised. NaN counts wherever it was met: in a check, or by torch's own."""
@@ -268,23 +308,26 @@ class DoctorCallback(Callback):
             self._writer.write_steps([(step, finite_scalars(found, self._num_nonfinite)) for step, found in waiting])
 
     def _diagnose(self, writer: RecordWriter) -> None:
+        self._write_prior_loss(writer)
         writer.flush()  # buffered snapshots are not in the history yet
         self._write_waiting()
         self._history.about = about_of(writer.info, self._history.layers)
-        observations = self._history.observations()
+        observations = with_offender(self._history.observations(), self._offender)
         self.findings, self.unseen = diagnose(observations), find_unseen(observations)
+
+    def _write_prior_loss(self, writer: RecordWriter) -> None:
+        """Write the inferred loss at chance level, once it is known; Lightning divides losses by the micro-batches."""
+        value = None if self._prior is None else self._prior.value
+        training = writer.info.get("training", {})
+        if value is not None and training.get(PRIOR_LOSS) != value * self._num_micro:
+            known = {PRIOR_LOSS: value * self._num_micro, PRIOR_IS_MEASURED: True}
+            writer.write_info(writer.info | {"training": training | known})
 
     def _evaluate(self, step: int) -> None:
         assert self._writer is not None
         self._diagnose(self._writer)
-        alarming = {(f.kind, f.layer): f for f in self.findings if f.alarms}
-        for key, finding in alarming.items():
-            if key not in self._open:
-                where = f" in {finding.layer}" if finding.layer else ""
-                self._print(f"step {step}: {finding.severity} {finding.kind}{where}. {finding.advice}")
-        for kind, layer in self._open.keys() - alarming.keys():
-            self._print(f"step {step}: {kind}{f' in {layer}' if layer else ''} is over")
-        self._open = {key: self._open.get(key, step) for key in alarming}
+        for line in self._openings.changes(step, self.findings):
+            self._print(line)
 
     def _print(self, line: str) -> None:
         self._num_lines += 1
@@ -296,8 +339,8 @@ class DoctorCallback(Callback):
             return
         patience = max(MIN_OPEN, MIN_OPEN_SHARE * (self._history.about.num_steps or 0))
         for finding in self.findings:
-            opened = self._open.get((finding.kind, finding.layer), step)
-            if finding.severity == "critical" and step - opened >= patience:
+            opened = self._openings.opened(finding)
+            if finding.severity == "critical" and opened is not None and step - opened >= patience:
                 raise SickRun(step, finding.kind, finding.layer)
 
     def _conclude(self, trainer: pl.Trainer, status: str) -> None:
@@ -308,6 +351,9 @@ class DoctorCallback(Callback):
         if self._inspections is not None:
             self._inspections.detach()
             self._inspections = None
+        if self._prior is not None:
+            self._prior.close()
+            self._prior = None
         if (folder := self._folder) is not None:
             self._leave_run(folder, status, num_steps, trainer)
         self._writer.listeners = []

@@ -60,6 +60,7 @@ class GradientWatch(Callback):
         signals: Signals to measure: `gradient` and any of `delta`, `activation`, `weight`, `update`, `moment`, `clip`,
             `units`.
         signals_every: Steps between two measurements of the signals other than the gradient; 0 for never.
+        signals_first: Number of first steps on which they are measured as well.
         time_every: Steps between two measurements of the gradient through time; 0 for never.
 
     Attributes:
@@ -80,6 +81,7 @@ class GradientWatch(Callback):
         points_per_decade: int = 0,
         signals: Sequence[str] = (GRADIENT,),
         signals_every: int = 50,
+        signals_first: int = 0,
         time_every: int = 0,
     ) -> None:
         self.statistics_every = require_range("statistics_every", statistics_every, 0)
@@ -87,6 +89,7 @@ class GradientWatch(Callback):
         self.points_per_decade = require_range("points_per_decade", points_per_decade, 0)
         self.signals = tuple(require_choice("signals", signal, SIGNALS) for signal in signals)
         self.signals_every = require_range("signals_every", signals_every, 0)
+        self.signals_first = require_range("signals_first", signals_first, 0)
         self.time_every = require_range("time_every", time_every, 0)
         self.last_snapshot: Snapshot | None = None
         self._seconds = 0.0
@@ -102,12 +105,15 @@ class GradientWatch(Callback):
         self._num_processes = 1
         self._device = torch.device("cpu")
 
-    def extend(self, signals: Sequence[str], *, statistics_every: int, signals_every: int) -> None:
+    def extend(
+        self, signals: Sequence[str], *, statistics_every: int, signals_every: int, signals_first: int = 0
+    ) -> None:
         """Measure further signals too, and at least this often; called before training, for another callback."""
         self.signals = tuple(signal for signal in SIGNALS if signal in {*self.signals, *signals})
         if not self.points_per_decade:
             self.statistics_every = min(self.statistics_every or statistics_every, statistics_every)
             self.signals_every = min(self.signals_every or signals_every, signals_every)
+            self.signals_first = max(self.signals_first, signals_first)
 
     @property
     def measures_outputs(self) -> bool:
@@ -151,7 +157,7 @@ class GradientWatch(Callback):
         step = current_step(trainer)
         if self._watch is not None and step != self._tapped_step:
             self._tapped_step = step
-            taps, histograms = self._is_due(step, self.signals_every), self._wants_histograms(step)
+            taps, histograms = self._measures_others(step), self._wants_histograms(step)
             self._watch.expect(taps, histograms=histograms, num_parts=trainer.world_size)
         self._batch = batch if self._is_due(step, self.time_every) else None
 
@@ -165,7 +171,7 @@ class GradientWatch(Callback):
         histograms = any(map(self._wants_histograms, steps))
         if histograms or any(self._is_due(i, self.statistics_every) for i in steps):
             scaler = getattr(trainer.precision_plugin, "scaler", None)
-            others = any(self._is_due(i, self.signals_every) for i in steps)
+            others = any(map(self._measures_others, steps))
             scale = scaler.get_scale() if scaler and others else 1.0
             self._measure(step, histograms, others, scale, optimizer if several else None)
         if self._batch is not None and self._writer is not None and self._follows_time:
@@ -201,6 +207,9 @@ class GradientWatch(Callback):
         if every and self.points_per_decade:
             return is_due_by_decade(step, self.points_per_decade)
         return is_due(step, every)
+
+    def _measures_others(self, step: int) -> bool:
+        return step < self.signals_first or self._is_due(step, self.signals_every)
 
     def _wants_histograms(self, step: int) -> bool:
         return self._is_due(step, self.histograms_every)

@@ -21,9 +21,11 @@ from stabletrain.record.run_folder import write_json
 from stabletrain.signal.offender import Offender, find_offender
 from stabletrain.torch_tools.isolation import preserve_rng
 from stabletrain.torch_tools.local_shards import any_sharded
+from stabletrain.training.callbacks.gradient_watch import events_folder
 from stabletrain.training.lightning_internals import muted
 from stabletrain.training.optimization.stability import NonFiniteGradient
 from stabletrain.training.step_numbers import trained_network
+from stabletrain.vocabulary.origins import OF_BATCH, OF_DATASET, SAMPLES_ARE
 
 FOLDER, BUNDLE, OFFENDER = "offender", "bundle.pt", "offender.json"
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")  # buffers that a forward pass updates
@@ -54,7 +56,11 @@ class OffenderBundle(Callback):
     searches its own part of the batch and writes nothing if it finds nothing. With sharded parameters nothing is done.
 
     Args:
-        folder: The run's folder; by default the trainer's `default_root_dir`.
+        folder: The run's folder; by default the trainer's log folder.
+
+    Attributes:
+        offender: The first tensor that is not finite; None before, and if there is none.
+        about: The content of `offender.json`; empty before.
 
     Example:
         trainer = pl.Trainer(callbacks=[st.callbacks.OffenderBundle("runs/mine")])
@@ -63,6 +69,7 @@ class OffenderBundle(Callback):
     def __init__(self, folder: Path | str | None = None) -> None:
         self.folder = folder
         self.offender: Offender | None = None
+        self.about: dict[str, Any] = {}
         self._batches: list[_Batch] = []
         self._step = -1
         self._buffers: dict[str, Tensor] = {}
@@ -79,12 +86,13 @@ class OffenderBundle(Callback):
         if trainer.global_step != self._step:
             self._step = trainer.global_step
             self._batches.clear()
+            self.about = {}
             self._keep_buffers(pl_module)
         self._batches.append(_Batch(batch, batch_idx, random_state(pl_module.device)))
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Find the offender and write both files."""
-        if not isinstance(exception, NonFiniteGradient) or not self._batches:
+        """Find the offender and write both files, once."""
+        if not isinstance(exception, NonFiniteGradient) or not self._batches or self.about:
             return
         if any_sharded(pl_module.parameters()):
             return  # a forward pass with sharded parameters needs all processes
@@ -122,13 +130,14 @@ class OffenderBundle(Callback):
             torch._foreach_copy_(list(self._buffers.values()), list(buffers.values()))  # pyright: ignore[reportPrivateImportUsage]
 
     def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule, kept: _Batch, step: int) -> None:
-        folder = Path(self.folder or trainer.default_root_dir) / FOLDER
+        folder = Path(self.folder or events_folder(trainer).parent) / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         about: dict[str, Any] = (self.offender.to_dict() if self.offender else {"phase": None}) | {"step": step}
         places = about.get("samples", [])
         indices = indices_of_batch(trainer, kept.batch_idx)
         about["samples"] = [indices[i] for i in places] if indices else places
-        about["samples_are"] = "dataset" if indices else "batch"
+        about[SAMPLES_ARE] = OF_DATASET if indices else OF_BATCH
+        self.about = about
         planned = trainer.estimated_stepping_batches
         bundle = {
             "offender": about,

@@ -10,9 +10,10 @@ import numpy as np
 import pytorch_lightning as pl
 from torch import Tensor
 
+from stabletrain.diagnosis.openings import MIN_STEPS
 from stabletrain.signal.layer_statistics import Measures
 from stabletrain.signal.snapshot import Snapshot
-from stabletrain.training.callbacks.doctor_callback import MIN_STEPS, DoctorCallback
+from stabletrain.training.callbacks.doctor_callback import DoctorCallback
 from stabletrain.training.callbacks.gradient_watch import GradientWatch
 from stabletrain.training.display.pace import Budget
 from stabletrain.vocabulary import metric_names as names

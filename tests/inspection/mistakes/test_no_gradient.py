@@ -167,6 +167,26 @@ def test_layers_frozen_at_random_weights_and_at_trained_ones():
     for model in (new, trained):
         model[0].requires_grad_(False)
     found = train(new)
-    assert kinds(found) == [LIKELY]
-    assert found[LIKELY].evidence["parameters"] == ["0.weight", "0.bias"]
+    assert kinds(found) == [POSSIBLE]
+    assert found[POSSIBLE].evidence["parameters"] == ["0.weight", "0.bias"]
     assert kinds(train(trained)) == []
+
+
+class LastBranch(nn.Module):
+    """As the last block of an N-BEATS: nothing uses its second branch, which darts therefore freezes."""
+
+    def __init__(self, uses: bool) -> None:
+        super().__init__()
+        self.body, self.head, self.branch = nn.Linear(4, 100), nn.Linear(100, 3), nn.Linear(100, 3)
+        self.branch.requires_grad_(False)
+        self.uses = uses
+
+    def forward(self, x):
+        hidden = self.body(x).relu()
+        branch = self.branch(hidden)
+        return self.head(hidden) + branch if self.uses else self.head(hidden)
+
+
+def test_a_frozen_branch_that_nothing_uses_is_no_mistake():
+    assert kinds(train(LastBranch(uses=True))) == [LIKELY]
+    assert kinds(train(LastBranch(uses=False))) == []

@@ -217,3 +217,24 @@ def test_a_network_that_reaches_its_targets_raises_nothing():
     nn.init.constant_(model[2].bias, 100.0)
     optimizer = torch.optim.SGD(model.parameters(), 1e-6)
     assert kinds(train(model, LOSSES["mse"], optimizer=optimizer, batch=targets(1.0, 100.0))) == []
+
+
+class Contexts(nn.Module):
+    """As a temporal fusion transformer without static variables: a layer is given zeros that the model makes itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.vector = nn.Parameter(torch.ones(4))
+        self.context, self.body = nn.Linear(2, 8, bias=False), nn.Linear(4, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, batch):
+        x = batch["x"]
+        return self.head((self.body(x * self.vector) + self.context(torch.zeros(len(x), 2))).relu())
+
+
+@pytest.mark.parametrize(("change", "expected"), [(lambda x: x, []), (torch.zeros_like, [("input_scale", "likely")])])
+def test_zeros_that_the_model_makes_itself_are_no_inputs(change, expected):
+    torch.manual_seed(0)
+    found = train(Contexts(), lambda m, x, y: F.cross_entropy(m({"x": x}), y), batch=inputs(change))
+    assert kinds(found) == expected

@@ -76,7 +76,7 @@ def test_a_nan_in_the_batch_is_given_with_its_samples():
     finding = nonfinite(loop(nn.Sequential(nn.Linear(3, 2)), loss_of))
     assert (finding.evidence["origin"], finding.evidence["samples"]) == ("input", [4])
     assert finding.evidence["reproducible"] is True
-    assert finding.layer == "L00.0"
+    assert finding.layer is None  # the batch is at fault
     assert "samples 4" in finding.advice
 
 
@@ -185,3 +185,43 @@ def test_a_failure_of_the_search_does_not_stop_training(monkeypatch, caplog):
     finding = nonfinite(loop(nn.Linear(3, 2), root_of_zero))
     assert finding.evidence["origin"] is None
     assert "clip" in finding.advice  # what is told where nothing is known
+
+
+def test_a_step_that_raised_within_a_with_block_is_explained():
+    model = nn.Linear(3, 2)
+    doctor = st.Doctor(model)
+
+    def train():
+        for step in range(4):
+            y = model(torch.randn(6, 3))
+            loss = (y * (0.0 if step == 2 else 1.0)).abs().log().mean()  # the logarithm
+            if not loss.isfinite():
+                raise ValueError("stop")
+            loss.backward()
+            doctor.step(loss)
+
+    with pytest.raises(ValueError, match="stop"), doctor:
+        train()
+    finding = nonfinite(doctor)
+    assert (finding.first_step, finding.severity, doctor.verdict) == (2, "critical", "nonfinite")
+    assert (finding.evidence["operation"], finding.evidence["why"]) == ("LogBackward0", "the logarithm of 0")
+    assert finding.evidence["line"].endswith("# the logarithm")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_exception_beside_tables_of_nan_and_masks_is_no_finding(error):
+    model, results, mask = nn.Linear(3, 2), torch.full((9,), torch.nan), torch.full((4, 4), -torch.inf)
+    doctor = st.Doctor(model)
+
+    def train(results, mask):
+        for step in range(4):
+            loss = model(torch.randn(6, 3)).square().mean()
+            loss.backward()
+            doctor.step(loss)
+            if step == 2:
+                raise error
+
+    with pytest.raises(error), doctor:
+        train(results, mask)
+    assert len(results) > len(mask)
+    assert "nonfinite" not in [finding.kind for finding in doctor.findings]

@@ -156,6 +156,21 @@ def test_without_a_loss_the_verdict_is_unknown():
     assert doctor.report().splitlines()[0] == "verdict: unknown; no loss was seen: call step(loss)"
 
 
+@pytest.mark.parametrize(("every", "verdict"), [(5, "verdict: unknown; too few losses were seen"), (4, "verdict: ")])
+def test_a_few_losses_are_too_few_for_a_verdict(every, verdict):
+    model = network()
+    doctor, optimizer = st.Doctor(model), torch.optim.SGD(model.parameters(), lr=0.01)
+    for step in range(20):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(torch.randn(8, 8)), torch.zeros(8, dtype=torch.long))
+        loss.backward()
+        doctor.step(None if step % every else loss)
+        optimizer.step()
+    line = doctor.report().splitlines()[0]
+    assert line.startswith(verdict)
+    assert ("unknown" in line) == (every == 5)  # four losses of twenty steps, or five
+
+
 @pytest.mark.parametrize("by_hand", [True, False])
 def test_a_step_by_hand_is_measured_and_no_step_is_not(by_hand):
     model = network()

@@ -125,8 +125,16 @@ def test_after_the_block_nothing_is_measured():
     assert not any(is_hooked(module) for module in model.modules())
 
 
-def test_a_notebook_shows_the_report(saved):
+def test_a_notebook_shows_the_report_of_one_diagnosis(saved, monkeypatch):
+    calls = []
+
+    def counted(seen):
+        calls.append(seen)
+        return diagnose(seen)
+
+    monkeypatch.setattr("stabletrain.integrations.plain_loop.doctor.diagnose", counted)
     html = saved[0]._repr_html_()
+    assert len(calls) == 1
     assert "verdict: time_vanishing" in html
     assert "&quot;orthogonal&quot;" in html  # the advice is escaped
     assert "<script" not in html

@@ -83,3 +83,14 @@ def test_without_being_asked_nothing_is_skipped():
     assert run(model, doctor, 10, poison=(7,)) == [*range(10)]
     assert doctor.num_skipped == 0
     assert doctor.verdict == "nonfinite"
+
+
+def test_a_weight_that_a_forward_pass_raised_on_is_found_when_the_doctor_is_asked():
+    model = small()
+    doctor = st.Doctor(model)
+    run(model, doctor, 20)
+    assert doctor.verdict == "healthy"
+    model[2].weight.data[0, 0] = math.nan  # whoever calls the model now raises, as torch's distributions do
+    assert doctor.verdict == "nonfinite"
+    (found,) = (f for f in doctor.findings if f.alarms)
+    assert (found.first_step, found.evidence["origin"], found.evidence["module"]) == (20, "weight", "2")

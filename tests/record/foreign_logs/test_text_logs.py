@@ -123,3 +123,15 @@ def test_a_history_longer_than_one_chunk(tmp_path):
     history = [{"step": i, "loss": float(i)} for i in range(5000)]
     path = write(tmp_path / "trainer_state.json", json.dumps(make_state(log_history=history), indent=2))
     assert [*read_trainer_state(path).losses.steps] == [*range(5000)]
+
+
+def test_of_two_columns_of_one_name_the_first_one_counts(tmp_path):
+    log = read_csv(write(tmp_path / "a.csv", "step,loss,loss\n0,2.0,7\n1,1.0,8\n"))
+    assert [*log.losses.values] == [2.0, 1.0]
+
+
+def test_tensors_written_as_text_are_numbers(tmp_path):
+    text = "step;loss\n0;tensor(2.5)\n1;tensor(1.5, grad_fn=<MeanBackward0>)\n2;tensor(nan)\n"
+    values = [*read_csv(write(tmp_path / "a.csv", text)).losses.values]
+    assert values[:2] == [2.5, 1.5]
+    assert math.isnan(values[2])
