@@ -362,6 +362,13 @@ def test_steps_where_the_loss_shows_nothing(ratio, expected):
     assert kinds(returns) == expected
 
 
+@pytest.mark.parametrize(("lr", "expected"), [(1.0, ["lr_too_high"]), (1e-3, [])])
+def test_a_usual_rate_is_not_too_high_for_a_game(lr, expected):
+    choices, settings = {"optimizer": "adam"}, {"optimizer.lr": lr}
+    update, weight = np.full((N, 2), 2.0), np.full((N, 2), 1.0)  # ‖ΔW‖/‖W‖ = 2
+    assert kinds(game(BALANCED, update=update, weight=weight, choices=choices, settings=settings)) == expected
+
+
 @pytest.mark.parametrize(("share", "expected"), [(1.0, ["saturation"]), (0.6, [])])
 def test_units_where_the_loss_shows_nothing(share, expected):
     assert kinds(game(BALANCED, units={"saturated": [[share, share]] * 3})) == expected
