@@ -234,7 +234,7 @@ def remedy_oscillation(finding: Finding, about: About) -> list[remedies.Remedy]:
 
 @NO_PROGRESS.remedy
 def remedy_no_progress(finding: Finding, about: About) -> list[remedies.Remedy]:
-    """Propose larger steps where the loss falls steadily; Adam, a usual rate, then what lets gradients through."""
+    """Propose Adam; larger steps where the loss falls steadily; a usual rate, then what lets gradients through."""
     scale = [*remedies.initialization(about), *remedies.norm(about)]
-    rate = [*remedies.larger_steps(finding, about), *remedies.adam(about), *remedies.usual_lr(about)]
+    rate = [*remedies.adam(about), *remedies.larger_steps(finding, about), *remedies.usual_lr(about)]
     return [*rate, *remedies.rectified(about), *scale, *remedies.skips(about), *remedies.search_lr(about)]
