@@ -50,7 +50,13 @@ def spawn(folder: Path, *overrides: str, **environment: str) -> subprocess.Popen
     command = [sys.executable, "-m", "stabletrain", *overrides]
     root = str(Path(__file__).parents[2])
     env = {**os.environ, "PYTHONPATH": root, **environment}
-    return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, cwd=folder, env=env, text=True, preexec_fn=listen_to_interrupts, **out)
+
+
+def listen_to_interrupts() -> None:
+    """Undo what a shell does to the tests if it runs them in the background: children inherit that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_a_run_leaves_exactly_the_contracts_table(here, capsys):
