@@ -55,7 +55,7 @@ def spawn(folder: Path, *overrides: str, **environment: str) -> subprocess.Popen
 
 
 def listen_to_interrupts() -> None:
-    """Undo what a shell does to the tests if it runs them in the background: children inherit that SIGINT is ignored."""
+    """Listen to SIGINT, which children ignore if a shell runs the tests in the background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
