@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stabletrain.diagnosis.circumstances import Circumstances
+from stabletrain.diagnosis.client_words import in_words_of
 from stabletrain.diagnosis.observations import About
 from stabletrain.diagnosis.rates import LEAST_CHANGE, rounded
 from stabletrain.diagnosis.remedies import LR, USUAL_UPDATES, Remedy, remedies_for, set_lr
@@ -19,6 +20,7 @@ from stabletrain.vocabulary.kinds import (
     LR_TOO_LOW,
     NO_PROGRESS,
     NONFINITE,
+    OSCILLATION,
     OUTPUT_ACTIVATION,
     SHAPE_MISMATCH,
     TARGET_SCALE,
@@ -28,6 +30,7 @@ from stabletrain.vocabulary.origins import advice_for
 
 CHANGING = tuple(kind.name for kind in (INPUT_SCALE, TARGET_SCALE, OUTPUT_ACTIVATION, SHAPE_MISMATCH))
 REPLACED = tuple(kind.name for kind in (LR_TOO_HIGH, LR_TOO_LOW, NONFINITE))  # whose remedies rest on the updates
+DIRECTIONS = {LR_TOO_HIGH.name: -1, OSCILLATION.name: -1, LR_TOO_LOW.name: +1}  # in which advice moves the rate
 UNFINISHED = (LR_TOO_LOW.name, NO_PROGRESS.name)
 ENOUGH = 2000  # steps: shorter trainings that end unfinished are told to take so many
 TOO_FEW = 250  # … in which steps of a size that is safe, 2% of the weights, cannot replace weights a few times
@@ -52,7 +55,7 @@ def joint_remedy(findings: Sequence[Finding], about: About) -> Remedy | None:
             parts.append(first)
     is_exact = any(CERTAINTY in f.evidence and f.kind not in CHANGING for f in causes)  # a line of the code is wrong
     if not is_exact and not any(LR in part.words for part in parts):
-        parts += _usual_rate(about, is_measured=not changes)
+        parts += [r for r in _usual_rate(about, is_measured=not changes) if r.direction in _directions(causes)]
     if not is_exact:
         parts += _longer(findings, about)
     if len(parts) < 2:
@@ -67,6 +70,12 @@ def joint_remedy(findings: Sequence[Finding], about: About) -> Remedy | None:
 def _is_event(cause: Finding) -> bool:
     """Return whether a cause has a remedy that nothing else belongs to: an operation, or a rate that rose."""
     return "lr_before" in cause.evidence or bool(advice_for(cause.evidence))
+
+
+def _directions(causes: Sequence[Finding]) -> tuple[int, ...]:
+    """Return in which directions the rate may be moved: that of the first cause which says one, else either."""
+    said = [DIRECTIONS[cause.kind] for cause in causes if cause.kind in DIRECTIONS]
+    return (said[0],) if said else (-1, +1)
 
 
 def _clashes(remedy: Remedy, parts: Sequence[Remedy]) -> bool:
@@ -91,7 +100,8 @@ def _usual_rate(about: About, is_measured: bool) -> list[Remedy]:
     trusts = is_measured or bool(rate.is_adaptive)  # the steps of Adam do not depend on the size of the gradient
     if trusts and says_high is not None and says_high != is_high:
         return []
-    return set_lr(rounded(usual), USUAL_UPDATES, -1 if is_high else +1)
+    found = set_lr(rounded(usual), USUAL_UPDATES, -1 if is_high else +1)
+    return [remedy._replace(in_code=in_words_of(about, remedy.override, remedy.in_code)) for remedy in found]
 
 
 def _longer(findings: Sequence[Finding], about: About) -> list[Remedy]:

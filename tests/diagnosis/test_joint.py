@@ -15,6 +15,7 @@ from stabletrain.diagnosis.plan import with_remedies
 from stabletrain.diagnosis.progress import progress_of
 from stabletrain.diagnosis.rates import Rate, rate_of
 from stabletrain.diagnosis.remedies import steady_fall
+from stabletrain.vocabulary.clients import LIGHTNING
 from stabletrain.vocabulary.finding import BECAUSE, Finding
 from stabletrain.vocabulary.notice import REMEDY
 
@@ -53,6 +54,19 @@ def test_the_updates_of_adam_must_agree_that_its_rate_is_unusual():
     large_steps = Circumstances(rate=Rate(1.0, True, 10.0, 10.0, 5000))
     assert code(wrong, small_steps) == INPUTS
     assert code(wrong, large_steps) == f"{INPUTS}, and set the optimizer's lr=0.001"
+
+
+def test_the_rate_is_not_moved_against_what_a_cause_says():
+    low = Circumstances(rate=Rate(1e-8, True, None, None, 5000))
+    inputs = found("input_scale", **{REMEDY: INPUTS})
+    assert code([found("lr_too_low"), inputs], low) == f"{INPUTS}, and set the optimizer's lr=0.001"
+    high, *_ = with_remedies([found("lr_too_high"), inputs, found("lr_too_low", "info")], low)
+    assert "lr=0.001" not in high.advice
+
+
+def test_the_rate_is_in_the_words_of_the_client():
+    slow = Circumstances(client=LIGHTNING, rate=Rate(1e-5, False, 1e-2, 1e-2, 5000))
+    assert code([found("input_scale", **{REMEDY: INPUTS})], slow) == f"{INPUTS}, and lr=0.05 in configure_optimizers"
 
 
 def test_a_symptom_adds_nothing():
