@@ -1,6 +1,6 @@
 """Remedies in the client's own words: the argument of its trainer that does what a remedy proposes.
 
-A loop of one's own calls `torch` and `stabletrain` itself. Lightning and the Hugging Face `Trainer` clip and step, so
+Your own loop calls `torch` and `stabletrain` itself. Lightning and the Hugging Face `Trainer` clip and step, so
 that a call beside theirs would do it twice: there, what they do is set by their arguments.
 """
 
@@ -25,7 +25,7 @@ def in_words_of(about: About, override: str, in_code: str) -> str:
     Args:
         about: The run, whose `client` decides, and whose `settings` have the client's present values.
         override: What the remedy changes, as overrides of stabletrain.
-        in_code: The remedy for a training loop of one's own; "" if there it is not proposed.
+        in_code: The remedy for your own training loop; "" if none is proposed there.
 
     Example:
         >>> in_words_of(About(client=LIGHTNING), "clip=norm", "st.clip_gradients_(…)")

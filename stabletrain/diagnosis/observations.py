@@ -72,7 +72,7 @@ class About:
             not show what was learned.
         is_open_ended: Whether `num_steps` is the number of steps so far, of a training whose budget nobody told.
         client: Whose words advice is given in, where stabletrain did not compose the run: `lightning`, `huggingface`,
-            or `loop` for a training loop of one's own.
+            or `loop` for your own training loop.
     """
 
     choices: Mapping[str, str] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 Each setting has at most one proposed value in all findings of a run: the first finding that proposes one decides, and
 causes come first. No finding can therefore propose to raise what another one proposes to lower. A symptom proposes what
-its cause does, since that is what mends it.
+its cause does, since that is what fixes it.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ CERTAIN, LIKELY, POSSIBLE, HARMLESS = CERTAINTIES = ("certain", "likely", "possi
 CERTAINTY = "certainty"  # in the evidence: a mistake; one if training lags; one if training suffers; worth knowing only
 DETAIL = "detail"  # in the evidence: what was seen, in one sentence
 ADVICE = "advice"  # in the evidence: what to do, where the kind's own advice does not fit
-REMEDY = "remedy"  # in the evidence: the line of code that mends it, where it is more exact than the kind's own
+REMEDY = "remedy"  # in the evidence: the line of code that fixes it, where it is more exact than the kind's own
 MEMORIZES = "memorizes"  # in the evidence: whether the loss falls, although nothing connects targets and inputs
 
 

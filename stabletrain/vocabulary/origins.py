@@ -15,7 +15,7 @@ SAMPLES_ARE, CLEAN, BUNDLE = "samples_are", "clean", "bundle"  # of a step that 
 OF_BATCH, OF_DATASET = "batch", "dataset"  # what the samples are indices of
 FORWARD, BACKWARD = "forward", "backward"
 NOT_AGAIN = "a replay of the step is finite: a random state that is not torch's, a race, or a fault of the hardware"
-CHANGED = "or a gradient that was changed after the backward pass, as by a norm of 0 in clipping of one's own"
+CHANGED = "or a gradient that was changed after the backward pass, for example by your own clipping of one with norm 0"
 NUMBER = "a number in the code"  # begins the reason where it is no tensor that is Inf or NaN
 HALF_MAX = {"float16": 65_504.0}  # largest finite value, where it is small enough to be met
 

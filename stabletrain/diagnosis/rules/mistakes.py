@@ -124,7 +124,7 @@ def _overflowed(observations: Observations) -> bool | None:
 
 
 def remedy_mistake(finding: Finding, about: About) -> list[remedies.Remedy]:
-    """Propose the line that mends it, in the user's own code; no option of a composition does."""
+    """Propose the line that fixes it, in the user's own code; no option of a composition does."""
     if about.choices:
         return []
     return [remedies.Remedy("", "", finding.evidence.get(REMEDY, KINDS[finding.kind].in_code))]
