@@ -19,7 +19,6 @@ class Misplaced(NamedTuple):
     Attributes:
         when: The place.
         count_of: How often an account saw it.
-        at_least: How often it must have been seen.
         certainty: How certain that is.
         detail: What happens then.
         advice: What to do.
@@ -28,7 +27,6 @@ class Misplaced(NamedTuple):
 
     when: str
     count_of: Callable[[Account], int]
-    at_least: int
     certainty: str
     detail: str
     advice: str
@@ -36,29 +34,24 @@ class Misplaced(NamedTuple):
 
 
 IN_ORDER = "loss.backward(); torch.nn.utils.clip_grad_norm_(model.parameters(), {limit}); optimizer.step()"
+AFTER_STEP = Misplaced(
+    when="after the optimizer's step",
+    count_of=lambda account: account.clips.late,
+    certainty=CERTAIN,
+    detail="The gradients are clipped after the optimizer's step has used them.",
+    advice="Clip between the backward pass and the step.",
+    remedy=IN_ORDER,
+)
 MISPLACED = (
-    Misplaced(
+    AFTER_STEP._replace(
         when="before the backward pass",
         count_of=lambda account: account.clips.early,
-        at_least=ENOUGH,
-        certainty=CERTAIN,
         detail="The gradients are clipped before the backward pass has computed them.",
-        advice="Clip between the backward pass and the step.",
-        remedy=IN_ORDER,
     ),
-    Misplaced(
-        when="after the optimizer's step",
-        count_of=lambda account: account.clips.late,
-        at_least=ENOUGH,
-        certainty=CERTAIN,
-        detail="The gradients are clipped after the optimizer's step has used them.",
-        advice="Clip between the backward pass and the step.",
-        remedy=IN_ORDER,
-    ),
+    AFTER_STEP,
     Misplaced(
         when="before the scale of half precision is removed",
         count_of=lambda account: account.clips.before_unscaling,
-        at_least=ENOUGH,
         certainty=CERTAIN,
         detail="The gradients are clipped while they are multiplied by the scale of half precision, and divided by "
         "it afterwards: the steps are as many times too small.",
@@ -66,14 +59,10 @@ MISPLACED = (
         remedy="scaler.unscale_(optimizer); torch.nn.utils.clip_grad_norm_(model.parameters(), {limit}); "
         "scaler.step(optimizer)",
     ),
-    Misplaced(
-        when="after the optimizer's step",
+    AFTER_STEP._replace(  # by a function that is not PyTorch's
         count_of=lambda account: account.num_late,
-        at_least=ENOUGH,
         certainty=LIKELY,
         detail="The gradients are made smaller after the optimizer's step has used them.",
-        advice="Clip between the backward pass and the step.",
-        remedy=IN_ORDER,
     ),
 )
 
@@ -85,7 +74,7 @@ def find_misplaced_clip(view: StepView, ledger: Ledger) -> list[Notice]:
     seen = [account for account in ledger.accounts if account.num_added]  # elsewhere the gradient is always zero
     for place in MISPLACED:
         count = max(map(place.count_of, seen), default=0)
-        if count >= place.at_least:
+        if count >= ENOUGH:
             limit = "1.0" if ledger.max_norm is None else f"{ledger.max_norm:g}"
             evidence = {
                 CERTAINTY: place.certainty,
