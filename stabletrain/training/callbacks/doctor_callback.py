@@ -33,6 +33,7 @@ from stabletrain.signal.snapshot import Snapshot
 from stabletrain.torch_tools.traceback_values import find_nonfinite
 from stabletrain.training.callbacks.backward_losses import BackwardLosses
 from stabletrain.training.callbacks.gradient_watch import GradientWatch
+from stabletrain.training.callbacks.loss_logging import LogLoss
 from stabletrain.training.callbacks.offender_bundle import OffenderBundle
 from stabletrain.training.lightning_internals import has_hook
 from stabletrain.training.loggers import RecordLogger, find_writer
@@ -70,7 +71,7 @@ class DoctorCallback(Callback):
     | name | value |
     |---|---|
     | learning rate | of the first parameter group, whenever it changes |
-    | `train/loss` | the loss of every step as `backward` gets it, whatever the module logs |
+    | `train/loss` | the loss of every step as the first process' `backward` gets it, whatever the module logs |
     | `val/loss`, `val/accuracy`, … | what the module logs, under usual names such as `val_acc` |
     | `clip/norm_after`, `clip/fraction` | of the trainer's `gradient_clip_val` |
 
@@ -142,7 +143,7 @@ class DoctorCallback(Callback):
             return
         self._writer = find_writer(trainer)
         self._owns_scalars = self._writer is None
-        self._records_loss = self._owns_scalars or not isinstance(pl_module, TrainingModule)
+        self._records_loss = self._owns_scalars or not _logs_mean_loss(trainer, pl_module)
         self._start_s = time.perf_counter()
         if self._writer is None:
             self._writer = next((x.writer for x in _watches(trainer) if x.writer is not None), None)
@@ -161,7 +162,8 @@ class DoctorCallback(Callback):
             self._writer.write_info(self._writer.info | known)
         self._losses, self._inspections = BackwardLosses(), Inspections(network)
         is_known = self._writer.info["training"].get(PRIOR_LOSS) is not None
-        if not is_known and self._records_loss and pl_module.automatic_optimization:
+        tells_prior = isinstance(pl_module, TrainingModule) and not self._owns_scalars
+        if not is_known and not tells_prior and pl_module.automatic_optimization:
             self._num_micro = trainer.accumulate_grad_batches
             self._prior = PriorLoss([network, *network.children()])  # a training step need not call the whole
             self._prior.open()
@@ -382,6 +384,12 @@ class DoctorCallback(Callback):
 
 def _watches(trainer: pl.Trainer) -> list[GradientWatch]:
     return [x for x in trainer.callbacks if isinstance(x, GradientWatch)]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _logs_mean_loss(trainer: pl.Trainer, module: pl.LightningModule) -> bool:
+    """Return whether the loggers receive the loss of the whole batch, of which this process may have seen a part."""
+    is_logged = any(isinstance(x, LogLoss) for x in trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
+    return isinstance(module, TrainingModule) or (trainer.world_size > 1 and is_logged)
 
 
 def _usual(name: str) -> str | None:
