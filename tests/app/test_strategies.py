@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from compare_runs import assert_same_checkpoint, assert_same_record
@@ -50,10 +51,11 @@ def runs(tmp_path_factory) -> Path:
     try:
         assert main([*RUN, "trainer=cpu", "output_dir=one", two_epochs]) == 0
         assert main([*RUN, "trainer=cpu", "output_dir=first", one_epoch]) == 0
+        assert main([*SMALL, *OWN, "trainer=cpu", "output_dir=own", one_epoch]) == 0
         lines = [on_two(kind, kind, *RUN, two_epochs) for kind in KINDS]
         lines += [on_two("fsdp", "half", *RUN, one_epoch), on_two("ddp", "half", *RUN, two_epochs, "resume=auto")]
         lines += [on_two("fsdp", "rest", *RUN, two_epochs, "resume=first")]
-        lines += [on_two("ddp", "third", *RUN, one_epoch)]
+        lines += [on_two("ddp", "third", *RUN, one_epoch), on_two("ddp", "own_ddp", *SMALL, *OWN, one_epoch)]
         lines += [on_two(kind, f"bad_{kind}", *SMALL, *OWN, *BAD) for kind in ("ddp", "fsdp")]
         outcomes = run_together(folder, lines)
         assert main([*RUN, "trainer=cpu", "output_dir=back", two_epochs, "resume=third"]) == 0
@@ -78,6 +80,12 @@ def test_two_processes_see_what_one_sees(runs, codes, kind):
     assert load_record(runs / "one").scalars["clip/fraction"].values[-1] > 0.5  # the clip acts
     assert_same_record(runs / kind, runs / "one")
     assert len(list((runs / kind / "tensorboard").iterdir())) == 1
+
+
+def test_the_loss_of_your_own_module_is_that_of_the_whole_batch(runs, codes):
+    found, expected = (load_record(runs / name).scalars["train/loss"] for name in ("own_ddp", "own"))
+    assert list(found.steps) == list(expected.steps)
+    np.testing.assert_allclose(found.values, expected.values, rtol=2e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
