@@ -125,6 +125,16 @@ def test_the_other_trainer_takes_our_callbacks_and_loggers(order, tmp_path):
     assert names.NORM_TOTAL in load_record(tmp_path / "others").scalars
 
 
+@needs_lightning
+def test_the_command_line_refuses_a_module_of_the_other_package(tmp_path):
+    (tmp_path / "theirs.py").write_text("import lightning.pytorch as L\n\n\nclass Lit(L.LightningModule):\n    pass\n")
+    command = [sys.executable, "-m", "stabletrain", "check", "model=custom", "model._target_=theirs.Lit"]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert "found    Lit, a lightning.pytorch.LightningModule" in done.stdout + done.stderr
+
+
 STAND_IN = {  # what the other package is to us
     "lightning/__init__.py": "",
     "lightning/pytorch/__init__.py": "from lightning.pytorch.callbacks.callback import Callback\n",
