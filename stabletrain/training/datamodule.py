@@ -8,10 +8,11 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
 from stabletrain.data import Data
 from stabletrain.errors import RequestError
+from stabletrain.training.resumable_loader import ResumableLoader, ResumableSampler
 
 
 class ShardSampler(Sampler[int]):
@@ -119,8 +120,8 @@ class DataModule(pl.LightningDataModule):
         """Return shuffled batches; an incomplete last batch is dropped."""
         world_size, rank = self._place()
         train: Any = self.data.train
-        sampler = DistributedSampler(train, world_size, rank, shuffle=True, seed=self._seed, drop_last=True)
-        return self._loader(train, sampler, self._local_batch_size(world_size), drop_last=True)
+        sampler = ResumableSampler(train, world_size, rank, shuffle=True, seed=self._seed, drop_last=True)
+        return self._loader(ResumableLoader, train, sampler, self._local_batch_size(world_size), drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the validation set, in order."""
@@ -135,11 +136,13 @@ class DataModule(pl.LightningDataModule):
         size = len(dataset)  # pyright: ignore[reportArgumentType]
         wanted = max(256, self.data.batch_size)  # without gradients, larger batches are faster
         batch_size = eval_batch_size(size, world_size, wanted)
-        return self._loader(dataset, ShardSampler(size, world_size, rank), batch_size, drop_last=False)
+        return self._loader(DataLoader, dataset, ShardSampler(size, world_size, rank), batch_size, drop_last=False)
 
-    def _loader(self, dataset: Any, sampler: Any, batch_size: int, drop_last: bool) -> DataLoader[Any]:
+    def _loader(
+        self, kind: type[DataLoader[Any]], dataset: Any, sampler: Any, batch_size: int, drop_last: bool
+    ) -> DataLoader[Any]:
         whole = type(dataset) is TensorDataset  # a subclass may change its examples
-        return DataLoader(
+        return kind(
             WholeBatches(dataset) if whole else dataset,
             collate_fn=_keep if whole else None,
             batch_size=batch_size,

@@ -36,6 +36,7 @@ from stabletrain.training.compiling import EagerMeasurement, compile_, require_c
 from stabletrain.training.datamodule import DataModule
 from stabletrain.training.loggers import RecordLogger
 from stabletrain.training.optimization.lr_finder import FoundRate, find_lr
+from stabletrain.training.resumable_loader import TrainingOrder
 
 TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
@@ -101,6 +102,7 @@ def prepare(
             *([doctor] if doctor else []),
             SystemWatch(),
             SpinningThreads(console.note),
+            TrainingOrder(),
             *checkpoint_callbacks(folder),
             console.progress(config["console"]),
             *callbacks,

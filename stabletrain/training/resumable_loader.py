@@ -1,0 +1,107 @@
+"""Resume in the middle of an epoch: the batches that are left, and the random numbers that would have followed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from torch.utils.data import DataLoader, DistributedSampler
+
+from stabletrain.torch_tools.random_states import random_states, restore_random_states
+
+LOADER = "loader"
+POSITION, AT_EPOCH_START, NOW = "position", "random_at_epoch_start", "random"
+
+
+class ResumableSampler(DistributedSampler[Any]):
+    """A `DistributedSampler` whose next pass leaves out what an interrupted one has seen; its length stays that of all.
+
+    Attributes:
+        num_skipped: Number of examples that the next pass leaves out, and only that.
+    """
+
+    num_skipped = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        first, self.num_skipped = self.num_skipped, 0
+        return islice(super().__iter__(), first, None)
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A `DataLoader` whose next pass can begin where an interrupted one was.
+
+    Its state is the number of batches of the running epoch and the states of the global random number generators, at
+    the beginning of the epoch, which decided its order, and now. After `restore`, the next pass begins behind
+    the batches that were seen. With a `ResumableSampler` they are not read; otherwise they are read and dropped, as
+    random augmentation in the workers demands.
+    """
+
+    _position = 0
+    _at_epoch_start: dict[str, Any] | None = None
+    _loaded: dict[str, Any] | None = None
+
+    def __iter__(self) -> Any:
+        loaded, self._loaded = self._loaded, None
+        is_inside = loaded is not None and 0 < loaded[POSITION] < len(self)
+        if loaded is not None:
+            restore_random_states(loaded[AT_EPOCH_START if is_inside else NOW])
+        self._at_epoch_start = random_states()
+        self._position = 0
+        num_seen = loaded[POSITION] if loaded is not None and is_inside else 0
+        if isinstance(self.sampler, ResumableSampler) and self.batch_size is not None:
+            self.sampler.num_skipped, num_read = num_seen * self.batch_size, 0
+        else:
+            num_read = num_seen
+        batches = super().__iter__()
+        for _ in islice(batches, num_read):
+            pass
+        self._position = num_seen
+        if loaded is not None:
+            restore_random_states(loaded[NOW])
+        for batch in batches:
+            self._position += 1
+            yield batch
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the position, and the states of the random number generators."""
+        now = random_states()
+        return {POSITION: self._position, AT_EPOCH_START: self._at_epoch_start or now, NOW: now}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue there, in the next pass."""
+        self._loaded = state
+
+
+class TrainingOrder(Callback):
+    """Keeps the state of the training loader in every checkpoint, and restores it.
+
+    Lightning's own way, loaders with a `state_dict`, forgets the state if the number of batches was asked for before
+    training, as schedules do, and does not restore the random numbers after an epoch (checked with version 2.6.6).
+    """
+
+    def __init__(self) -> None:
+        self._trainer: pl.Trainer | None = None
+        self._loaded: dict[str, Any] | None = None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Know whose loader it is."""
+        self._trainer = trainer
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Restore the loader, which has not begun its first pass."""
+        loader = trainer.train_dataloader
+        if self._loaded is not None and isinstance(loader, ResumableLoader):
+            loader.restore(self._loaded)
+        self._loaded = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the loader."""
+        loader = None if self._trainer is None else self._trainer.train_dataloader
+        return {LOADER: loader.snapshot()} if isinstance(loader, ResumableLoader) else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the state until training starts."""
+        self._loaded = state_dict.get(LOADER)
