@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import pytorch_lightning as pl
 from torch import Tensor
@@ -65,3 +66,20 @@ def unscale_before_step_(optimizer: Optimizer) -> None:
     # Read by torch.amp.GradScaler and by Lightning's MixedPrecision plugin; torch 2.13.0, pytorch-lightning 2.6.6.
     if getattr(optimizer, "_step_supports_amp_scaling", False):
         optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def end_restart(trainer: pl.Trainer) -> None:
+    """Forget that the running epoch was begun by another process: Lightning would not step the epoch's schedules."""
+    trainer.fit_loop._restarting = False
+
+
+def dump_checkpoint(trainer: pl.Trainer) -> dict[str, Any]:
+    """Return what `trainer.save_checkpoint` would write now; its tensors are those of the training."""
+    return trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+
+
+def runs_validation_next(trainer: pl.Trainer) -> bool:
+    """Return whether the running batch is followed by a validation or the end of the epoch."""
+    loop = trainer.fit_loop
+    fetcher = loop._data_fetcher
+    return trainer.is_last_batch or fetcher is None or loop.epoch_loop._should_check_val_fx(fetcher)

@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import Callback
 from torch.utils.data import DataLoader, DistributedSampler
 
 from stabletrain.torch_tools.random_states import random_states, restore_random_states
+from stabletrain.training.lightning_internals import end_restart
 
 LOADER = "loader"
 POSITION, AT_EPOCH_START, NOW = "position", "random_at_epoch_start", "random"
@@ -48,22 +49,25 @@ class ResumableLoader(DataLoader[Any]):
         is_inside = loaded is not None and 0 < loaded[POSITION] < len(self)
         if loaded is not None:
             restore_random_states(loaded[AT_EPOCH_START if is_inside else NOW])
-        self._at_epoch_start = random_states()
-        self._position = 0
-        num_seen = loaded[POSITION] if loaded is not None and is_inside else 0
-        if isinstance(self.sampler, ResumableSampler) and self.batch_size is not None:
-            self.sampler.num_skipped, num_read = num_seen * self.batch_size, 0
+        self._at_epoch_start, self._position = random_states(), 0
+        if loaded is None or not is_inside:
+            batches = super().__iter__()
         else:
-            num_read = num_seen
-        batches = super().__iter__()
-        for _ in islice(batches, num_read):
-            pass
-        self._position = num_seen
-        if loaded is not None:
+            batches = self._behind(loaded[POSITION])
             restore_random_states(loaded[NOW])
         for batch in batches:
             self._position += 1
             yield batch
+
+    def _behind(self, position: int) -> Iterator[Any]:
+        """Return a pass without its first batches."""
+        self._position = position
+        if isinstance(self.sampler, ResumableSampler) and self.batch_size is not None:
+            self.sampler.num_skipped, position = position * self.batch_size, 0
+        batches = super().__iter__()
+        for _ in islice(batches, position):
+            pass
+        return batches
 
     def snapshot(self) -> dict[str, Any]:
         """Return the position, and the states of the random number generators."""
@@ -96,6 +100,12 @@ class TrainingOrder(Callback):
         if self._loaded is not None and isinstance(loader, ResumableLoader):
             loader.restore(self._loaded)
         self._loaded = None
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """End the restart once its first batch has come: schedules take their step at the end of this epoch too."""
+        end_restart(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the loader."""

@@ -30,8 +30,9 @@ from stabletrain.training.callbacks.doctor_callback import DoctorCallback
 from stabletrain.training.callbacks.gradient_watch import GradientWatch
 from stabletrain.training.callbacks.offender_bundle import OffenderBundle
 from stabletrain.training.callbacks.spinning_threads import SpinningThreads
+from stabletrain.training.callbacks.step_checkpoint import StepCheckpoint
 from stabletrain.training.callbacks.system_metrics import SystemWatch
-from stabletrain.training.checkpoint import ManifestCheckpointIO, checkpoint_callbacks
+from stabletrain.training.checkpoint import LAST, ManifestCheckpointIO, checkpoint_callbacks
 from stabletrain.training.compiling import EagerMeasurement, compile_, require_compiler
 from stabletrain.training.datamodule import DataModule
 from stabletrain.training.loggers import RecordLogger
@@ -91,6 +92,7 @@ def prepare(
     settings = config["doctor"]
     doctor = DoctorCallback(settings["fail_on"], say=console.warn) if settings["enabled"] else None
     compiled = _compile(config, built, watch) if config["compile"] else []
+    saver = StepCheckpoint(folder.checkpoints / LAST, **config["checkpoint"])
     trainer = build_trainer(
         config,
         logger=[record, *loggers.values()],
@@ -103,6 +105,7 @@ def prepare(
             SystemWatch(),
             SpinningThreads(console.note),
             TrainingOrder(),
+            saver,
             *checkpoint_callbacks(folder),
             console.progress(config["console"]),
             *callbacks,

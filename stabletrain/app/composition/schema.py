@@ -65,6 +65,16 @@ class DoctorSettings:
 
 
 @dataclass
+class CheckpointSettings:
+    """When `checkpoints/last.ckpt` is saved, apart from the end of every epoch; by default so often that it costs 1%."""
+
+    every_steps: int | None = None
+    """Optimizer steps between two checkpoints."""
+    every_seconds: float | None = None
+    """Seconds between two checkpoints."""
+
+
+@dataclass
 class LossSettings:
     """Changes to the loss, which follows from the task of the data."""
 
@@ -134,6 +144,7 @@ class Settings:
     """CPU threads of each process: a number, or auto for as many as the network has work for (one for a small one)."""
     choices: dict[str, str] = field(default_factory=dict)
     """Chosen option by group, kept in a run's config.yaml to show where its values come from."""
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     loss: LossSettings = field(default_factory=LossSettings)
     watch: WatchSettings = field(default_factory=WatchSettings)
     doctor: DoctorSettings = field(default_factory=DoctorSettings)
@@ -165,6 +176,10 @@ def check_ranges(config: Mapping[str, Any]) -> None:
     """
     require_range("seed", config["seed"], 0, 2**32 - 1)
     _check_threads(config["threads"])
+    if config["checkpoint"]["every_steps"] is not None:
+        require_range("checkpoint.every_steps", config["checkpoint"]["every_steps"], 1)
+    if config["checkpoint"]["every_seconds"] is not None:
+        require_range("checkpoint.every_seconds", config["checkpoint"]["every_seconds"], 0.0, open_minimum=True)
     require_range("loss.label_smoothing", config["loss"]["label_smoothing"], 0.0, 1.0, open_maximum=True)
     for key in ("statistics_every", "histograms_every", "points_per_decade", "signals_every", "time_every"):
         require_range(f"watch.{key}", config["watch"][key], 0)
