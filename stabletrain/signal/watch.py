@@ -20,6 +20,8 @@ from stabletrain.signal.sources.source import Step, measure
 from stabletrain.torch_tools.local_shards import any_sharded
 from stabletrain.vocabulary.signals import GRADIENT, SIGNALS
 
+STEP, STATES = "step", "sources"  # keys of the state
+
 
 class Watch:
     """Measures the gradient of every parameter of a model, and other signals if requested, and changes nothing.
@@ -176,6 +178,17 @@ class Watch:
         parameters = [*self._order.model.parameters()]
         tensors = [*parameters, *(p.grad for p in parameters if p.grad is not None and p.requires_grad)]
         return not all(bool(torch.isfinite(x.coalesce().values() if x.is_sparse else x).all()) for x in tensors)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what later measurements depend on, such as incomplete counts: plain numbers and tensors."""
+        return {STEP: self._step, STATES: {type(s).__name__: s.state_dict() for s in self._sources}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state; sources that are not in it begin anew."""
+        self._step = state[STEP]
+        self._begun = {0, *map(id, self._optimizers)} if self._step else set()
+        for source in self._sources:
+            source.load_state_dict(state[STATES].get(type(source).__name__, {}))
 
     def detach(self) -> None:
         """Remove all hooks."""

@@ -66,7 +66,7 @@ class DoctorSettings:
 
 @dataclass
 class CheckpointSettings:
-    """When `checkpoints/last.ckpt` is saved, apart from the end of every epoch; by default so often that it costs 1%."""
+    """When `last.ckpt` is saved between the ends of epochs; by default every 10 seconds, or as often as 1% allows."""
 
     every_steps: int | None = None
     """Optimizer steps between two checkpoints."""

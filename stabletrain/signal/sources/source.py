@@ -86,6 +86,13 @@ class Source:
     def close(self) -> None:
         """Remove all hooks."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what later steps depend on: plain numbers and tensors, for a checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state."""
+
 
 def measure(names: Sequence[str], tensors: Sequence[Tensor], histograms: bool) -> Any:
     """Return the statistics of tensors, which may be sparse, complex or sharded."""

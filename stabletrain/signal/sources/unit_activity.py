@@ -21,6 +21,7 @@ MIN_SAMPLES = 512  # a unit active on 1% is expected to be active 5 times, and n
 MIN_ACTIVE = 0.01  # fraction of samples; a dead unit is active on fewer
 MAX_SATURATED = 0.5  # fraction of samples; a saturated unit is at an end of its range on more
 MIN_EQUAL = 0.5  # fraction of a layer's units; pruning leaves fewer rows of zeros
+ORDER, INCOMPLETE, COMPLETE = "order", "is_incomplete", "may_be_complete"  # keys of the state
 EDGE = 0.99  # of the distance from the center of the range to its end; for the logistic function 0.01 and 0.99
 
 CHANNELS_FIRST = (
@@ -144,6 +145,25 @@ class UnitActivity(Source):
         """Deactivate the hooks; counts are kept."""
         self._hooks.close()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counts that are not complete yet."""
+        return {
+            DEAD: {path: tally.state for path, tally in self._dead.items() if tally.sums is not None},
+            SATURATED: {path: tally.state for path, tally in self._saturated.items() if tally.sums is not None},
+            ORDER: self._order,
+            INCOMPLETE: self._is_incomplete,
+            COMPLETE: self._may_be_complete,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting."""
+        for tallies, saved in ((self._dead, state.get(DEAD, {})), (self._saturated, state.get(SATURATED, {}))):
+            for path in tallies.keys() & saved.keys():
+                tallies[path].state = saved[path]
+        self._order = dict(state.get(ORDER, {}))
+        self._is_incomplete = state.get(INCOMPLETE, False)
+        self._may_be_complete = state.get(COMPLETE, False)
+
     def before_step(self, step: Step) -> None:
         """Add the complete fractions to the snapshot, and on the first step those of equal units."""
         units = self.take()
@@ -217,6 +237,14 @@ class _Tally:
     def is_complete(self) -> bool:
         return self.num_samples >= MIN_SAMPLES
 
+    @property
+    def state(self) -> tuple[Tensor | None, int]:
+        return self.sums, self.num_samples
+
+    @state.setter
+    def state(self, state: tuple[Tensor | None, int]) -> None:
+        self.sums, self.num_samples = state
+
     def clear(self) -> None:
         self.sums: Tensor | None = None  # (units,) float32, on the layer's device
         self.num_samples = 0
@@ -236,7 +264,7 @@ class _Tally:
         if self.sums is None or len(self.sums) != len(sums):
             self.sums, self.num_samples = sums, 0
         else:
-            self.sums += sums
+            self.sums = self.sums.to(sums.device).add_(sums)  # a loaded state may lie elsewhere
         self.num_samples += marks.numel() // len(sums)
 
 

@@ -139,6 +139,14 @@ class DoctorCallback(Callback):
         elif not any(isinstance(logger, RecordLogger) for logger in trainer.loggers):
             watches[0].extend(MEASURED, statistics_every=1, **MEASURED_ON)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the recorded learning rate, which is recorded again once it changes."""
+        return {names.LR: self._lr}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from there."""
+        self._lr = state_dict.get(names.LR)
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Subscribe to the record, in the first process only."""
         self._writer, self._offender = None, {}

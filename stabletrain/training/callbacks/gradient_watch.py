@@ -97,6 +97,7 @@ class GradientWatch(Callback):
     def _leave_training(self) -> None:
         self.last_snapshot: Snapshot | None = None
         self._watch: Watch | None = None
+        self._loaded: dict[str, Any] | None = None  # of a checkpoint, until training starts
         self._writer: RecordWriter | None = None
         self._owns_writer = False
         self._snapshot: Snapshot | None = None  # of this step
@@ -145,6 +146,9 @@ class GradientWatch(Callback):
         signals = [s for s in self.signals if trainer.optimizers or s not in OF_STEP]
         self._watch = Watch(trained_network(pl_module), optimizer=trainer.optimizers, signals=signals)
         self._watch.expect(taps=False)
+        if self._loaded is not None:
+            self._watch.load_state_dict(self._loaded)
+            self._loaded = None
         self._num_processes, self._device = trainer.world_size, pl_module.device
         if trainer.is_global_zero:
             self._writer = find_writer(trainer)
@@ -152,6 +156,14 @@ class GradientWatch(Callback):
                 self._writer = RecordWriter(events_folder(trainer))
                 self._owns_writer = True
             self._writer.prepare()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what later measurements depend on."""
+        return {} if self._watch is None else self._watch.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep it until the model is watched."""
+        self._loaded = state_dict or None
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
