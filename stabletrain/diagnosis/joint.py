@@ -12,7 +12,7 @@ from stabletrain.diagnosis.circumstances import Circumstances
 from stabletrain.diagnosis.client_words import in_words_of
 from stabletrain.diagnosis.observations import About
 from stabletrain.diagnosis.rates import LEAST_CHANGE, rounded
-from stabletrain.diagnosis.remedies import LR, USUAL_UPDATES, Remedy, remedies_for, set_lr
+from stabletrain.diagnosis.remedies import LR, USUAL_UPDATES, Remedy, adam, remedies_for, set_lr
 from stabletrain.vocabulary.finding import Finding
 from stabletrain.vocabulary.kinds import (
     INPUT_SCALE,
@@ -100,7 +100,11 @@ def _usual_rate(about: About, is_measured: bool) -> list[Remedy]:
     trusts = is_measured or bool(rate.is_adaptive)  # the steps of Adam do not depend on the size of the gradient
     if trusts and says_high is not None and says_high != is_high:
         return []
-    found = set_lr(rounded(usual), USUAL_UPDATES, -1 if is_high else +1)
+    direction = -1 if is_high else +1
+    if not is_measured and rate.is_adaptive is False:  # a rate of gradient descent depends on the size of the gradient
+        found = [remedy._replace(direction=direction) for remedy in adam(about)]
+    else:
+        found = set_lr(rounded(usual), USUAL_UPDATES, direction)
     return [remedy._replace(in_code=in_words_of(about, remedy.override, remedy.in_code)) for remedy in found]
 
 

@@ -20,6 +20,7 @@ from stabletrain.vocabulary.finding import BECAUSE, Finding
 from stabletrain.vocabulary.notice import REMEDY
 
 GOOD_RATE = Circumstances(rate=Rate(1e-3, True, 1.0, 1.0, 5000))
+ADAM = "torch.optim.Adam(model.parameters(), lr=0.001)"  # in place of gradient descent, whose rate depends on the loss
 INPUTS, TARGETS = "x = (x - 3) / 200", "y = (y - 5) / 7"
 
 
@@ -43,7 +44,7 @@ def test_inputs_and_targets_are_scaled_together():
 def test_a_rate_far_from_usual_belongs_to_an_activation_that_does_not_fit():
     wrong = [found("output_activation", **{REMEDY: "remove the sigmoid: cross_entropy takes logits"})]
     slow = Circumstances(rate=Rate(1e-5, False, 1e-2, 1e-2, 5000))
-    assert code(wrong, slow) == f"{wrong[0].evidence[REMEDY]}, and set the optimizer's lr=0.05"
+    assert code(wrong, slow) == f"{wrong[0].evidence[REMEDY]}, and {ADAM}"
     assert code(wrong, GOOD_RATE) == wrong[0].evidence[REMEDY]
     assert joint_remedy(wrong, About()) is None  # nothing is known of the rate
 
@@ -66,7 +67,7 @@ def test_the_rate_is_not_moved_against_what_a_cause_says():
 
 def test_the_rate_is_in_the_words_of_the_client():
     slow = Circumstances(client=LIGHTNING, rate=Rate(1e-5, False, 1e-2, 1e-2, 5000))
-    assert code([found("input_scale", **{REMEDY: INPUTS})], slow) == f"{INPUTS}, and lr=0.05 in configure_optimizers"
+    assert code([found("input_scale", **{REMEDY: INPUTS})], slow) == f"{INPUTS}, and {ADAM.replace('model', 'self')} in configure_optimizers"
 
 
 def test_a_symptom_adds_nothing():
