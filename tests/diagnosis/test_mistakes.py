@@ -57,6 +57,13 @@ def test_a_scale_must_do_harm(kind, certainty, harm):
         assert bool(alarms) == any(losses is x for x in harm)
 
 
+def test_a_first_loss_that_inputs_off_scale_made_large_shows_no_learning():
+    notice = seen("input_scale", "likely", mean=300.0, std=200.0)
+    fallen = observed(notice, np.concatenate([[1290.0], np.full(199, 1.5)]))
+    unknown = replace(fallen, about=replace(fallen.about, prior_loss=None))
+    assert "input_scale" in [f.kind for f in diagnose(unknown) if f.alarms]
+
+
 def test_what_only_slows_training_down_must_have_done_so():
     notice = seen("output_activation", "possible", slows=True)
     assert [f.alarms for f in diagnose(observed(notice, HALF)) if f.kind == "output_activation"] == [False]

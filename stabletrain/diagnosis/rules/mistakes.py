@@ -54,9 +54,10 @@ def find_mistakes(kind: Kind) -> Callable[[Observations], list[Finding]]:
     """Return the rule that finds what was noticed of `kind`.
 
     A certain mistake raises an alarm in any case: critical where training lags, a warning where it does not. A likely
-    one, such as a layer that no optimizer steps, is a warning after a tenth of the steps, and a possible one if training
-    lags: only the user knows whether it was intended. Inputs and targets off scale are no mistake in themselves, and
-    must be shown to do harm: likely ones alarm if training lags, possible ones if it suffers.
+    one, such as a layer that no optimizer steps, is a warning after a tenth of the steps, and a possible one if
+    training lags: only the user knows whether it was intended. Inputs and targets off scale are no mistake in
+    themselves, and are harmless where training has learned well from chance level on: likely ones alarm if it lags,
+    possible ones if it suffers.
     """
 
     def find(observations: Observations) -> list[Finding]:
@@ -93,7 +94,7 @@ def _severity(notice: Notice, observations: Observations) -> str:
         return INFO
     if notice.kind == NO_PROGRESS.name:
         return WARNING if _learns_little(notice, progress, observations) else INFO
-    if _is_scale(notice) or notice.evidence.get(SLOWS):
+    if notice.evidence.get(SLOWS) or (_is_scale(notice) and _knows_chance_level(observations, progress)):
         does_harm = _lags(progress) if certainty == LIKELY else _suffers(progress)
         return WARNING if does_harm else INFO
     return WARNING if certainty == LIKELY or _lags(progress) else INFO
@@ -102,6 +103,11 @@ def _severity(notice: Notice, observations: Observations) -> str:
 def _is_scale(notice: Notice) -> bool:
     """Return whether inputs or targets are off scale, rather than the same for all examples."""
     return notice.kind in SCALES and (bool(notice.evidence.get("std")) or "feature" in notice.evidence)
+
+
+def _knows_chance_level(observations: Observations, progress: Progress) -> bool:
+    """Return whether progress is measured from chance level: what is off scale makes the first loss large itself."""
+    return bool(observations.about.prior_loss) and progress.baseline == observations.about.prior_loss
 
 
 def _lags(progress: Progress) -> bool:

@@ -134,11 +134,12 @@ def _judge(given: Given) -> dict[str, Any] | None:
     not_one = float(((targets.sum(-1) - 1).abs() > SLACK).double().mean()) if is_wide else 0.0
     if given.loss == BCE and given.activation in NO_PROBABILITIES:
         return _no_probability(given.activation)
-    if given.loss == "LogSoftmax" or given.activation == "Softmax":
-        if is_wide and not_one > OUTSIDE and targets.shape[-1] <= MAX_CLASSES:
-            return _of_several_labels(given, not_one, bool((targets == targets.round()).all()))
+    are_labels = bool((targets == targets.round()).all())
+    is_softmax = given.loss == "LogSoftmax" or given.activation == "Softmax"
+    if is_softmax and is_wide and not_one > OUTSIDE and targets.shape[-1] <= MAX_CLASSES:
+        return _of_several_labels(given, not_one, are_labels)
     if given.loss == MSE and given.activation in ("Softmax", "Sigmoid"):
-        is_label = bool((targets == targets.round()).all()) and not not_one
+        is_label = are_labels and not not_one
         return _slow(given.activation, is_wide) if is_label and (is_wide or given.activation == "Sigmoid") else None
     return None
 
@@ -157,7 +158,7 @@ def _by_hand(activation: str, targets: Tensor) -> dict[str, Any] | None:
     """Return what is wrong with -y log p - (1 - y) log(1 - p): p is no probability, or y is none."""
     outside = float(((targets < -SLACK) | (targets > 1 + SLACK)).double().mean())
     if outside > OUTSIDE and _are_classes(targets):
-        detail = f"A binary cross entropy is given targets up to {float(targets.max()):.3g}: they are numbers of classes."
+        detail = f"A binary cross entropy is given numbers of classes, up to {float(targets.max()):.3g}."
         return _evidence(CERTAIN, activation, detail, f"{CLASSES}, with one output per class")
     return _no_probability(activation) if outside <= OUTSIDE and activation in NO_PROBABILITIES else None
 
@@ -180,7 +181,7 @@ def _of_numbers(given: Given, targets: Tensor) -> dict[str, Any] | None:
 
 def _are_classes(targets: Tensor) -> bool:
     """Return whether targets are whole numbers in a narrow range from zero on."""
-    return bool((targets == targets.round()).all()) and 0 <= float(targets.min()) and float(targets.max()) < MAX_CLASSES
+    return bool((targets == targets.round()).all() and targets.min() >= 0 and targets.max() < MAX_CLASSES)
 
 
 def _slow(activation: str, is_wide: bool) -> dict[str, Any]:
