@@ -18,6 +18,7 @@ MAX_OUTPUTS = 8  # of one step
 MAX_ATTEMPTS = 10  # steps that are looked at
 CONSTANT = 1e-6  # variance of targets, relative to their mean square, that is rounding alone
 MIN_RECOGNIZED = 3  # of these, with one kind of loss
+ENOUGH, ENOUGH_PER_CLASS = 4096, 16  # targets, after which no further step is looked at
 
 
 class PriorLoss:
@@ -54,11 +55,12 @@ class PriorLoss:
         self._sources: list[Any] = []  # what computed them: a part may return the tensor that the whole returns
         self._num_attempts = 0
         self._batches: list[Targets] = []
+        self._has_enough = False
 
     @property
     def is_done(self) -> bool:
         """Whether further steps would change nothing."""
-        return self._num_attempts >= MAX_ATTEMPTS
+        return self._num_attempts >= MAX_ATTEMPTS or self._has_enough
 
     def open(self) -> None:
         """Look at the coming forward pass."""
@@ -88,6 +90,8 @@ class PriorLoss:
         same = [b for b in self._batches if b[0] == self._batches[-1][0] and b[2] == self._batches[-1][2]]
         if len(same) >= MIN_RECOGNIZED and 2 * len(same) >= self._num_attempts:
             self.value = _prior(same) or None  # if all targets are equal, there is nothing to learn but a constant
+            num_targets = sum(len(batch.values) for batch in same)
+            self._has_enough = num_targets >= max(ENOUGH, ENOUGH_PER_CLASS * same[-1].num_classes)
 
     def _keep(self, _: None, module: nn.Module, __: Any, output: Any) -> None:
         if not module.training or not torch.is_grad_enabled():
