@@ -259,7 +259,7 @@ def remedy_oscillation(finding: Finding, about: About) -> list[remedies.Remedy]:
 
 @NO_PROGRESS.remedy
 def remedy_no_progress(finding: Finding, about: About) -> list[remedies.Remedy]:
-    """Propose Adam, more steps if they are few, larger ones if the loss falls, a usual rate, then what lets gradients pass."""
+    """Propose Adam, more steps if they are few, larger ones if the loss falls, a usual rate, then better gradients."""
     more = remedies.longer(about) if remedies.is_too_short(about) else []
     scale = [*remedies.initialization(about), *remedies.norm(about)]
     rate = [*remedies.adam(about), *more, *remedies.larger_steps(finding, about), *remedies.usual_lr(about)]

@@ -75,8 +75,9 @@ class TargetInspector(Inspector):
         squares = squares_of(view.loss)
         by_term = [(term, notice) for term in self._terms for notice in _of_term(term, view)]
         if by_term or not self._outputs:
-            is_squared = squares is not None and by_term and by_term[0][0].function == "mse_loss"
-            others = _unreachable(squares, by_term[0][0].targets, view, is_scaled=True) if is_squared else []
+            others = []
+            if squares is not None and by_term and by_term[0][0].function == "mse_loss":
+                others = _unreachable(squares, by_term[0][0].targets, view, is_scaled=True)
             return [*others, *(notice for _, notice in by_term[:1])]
         if squares is None:
             return self._far_off(view, view.loss)
