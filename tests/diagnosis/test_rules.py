@@ -412,6 +412,21 @@ def test_time_that_vanished_until_the_network_learned():
     assert found(scalars=lost) == ["time_vanishing"]
 
 
+@pytest.mark.parametrize(
+    ("losses", "last_lr", "expected"),
+    [
+        (2.3 - 0.01 * np.arange(N).clip(max=40), 1e-12, ["lr_too_low"]),  # 17% below chance level, and at rest
+        (2.3 - 0.01 * np.arange(N).clip(max=40), 1e-4, []),  # it learns slowly, but nobody said for how long
+        (LEARNING, 1e-12, []),  # learned, and then at rest
+    ],
+)
+def test_a_rate_that_falls_to_nothing_ends_the_training(losses, last_lr, expected):
+    rates = np.where(np.arange(N) < 40, 1e-2, last_lr)
+    ratios = np.tile(0.1 * rates[:, None], 4)
+    base = observed(losses=losses + NOISE, prior_loss=ENTROPY, update=ratios, weight=np.ones_like(ratios))
+    assert kinds(replace(base, scalars={**base.scalars, names.LR: series(rates)})) == expected
+
+
 def test_a_loss_that_falls_to_the_end_has_a_low_rate():
     update, weight = np.full((N, 2), 1e-3), np.full((N, 2), 1.0)
     assert kinds(run(np.linspace(2.3, 1.8, N) + NOISE, update=update, weight=weight)) == ["lr_too_low"]
