@@ -413,6 +413,22 @@ def test_time_that_vanished_until_the_network_learned():
 
 
 @pytest.mark.parametrize(
+    ("update", "norm", "expected"),
+    [
+        ([1e-3, 1e-2, 1e-3, 1e-1], 30.0, ["clip_always"]),  # a multiple of the gradient: SGD
+        ([1e-3, 1e-2, 1e-3, 1e-1], 5.0, []),  # it removes less
+        ([1e-3, 1e-3, 1e-3, 1e-3], 30.0, []),  # Adam, whose steps do not depend on the threshold
+    ],
+)
+def test_a_threshold_that_slows_gradient_descent_is_held_against_a_training_that_is_not_done(update, norm, expected):
+    rows = np.ones((N, 4))
+    falling = np.linspace(2.3, 1.2, N) + NOISE
+    norms = {names.NORM_TOTAL: np.full(N, norm), names.NORM_AFTER: np.ones(N)}
+    more = {"gradient": rows * [1e-2, 1e-1, 1e-2, 1.0], "weight": rows, "update": rows * update, "scalars": norms}
+    assert kinds(run(falling, **more)) == expected
+
+
+@pytest.mark.parametrize(
     ("losses", "last_lr", "expected"),
     [
         (2.3 - 0.01 * np.arange(N).clip(max=40), 1e-12, ["lr_too_low"]),  # 17% below chance level, and at rest
