@@ -5,7 +5,8 @@
 Each buggy case is recorded (if it is not in FOLDER) and diagnosed. The first and the second remedy of its first finding
 and a random remedy of the catalogue are applied to the case, which trains again unwatched on up to three seeds: two
 that agree decide. With `--catalogue`, the other remedies follow until one fixes it, which shows what can be fixed at
-all. Results are kept in FOLDER/advice, so that the command can be interrupted and repeated.
+all. Results are kept in FOLDER/advice, so that the command can be interrupted and repeated. Of the reporting part, no
+run is named: nobody is to tune on it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median_low
 
 import torch
 
+from benchmarks.doctor.advice_tables import FIXED, IMPROVED, NOTHING, OUTCOMES, UNCHANGED, WORSE, Row, print_tables
 from benchmarks.doctor.case import PARTS, Case
 from benchmarks.doctor.cases import make_cases
 from benchmarks.doctor.composition import choices_of
@@ -38,35 +40,8 @@ from stabletrain.vocabulary.finding import Finding
 from stabletrain.vocabulary.kinds import KINDS
 
 NUM_SEEDS = 3
-FIXED, IMPROVED, UNCHANGED, WORSE, NOTHING = "fixed", "improved", "unchanged", "worse", "no advice"
-OUTCOMES = (FIXED, IMPROVED, UNCHANGED, WORSE, NOTHING)
+REPORTING = PARTS[-1]
 MUCH = 10.0  # points: a smaller change for the better is none
-
-
-@dataclass(frozen=True)
-class Row:
-    """What became of one case.
-
-    Attributes:
-        case: The case.
-        kind: Kind of the first finding; "" if nothing was found.
-        remedies: The first two remedies.
-        first, second, chance: Outcome of the first and the second remedy, and of a random one of the catalogue.
-        by: A remedy that fixes it; "" if none is known.
-    """
-
-    case: Case
-    kind: str
-    remedies: tuple[str, ...]
-    first: str
-    second: str
-    chance: str
-    by: str = ""
-
-    @property
-    def best(self) -> str:
-        """The better outcome of the first two remedies."""
-        return min((self.first, self.second), key=OUTCOMES.index)
 
 
 class Trials:
@@ -148,7 +123,8 @@ def examine(case: Case, label: Label, folder: Path, trials: Trials, *, catalogue
     by = next((o for o, word in tried.items() if word == FIXED), "")
     if catalogue and not by:
         by = next((o for o in known if o not in tried and trials.outcome(case, label, o, None) == FIXED), "")
-    return Row(case, finding.kind if finding else "", said, first, second, chance, by)
+    removes_event = case.event is not None and undoes_event(finding)
+    return Row(case, finding.kind if finding else "", said, first, second, chance, by, removes_event)
 
 
 def sample(cases: Iterable[Case], count: int | None) -> list[Case]:
@@ -160,29 +136,10 @@ def sample(cases: Iterable[Case], count: int | None) -> list[Case]:
     return [case for *_, case in sorted(places, key=lambda x: x[:2])][:count]
 
 
-def print_tables(rows: Sequence[Row], *, catalogue: bool) -> None:
-    """Print the outcomes by kind, and the shares."""
-    print("\n| kind of the first finding | runs | fixed | improved | unchanged | worse | no advice | first two fix |")
-    print("|---|---|---|---|---|---|---|---|")
-    kinds = sorted({row.kind for row in rows}, key=lambda kind: -sum(row.kind == kind for row in rows))
-    groups = [(kind or "nothing found", [row for row in rows if row.kind == kind]) for kind in kinds]
-    for name, found in [*groups, ("all", rows)]:
-        counts = [sum(row.first == word for row in found) for word in OUTCOMES]
-        both = sum(row.best == FIXED for row in found)
-        print(f"| {name} | {len(found)} | {' | '.join(map(str, counts))} | {both} |")
-    fixable = [row for row in rows if row.by] if catalogue else list(rows)
-    print(f"\nof {len(fixable)} runs{' that some remedy of the catalogue fixes' if catalogue else ''}:")
-    for name, words in (
-        ("first remedy", [r.first for r in fixable]),
-        ("one of the first two", [r.best for r in fixable]),
-        ("random remedy", [r.chance for r in fixable]),
-    ):
-        print(f"- {name}: fixed {share(words, FIXED)}, worse {share(words, WORSE)}")
-
-
-def share(words: Sequence[str], word: str) -> str:
-    """Return the share of a word as a percentage."""
-    return f"{words.count(word) / max(1, len(words)):.0%}"
+def line_of(row: Row) -> str:
+    """Return what became of a case, in one line."""
+    said = " | ".join(f"{o}: {word}" for o, word in zip(row.remedies, (row.first, row.second), strict=False))
+    return f"{row.case.name} {row.kind or 'nothing'}: {said} (random: {row.chance}; fixed by {row.by or '-'})"
 
 
 def main() -> None:
@@ -200,9 +157,7 @@ def main() -> None:
     for case in sample(cases, options.sample):
         row = examine(case, labels[case.name], options.folder, trials, catalogue=options.catalogue)
         rows.append(row)
-        said = " | ".join(f"{o}: {word}" for o, word in zip(row.remedies, (row.first, row.second), strict=False))
-        more = f"random: {row.chance}; fixed by {row.by or '-'}"
-        print(f"{case.name} {row.kind or 'nothing'}: {said} ({more})", flush=True)
+        print(f"{len(rows)} runs" if options.part == REPORTING else line_of(row), flush=True)
     print_tables(rows, catalogue=options.catalogue)
 
 

@@ -11,7 +11,11 @@ import shlex
 from stabletrain.diagnosis.observations import About
 from stabletrain.vocabulary.clients import HUGGINGFACE, LIGHTNING
 
-CLIP, MAX_NORM, LR, OPTIMIZER, SCHEDULE, INIT = "clip", "clip.max_norm", "optimizer.lr", "optimizer", "schedule", "init"
+CLIP, MAX_NORM, LR, OPTIMIZER, SCHEDULE = "clip", "clip.max_norm", "optimizer.lr", "optimizer", "schedule"
+CALLS = {  # what no client has an argument for
+    "activation": 'st.replace_activations_(model, "{}")',
+    "init": 'st.initialize_(model, "{}")',
+}
 GRADIENT_CLIP_VAL, MAX_GRAD_NORM = "gradient_clip_val", "max_grad_norm"  # settings, as the trainers call them
 MANUAL = "manual_optimization"  # … whether a LightningModule calls its optimizers itself
 USUAL_NORM = 1.0
@@ -35,8 +39,8 @@ def in_words_of(about: About, override: str, in_code: str) -> str:
         return in_code
     words = {key: value for key, _, value in (word.partition("=") for word in shlex.split(override))}
     found = _IN_WORDS[about.client](about, words)
-    if found and CLIP in words and INIT in words:
-        return f'{found}, and st.initialize_(model, "{words[INIT]}")'
+    if found and CLIP in words:
+        return ", and ".join([found, *(call.format(words[key]) for key, call in CALLS.items() if key in words)])
     return found or in_code
 
 

@@ -68,6 +68,11 @@ def _init(name: str, why: str, in_code: str | None = None) -> Remedy:
 HE = _init("he", "Preserves the variance over ReLU-like layers (He et al. 2015, eq. 10).")
 XAVIER = _init("xavier", "Preserves the variance in both directions (Glorot and Bengio 2010, eq. 16).")
 LSUV = Remedy("init=lsuv", "Scales each layer until its outputs have variance 1 (Mishkin and Matas 2016).", "", True)
+BY_NORM = Remedy(
+    "clip=norm",
+    "Keeps the direction and bounds the step (Pascanu et al. 2013, section 3.2).",
+    'st.clip_gradients_(model.parameters(), "norm", max_norm=1.0) before each step',
+)
 ORTHOGONAL = _init("orthogonal", "Preserves norms from step to step (Saxe et al. 2014; Arjovsky et al. 2016).")
 
 
@@ -105,13 +110,15 @@ def clip(about: About) -> list[Remedy]:
         why = "A threshold that acts (Pascanu et al. 2013)."
         lower = Remedy(f"clip.max_norm={max_norm * CLIP_FACTOR:.3g}", why, f"max_norm={max_norm * CLIP_FACTOR:.3g}")
         return [ORTHOGONAL, lower] if _may_grow_over_time(about) else [lower]
-    why = "Keeps the direction and bounds the step (Pascanu et al. 2013, section 3.2)."
-    call = 'st.clip_gradients_(model.parameters(), "norm", max_norm=1.0) before each step'
-    by_norm = Remedy("clip=norm", why, call)
     if not _may_grow_over_time(about):
-        return [by_norm]
-    both = f'{call}, and st.initialize_(model, "orthogonal")'
-    return [Remedy("clip=norm init=orthogonal", f"{why} {ORTHOGONAL.why}", both, overwrites=True), by_norm]
+        return [BY_NORM]
+    return [_both(BY_NORM, ORTHOGONAL), BY_NORM]
+
+
+def clipped(remedy: Remedy, about: About) -> Remedy:
+    """Return the remedy together with clipping by the norm, where steps grow with the gradient and nothing clips."""
+    is_clipped = about.choices.get("clip", "none") != "none"
+    return remedy if is_clipped or _rate(about).is_adaptive is not False else _both(remedy, BY_NORM)
 
 
 def lower_lr(about: About) -> list[Remedy]:
@@ -262,6 +269,12 @@ def is_recurrent(about: About) -> bool:
 def _is_part(remedy: Remedy, other: Remedy) -> bool:
     """Return whether all that a remedy sets is set by another one, which sets more."""
     return bool(remedy.words) and remedy.words.items() < other.words.items()
+
+
+def _both(first: Remedy, second: Remedy) -> Remedy:
+    """Return two remedies as one."""
+    words, whys, calls = (f"{first[i]}{link}{second[i]}" for i, link in enumerate((" ", " ", ", and ")))
+    return Remedy(words, whys, calls, overwrites=first.overwrites or second.overwrites)
 
 
 def _may_grow_over_time(about: About) -> bool:

@@ -21,6 +21,13 @@ CASES = [
         "self.clip_gradients(optimizer, gradient_clip_val=1) before each optimizer.step(), "
         'and st.initialize_(model, "orthogonal")',
     ),
+    (
+        HUGGINGFACE,
+        "activation=leaky_relu init=he clip=norm",
+        {},
+        'TrainingArguments(max_grad_norm=1), and st.replace_activations_(model, "leaky_relu"), '
+        'and st.initialize_(model, "he")',
+    ),
     (LIGHTNING, "optimizer.lr=0.002", {}, "lr=0.002 in configure_optimizers"),
     (LIGHTNING, "optimizer.lr='to a tenth'", {}, "lr to a tenth in configure_optimizers"),
     (

@@ -10,8 +10,10 @@ import pytest
 from stabletrain.app.building.build import build
 from stabletrain.app.composition.compose import compose
 from stabletrain.app.composition.paths import list_groups
+from stabletrain.diagnosis.circumstances import Circumstances
 from stabletrain.diagnosis.observations import About
 from stabletrain.diagnosis.plan import with_remedies
+from stabletrain.diagnosis.rates import Rate
 from stabletrain.vocabulary.finding import Finding
 from stabletrain.vocabulary.kinds import KINDS
 
@@ -105,12 +107,29 @@ def test_each_remedy_has_its_reason():
         ("oscillation", {"model": "gru", "init": "normal"}, ["init=orthogonal", "optimizer.lr=0.0001"]),
         ("oscillation", {"model": "gru", "init": "chrono"}, ["optimizer.lr=0.0001"]),
         ("lr_too_low", {"model": "mlp"}, ["optimizer.lr=0.01", "lr_find=true"]),
-        ("dead_units", {"model": "mlp", "activation": "relu"}, ["activation=leaky_relu init=he"]),
+        ("dead_units", {"model": "mlp", "activation": "relu"}, ["activation=leaky_relu init=he", "norm=layer"]),
         ("clip_always", {"model": "mlp", "clip": "norm"}, ["clip.max_norm=10", "optimizer.lr=0.0001"]),
     ],
 )
 def test_what_is_tried_first(kind, choices, expected):
     assert overrides(kind, choices)[: len(expected)] == expected
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "clip", "died", "expected"),
+    [
+        ("momentum", "none", 7, ["activation=leaky_relu init=he clip=norm", "norm=layer"]),
+        ("momentum", "norm", 7, ["activation=leaky_relu init=he", "norm=layer"]),
+        ("adam", "none", 7, ["activation=leaky_relu init=he", "norm=layer"]),
+        ("adam", "none", 100, ["activation=leaky_relu init=he", "optimizer.lr=0.0003"]),
+    ],
+)
+def test_dead_units_are_woken_and_the_steps_that_follow_bounded(optimizer, clip, died, expected):
+    rate = Rate(lr=1e-3, is_adaptive=optimizer == "adam")
+    choices = {"model": "mlp", "activation": "relu", "optimizer": optimizer, "clip": clip}
+    about = Circumstances(choices=choices, settings=SETTINGS, rate=rate)
+    (found,) = with_remedies([Finding("dead_units", "critical", None, died, 200, {})], about)
+    assert found.overrides[:2] == expected
 
 
 def test_a_rate_that_nobody_knows_is_not_lowered():

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.demonstrations import Promise, table
-from benchmarks.doctor.advice import FIXED, IMPROVED, UNCHANGED, WORSE, outcome_of, sample
+from benchmarks.doctor.advice import outcome_of, sample
+from benchmarks.doctor.advice_tables import FIXED, IMPROVED, UNCHANGED, WORSE, Row, interval, print_tables
 from benchmarks.doctor.case import Case, Event, Network, Start, Training
 from benchmarks.doctor.composition import choices_of
 from benchmarks.doctor.run import corrupt_
@@ -88,6 +89,24 @@ def test_a_sample_is_spread_over_the_families():
     assert {case.family for case in sample(cases, 2)} == set(families)
     assert sample(cases, 4) == sample(reversed(cases), 4)
     assert len(sample(cases, None)) == 18
+
+
+def test_shares_of_the_advice_have_intervals_and_leave_out_removed_events(capsys):
+    assert [round(100 * x) for x in interval(9, 10)] == [60, 98]
+    assert [round(100 * x) for x in interval(0, 50)] == [0, 7]
+    rows = [
+        Row(CASE, "lr_too_high", ("a=1", "b=1"), FIXED, UNCHANGED, UNCHANGED, by="a=1"),
+        Row(CASE, "lr_too_high", ("a=1", "b=1"), WORSE, FIXED, WORSE, by="b=1"),
+        Row(CASE, "vanishing", ("a=1", "b=1"), UNCHANGED, IMPROVED, UNCHANGED),
+        Row(CASE, "nonfinite", (), FIXED, FIXED, UNCHANGED, removes_event=True),
+    ]
+    print_tables(rows, catalogue=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert "| lr_too_high | 2 | 1 | 0 | 0 | 1 | 0 | 2 |" in lines
+    assert "| all | 4 | 2 | 0 | 1 | 1 | 0 | 3 |" in lines
+    assert lines[lines.index("3 other runs:") + 1].startswith("- first remedy: fixed 1 of 3, 33% (")
+    fixable = lines.index("2 other runs that some remedy of the catalogue fixes:")
+    assert lines[fixable + 2].startswith("- one of the first two: fixed 2 of 2, 100% (34 to 100), worse 0 of 2")
 
 
 def test_promises():

@@ -19,6 +19,7 @@ NUM_MEASUREMENTS = 3
 PERSISTENCE = 0.6
 GAP = 3
 PATIENCE = 0.03  # of the training budget
+AT_START = 20  # steps: units that were never active before were not killed by a step
 LEAKY = remedies.Remedy(
     "activation=leaky_relu init=he",
     "A slope below zero keeps units alive (Maas et al. 2013), weights of the matching scale wake them.",
@@ -89,10 +90,17 @@ def _severity(observations: Observations, share: float, step: int) -> str:
 
 @DEAD_UNITS.remedy
 def remedy_dead_units(finding: Finding, about: About) -> list[remedies.Remedy]:
-    """Propose a slope below zero with the matching scale, then what keeps units from dying."""
+    """Propose a slope below zero with the matching scale, then what keeps units from dying.
+
+    The gradient of a network whose units wake is as large as at the start of any training: what was measured before
+    says nothing about the steps that it can bear, so that those of gradient descent are clipped. A lower learning rate
+    wakes no unit that was dead from the start: then it comes last.
+    """
     is_fixed = about.choices.get("model") == remedies.CUSTOM or remedies.is_recurrent(about)
-    others = [*remedies.initialization(about), *remedies.lower_lr(about), *remedies.norm(about)]
-    return others if is_fixed else [LEAKY, *others]
+    first = remedies.initialization(about) if is_fixed else [remedies.clipped(LEAKY, about)]
+    smaller, normalized = remedies.lower_lr(about), remedies.norm(about)
+    others = [*normalized, *smaller] if finding.first_step < AT_START else [*smaller, *normalized]
+    return [*first, *others, *remedies.initialization(about)]
 
 
 @SATURATION.remedy
