@@ -5,7 +5,7 @@ and the gradient g = ∂L/∂z, and for the usual losses these determine the tar
 
 | loss, summed with weight w | gradient | hence |
 |---|---|---|
-| cross entropy of logits | w (softmax(z) - onehot(y)) | y is where g < 0 |
+| cross entropy of logits | w (softmax(z) - onehot(y)) | y is where g < 0, or where z is largest |
 | negative log likelihood of log-probabilities | -w onehot(y) | y is where g < 0 |
 | binary cross entropy of logits | w (σ(z) - y) | y = 1 where g < 0, or g = 0 and z > 0 |
 | binary cross entropy of probabilities | w (z - y) / (z (1 - z)) | y = 1 where g < 0, or g = 0 and z > ½ |
@@ -111,10 +111,10 @@ def _rows(x: Tensor, axis: int) -> Tensor:
 
 
 def _classes(z: Tensor, g: Tensor, loss: float | None) -> Targets | None:
-    """Recognize cross entropy. Rows without a gradient, such as padding, are left out."""
-    kept = g.any(dim=1)
+    """Recognize cross entropy. Rows without a gradient, such as padding, are left out, unless the answer is certain."""
+    kept = g.any(dim=1) | (z.softmax(dim=1).amax(dim=1) == 1)
     z, g = z[kept], g[kept]
-    labels = g.argmin(dim=1)
+    labels = torch.where(g.amin(dim=1) < 0, g.argmin(dim=1), z.argmax(dim=1))
     onehot = F.one_hot(labels, z.shape[1]).float()
     log_p = z.log_softmax(dim=1)
     expected = log_p.exp() - onehot
