@@ -18,6 +18,7 @@ MAX_OUTPUTS = 8  # of one step
 MAX_ATTEMPTS = 10  # steps that are looked at
 CONSTANT = 1e-6  # variance of targets, relative to their mean square, that is rounding alone
 MIN_RECOGNIZED = 3  # of these, with one kind of loss
+ENOUGH, ENOUGH_PER_CLASS = 4096, 16  # targets, after which no further step is looked at
 
 
 class PriorLoss:
@@ -54,11 +55,12 @@ class PriorLoss:
         self._sources: list[Any] = []  # what computed them: a part may return the tensor that the whole returns
         self._num_attempts = 0
         self._batches: list[tuple[Targets, ...]] = []  # of each batch, the terms of the loss
+        self._has_enough = False
 
     @property
     def is_done(self) -> bool:
         """Whether further steps would change nothing."""
-        return self._num_attempts >= MAX_ATTEMPTS
+        return self._num_attempts >= MAX_ATTEMPTS or self._has_enough
 
     def open(self) -> None:
         """Look at the coming forward pass."""
@@ -83,12 +85,14 @@ class PriorLoss:
         value = float(loss.detach() if isinstance(loss, Tensor) else loss)
         with torch.no_grad():
             found = [(x,) for x in (recognize(z, g, value) for z, g in seen[:MAX_OUTPUTS]) if x is not None]
-            terms = None if found else recognize_sum(seen[:MAX_OUTPUTS], value)
-        self._batches += found if len(found) == 1 else [terms] if terms is not None else []
+            joint = None if found else recognize_sum(seen[:MAX_OUTPUTS], value)
+        self._batches += found if len(found) == 1 else [joint] if joint is not None else []
         same = [batch for batch in self._batches if _form(batch) == _form(self._batches[-1])]
         if len(same) >= MIN_RECOGNIZED and 2 * len(same) >= self._num_attempts:
+            terms = [*zip(*same, strict=True)]
             # if all targets are equal, there is nothing to learn but a constant
-            self.value = sum(map(_prior, zip(*same, strict=True))) or None
+            self.value = sum(map(_prior, terms)) or None
+            self._has_enough = all(map(_are_enough, terms))
 
     def _keep(self, _: None, module: nn.Module, __: Any, output: Any) -> None:
         if not module.training or not torch.is_grad_enabled():
@@ -116,6 +120,11 @@ def _tensors(output: Any) -> list[Tensor]:
 
 def _form(terms: Sequence[Targets]) -> list[tuple[str, int]]:
     return [(term.kind, term.num_classes) for term in terms]
+
+
+def _are_enough(batches: Sequence[Targets]) -> bool:
+    num_targets = sum(len(batch.values) for batch in batches)
+    return num_targets >= max(ENOUGH, ENOUGH_PER_CLASS * batches[-1].num_classes)
 
 
 def _prior(batches: Sequence[Targets]) -> float:

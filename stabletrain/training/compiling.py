@@ -8,10 +8,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 from torch import nn
 
 from stabletrain.errors import RequestError
+from stabletrain.training.lightning_packages import Callback
 from stabletrain.training.module import TrainingModule
 from stabletrain.training.sharded import find_blocks
 

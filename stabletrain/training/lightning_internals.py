@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
+
+from stabletrain.training.lightning_packages import is_overridden
 
 HOOK_NAME = "_current_fx_name"  # attribute of a module: the hook that Lightning is calling
 LOGGING = ("log", "log_dict", "note_loss")

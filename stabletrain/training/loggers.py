@@ -9,10 +9,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.utilities.rank_zero import rank_zero_only
-from pytorch_lightning.loggers.logger import Logger
 
 from stabletrain.diagnosis.history import finite_scalars
 from stabletrain.record.writer import RecordWriter
+from stabletrain.training.lightning_packages import Logger
 
 
 class RecordLogger(Logger):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from stabletrain.errors import RequestError
@@ -18,6 +17,7 @@ from stabletrain.record.run_folder import RunFolder
 from stabletrain.training.checkpoint import BEST, LAST, ManifestCheckpointIO, copy_checkpoint
 from stabletrain.training.lean_hooks import skip_empty_hooks_
 from stabletrain.training.lightning_internals import has_hook
+from stabletrain.training.lightning_packages import Callback
 from stabletrain.training.optimization.stability import StabilityStop
 from stabletrain.vocabulary.statuses import FAILED, FINISHED, STOPPED, TERMINATED
 

@@ -237,7 +237,7 @@ def fit_pytorch_forecasting(kind, **settings):
             target_normalizer=forecasting.data.GroupNormalizer(groups=["group"]) if kind == "DeepAR" else "auto",
         )  # fmt: skip
         model = getattr(forecasting, kind).from_dataset(data, **settings)
-        package: Any = pytest.importorskip("lightning.pytorch")  # whose classes are not those of pytorch_lightning
+        package: Any = pytest.importorskip("lightning.pytorch")
         trainer = package.Trainer(callbacks=callbacks, default_root_dir=folder, max_epochs=4, **SETTINGS)
         trainer.fit(model, data.to_dataloader(train=True, batch_size=BATCH, num_workers=0))
 
@@ -267,7 +267,6 @@ LARGE_WEIGHTS = (
     "Updates are compared with weights that are ten times too large, and so look ten times too small; the gates of an "
     "LSTM bound its outputs, so that nothing else is large."
 )
-OTHER_PACKAGE = "It trains with lightning.pytorch, whose trainer takes no callback of pytorch_lightning."
 WRONG = {
     ("darts-rnn", "tenfold"): LARGE_WEIGHTS,
     ("neuralforecast-deepar", "tenfold"): LARGE_WEIGHTS,
@@ -276,12 +275,6 @@ WRONG = {
         "tenfold",
     ): "The outputs are so large that the targets are lost in rounding: chance level is unknown, "
     "and a loss that falls from 1e14 to 1e12 looks like progress.",
-    **{
-        (name, fault): OTHER_PACKAGE
-        for name in CLIENTS
-        for fault in (None, *FAULTS)
-        if name.startswith("pytorch-forecasting")
-    },
 }
 
 

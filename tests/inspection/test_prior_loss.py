@@ -213,3 +213,17 @@ def test_no_hook_remains_and_evaluation_is_not_looked_at():
     assert prior.is_done
     prior.open()
     assert not prior._hooks.is_open
+
+
+@pytest.mark.parametrize(("batch", "attempts"), [(256, 10), (2048, 3)], ids=["few targets", "many targets"])
+def test_it_looks_at_no_more_steps_than_it_needs(batch, attempts):
+    model, y = linear(4), torch.arange(batch) % 4
+    prior, num_open = PriorLoss([model]), 0
+    for _ in range(12):
+        num_open += not prior.is_done
+        prior.open()
+        loss = F.cross_entropy(model(torch.randn(batch, 3)), y)
+        loss.backward()
+        prior.see(loss)
+    assert num_open == attempts
+    assert prior.value == pytest.approx(math.log(4), abs=0.01)

@@ -22,6 +22,7 @@ from stabletrain.network.surgery.reparametrization import find_reparametrization
 from stabletrain.torch_tools.isolation import preserve_rng
 from stabletrain.training.datamodule_shapes import LoadedData
 from stabletrain.training.lightning_internals import has_hook
+from stabletrain.training.lightning_packages import is_of_other_package
 
 _NUM_INIT_EXAMPLES = 256  # for data-dependent initialization; LSUV then knows a standard deviation to 4%
 _NUM_TRIED = 2  # examples in the trial forward pass; batch norm needs two
@@ -47,6 +48,13 @@ def build_network(config: Mapping[str, Any], data: Data | LoadedData, *, initial
         _make(config, "init")()(network, activation=parts.activation(), inputs=inputs)
     if kind is not None:
         reparametrize_(network, kind)
+    if is_of_other_package(network):
+        raise RequestError(
+            "The LightningModule belongs to the package lightning, whose trainer this is not.",
+            key="model._target_",
+            found=f"{type(network).__name__}, a lightning.pytorch.LightningModule",
+            allowed="a LightningModule of pytorch_lightning, which has the same code, or a plain torch.nn.Module",
+        )
     if isinstance(network, pl.LightningModule):
         _require_hooks(network)
     else:

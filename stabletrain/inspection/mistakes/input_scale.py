@@ -115,8 +115,9 @@ class InputScaleInspector(Inspector):
             self._given |= {x.data_ptr() for x in arguments}
             self._varies |= any(len(x) > 1 and bool((x[1:] != x[:1]).any()) for x in arguments if x.dim())
         given = inputs[0] if isinstance(inputs, tuple) and inputs else inputs
-        is_needed = _takes_numbers(module) and torch.is_grad_enabled()
-        if not is_needed or not isinstance(given, Tensor) or given.requires_grad or not given.numel():
+        if not isinstance(given, Tensor) or given.requires_grad or not given.numel():
+            return
+        if not torch.is_grad_enabled() or not _takes_numbers(module):
             return
         if not given.is_floating_point():
             self._has_tokens = True

@@ -70,7 +70,7 @@ class LabelInspector(Inspector):
 
     def inspect(self, view: StepView) -> list[Notice]:
         """Return targets that the inputs do not determine."""
-        if self._is_unfit:
+        if self._is_unfit and not self._is_done:
             self.detach()
         if self._is_done:
             return []

@@ -10,8 +10,8 @@ from stabletrain.signal.sources.output_statistics import watched_modules
 FIRST, EVERY = 10, 10  # the first steps, which show the initialization; then as in conf/watch/default.yaml
 DEEP = 64  # layers: what is measured costs as much for each of them, however little the layer itself computes
 FIRST_DEEP, EVERY_DEEP = 4, 150  # each time, units are counted on the following steps too, until there are enough
-TIME_STEPS = (0, 1, 3)  # a recurrent layer is computed once more then, step by step: a third of the time of a step
-TIME_EVERY, TIME_EARLY, TIME_EVERY_LATER = 10, 100, 50  # up to step 100, and from then on
+TIME_STEPS = (0, 1, 3)  # a recurrent layer is computed once more then, step by step: an eighth of the time of a step
+TIME_EVERY, TIME_EARLY, TIME_EVERY_LATER = 10, 30, 50  # up to step 30, and from then on
 
 
 class Schedule:

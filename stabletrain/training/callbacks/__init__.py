@@ -1,4 +1,4 @@
-"""Callbacks for any `pytorch_lightning.Trainer` and any LightningModule."""
+"""Callbacks for any LightningModule and the trainers of `pytorch_lightning` and `lightning.pytorch`."""
 
 from stabletrain.training.callbacks.doctor_callback import DoctorCallback as Doctor
 from stabletrain.training.callbacks.gradient_watch import GradientWatch

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -36,6 +35,7 @@ from stabletrain.training.callbacks.gradient_watch import GradientWatch
 from stabletrain.training.callbacks.loss_logging import LogLoss
 from stabletrain.training.callbacks.offender_bundle import OffenderBundle
 from stabletrain.training.lightning_internals import has_hook
+from stabletrain.training.lightning_packages import Callback
 from stabletrain.training.loggers import RecordLogger, find_writer
 from stabletrain.training.module import TrainingModule
 from stabletrain.training.optimization.stability import NonFiniteGradient, SickRun, StabilityStop
@@ -105,6 +105,9 @@ class DoctorCallback(Callback):
         self._prior_loss = prior_loss
         self._say = say or print
         self._concludes = say is None
+        self._leave_training()
+
+    def _leave_training(self) -> None:
         self._history = History()
         self._writer: RecordWriter | None = None
         self._owns_scalars = self._records_loss = False

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 from torch.optim import Optimizer
 
 from stabletrain.errors import require_choice, require_range
@@ -22,6 +21,7 @@ from stabletrain.signal.layer_statistics import Measures
 from stabletrain.signal.snapshot import Snapshot, join
 from stabletrain.signal.through_time import gradient_through_time
 from stabletrain.signal.watch import OF_STEP, Watch
+from stabletrain.training.lightning_packages import Callback
 from stabletrain.training.loggers import find_writer
 from stabletrain.training.step_numbers import current_step, trained_network
 from stabletrain.vocabulary import metric_names as names
@@ -91,8 +91,11 @@ class GradientWatch(Callback):
         self.signals_every = require_range("signals_every", signals_every, 0)
         self.signals_first = require_range("signals_first", signals_first, 0)
         self.time_every = require_range("time_every", time_every, 0)
-        self.last_snapshot: Snapshot | None = None
         self._seconds = 0.0
+        self._leave_training()
+
+    def _leave_training(self) -> None:
+        self.last_snapshot: Snapshot | None = None
         self._watch: Watch | None = None
         self._writer: RecordWriter | None = None
         self._owns_writer = False

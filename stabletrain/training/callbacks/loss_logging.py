@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
+from stabletrain.training.lightning_packages import Callback
 from stabletrain.training.step_metrics import StepMetrics
 from stabletrain.vocabulary import metric_names as names
 

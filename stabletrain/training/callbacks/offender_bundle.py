@@ -12,7 +12,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DistributedSampler, SequentialSampler
@@ -23,6 +22,7 @@ from stabletrain.torch_tools.isolation import preserve_rng
 from stabletrain.torch_tools.local_shards import any_sharded
 from stabletrain.training.callbacks.gradient_watch import events_folder
 from stabletrain.training.lightning_internals import muted
+from stabletrain.training.lightning_packages import Callback
 from stabletrain.training.optimization.stability import NonFiniteGradient
 from stabletrain.training.step_numbers import trained_network
 from stabletrain.vocabulary.origins import OF_BATCH, OF_DATASET, SAMPLES_ARE
@@ -70,6 +70,9 @@ class OffenderBundle(Callback):
         self.folder = folder
         self.offender: Offender | None = None
         self.about: dict[str, Any] = {}
+        self._leave_training()
+
+    def _leave_training(self) -> None:
         self._batches: list[_Batch] = []
         self._step = -1
         self._buffers: dict[str, Tensor] = {}
@@ -110,7 +113,7 @@ class OffenderBundle(Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Release the batch."""
-        self._batches, self._buffers, self._owners, self._step = [], {}, None, -1
+        self._leave_training()
 
     def _find(self, trainer: pl.Trainer, pl_module: pl.LightningModule, kept: _Batch) -> Offender | None:
         optimizer = trainer.optimizers[0] if len(trainer.optimizers) == 1 else None

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import rich
-from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
 from rich.console import Console
 from rich.live import Live
@@ -22,6 +21,7 @@ from stabletrain.training.display.readings import Readings
 from stabletrain.training.display.run_reader import RunReader
 from stabletrain.training.display.status_lines import status_lines
 from stabletrain.training.display.throttle import Throttle
+from stabletrain.training.lightning_packages import Callback
 
 PAUSE_S = 0.2  # between two drawings
 PATIENCE_S = 0.5  # before a validation is mentioned

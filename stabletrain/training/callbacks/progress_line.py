@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
 
 from stabletrain.training.display.numbers import duration, part_of, short, speed
 from stabletrain.training.display.readings import Readings
 from stabletrain.training.display.run_reader import RunReader
 from stabletrain.training.display.status_lines import state_part
+from stabletrain.training.lightning_packages import Callback
 from stabletrain.vocabulary import metric_names as names
 
 FIRST_LINE_S = 2.0  # without a validation until then

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
+
+from stabletrain.training.lightning_packages import Callback
 
 
 class PruneTrial(Callback):

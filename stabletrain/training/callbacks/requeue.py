@@ -13,7 +13,8 @@ from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
+
+from stabletrain.training.lightning_packages import Callback
 
 _STEPS_BETWEEN_CHECKS = 10  # each check is an all-reduce of one number, which costs a fraction of a step
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
 
 from stabletrain.torch_tools.thread_pool import PoolWatch, describe_spinning
+from stabletrain.training.lightning_packages import Callback
 
 REMEDY = (
     "threads=1 avoids the wait; so does OMP_WAIT_POLICY=PASSIVE, which the command sets unless the environment has "

@@ -11,9 +11,9 @@ from typing import Any
 import psutil
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
+from stabletrain.training.lightning_packages import Callback
 from stabletrain.training.loggers import find_writer
 from stabletrain.vocabulary import metric_names as names
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stabletrain.errors import RequestError
 from stabletrain.gradient import Clip, NoClip, clip_and_measure_
-from stabletrain.training.lightning_internals import unscale_before_step_
+from stabletrain.training.lightning_internals import has_hook, unscale_before_step_
+from stabletrain.training.lightning_packages import Callback
 from stabletrain.training.optimization.stability import NonFiniteGradient
 from stabletrain.training.step_metrics import StepMetrics
 from stabletrain.vocabulary import metric_names as names
@@ -96,8 +96,7 @@ def refuse_trainer_clipping(gradient_clip_val: float | None) -> None:
 
 def clips_itself(module: pl.LightningModule) -> bool:
     """Return whether a LightningModule overrides `configure_gradient_clipping`."""
-    inherited = pl.LightningModule.configure_gradient_clipping
-    return getattr(module.configure_gradient_clipping, "__func__", None) is not inherited
+    return has_hook("configure_gradient_clipping", module)
 
 
 def require_one_clip(module: pl.LightningModule, clip: Clip) -> None:
