@@ -413,6 +413,37 @@ def test_time_that_vanished_until_the_network_learned():
 
 
 @pytest.mark.parametrize(
+    ("size", "num_rounds", "noise", "expected"),
+    [
+        (0.5, 3, 0.01, ["oscillation"]),
+        (0.1, 3, 0.01, []),  # it stays near its level
+        (0.5, 3, 0.4, []),  # the noise of single batches
+        (0.5, 0.7, 0.01, []),  # it goes from one level to another
+    ],
+)
+def test_the_loss_of_a_game_that_goes_round(size, num_rounds, noise, expected):
+    time = np.linspace(0, 1, 3 * N)
+    losses = 1.4 + size * np.sin(2 * np.pi * num_rounds * time) + noise * np.resize(NOISE / 0.02, 3 * N)
+    observations = observed(losses=losses, num_steps=3 * N)
+    in_a_game = replace(observations, about=replace(observations.about, is_game=True))
+    assert [kind for kind in kinds(in_a_game) if kind == "oscillation"] == expected
+
+
+def test_equal_units_and_outputs_that_take_long_to_come_down():
+    equal = {"equal": [1.0] * 4}
+    more = {"gradient": np.ones((10, 4)), "weight": np.ones((10, 4)), "units": equal}
+    assert kinds(game(GUESSING + NOISE, **more)) == ["bad_init"]
+    assert kinds(game(GUESSING + NOISE, **(more | {"units": {"equal": [0.5] * 4}}))) == []
+
+    def from_above(num_steps):
+        """A loss that comes from 9 to chance level in so many steps, and ends 44% below it."""
+        return np.concatenate([np.linspace(9, 2.3, num_steps), np.linspace(2.3, 1.3, N - num_steps)]) + NOISE
+
+    assert kinds(run(from_above(30), activation=[1.0, 1.0, 9.0])) == ["bad_init"]
+    assert kinds(run(from_above(5), activation=[1.0, 1.0, 9.0])) == []
+
+
+@pytest.mark.parametrize(
     ("update", "norm", "expected"),
     [
         ([1e-3, 1e-2, 1e-3, 1e-1], 30.0, ["clip_always"]),  # a multiple of the gradient: SGD

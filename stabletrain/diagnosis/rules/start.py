@@ -10,12 +10,14 @@ from stabletrain.diagnosis import remedies
 from stabletrain.diagnosis.circumstances import is_good_start
 from stabletrain.diagnosis.observations import About, Observations, Table
 from stabletrain.diagnosis.progress import (
+    MIN_WINDOW,
     OVERCOME,
     Progress,
     is_scaled,
     last_step,
     output_size,
     progress_of,
+    running_medians,
     share_done,
 )
 from stabletrain.diagnosis.weight_tables import layers_with_parameters, weights
@@ -108,7 +110,7 @@ def find_bad_init(observations: Observations) -> list[Finding]:
     suffers = progress is None or (
         _is_lost(start, progress)
         and not (progress.is_relapse and progress.best_fall > OVERCOME)
-        and not (progress.is_falling and not start.is_structure and not _is_too_late(progress))
+        and not (progress.is_falling and not start.is_structure and not _is_too_late(start, progress))
         and not (is_large_alone and abs(progress.fall) < AT_CHANCE)
         and share_done(observations, step) >= (PATIENCE if start.is_structure else PATIENCE_OUTPUTS)
     )
@@ -133,9 +135,10 @@ def find_bad_init(observations: Observations) -> list[Finding]:
     ]
 
 
-def _is_too_late(progress: Progress) -> bool:
-    """Return whether the training budget is nearly over and the loss has not come down to chance level yet."""
-    return progress.is_planned and progress.share >= LATE and progress.is_measure and progress.fall < 0
+def _is_too_late(start: _Start, progress: Progress) -> bool:
+    """Return whether the training budget is nearly over, and the loss came down to chance level late or not at all."""
+    is_nearly_over = progress.is_planned and progress.share >= LATE and progress.is_measure
+    return is_nearly_over and (progress.fall < 0 or start.is_slow)
 
 
 def _describe(observations: Observations, progress: Progress | None) -> _Start:
@@ -155,7 +158,8 @@ def _describe(observations: Observations, progress: Progress | None) -> _Start:
 def _descends_late(observations: Observations, progress: Progress) -> bool:
     """Return whether the loss came below the loss at chance level after a considerable part of the steps so far."""
     losses = observations.scalars[names.TRAIN_LOSS].values
-    below = np.flatnonzero(losses < progress.baseline)
+    width = min(MIN_WINDOW, len(losses))
+    below = np.flatnonzero(running_medians(losses, width) < progress.baseline)
     return progress.is_planned and bool(below.size) and below[0] > LATE_DESCENT * len(losses)
 
 
