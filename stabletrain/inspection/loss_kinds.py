@@ -30,6 +30,8 @@ TOLERANCE = 1e-2  # of the norm of the gradient, and of the loss; half precision
 SCALE_TOLERANCE = 2e-4  # of the weight of a squared error, whose gradient alone fits any loss
 MAX_DIVISOR = 64  # a loss may be divided by the number of accumulated batches before its backward pass
 MAX_ZERO = 0.1  # share of the outputs without a gradient: more of them are no targets, as in Q-learning
+SURE = 0.999
+ROUNDING = 1e-5  # of the outputs: what exploded hides the targets in its rounding errors
 TINY = 1e-12
 
 
@@ -126,6 +128,8 @@ def _classes(z: Tensor, g: Tensor, loss: float | None) -> Targets | None:
 
 def _binary(z: Tensor, g: Tensor, loss: float | None) -> Targets | None:
     y = ((g < 0) | ((g == 0) & (z > 0))).float()  # where the right answer is certain, nothing is left of the gradient
+    if bool(((z.sigmoid() - y).abs() > SURE).all()):
+        return None  # all wrong and sure: the gradient is as large everywhere, as that of a squared error far off
     found = _fit(g, z.sigmoid() - y, F.binary_cross_entropy_with_logits(z, y, reduction="none"), loss)
     if found is None and z.min() >= 0 and z.max() <= 1:
         inner = z.clamp(1e-6, 1 - 1e-6)
@@ -144,6 +148,8 @@ def _real(z: Tensor, g: Tensor, loss: float) -> Targets | None:
     if not any(abs(scale / (factor * s) - 1) < SCALE_TOLERANCE for s in usual for factor in (1.0, 0.5)):
         return None
     y = z - g / (2 * weight)
+    if ROUNDING * float(z.abs().max()) > float(y.square().mean().sqrt()):
+        return None
     return Targets("real", y, y.shape[1], scale, loss / scale)
 
 

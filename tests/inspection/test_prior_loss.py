@@ -227,3 +227,15 @@ def test_it_looks_at_no_more_steps_than_it_needs(batch, attempts):
         prior.see(loss)
     assert num_open == attempts
     assert prior.value == pytest.approx(math.log(4), abs=0.01)
+
+
+def test_outputs_far_off_under_a_squared_error_are_no_logits():
+    targets = 38 + 36 * torch.randn(N, 1, generator=torch.Generator().manual_seed(1))
+    variance = pytest.approx(float(targets.var(correction=0)), rel=1e-2)
+    for offset, expected in ((0.0, variance), (1e5, variance), (1e8, None)):
+        model = linear(1)
+        with torch.no_grad():
+            model[0].weight.zero_()
+            model[0].bias.fill_(offset)
+        found = prior_of(model, F.mse_loss, targets)
+        assert found == expected, "the targets are known, or lost in the rounding of the outputs"

@@ -25,7 +25,7 @@ ROUNDS_SHARE, MIN_ROUNDS = (
     0.05,
     100,
 )  # width of the means of a game's loss, of all steps; losses from which on they count
-FAR, LOUD, TURNS = 0.4, 10.0, 3  # of its typical size, of its noise, and how often: healthy games 0.3, 9 and any number
+FAR, LOUD, TURNS = 0.4, 10.0, 3  # of its typical size, of its noise, and how often; healthy games: 0.3, 20, 8
 OSCILLATION_PATIENCE = 0.1  # of the training budget
 BACK_AND_FORTH = 0.05  # change of the accuracy from one validation to the next
 RETURNED = 0.4  # of the total variation: what is gained is lost again
