@@ -16,6 +16,7 @@ from stabletrain.diagnosis.weight_tables import update_ratios
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import Finding, verdict_of, worst_first
 from stabletrain.vocabulary.kinds import KINDS
+from stabletrain.vocabulary.notice import Notice
 
 N = 100
 GUESSING, LEARNING = np.full(N, 2.3), np.geomspace(2.3, 0.1, N)
@@ -461,11 +462,49 @@ def test_time_that_vanished_until_the_network_learned():
 
 
 def test_a_loss_that_falls_to_the_end_has_a_low_rate():
-    update, weight = np.full((N, 2), 1e-3), np.full((N, 2), 1.0)
+    update, weight = np.full((N, 2), 9e-4), np.full((N, 2), 1.0)
     assert kinds(run(np.linspace(2.3, 1.8, N) + NOISE, update=update, weight=weight)) == ["lr_too_low"]
     settles = np.concatenate([np.linspace(2.3, 1.8, 60), np.full(40, 1.8)])
     assert kinds(run(settles + NOISE, update=update, weight=weight)) == []
-    assert "lr_too_low" not in kinds(run(np.linspace(2.3, 1.8, N) + NOISE, update=10 * update, weight=weight))
+    usual = np.full((N, 2), 1.1e-3)  # the training is short, the rate is not low
+    assert "lr_too_low" not in kinds(run(np.linspace(2.3, 1.8, N) + NOISE, update=usual, weight=weight))
+
+
+def test_weights_that_hardly_move_make_no_loss_swing():
+    swings = 2.0 + 1.5 * np.sign(np.sin(np.arange(N)))
+    for size, expected in ((2e-3, True), (1e-4, False)):
+        moved = run(swings, update=np.full((N, 2), size), weight=np.full((N, 2), 1.0))
+        assert ("oscillation" in kinds(moved)) == expected
+
+
+def test_a_spike_among_noisy_losses_is_over_if_the_last_tenth_is():
+    noisy = np.where(np.arange(N) % 2, 1.3, 0.7) * 1.0
+    noisy[50:56] = 3.0  # the last five have the median 1.3, the last tenth 1.0
+    (spike,) = [f for f in diagnose(run(noisy)) if f.kind == "loss_spike"]
+    assert spike.evidence["recovered"]
+    noisy[50:] = 3.0
+    (spike,) = [f for f in diagnose(run(noisy)) if f.kind == "loss_spike"]
+    assert not spike.evidence["recovered"]
+
+
+def test_a_short_training_is_judged_where_its_loop_says_that_it_is_all():
+    def short(num_steps, client="loop", **more):
+        base = observed(losses=np.full(30, 2.28), num_steps=num_steps, prior_loss=ENTROPY)
+        return kinds(replace(base, about=replace(base.about, client=client, **more)))
+
+    assert short(30) == ["no_progress"]
+    assert short(30, is_open_ended=True) == []
+    assert short(30, prior_loss=None) == []
+    assert short(60) == []  # it goes on
+    assert short(30, client="huggingface") == []
+
+
+def test_targets_far_from_zero_explain_a_high_first_loss():
+    losses = np.concatenate([[900.0], np.full(N - 1, 75.0)])  # the prior: the mean was learned, and nothing else
+    base = replace(observed(losses=losses, num_steps=N, prior_loss=75.0))
+    assert progress_of(base).fall > 0.9
+    seen = Notice("target_scale", 0, 0, evidence={"mean": 29.0, "std": 8.7})
+    assert progress_of(replace(base, notices=(seen,))).fall == 0
 
 
 def test_outputs_that_came_down_to_chance_are_no_bad_start():

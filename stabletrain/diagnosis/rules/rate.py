@@ -29,7 +29,6 @@ STANDSTILL = 0.005  # planned steps · ‖ΔW‖/‖W‖ where the loss shows no
 UNKNOWN_STEPS = 500
 PATIENCE_LOW = 0.05
 USUAL_STEP = 1e-3  # ‖ΔW‖/‖W‖ (Karpathy 2015)
-SMALL = 5e-3  # ‖ΔW‖/‖W‖ of a step that may be larger: the target of a short training is up to 2e-2
 NUM_PARTS, MIN_LOSSES = 5, 50
 STEADY = 0.5  # of the average fall: a loss that settles falls by far less at the end
 LEAST_FALL = 0.03  # of the baseline
@@ -131,10 +130,10 @@ def find_lr_too_low(observations: Observations) -> list[Finding]:
     """Find steps so small that the weights stay as initialized: planned steps · median ‖ΔW‖/‖W‖ < 0.05.
 
     Where the level of the loss shows nothing, < 0.005 alarms. Or a training that ends while the loss still falls
-    steeply: the last tenth is 10% below the tenth before it, and the loss is less than 70% below the baseline; or small
-    steps, ‖ΔW‖/‖W‖ < 0.005, with which little was learned although the loss fell in each fifth of the training, and in
-    the last one by at least half of the average. If nobody said how long it is to train, it may just as well go on:
-    then the updates must be below their usual size, ‖ΔW‖/‖W‖ < 1e-3, in both cases.
+    steeply: the last tenth is 10% below the tenth before it, and the loss is less than 70% below the baseline; or steps
+    below their usual size, ‖ΔW‖/‖W‖ < 1e-3, with which little was learned although the loss fell in each fifth of the
+    training, and in the last one by at least half of the average. If nobody said how long it is to train, it may just
+    as well go on: then the updates must be below their usual size in both cases.
     """
     ratios, progress = update_ratios(observations), progress_of(observations)
     if ratios is None or progress is None or len(ratios.steps) < MIN_MEASUREMENTS or _is_warming_up(observations):
@@ -147,7 +146,7 @@ def find_lr_too_low(observations: Observations) -> list[Finding]:
     is_short = is_short and not np.nanmax(medians) > TOO_FAR  # else they stopped moving after a step that was too large
     is_cut_off = progress.is_planned and progress.share >= 1 and progress.steepness > STEEP
     is_cut_off = is_cut_off and progress.is_falling and 0 < progress.fall < UNFINISHED
-    is_cut_off = is_cut_off or (progress.suffers and typical < SMALL and _falls_steadily(observations, progress))
+    is_cut_off = is_cut_off or (progress.suffers and typical < USUAL_STEP and _falls_steadily(observations, progress))
     is_cut_off = is_cut_off and (typical < USUAL_STEP or not observations.about.is_open_ended)
     if not is_short and not is_cut_off:
         return []
