@@ -461,6 +461,68 @@ def test_time_that_vanished_until_the_network_learned():
     assert found(scalars=lost) == ["time_vanishing"]
 
 
+@pytest.mark.parametrize(
+    ("size", "num_rounds", "noise", "expected"),
+    [
+        (0.5, 3, 0.01, ["oscillation"]),
+        (0.1, 3, 0.01, []),  # it stays near its level
+        (0.5, 3, 0.4, []),  # the noise of single batches
+        (0.5, 0.7, 0.01, []),  # it goes from one level to another
+    ],
+)
+def test_the_loss_of_a_game_that_goes_round(size, num_rounds, noise, expected):
+    time = np.linspace(0, 1, 3 * N)
+    losses = 1.4 + size * np.sin(2 * np.pi * num_rounds * time) + noise * np.resize(NOISE / 0.02, 3 * N)
+    observations = observed(losses=losses, num_steps=3 * N)
+    in_a_game = replace(observations, about=replace(observations.about, is_game=True))
+    assert [kind for kind in kinds(in_a_game) if kind == "oscillation"] == expected
+
+
+def test_equal_units_and_outputs_that_take_long_to_come_down():
+    equal = {"equal": [1.0] * 4}
+    more = {"gradient": np.ones((10, 4)), "weight": np.ones((10, 4)), "units": equal}
+    assert kinds(game(GUESSING + NOISE, **more)) == ["bad_init"]
+    assert kinds(game(GUESSING + NOISE, **(more | {"units": {"equal": [0.5] * 4}}))) == []
+
+    def from_above(num_steps):
+        """A loss that comes from 9 to chance level in so many steps, and ends 44% below it."""
+        return np.concatenate([np.linspace(9, 2.3, num_steps), np.linspace(2.3, 1.3, N - num_steps)]) + NOISE
+
+    assert kinds(run(from_above(30), activation=[1.0, 1.0, 9.0])) == ["bad_init"]
+    assert kinds(run(from_above(5), activation=[1.0, 1.0, 9.0])) == []
+
+
+@pytest.mark.parametrize(
+    ("update", "norm", "expected"),
+    [
+        ([1e-3, 1e-2, 1e-3, 1e-1], 30.0, ["clip_always"]),  # a multiple of the gradient: SGD
+        ([1e-3, 1e-2, 1e-3, 1e-1], 5.0, []),  # it removes less
+        ([1e-3, 1e-3, 1e-3, 1e-3], 30.0, []),  # Adam, whose steps do not depend on the threshold
+    ],
+)
+def test_a_threshold_that_slows_gradient_descent_is_held_against_a_training_that_is_not_done(update, norm, expected):
+    rows = np.ones((N, 4))
+    falling = np.linspace(2.3, 1.2, N) + NOISE
+    norms = {names.NORM_TOTAL: np.full(N, norm), names.NORM_AFTER: np.ones(N)}
+    more = {"gradient": rows * [1e-2, 1e-1, 1e-2, 1.0], "weight": rows, "update": rows * update, "scalars": norms}
+    assert kinds(run(falling, **more)) == expected
+
+
+@pytest.mark.parametrize(
+    ("losses", "last_lr", "expected"),
+    [
+        (2.3 - 0.01 * np.arange(N).clip(max=40), 1e-12, ["lr_too_low"]),  # 17% below chance level, and at rest
+        (2.3 - 0.01 * np.arange(N).clip(max=40), 1e-4, []),  # it learns slowly, but nobody said for how long
+        (LEARNING, 1e-12, []),  # learned, and then at rest
+    ],
+)
+def test_a_rate_that_falls_to_nothing_ends_the_training(losses, last_lr, expected):
+    rates = np.where(np.arange(N) < 40, 1e-2, last_lr)
+    ratios = np.tile(0.1 * rates[:, None], 4)
+    base = observed(losses=losses + NOISE, prior_loss=ENTROPY, update=ratios, weight=np.ones_like(ratios))
+    assert kinds(replace(base, scalars={**base.scalars, names.LR: series(rates)})) == expected
+
+
 def test_a_loss_that_falls_to_the_end_has_a_low_rate():
     update, weight = np.full((N, 2), 9e-4), np.full((N, 2), 1.0)
     assert kinds(run(np.linspace(2.3, 1.8, N) + NOISE, update=update, weight=weight)) == ["lr_too_low"]

@@ -21,6 +21,11 @@ SWING = 0.15  # of the baseline: half the distance between the quantiles 0.16 an
 MIN_CROSSINGS = 6  # of the middle: a drift crosses it once
 NOISE = 5.0  # standard errors of the median of five losses: of many such medians, some are that far from their level
 WILD = 100.0  # times the usual loss: those of healthy games stay within a factor of a few
+ROUNDS_SHARE, MIN_ROUNDS = (
+    0.05,
+    100,
+)  # width of the means of a game's loss, of all steps; losses from which on they count
+FAR, LOUD, TURNS = 0.4, 10.0, 3  # of its typical size, of its noise, and how often; healthy games: 0.3, 20, 8
 OSCILLATION_PATIENCE = 0.1  # of the training budget
 BACK_AND_FORTH = 0.05  # change of the accuracy from one validation to the next
 RETURNED = 0.4  # of the total variation: what is gained is lost again
@@ -142,9 +147,44 @@ def find_oscillation(observations: Observations) -> list[Finding]:
     two levels is one of the two). Or, with a the accuracy over the validations of the last half, median |Δa| > 0.05 and
     1 - |ΣΔa|/Σ|Δa| > 0.4: what one validation gains, the next loses (AutoTrainer counts such turns). Weights that move
     by less than usual, ‖ΔW‖/‖W‖ < 1e-3, make no loss swing from step to step: what swings is the choice of the batches.
+    Or, in a game, a level that goes round: means over 5% of the steps move far, ten times as far as the noise, and turn
+    three times. Gradient descent on two players circles around their equilibrium (Mescheder et al. 2018).
     """
     swing = _find_swing(observations)
-    return swing if any(f.alarms for f in swing) else _find_back_and_forth(observations) or swing
+    if any(f.alarms for f in swing):
+        return swing
+    return _find_back_and_forth(observations) or _find_rounds(observations) or swing
+
+
+def _find_rounds(observations: Observations) -> list[Finding]:
+    losses = observations.scalars.get(names.TRAIN_LOSS)
+    if losses is None or not observations.about.is_game or len(losses.values) < MIN_ROUNDS:
+        return []
+    width = round(ROUNDS_SHARE * len(losses.values))
+    begin = len(losses.values) // 3  # both networks first find out what the other one does
+    values = losses.values[begin:]
+    means = np.convolve(values, np.full(width, 1 / width), "valid")
+    low, high = np.quantile(means, (0.05, 0.95))
+    size, noise = float(np.median(np.abs(values))), float(np.diff(values).std()) / 2**0.5
+    turns = _count_turns(means, low, high)
+    if high - low < FAR * size or high - low < LOUD * noise or turns < TURNS:
+        return []
+    return [
+        Finding(
+            kind=OSCILLATION.name,
+            severity="warning",
+            layer=None,
+            first_step=int(losses.steps[begin]),
+            last_step=int(losses.steps[-1]),
+            evidence={"swing": round(float(high - low) / max(size, 1e-30), 3), "threshold": FAR, "turns": turns},
+        )
+    ]
+
+
+def _count_turns(values: np.ndarray, low: float, high: float) -> int:
+    """Return how often values go from the highest quarter between two limits to the lowest, or back."""
+    sides = np.where(values > high - (high - low) / 4, 1, np.where(values < low + (high - low) / 4, -1, 0))
+    return int(np.count_nonzero(np.diff(sides[sides != 0])))
 
 
 def _find_back_and_forth(observations: Observations) -> list[Finding]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from stabletrain.diagnosis import remedies
-from stabletrain.diagnosis.observations import About, Observations, Series
-from stabletrain.diagnosis.progress import Progress, last_step, progress_of, share_done
+from stabletrain.diagnosis.observations import About, Observations, Series, Table
+from stabletrain.diagnosis.progress import LATE_FALL_UNHEALTHY, Progress, last_step, progress_of, share_done
 from stabletrain.diagnosis.rates import FAR_FROM_USUAL, rate_of
 from stabletrain.diagnosis.weight_tables import row_medians, update_ratios
 from stabletrain.vocabulary import metric_names as names
@@ -32,6 +32,8 @@ USUAL_STEP = 1e-3  # ‖ΔW‖/‖W‖ (Karpathy 2015)
 NUM_PARTS, MIN_LOSSES = 5, 50
 STEADY = 0.5  # of the average fall: a loss that settles falls by far less at the end
 LEAST_FALL = 0.03  # of the baseline
+RESOLUTION = 6e-8  # relative change of a float32 that is rounded away
+FALLEN, AT_REST = 1e3, 0.3  # factor by which the rate fell; share of the steps so far without any change of the weights
 STEEP, UNFINISHED = 0.1, 0.7  # fall of the loss from one tenth of the budget to the next; fraction of the baseline
 
 
@@ -133,7 +135,8 @@ def find_lr_too_low(observations: Observations) -> list[Finding]:
     steeply: the last tenth is 10% below the tenth before it, and the loss is less than 70% below the baseline; or steps
     below their usual size, ‖ΔW‖/‖W‖ < 1e-3, with which little was learned although the loss fell in each fifth of the
     training, and in the last one by at least half of the average. If nobody said how long it is to train, it may just
-    as well go on: then the updates must be below their usual size in both cases.
+    as well go on: then the updates must be below their usual size in both cases. Or a rate that fell until no weight
+    changes any more, while the loss is less than 80% below the baseline: whatever the budget, that was all.
     """
     ratios, progress = update_ratios(observations), progress_of(observations)
     if ratios is None or progress is None or len(ratios.steps) < MIN_MEASUREMENTS or _is_warming_up(observations):
@@ -148,6 +151,7 @@ def find_lr_too_low(observations: Observations) -> list[Finding]:
     is_cut_off = is_cut_off and progress.is_falling and 0 < progress.fall < UNFINISHED
     is_cut_off = is_cut_off or (progress.suffers and typical < USUAL_STEP and _falls_steadily(observations, progress))
     is_cut_off = is_cut_off and (typical < USUAL_STEP or not observations.about.is_open_ended)
+    is_cut_off = is_cut_off or (progress.fall < LATE_FALL_UNHEALTHY and _came_to_rest(observations, ratios))
     if not is_short and not is_cut_off:
         return []
     step = int(ratios.steps[-1])
@@ -179,6 +183,17 @@ def _falls_steadily(observations: Observations, progress: Progress) -> bool:
     total, noise = drops.sum(), np.median(np.abs(np.diff(losses)))
     is_real = total > max(LEAST_FALL * abs(progress.baseline), noise)
     return bool((drops > 0).all() and drops[-1] > STEADY * total / len(drops) and is_real)
+
+
+def _came_to_rest(observations: Observations, ratios: Table) -> bool:
+    """Return whether the learning rate fell so far that for some time no weight has changed: more steps do nothing."""
+    rates = observations.scalars.get(names.LR)
+    if rates is None or not len(rates.steps) or not rates.values.max() > FALLEN * rates.values[-1]:
+        return False
+    moving = np.flatnonzero(row_medians(ratios) > RESOLUTION)
+    since = int(ratios.steps[moving[-1]]) if moving.size else 0
+    now = last_step(observations)
+    return now - since >= max(BEFORE, AT_REST * (now + 1))
 
 
 def _is_warming_up(observations: Observations) -> bool:
