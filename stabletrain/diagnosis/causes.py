@@ -31,7 +31,7 @@ from stabletrain.vocabulary.kinds import (
     TIME_VANISHING,
     VANISHING,
 )
-from stabletrain.vocabulary.notice import CERTAINTY
+from stabletrain.vocabulary.notice import CERTAINTY, SLOWS
 from stabletrain.vocabulary.origins import stands_for_itself
 
 SLACK = 20  # steps by which a symptom may be measured before its cause: some signals are measured every 10 steps
@@ -89,6 +89,8 @@ def explains(cause: Finding, symptom: Finding) -> bool:
         return False
     if CERTAINTY in symptom.evidence and not (is_seen and symptom.kind in KINDS[cause.kind].explains):
         return False  # what was seen in the code follows from no statistic
+    if cause.evidence.get(SLOWS) and symptom.evidence.get(SUFFICES):
+        return False
     if symptom.kind == NONFINITE.name and stands_for_itself(symptom.evidence):
         return False
     if not is_seen and cause.kind in KINDS[symptom.kind].explains:

@@ -12,7 +12,7 @@ from stabletrain.diagnosis.circumstances import Circumstances
 from stabletrain.diagnosis.client_words import in_words_of
 from stabletrain.diagnosis.observations import About
 from stabletrain.diagnosis.rates import LEAST_CHANGE, rounded
-from stabletrain.diagnosis.remedies import LR, USUAL_UPDATES, Remedy, remedies_for, set_lr
+from stabletrain.diagnosis.remedies import LR, USUAL_UPDATES, Remedy, adam, is_too_short, longer, remedies_for, set_lr
 from stabletrain.vocabulary.finding import Finding
 from stabletrain.vocabulary.kinds import (
     INPUT_SCALE,
@@ -31,9 +31,7 @@ from stabletrain.vocabulary.origins import advice_for
 CHANGING = tuple(kind.name for kind in (INPUT_SCALE, TARGET_SCALE, OUTPUT_ACTIVATION, SHAPE_MISMATCH))
 REPLACED = tuple(kind.name for kind in (LR_TOO_HIGH, LR_TOO_LOW, NONFINITE))  # whose remedies rest on the updates
 DIRECTIONS = {LR_TOO_HIGH.name: -1, OSCILLATION.name: -1, LR_TOO_LOW.name: +1}  # in which advice moves the rate
-UNFINISHED = (LR_TOO_LOW.name, NO_PROGRESS.name)
-ENOUGH = 2000  # steps: shorter trainings that end unfinished are told to take so many
-TOO_FEW = 250  # … in which steps of a size that is safe, 2% of the weights, cannot replace weights a few times
+UNFINISHED = (LR_TOO_LOW.name, NO_PROGRESS.name, LR_TOO_HIGH.name)  # smaller steps take more of them
 
 
 def joint_remedy(findings: Sequence[Finding], about: About) -> Remedy | None:
@@ -51,14 +49,17 @@ def joint_remedy(findings: Sequence[Finding], about: About) -> Remedy | None:
     for cause in sorted(causes, key=lambda f: f.kind not in CHANGING):
         proposed = [] if changes and cause.kind in REPLACED else remedies_for(cause, about)
         first = next((remedy for remedy in proposed if remedy.in_code), None)
-        if first is not None and not _is_event(cause) and not _clashes(first, parts):
+        is_against = first is not None and LR in first.words and first.direction not in _directions(causes)
+        if first is not None and not _is_event(cause) and not is_against and not _clashes(first, parts):
             parts.append(first)
+    changes = changes or any(part.overwrites for part in parts)
     is_exact = any(CERTAINTY in f.evidence and f.kind not in CHANGING for f in causes)  # a line of the code is wrong
     if not is_exact and not any(LR in part.words for part in parts):
         parts += [r for r in _usual_rate(about, is_measured=not changes) if r.direction in _directions(causes)]
     if not is_exact:
-        parts += _longer(findings, about)
-    if len(parts) < 2:
+        parts += [remedy for remedy in _longer(findings, about) if not _clashes(remedy, parts)]
+    is_said = not (changes and causes[0].kind in REPLACED)  # by the first finding itself
+    if not parts or (len(parts) == 1 and is_said):
         return None
     override = " ".join(part.override for part in parts if part.override)
     direction = next((part.direction for part in parts if LR in part.words), -1)
@@ -100,14 +101,15 @@ def _usual_rate(about: About, is_measured: bool) -> list[Remedy]:
     trusts = is_measured or bool(rate.is_adaptive)  # the steps of Adam do not depend on the size of the gradient
     if trusts and says_high is not None and says_high != is_high:
         return []
-    found = set_lr(rounded(usual), USUAL_UPDATES, -1 if is_high else +1)
+    direction = -1 if is_high else +1
+    if not is_measured and rate.is_adaptive is False:  # a rate of gradient descent depends on the size of the gradient
+        found = [remedy._replace(direction=direction) for remedy in adam(about)]
+    else:
+        found = set_lr(rounded(usual), USUAL_UPDATES, direction)
     return [remedy._replace(in_code=in_words_of(about, remedy.override, remedy.in_code)) for remedy in found]
 
 
 def _longer(findings: Sequence[Finding], about: About) -> list[Remedy]:
     """Propose to train for longer, where a short training ends with little learned, or is too short for any network."""
     is_unfinished = any((f.alarms or f.because_of) and f.kind in UNFINISHED for f in findings)
-    is_too_short = bool(about.num_steps) and about.num_steps < TOO_FEW
-    if not (is_unfinished or is_too_short) or not about.num_steps or about.num_steps >= ENOUGH:
-        return []
-    return [Remedy("", "A training takes some hundred steps at least.", f"train for {ENOUGH:,} steps")]
+    return longer(about) if is_unfinished or is_too_short(about) else []

@@ -13,6 +13,7 @@ import numpy as np
 
 from stabletrain.diagnosis.observations import Observations, Series
 from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.kinds import TARGET_SCALE
 from stabletrain.vocabulary.signals import ACTIVATION
 
 WINDOW_SHARE = 0.1  # of the losses so far: the current level is their median
@@ -200,13 +201,20 @@ def is_scaled(observations: Observations, start: float, prior: float) -> bool:
 
     Before the first step, cross entropy is at most prior + 2·max|output|, and squared error prior + (mean − output)²: a
     loss far above that, or far below the prior before anything was learned, does not follow from these outputs alone.
+    Targets that are known to be far from zero explain a high first loss.
     A prior loss that was inferred from the loss itself is on its scale: a lower first loss then means that training
     began with a network that had been trained before.
     """
     if observations.about.prior_is_measured:
         return False
-    size = output_size(observations) or 0.0
+    size = max(output_size(observations) or 0.0, _far_targets(observations))
     return start > SUMMED * (prior + 3 * size + size**2) or start < WEIGHED * prior
+
+
+def _far_targets(observations: Observations) -> float:
+    """Return the distance of the targets from zero, where they were seen to be off scale."""
+    means = [n.evidence.get("mean") for n in observations.notices if n.kind == TARGET_SCALE.name]
+    return max((abs(mean) for mean in means if mean is not None), default=0.0)
 
 
 def output_size(observations: Observations) -> float | None:

@@ -25,6 +25,7 @@ TRUSTED = 100.0  # factor: what the updates say is bounded around the usual rate
 LEAST_CHANGE = 3.0  # factor: a smaller change of the learning rate fixes nothing
 TENFOLD = 10.0
 MOMENTUM_GAIN = 3.0  # by which momentum 0.9 lengthens steps of random direction after the first: √((1 + β)/(1 − β))
+TIMID = 0.1  # of the learning rate: steps of Adam, Lion and RMSprop are no smaller at first
 EVEN = 0.02  # decades: updates of plain gradient descent are the gradient times one number in every layer
 
 
@@ -60,8 +61,13 @@ class Rate:
 
     @property
     def is_above_target(self) -> bool | None:
-        """Whether the typical update is above its target size; None if it was not measured."""
-        return None if not self.lr or self.typical is None else self.typical * self.lr > self._target
+        """Whether the first or the typical update is above its target size; None if they were not measured.
+
+        Weights that a first step destroyed may have no gradient later.
+        """
+        if not self.lr or self.typical is None:
+            return None
+        return self.typical * self.lr > self._target or (self.first or 0.0) * self.lr > LARGEST
 
     def lower(self) -> float | None:
         """Return a lower rate that works, rounded to one digit; None if the rate is unknown."""
@@ -134,6 +140,12 @@ def _lr(observations: Observations) -> float | None:
     return float(lr) if isinstance(lr, int | float) and lr > 0 else None
 
 
+def _lr_at(observations: Observations, step: int, lr: float) -> float:
+    rates = observations.scalars.get(names.LR)
+    known = rates.until(step).values if rates is not None else np.empty(0)
+    return float(known[-1]) if len(known) else lr
+
+
 def _per_lr(ratios: Table, rates: Series | None, lr: float) -> np.ndarray:
     """Return the median ‖ΔW‖/‖W‖ of each step, divided by the learning rate of that step."""
     at_step = np.full(len(ratios.steps), lr)
@@ -148,7 +160,7 @@ def _is_adaptive(observations: Observations, lr: float | None) -> bool | None:
     """Return whether steps are independent of the size of the gradient: by name, else by the first update.
 
     The first update of gradient descent is the gradient times one number, in every layer; that of Adam is the learning
-    rate, whatever the gradient.
+    rate, whatever the gradient. Of one that is far below both, as Adadelta's, nobody knows a usual rate.
     """
     name = observations.about.choices.get("optimizer")
     if name:
@@ -166,7 +178,7 @@ def _is_adaptive(observations: Observations, lr: float | None) -> bool | None:
     if known.sum() > 1 and np.ptp(factors) < EVEN:
         return False
     if known.sum() > 1 and np.ptp(np.log10(slopes[known])) > EVEN:
-        return True
+        return None if lr and np.median(sizes[known]) < TIMID * _lr_at(observations, int(update.steps[0]), lr) else True
     if known.sum() == 1 and lr:  # plain gradient descent multiplies the gradient by the rate
         return bool(abs(factors[0] - np.log10(lr)) > EVEN)
     return bool(lr and np.median(np.abs(np.log10(sizes[known] / lr))) < 0.1)

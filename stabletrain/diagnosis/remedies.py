@@ -32,6 +32,8 @@ LR = "optimizer.lr"
 CLIP_FACTOR = 0.1
 STEADY_FALL = "steady_fall"  # in the evidence: of a loss that is lowest at the end, as a fraction of the first loss
 ENOUGH_FALL = 2.0  # … that larger steps are to reach, as if it went on at the same pace
+ENOUGH_STEPS = 2000  # shorter trainings that end unfinished are told to take so many
+TOO_FEW_STEPS = 250
 USUAL_UPDATES = "Updates of the usual size, about a thousandth of the weights (Karpathy 2015)."
 
 
@@ -132,11 +134,23 @@ def higher_lr(about: About) -> list[Remedy]:
 
 
 def usual_lr(about: About) -> list[Remedy]:
-    """Propose a rate that works, where the present one is far from what is usual for the optimizer."""
-    distance = _rate(about).distance
-    if distance > LEAST_CHANGE:
+    """Propose a rate that works, where the present one is far from usual and the size of the updates agrees."""
+    distance, is_above = _rate(about).distance, _rate(about).is_above_target
+    if distance > LEAST_CHANGE and is_above is not False:
         return lower_lr(about)
-    return higher_lr(about) if distance < 1 / LEAST_CHANGE else []
+    return higher_lr(about) if distance < 1 / LEAST_CHANGE and is_above is not True else []
+
+
+def longer(about: About) -> list[Remedy]:
+    """Propose to train for longer, for your own loop with fewer steps than any network takes."""
+    if about.choices or not about.num_steps or about.num_steps >= ENOUGH_STEPS:
+        return []
+    return [Remedy("", "A training takes some hundred steps at least.", f"train for {ENOUGH_STEPS:,} steps")]
+
+
+def is_too_short(about: About) -> bool:
+    """Return whether steps of a size that is safe, 2% of the weights, cannot replace weights a few times."""
+    return bool(about.num_steps) and about.num_steps < TOO_FEW_STEPS
 
 
 def steady_fall(progress: Progress) -> dict[str, float]:

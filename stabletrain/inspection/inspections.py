@@ -9,6 +9,7 @@ from torch import nn
 from stabletrain.inspection.inspector import Inspector, StepView
 from stabletrain.inspection.mistakes.cadence import is_inspected
 from stabletrain.inspection.mistakes.input_scale import InputScaleInspector
+from stabletrain.inspection.mistakes.label_outputs import LabelOutputInspector
 from stabletrain.inspection.mistakes.labels import LabelInspector
 from stabletrain.inspection.mistakes.modes import ModeInspector
 from stabletrain.inspection.mistakes.no_gradient import NoGradientInspector
@@ -25,6 +26,7 @@ INSPECTORS: tuple[type[Inspector], ...] = (
     UpdateInspector,
     NoGradientInspector,
     OutputActivationInspector,
+    LabelOutputInspector,
     ShapeInspector,
     ModeInspector,
     InputScaleInspector,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import unserializable_hook
 
-from stabletrain.inspection.loss_kinds import Targets, recognize
+from stabletrain.inspection.loss_kinds import Targets, recognize, recognize_sum
 from stabletrain.torch_tools.module_hooks import ModuleHooks
 
 MAX_NUMEL = 2**20  # outputs with more elements, such as those of a large language model, are not looked at
@@ -25,9 +25,9 @@ class PriorLoss:
     """The targets' entropy or variance, on the scale of the loss, from the outputs of a few steps and their gradients.
 
     The loss function need not be known: see `loss_kinds`. Open it before the forward pass of a step, and call `see`
-    after the backward pass. Nothing is estimated if the loss is not recognized, for example because it depends on
-    several outputs of the network. Of several outputs, such as logits and hidden states, the loss must be recognized
-    by exactly one; a loss that the model itself returns is left out.
+    after the backward pass. Nothing is estimated if the loss is not recognized. Of several outputs, such as logits and
+    hidden states, the loss must be recognized by exactly one, or be a sum over them, as where one network has several
+    tasks; a loss that the model itself returns is left out.
 
     Args:
         models: The modules that the training loop calls.
@@ -54,7 +54,7 @@ class PriorLoss:
         self._seen: list[tuple[Tensor, list[Tensor]]] = []  # outputs, and their gradients
         self._sources: list[Any] = []  # what computed them: a part may return the tensor that the whole returns
         self._num_attempts = 0
-        self._batches: list[Targets] = []
+        self._batches: list[tuple[Targets, ...]] = []  # of each batch, the terms of the loss
         self._has_enough = False
 
     @property
@@ -84,14 +84,15 @@ class PriorLoss:
         self._num_attempts += 1
         value = float(loss.detach() if isinstance(loss, Tensor) else loss)
         with torch.no_grad():
-            found = [x for x in (recognize(z, g, value) for z, g in seen[:MAX_OUTPUTS]) if x is not None]
-        if len(found) == 1:
-            self._batches.append(found[0])
-        same = [b for b in self._batches if b[0] == self._batches[-1][0] and b[2] == self._batches[-1][2]]
+            found = [(x,) for x in (recognize(z, g, value) for z, g in seen[:MAX_OUTPUTS]) if x is not None]
+            joint = None if found else recognize_sum(seen[:MAX_OUTPUTS], value)
+        self._batches += found if len(found) == 1 else [joint] if joint is not None else []
+        same = [batch for batch in self._batches if _form(batch) == _form(self._batches[-1])]
         if len(same) >= MIN_RECOGNIZED and 2 * len(same) >= self._num_attempts:
-            self.value = _prior(same) or None  # if all targets are equal, there is nothing to learn but a constant
-            num_targets = sum(len(batch.values) for batch in same)
-            self._has_enough = num_targets >= max(ENOUGH, ENOUGH_PER_CLASS * same[-1].num_classes)
+            terms = [*zip(*same, strict=True)]
+            # if all targets are equal, there is nothing to learn but a constant
+            self.value = sum(map(_prior, terms)) or None
+            self._has_enough = all(map(_are_enough, terms))
 
     def _keep(self, _: None, module: nn.Module, __: Any, output: Any) -> None:
         if not module.training or not torch.is_grad_enabled():
@@ -115,6 +116,15 @@ def _tensors(output: Any) -> list[Tensor]:
         return [output]
     parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
     return [tensor for part in parts for tensor in _tensors(part)]
+
+
+def _form(terms: Sequence[Targets]) -> list[tuple[str, int]]:
+    return [(term.kind, term.num_classes) for term in terms]
+
+
+def _are_enough(batches: Sequence[Targets]) -> bool:
+    num_targets = sum(len(batch.values) for batch in batches)
+    return num_targets >= max(ENOUGH, ENOUGH_PER_CLASS * batches[-1].num_classes)
 
 
 def _prior(batches: Sequence[Targets]) -> float:

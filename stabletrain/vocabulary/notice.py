@@ -11,6 +11,7 @@ CERTAINTY = "certainty"  # in the evidence: a mistake; one if training lags; one
 DETAIL = "detail"  # in the evidence: what was seen, in one sentence
 ADVICE = "advice"  # in the evidence: what to do, where the kind's own advice does not fit
 REMEDY = "remedy"  # in the evidence: the line of code that fixes it, where it is more exact than the kind's own
+SLOWS = "slows"  # in the evidence: whether it only makes training slower, so that it must be shown to have done so
 MEMORIZES = "memorizes"  # in the evidence: whether the loss falls, although nothing connects targets and inputs
 
 

@@ -20,6 +20,7 @@ from stabletrain.vocabulary.finding import BECAUSE, Finding
 from stabletrain.vocabulary.notice import REMEDY
 
 GOOD_RATE = Circumstances(rate=Rate(1e-3, True, 1.0, 1.0, 5000))
+ADAM = "torch.optim.Adam(model.parameters(), lr=0.001)"  # in place of gradient descent, whose rate depends on the loss
 INPUTS, TARGETS = "x = (x - 3) / 200", "y = (y - 5) / 7"
 
 
@@ -43,7 +44,7 @@ def test_inputs_and_targets_are_scaled_together():
 def test_a_rate_far_from_usual_belongs_to_an_activation_that_does_not_fit():
     wrong = [found("output_activation", **{REMEDY: "remove the sigmoid: cross_entropy takes logits"})]
     slow = Circumstances(rate=Rate(1e-5, False, 1e-2, 1e-2, 5000))
-    assert code(wrong, slow) == f"{wrong[0].evidence[REMEDY]}, and set the optimizer's lr=0.05"
+    assert code(wrong, slow) == f"{wrong[0].evidence[REMEDY]}, and {ADAM}"
     assert code(wrong, GOOD_RATE) == wrong[0].evidence[REMEDY]
     assert joint_remedy(wrong, About()) is None  # nothing is known of the rate
 
@@ -66,7 +67,8 @@ def test_the_rate_is_not_moved_against_what_a_cause_says():
 
 def test_the_rate_is_in_the_words_of_the_client():
     slow = Circumstances(client=LIGHTNING, rate=Rate(1e-5, False, 1e-2, 1e-2, 5000))
-    assert code([found("input_scale", **{REMEDY: INPUTS})], slow) == f"{INPUTS}, and lr=0.05 in configure_optimizers"
+    call = ADAM.replace("model", "self")
+    assert code([found("input_scale", **{REMEDY: INPUTS})], slow) == f"{INPUTS}, and {call} in configure_optimizers"
 
 
 def test_a_symptom_adds_nothing():
@@ -134,3 +136,37 @@ def test_the_optimizer_of_a_single_weight_is_told_by_the_rate():
     for update, is_adaptive in ((5e-3, False), (3e-3, True)):  # lr = 1e-3; RMSprop begins with lr / √(1 − α)
         seen = observed(gradient, update=np.full((9, 1), update), settings={"optimizer.lr": 1e-3})
         assert rate_of(seen).is_adaptive is is_adaptive
+
+
+def test_a_rate_that_one_cause_raises_is_not_lowered_by_another():
+    high = Circumstances(rate=Rate(1.0, True))
+    findings = [found("lr_too_low"), found("oscillation"), found("input_scale", **{REMEDY: INPUTS})]
+    assert code(findings, high) == INPUTS
+
+
+def test_new_weights_and_activations_make_the_present_updates_meaningless():
+    slow = Circumstances(rate=Rate(1e-3, False, 2e-3, 2e-3, 5000), is_saturating=True)
+    assert code([found("vanishing")], slow).endswith(f'st.initialize_(model, "he"), and {ADAM}')
+
+
+def test_smaller_steps_take_more_of_them():
+    short = Circumstances(num_steps=800, rate=Rate(1.5, False, 1.0, 1.0, 800))
+    assert code([found("lr_too_high")], short).endswith(", and train for 2,000 steps")
+    assert "train for" not in code([found("lr_too_high")], Circumstances(num_steps=5000, rate=Rate(1.5, False, 1.0)))
+
+
+def test_a_short_training_at_chance_level_is_told_to_go_on():
+    short = Circumstances(num_steps=24, rate=Rate(1.0, None, 1e-3, 1e-3, 24))
+    assert code([found("no_progress")], short) == "train for 2,000 steps"
+
+
+def test_steps_far_below_the_rate_are_those_of_no_known_optimizer():
+    gradient, weight = np.full((9, 2), [5.0, 0.01]), np.ones((9, 2))
+    for size, is_adaptive in ((1.0, True), (0.005, None)):  # Adam, and Adadelta, whose usual rate is 1
+        seen = observed(gradient, update=np.full((9, 2), size), weight=weight, settings={"optimizer.lr": 1.0})
+        assert rate_of(seen).is_adaptive is is_adaptive
+
+
+def test_a_first_step_that_destroyed_the_weights_was_too_large():
+    assert Rate(0.5, True, first=10.0, typical=0.0).is_above_target
+    assert not Rate(0.5, True, first=0.01, typical=0.0).is_above_target

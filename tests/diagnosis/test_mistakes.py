@@ -48,6 +48,28 @@ def test_the_severity_follows_certainty_and_progress(kind, certainty, stuck, hal
         assert {f.because_of for f in found[1:] if f.kind == "no_progress"} == {kind}
 
 
+@pytest.mark.parametrize("kind", ["input_scale", "target_scale"])
+@pytest.mark.parametrize(("certainty", "harm"), [("likely", [STUCK, HALF]), ("possible", [STUCK])])
+def test_a_scale_must_do_harm(kind, certainty, harm):
+    notice = seen(kind, certainty, mean=30.0, std=2.0)
+    for losses in (STUCK, HALF, LEARNED):
+        alarms = [f for f in diagnose(observed(notice, losses)) if f.kind == kind and f.alarms]
+        assert bool(alarms) == any(losses is x for x in harm)
+
+
+def test_a_first_loss_that_inputs_off_scale_made_large_shows_no_learning():
+    notice = seen("input_scale", "likely", mean=300.0, std=200.0)
+    fallen = observed(notice, np.concatenate([[1290.0], np.full(199, 1.5)]))
+    unknown = replace(fallen, about=replace(fallen.about, prior_loss=None))
+    assert "input_scale" in [f.kind for f in diagnose(unknown) if f.alarms]
+
+
+def test_what_only_slows_training_down_must_have_done_so():
+    notice = seen("output_activation", "possible", slows=True)
+    assert [f.alarms for f in diagnose(observed(notice, HALF)) if f.kind == "output_activation"] == [False]
+    assert diagnose(observed(notice))[0].kind == "output_activation"
+
+
 def test_the_advice_names_what_was_seen_and_the_line():
     notice = seen("input_scale", "possible", detail="Mean 3, deviation 4.", remedy="x = (x - 3) / 4", mean=3.0)
     finding = next(f for f in diagnose(observed(notice)) if f.kind == "input_scale")

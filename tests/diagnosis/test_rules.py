@@ -16,6 +16,7 @@ from stabletrain.diagnosis.weight_tables import update_ratios
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import Finding, verdict_of, worst_first
 from stabletrain.vocabulary.kinds import KINDS
+from stabletrain.vocabulary.notice import Notice
 
 N = 100
 GUESSING, LEARNING = np.full(N, 2.3), np.geomspace(2.3, 0.1, N)
@@ -97,6 +98,54 @@ def test_units(signal, kind):
 def test_bad_init(activation, expected):
     assert [x for x in alarms(run(activation=activation)) if x[0] == "bad_init"] == expected
     assert alarms(run(LEARNING, activation=activation)) == []
+
+
+def with_gain(gain, losses, ratio, prior_loss=ENTROPY, **more) -> Observations:
+    base = run(losses, update=np.full((N, 2), ratio), weight=np.ones((N, 2)), **more)
+    return replace(base, about=replace(base.about, weight_gain=gain, prior_loss=prior_loss))
+
+
+SLOW = np.linspace(2.3, 2.2, N)
+
+
+@pytest.mark.parametrize(
+    ("gain", "losses", "ratio", "prior_loss", "expected"),
+    [
+        (5.8, SLOW, 1e-4, ENTROPY, ["bad_init"]),  # the updates look small beside such weights
+        (1.4, SLOW, 1e-4, ENTROPY, ["lr_too_low"]),
+        (None, SLOW, 1e-4, ENTROPY, ["lr_too_low"]),
+        (5.8, LEARNING + NOISE, 1e-2, ENTROPY, []),
+        (5.8, np.r_[np.geomspace(2000, 10, 50), np.geomspace(10, 40, 50)], 1e-2, None, ["bad_init"]),
+        (1.4, np.r_[np.geomspace(2000, 10, 50), np.geomspace(10, 40, 50)], 1e-2, None, []),
+        (5.8, np.geomspace(2000, 10, N), 1e-2, None, []),
+    ],
+)
+def test_weights_that_are_too_large_for_their_number_of_inputs(gain, losses, ratio, prior_loss, expected):
+    assert kinds(with_gain(gain, losses, ratio, prior_loss)) == expected
+
+
+def test_a_rate_far_below_any_usual_one_is_too_low_for_large_weights_too():
+    known = {"choices": {"optimizer": "adam"}, "settings": {"optimizer.lr": 1e-8}}
+    assert kinds(with_gain(5.8, SLOW, 1e-6, **known)) == ["lr_too_low"]
+
+
+@pytest.mark.parametrize(("size", "expected"), [(3e7, ["bad_init"]), (1e6, [])])
+def test_outputs_so_large_that_targets_are_lost_in_rounding(size, expected):
+    """A loss that falls from 1e14 to 1e12 is no progress, though nothing says what chance level is."""
+    activation = [1.0, 1e3, size, size, 1.0]
+    assert kinds(observed(losses=np.geomspace(1e14, 1e11, N), num_steps=N, activation=activation)) == expected
+
+
+@pytest.mark.parametrize(
+    ("lr", "peak", "ratio", "expected"),
+    [(1.0, 20.0, 5.0, ["lr_too_high"]), (1.0, 3.0, 5.0, []), (1e-3, 20.0, 5.0, []), (1.0, 20.0, 0.5, [])],
+)
+def test_a_loss_that_is_zero_on_most_steps_and_huge_on_others_is_not_learned(lr, peak, ratio, expected):
+    losses = np.where(np.arange(N) % 3 == 0, peak, 0.01)
+    losses[0] = 2.3
+    known = {"choices": {"optimizer": "adam"}, "settings": {"optimizer.lr": lr}}
+    observations = run(losses, update=np.full((N, 2), ratio), weight=np.ones((N, 2)), **known)
+    assert [kind for kind in kinds(observations) if kind == "lr_too_high"] == expected
 
 
 def test_outputs_that_are_too_large_and_losses_that_are_sums():
@@ -412,12 +461,112 @@ def test_time_that_vanished_until_the_network_learned():
     assert found(scalars=lost) == ["time_vanishing"]
 
 
+@pytest.mark.parametrize(
+    ("size", "num_rounds", "noise", "expected"),
+    [
+        (0.5, 3, 0.01, ["oscillation"]),
+        (0.1, 3, 0.01, []),  # it stays near its level
+        (0.5, 3, 0.4, []),  # the noise of single batches
+        (0.5, 0.7, 0.01, []),  # it goes from one level to another
+    ],
+)
+def test_the_loss_of_a_game_that_goes_round(size, num_rounds, noise, expected):
+    time = np.linspace(0, 1, 3 * N)
+    losses = 1.4 + size * np.sin(2 * np.pi * num_rounds * time) + noise * np.resize(NOISE / 0.02, 3 * N)
+    observations = observed(losses=losses, num_steps=3 * N)
+    in_a_game = replace(observations, about=replace(observations.about, is_game=True))
+    assert [kind for kind in kinds(in_a_game) if kind == "oscillation"] == expected
+
+
+def test_equal_units_and_outputs_that_take_long_to_come_down():
+    equal = {"equal": [1.0] * 4}
+    more = {"gradient": np.ones((10, 4)), "weight": np.ones((10, 4)), "units": equal}
+    assert kinds(game(GUESSING + NOISE, **more)) == ["bad_init"]
+    assert kinds(game(GUESSING + NOISE, **(more | {"units": {"equal": [0.5] * 4}}))) == []
+
+    def from_above(num_steps):
+        """A loss that comes from 9 to chance level in so many steps, and ends 44% below it."""
+        return np.concatenate([np.linspace(9, 2.3, num_steps), np.linspace(2.3, 1.3, N - num_steps)]) + NOISE
+
+    assert kinds(run(from_above(30), activation=[1.0, 1.0, 9.0])) == ["bad_init"]
+    assert kinds(run(from_above(5), activation=[1.0, 1.0, 9.0])) == []
+
+
+@pytest.mark.parametrize(
+    ("update", "norm", "expected"),
+    [
+        ([1e-3, 1e-2, 1e-3, 1e-1], 30.0, ["clip_always"]),  # a multiple of the gradient: SGD
+        ([1e-3, 1e-2, 1e-3, 1e-1], 5.0, []),  # it removes less
+        ([1e-3, 1e-3, 1e-3, 1e-3], 30.0, []),  # Adam, whose steps do not depend on the threshold
+    ],
+)
+def test_a_threshold_that_slows_gradient_descent_is_held_against_a_training_that_is_not_done(update, norm, expected):
+    rows = np.ones((N, 4))
+    falling = np.linspace(2.3, 1.2, N) + NOISE
+    norms = {names.NORM_TOTAL: np.full(N, norm), names.NORM_AFTER: np.ones(N)}
+    more = {"gradient": rows * [1e-2, 1e-1, 1e-2, 1.0], "weight": rows, "update": rows * update, "scalars": norms}
+    assert kinds(run(falling, **more)) == expected
+
+
+@pytest.mark.parametrize(
+    ("losses", "last_lr", "expected"),
+    [
+        (2.3 - 0.01 * np.arange(N).clip(max=40), 1e-12, ["lr_too_low"]),  # 17% below chance level, and at rest
+        (2.3 - 0.01 * np.arange(N).clip(max=40), 1e-4, []),  # it learns slowly, but nobody said for how long
+        (LEARNING, 1e-12, []),  # learned, and then at rest
+    ],
+)
+def test_a_rate_that_falls_to_nothing_ends_the_training(losses, last_lr, expected):
+    rates = np.where(np.arange(N) < 40, 1e-2, last_lr)
+    ratios = np.tile(0.1 * rates[:, None], 4)
+    base = observed(losses=losses + NOISE, prior_loss=ENTROPY, update=ratios, weight=np.ones_like(ratios))
+    assert kinds(replace(base, scalars={**base.scalars, names.LR: series(rates)})) == expected
+
+
 def test_a_loss_that_falls_to_the_end_has_a_low_rate():
-    update, weight = np.full((N, 2), 1e-3), np.full((N, 2), 1.0)
+    update, weight = np.full((N, 2), 9e-4), np.full((N, 2), 1.0)
     assert kinds(run(np.linspace(2.3, 1.8, N) + NOISE, update=update, weight=weight)) == ["lr_too_low"]
     settles = np.concatenate([np.linspace(2.3, 1.8, 60), np.full(40, 1.8)])
     assert kinds(run(settles + NOISE, update=update, weight=weight)) == []
-    assert "lr_too_low" not in kinds(run(np.linspace(2.3, 1.8, N) + NOISE, update=10 * update, weight=weight))
+    usual = np.full((N, 2), 1.1e-3)  # the training is short, the rate is not low
+    assert "lr_too_low" not in kinds(run(np.linspace(2.3, 1.8, N) + NOISE, update=usual, weight=weight))
+
+
+def test_weights_that_hardly_move_make_no_loss_swing():
+    swings = 2.0 + 1.5 * np.sign(np.sin(np.arange(N)))
+    for size, expected in ((2e-3, True), (1e-4, False)):
+        moved = run(swings, update=np.full((N, 2), size), weight=np.full((N, 2), 1.0))
+        assert ("oscillation" in kinds(moved)) == expected
+
+
+def test_a_spike_among_noisy_losses_is_over_if_the_last_tenth_is():
+    noisy = np.where(np.arange(N) % 2, 1.3, 0.7) * 1.0
+    noisy[50:56] = 3.0  # the last five have the median 1.3, the last tenth 1.0
+    (spike,) = [f for f in diagnose(run(noisy)) if f.kind == "loss_spike"]
+    assert spike.evidence["recovered"]
+    noisy[50:] = 3.0
+    (spike,) = [f for f in diagnose(run(noisy)) if f.kind == "loss_spike"]
+    assert not spike.evidence["recovered"]
+
+
+def test_a_short_training_is_judged_where_its_loop_says_that_it_is_all():
+    def short(num_steps, client="loop", **more):
+        base = observed(losses=np.full(30, 2.28), num_steps=num_steps, prior_loss=ENTROPY)
+        return kinds(replace(base, about=replace(base.about, client=client, **more)))
+
+    assert short(30) == ["no_progress"]
+    assert short(30, is_open_ended=True) == []
+    assert short(30, prior_loss=None) == []
+    assert short(60) == []  # it goes on
+    assert short(30, client="huggingface") == []
+
+
+def test_targets_far_from_zero_explain_a_high_first_loss():
+    losses = np.concatenate([[900.0], np.full(N - 1, 75.0)])  # the prior: the mean was learned, and nothing else
+    base = replace(observed(losses=losses, num_steps=N, prior_loss=75.0))
+    assert progress_of(base).fall > 0.9
+    seen = Notice("target_scale", 0, 0, evidence={"mean": 29.0, "std": 8.7})
+    assert progress_of(replace(base, notices=(seen,))).fall == 0
 
 
 def test_outputs_that_came_down_to_chance_are_no_bad_start():

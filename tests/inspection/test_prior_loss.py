@@ -30,7 +30,8 @@ def prior_of(model: nn.Module, loss_fn, targets: Tensor, factor: float = 1.0) ->
         prior.see(loss)
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter -= 1e-3 * parameter.grad.sign()
+                if parameter.grad is not None:
+                    parameter -= 1e-3 * parameter.grad.sign()
                 parameter.grad = None
     return prior.value
 
@@ -80,6 +81,29 @@ class Twins(nn.Module):
         return self.one(x), self.other(x)
 
 
+class Times(nn.Module):
+    """Multiplies, so that most answers are certain, some of them right ones."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * x
+
+
+class TwoHeads(nn.Module):
+    """Returns what two tasks need, and a hidden state without a loss."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.heads = nn.Linear(3, 5), nn.ModuleList(nn.Linear(3, n) for n in sizes)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (*(head(x) for head in self.heads), self.body(x))
+
+
 class Several(nn.Module):
     """Returns its own loss, logits and a hidden state, as the models of transformers do; a part returns the logits."""
 
@@ -107,6 +131,22 @@ KNOWN = {
     "squared": (linear(1), F.mse_loss, REAL, 1.0, 9.0),
     "the last position": (Last(), lambda z, y: F.mse_loss(z[:, -1], y), REAL, 1.0, 9.0),
     "half of it": (linear(1), lambda z, y: (z - y).square().mean() / 2, REAL, 1.0, 4.5),
+    "certain of classes": (linear(4, Times(300.0)), F.cross_entropy, CLASSES, 1.0, math.log(4)),
+    "certain": (linear(1, Times(300.0)), F.binary_cross_entropy_with_logits, RARE, 1.0, RARE_ENTROPY),
+    "two tasks": (
+        TwoHeads(4, 1),
+        lambda z, y: F.cross_entropy(z[0], y) + 0.5 * F.mse_loss(z[1], REAL),
+        CLASSES,
+        1.0,
+        math.log(4) + 4.5,
+    ),
+    "weighted tasks": (
+        TwoHeads(4, 1),
+        lambda z, y: 0.3 * F.cross_entropy(z[0], y) + F.binary_cross_entropy_with_logits(z[1], RARE),
+        CLASSES,
+        1.0,
+        0.3 * math.log(4) + RARE_ENTROPY,
+    ),
     "one axis": (linear(1, nn.Flatten(0)), lambda z, y: F.mse_loss(z, y[:, 0]), REAL, 1.0, 9.0),
 }
 
@@ -124,6 +164,17 @@ UNKNOWN = {
     "policy gradient": (linear(4), lambda z, y: (z.log_softmax(1)[range(N), y] * RARE[:, 0]).mean(), CLASSES),
     "a penalty": (linear(1), lambda z, y: F.mse_loss(z, y) + z.pow(4).mean(), REAL),
     "two outputs that both fit": (Twins(), lambda z, y: sum(F.cross_entropy(h, y) for h in z) / 2, CLASSES),
+    "two squared errors": (TwoHeads(1, 1), lambda z, y: F.mse_loss(z[0], y) + F.mse_loss(z[1], 2 * y), REAL),
+    "a task and a penalty": (
+        TwoHeads(4, 1),
+        lambda z, y: F.cross_entropy(z[0], y) + z[1].pow(4).mean(),
+        CLASSES,
+    ),
+    "a sum and a penalty of the weights": (
+        TwoHeads(4, 1),
+        lambda z, y: F.cross_entropy(z[0], y) + F.mse_loss(z[1], REAL) + 0.1,
+        CLASSES,
+    ),
     "some outputs": (linear(4), lambda z, y: (z[range(N), y] - REAL[:, 0]).square().mean(), CLASSES),
 }
 
@@ -176,3 +227,15 @@ def test_it_looks_at_no_more_steps_than_it_needs(batch, attempts):
         prior.see(loss)
     assert num_open == attempts
     assert prior.value == pytest.approx(math.log(4), abs=0.01)
+
+
+def test_outputs_far_off_under_a_squared_error_are_no_logits():
+    targets = 38 + 36 * torch.randn(N, 1, generator=torch.Generator().manual_seed(1))
+    variance = pytest.approx(float(targets.var(correction=0)), rel=1e-2)
+    for offset, expected in ((0.0, variance), (1e5, variance), (1e8, None)):
+        model = linear(1)
+        with torch.no_grad():
+            model[0].weight.zero_()
+            model[0].bias.fill_(offset)
+        found = prior_of(model, F.mse_loss, targets)
+        assert found == expected, "the targets are known, or lost in the rounding of the outputs"

@@ -13,6 +13,7 @@ import stabletrain as st
 from benchmarks.doctor.public.losses import CATEGORICAL
 
 NOTHING, INPUTS, TARGETS, BOTH = "", "inputs", "targets", "both"  # what is standardized
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)  # they begin as torch makes them: the identity after scaling
 ONE_HOT, INDEX = "one_hot", "index"  # how labels become targets
 
 
@@ -107,8 +108,10 @@ class Program:
         with torch.no_grad():
             model.eval()(inputs)
         model.train()
-        for path, parameter in model.named_parameters():
-            _initialize_(path, parameter, INITS[self.init], self.bias)
+        for module in model.modules():
+            if not isinstance(module, NORMS):
+                for path, parameter in module.named_parameters(recurse=False):
+                    _initialize_(path, parameter, INITS[self.init], self.bias)
         if self.activation:
             _replace_hidden_(model, self.activation)
         if self.initialize:
@@ -126,8 +129,7 @@ def _replace_hidden_(model: nn.Sequential, activation: str) -> None:
 
 def _initialize_(path: str, parameter: Tensor, init: Callable[[Tensor], object], bias: float) -> None:
     if parameter.dim() < 2:
-        is_scale = "norm" in path
-        nn.init.constant_(parameter, 1.0 if is_scale and path.endswith("weight") else 0.0 if is_scale else bias)
+        nn.init.constant_(parameter, bias)
     elif "weight_hh" in path:
         nn.init.orthogonal_(parameter)
     else:

@@ -7,6 +7,7 @@ import numpy as np
 from stabletrain.diagnosis import remedies
 from stabletrain.diagnosis.observations import About, Observations
 from stabletrain.diagnosis.progress import progress_of
+from stabletrain.diagnosis.rates import rate_of
 from stabletrain.diagnosis.rules.depth import find_exploding, find_norm_explosion
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import Finding
@@ -25,7 +26,8 @@ def find_clip_always(observations: Observations) -> list[Finding]:
     """Find clipping that acts on more than 95% of the last 20 measurements and leaves a constant norm.
 
     With SGD every step then has the length lr · max_norm, whatever the gradient: the threshold acts as the learning
-    rate (Pascanu et al. 2013, section 3.2).
+    rate (Pascanu et al. 2013, section 3.2). Where it removes nine tenths of each step, a loss that is still falling at
+    the end is held against it; adaptive optimizers undo a constant factor.
     """
     found = _norms(observations)
     if found is None or len(found[0]) < MIN_MEASUREMENTS:
@@ -37,8 +39,7 @@ def find_clip_always(observations: Observations) -> list[Finding]:
     if acts[last].mean() <= ALWAYS or np.median(np.abs(after[last] - level)) > CONSTANT * level:
         return []
     factor = float(np.median(before[last] / np.maximum(after[last], 1e-30)))
-    progress = progress_of(observations)
-    suffers = progress is not None and progress.suffers and progress.share >= PATIENCE and factor > HARD
+    suffers = factor > HARD and _suffers(observations)
     start = len(acts) - 1
     while start and acts[start - 1]:
         start -= 1
@@ -52,6 +53,15 @@ def find_clip_always(observations: Observations) -> list[Finding]:
             evidence={"share_clipped": round(float(acts.mean()), 3), "norm_before_over_after": round(factor, 2)},
         )
     ]
+
+
+def _suffers(observations: Observations) -> bool:
+    """Return whether training suffers, or the steps of gradient descent end before it is done."""
+    progress = progress_of(observations)
+    if progress is None or progress.share < PATIENCE:
+        return False
+    is_unfinished = progress.is_planned and progress.lags and progress.is_falling
+    return progress.suffers or (is_unfinished and rate_of(observations).is_adaptive is False)
 
 
 @CLIP_INEFFECTIVE.rule

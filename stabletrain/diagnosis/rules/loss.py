@@ -6,9 +6,11 @@ import numpy as np
 
 from stabletrain.diagnosis import remedies
 from stabletrain.diagnosis.observations import About, Observations, Series
-from stabletrain.diagnosis.progress import WORSE, Progress, progress_of, running_medians
+from stabletrain.diagnosis.progress import WINDOW_SHARE, WORSE, Progress, progress_of, running_medians
+from stabletrain.diagnosis.weight_tables import row_medians, update_ratios
 from stabletrain.diagnosis.windows import FLOOR, decades, find_outliers, first_run
 from stabletrain.vocabulary import metric_names as names
+from stabletrain.vocabulary.clients import LOOP
 from stabletrain.vocabulary.finding import RECOVERED, SEVERITIES, Finding
 from stabletrain.vocabulary.kinds import LOSS_SPIKE, NO_PROGRESS, OSCILLATION
 
@@ -19,6 +21,11 @@ SWING = 0.15  # of the baseline: half the distance between the quantiles 0.16 an
 MIN_CROSSINGS = 6  # of the middle: a drift crosses it once
 NOISE = 5.0  # standard errors of the median of five losses: of many such medians, some are that far from their level
 WILD = 100.0  # times the usual loss: those of healthy games stay within a factor of a few
+ROUNDS_SHARE, MIN_ROUNDS = (
+    0.05,
+    100,
+)  # width of the means of a game's loss, of all steps; losses from which on they count
+FAR, LOUD, TURNS = 0.4, 10.0, 3  # of its typical size, of its noise, and how often; healthy games: 0.3, 20, 8
 OSCILLATION_PATIENCE = 0.1  # of the training budget
 BACK_AND_FORTH = 0.05  # change of the accuracy from one validation to the next
 RETURNED = 0.4  # of the total variation: what is gained is lost again
@@ -26,6 +33,7 @@ LAST_VALIDATIONS = 3
 FORGOTTEN = 0.25  # accuracy lost from the best validation to the last ones
 MIN_VALIDATIONS = 10
 TURNS_PATIENCE = 0.8  # of the training budget
+USUAL_STEP = 1e-3  # ‖ΔW‖/‖W‖ (Karpathy 2015)
 PROGRESS_PATIENCE = 0.3  # of the training budget
 CRITICAL_PATIENCE = 0.5
 PROGRESS = 0.03  # of the baseline: a smaller decrease means that nothing was learned
@@ -75,7 +83,7 @@ def _find_spike(observations: Observations) -> list[Finding]:
     start = _spike_start(losses, progress)
     if start is None:
         return []
-    level = float(np.median(losses.values[-SPIKE_LENGTH:]))
+    level = _level_since(losses.values, start)
     usual = float(np.median(losses.values[max(0, start - SPIKE_WARMUP) : start]))
     stays = level - usual > MATERIAL * abs(progress.baseline)
     severity = "critical" if stays and progress.suffers else "info"
@@ -97,6 +105,12 @@ def _find_spike(observations: Observations) -> list[Finding]:
             },
         )
     ]
+
+
+def _level_since(values: np.ndarray, start: int) -> float:
+    """Return the last level after a spike: the lower one of the last five losses and of the last tenth."""
+    width = max(SPIKE_LENGTH, round(WINDOW_SHARE * len(values)))
+    return float(min(np.median(values[-SPIKE_LENGTH:]), np.median(values[max(start, len(values) - width) :])))
 
 
 def _spike_start(losses: Series, progress: Progress) -> int | None:
@@ -131,10 +145,46 @@ def find_oscillation(observations: Observations) -> list[Finding]:
 
     (q84 - q16) / 2 of the last third > 0.15 baselines (quantiles, because the median of a loss that alternates between
     two levels is one of the two). Or, with a the accuracy over the validations of the last half, median |Δa| > 0.05 and
-    1 - |ΣΔa|/Σ|Δa| > 0.4: what one validation gains, the next loses (AutoTrainer counts such turns).
+    1 - |ΣΔa|/Σ|Δa| > 0.4: what one validation gains, the next loses (AutoTrainer counts such turns). Weights that move
+    by less than usual, ‖ΔW‖/‖W‖ < 1e-3, make no loss swing from step to step: what swings is the choice of the batches.
+    Or, in a game, a level that goes round: means over 5% of the steps move far, ten times as far as the noise, and turn
+    three times. Gradient descent on two players circles around their equilibrium (Mescheder et al. 2018).
     """
     swing = _find_swing(observations)
-    return swing if any(f.alarms for f in swing) else _find_back_and_forth(observations) or swing
+    if any(f.alarms for f in swing):
+        return swing
+    return _find_back_and_forth(observations) or _find_rounds(observations) or swing
+
+
+def _find_rounds(observations: Observations) -> list[Finding]:
+    losses = observations.scalars.get(names.TRAIN_LOSS)
+    if losses is None or not observations.about.is_game or len(losses.values) < MIN_ROUNDS:
+        return []
+    width = round(ROUNDS_SHARE * len(losses.values))
+    begin = len(losses.values) // 3  # both networks first find out what the other one does
+    values = losses.values[begin:]
+    means = np.convolve(values, np.full(width, 1 / width), "valid")
+    low, high = np.quantile(means, (0.05, 0.95))
+    size, noise = float(np.median(np.abs(values))), float(np.diff(values).std()) / 2**0.5
+    turns = _count_turns(means, low, high)
+    if high - low < FAR * size or high - low < LOUD * noise or turns < TURNS:
+        return []
+    return [
+        Finding(
+            kind=OSCILLATION.name,
+            severity="warning",
+            layer=None,
+            first_step=int(losses.steps[begin]),
+            last_step=int(losses.steps[-1]),
+            evidence={"swing": round(float(high - low) / max(size, 1e-30), 3), "threshold": FAR, "turns": turns},
+        )
+    ]
+
+
+def _count_turns(values: np.ndarray, low: float, high: float) -> int:
+    """Return how often values go from the highest quarter between two limits to the lowest, or back."""
+    sides = np.where(values > high - (high - low) / 4, 1, np.where(values < low + (high - low) / 4, -1, 0))
+    return int(np.count_nonzero(np.diff(sides[sides != 0])))
 
 
 def _find_back_and_forth(observations: Observations) -> list[Finding]:
@@ -173,7 +223,7 @@ def _find_swing(observations: Observations) -> list[Finding]:
     return [
         Finding(
             kind=OSCILLATION.name,
-            severity="warning" if progress.suffers and not falls else "info",
+            severity="warning" if progress.suffers and not falls and not _hardly_moves(observations) else "info",
             layer=None,
             first_step=int(losses.steps[-len(last)]),
             last_step=int(losses.steps[-1]),
@@ -186,12 +236,21 @@ def _find_swing(observations: Observations) -> list[Finding]:
     ]
 
 
+def _hardly_moves(observations: Observations) -> bool:
+    """Return whether the weights are known to move by less than usual on each step."""
+    ratios = update_ratios(observations)
+    medians = np.empty(0) if ratios is None else row_medians(ratios)
+    known = medians[np.isfinite(medians)]
+    return known.size > 0 and float(np.median(known)) < USUAL_STEP
+
+
 @NO_PROGRESS.rule
 def find_no_progress(observations: Observations) -> list[Finding]:
     """Find a loss that is still at chance level after 30% of the steps and does not fall.
 
     At chance level means less than 3% below the baseline at any time, rising to 15% at the end of the training budget.
-    After 80% of the budget, a loss that still falls is reported as well.
+    After 80% of the budget, a loss that still falls is reported as well. A training of fewer than 100 steps is a trial,
+    unless your own loop says that these are all steps, and how large the prior loss is.
     """
     losses, progress = observations.scalars.get(names.TRAIN_LOSS), progress_of(observations)
     if losses is None or progress is None or (progress.is_falling and progress.share < LATE):
@@ -200,6 +259,8 @@ def find_no_progress(observations: Observations) -> list[Finding]:
     if progress.best_fall > PROGRESS + (PROGRESS_AT_THE_END - PROGRESS) * late:
         return []  # something was learned; if it was lost again, another rule finds that
     least = MIN_PLANNED_STEPS if progress.is_planned else MIN_STEPS
+    if progress.share >= 1 and _is_said_to_be_all(observations.about):
+        least = SPIKE_WARMUP
     if progress.share < PROGRESS_PATIENCE or losses.steps[-1] + 1 < least:
         return []
     return [
@@ -219,6 +280,10 @@ def find_no_progress(observations: Observations) -> list[Finding]:
     ]
 
 
+def _is_said_to_be_all(about: About) -> bool:
+    return about.client == LOOP and not about.is_open_ended and bool(about.prior_loss)
+
+
 @LOSS_SPIKE.remedy
 def remedy_loss_spike(finding: Finding, about: About) -> list[remedies.Remedy]:
     """Propose clipping, also of what is unusual for this run, then a lower rate."""
@@ -234,7 +299,8 @@ def remedy_oscillation(finding: Finding, about: About) -> list[remedies.Remedy]:
 
 @NO_PROGRESS.remedy
 def remedy_no_progress(finding: Finding, about: About) -> list[remedies.Remedy]:
-    """Propose Adam; larger steps where the loss falls steadily; a usual rate, then what lets gradients through."""
+    """Propose Adam, more steps if they are few, larger ones if the loss falls, a usual rate, then better gradients."""
+    more = remedies.longer(about) if remedies.is_too_short(about) else []
     scale = [*remedies.initialization(about), *remedies.norm(about)]
-    rate = [*remedies.adam(about), *remedies.larger_steps(finding, about), *remedies.usual_lr(about)]
+    rate = [*remedies.adam(about), *more, *remedies.larger_steps(finding, about), *remedies.usual_lr(about)]
     return [*rate, *remedies.rectified(about), *scale, *remedies.skips(about), *remedies.search_lr(about)]

@@ -8,7 +8,7 @@ import numpy as np
 
 from stabletrain.diagnosis import remedies
 from stabletrain.diagnosis.observations import About, Observations
-from stabletrain.diagnosis.progress import LATE_FALL_UNHEALTHY, Progress, progress_of
+from stabletrain.diagnosis.progress import LATE_FALL, LATE_FALL_UNHEALTHY, Progress, progress_of
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import CRITICAL, INFO, WARNING, Finding
 from stabletrain.vocabulary.kinds import (
@@ -35,6 +35,7 @@ from stabletrain.vocabulary.notice import (
     LIKELY,
     MEMORIZES,
     REMEDY,
+    SLOWS,
     Notice,
 )
 from stabletrain.vocabulary.origins import ORIGIN, OVERFLOW
@@ -43,6 +44,7 @@ MISTAKES = (
     *(GRADIENTS_ACCUMULATE, NOT_OPTIMIZED, NO_GRADIENT, OUTPUT_ACTIVATION, SHAPE_MISMATCH, WRONG_MODE),
     *(INPUT_SCALE, TARGET_SCALE),
 )
+SCALES = (INPUT_SCALE.name, TARGET_SCALE.name)
 PATIENCE = 0.1  # of the training budget, before a possible mistake is held responsible for the progress
 LAST_VALIDATIONS = 3
 AT_CHANCE = 0.97  # of the prior loss, as for the training loss in `find_no_progress`
@@ -52,8 +54,10 @@ def find_mistakes(kind: Kind) -> Callable[[Observations], list[Finding]]:
     """Return the rule that finds what was noticed of `kind`.
 
     A certain mistake raises an alarm in any case: critical where training lags, a warning where it does not. A likely
-    one, such as a layer that no optimizer steps, is a warning after a tenth of the steps, and a possible one, such as
-    inputs off scale, if training lags: only the user knows whether it was intended.
+    one, such as a layer that no optimizer steps, is a warning after a tenth of the steps, and a possible one if
+    training lags: only the user knows whether it was intended. Inputs and targets off scale are no mistake in
+    themselves, and are harmless where training has learned well from chance level on: likely ones alarm if it lags,
+    possible ones if it suffers.
     """
 
     def find(observations: Observations) -> list[Finding]:
@@ -90,7 +94,20 @@ def _severity(notice: Notice, observations: Observations) -> str:
         return INFO
     if notice.kind == NO_PROGRESS.name:
         return WARNING if _learns_little(notice, progress, observations) else INFO
+    if notice.evidence.get(SLOWS) or (_is_scale(notice) and _knows_chance_level(observations, progress)):
+        does_harm = _lags(progress) if certainty == LIKELY else _suffers(progress)
+        return WARNING if does_harm else INFO
     return WARNING if certainty == LIKELY or _lags(progress) else INFO
+
+
+def _is_scale(notice: Notice) -> bool:
+    """Return whether inputs or targets are off scale, rather than the same for all examples."""
+    return notice.kind in SCALES and (bool(notice.evidence.get("std")) or "feature" in notice.evidence)
+
+
+def _knows_chance_level(observations: Observations, progress: Progress) -> bool:
+    """Return whether progress is measured from chance level: what is off scale makes the first loss large itself."""
+    return bool(observations.about.prior_loss) and progress.baseline == observations.about.prior_loss
 
 
 def _lags(progress: Progress) -> bool:
@@ -98,6 +115,13 @@ def _lags(progress: Progress) -> bool:
     if not progress.is_measure:
         return True
     return progress.lags or (not progress.is_planned and progress.fall < LATE_FALL_UNHEALTHY * progress.share)
+
+
+def _suffers(progress: Progress) -> bool:
+    """Return the same for a training that suffers."""
+    if not progress.is_measure:
+        return True
+    return progress.suffers or (not progress.is_planned and progress.fall < LATE_FALL * progress.share)
 
 
 def _learns_little(notice: Notice, progress: Progress, observations: Observations) -> bool:

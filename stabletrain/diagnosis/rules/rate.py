@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from stabletrain.diagnosis import remedies
-from stabletrain.diagnosis.observations import About, Observations, Series
-from stabletrain.diagnosis.progress import Progress, last_step, progress_of, share_done
+from stabletrain.diagnosis.observations import About, Observations, Series, Table
+from stabletrain.diagnosis.progress import LATE_FALL_UNHEALTHY, Progress, last_step, progress_of, share_done
 from stabletrain.diagnosis.rates import FAR_FROM_USUAL, rate_of
 from stabletrain.diagnosis.weight_tables import row_medians, update_ratios
 from stabletrain.vocabulary import metric_names as names
@@ -16,6 +16,7 @@ from stabletrain.vocabulary.kinds import LR_TOO_HIGH, LR_TOO_LOW
 TOO_FAR = 0.1  # ‖ΔW‖/‖W‖, median over the weights: a hundred times the usual 1e-3 (Karpathy 2015)
 FAR_TOO_FAR = 0.3
 TORN = 1.0  # a step as large as the weight replaces it
+ERRATIC, ERRATIC_SHARE = 2.0, 0.2  # times the loss at chance level; share of the losses in the last third beyond it
 MIN_MEASUREMENTS = 3
 PATIENCE = 0.03  # of the training budget
 PATIENCE_NEAR = 0.1  # … for ratios below `FAR_TOO_FAR`
@@ -28,10 +29,11 @@ STANDSTILL = 0.005  # planned steps · ‖ΔW‖/‖W‖ where the loss shows no
 UNKNOWN_STEPS = 500
 PATIENCE_LOW = 0.05
 USUAL_STEP = 1e-3  # ‖ΔW‖/‖W‖ (Karpathy 2015)
-SMALL = 5e-3  # ‖ΔW‖/‖W‖ of a step that may be larger: the target of a short training is up to 2e-2
 NUM_PARTS, MIN_LOSSES = 5, 50
 STEADY = 0.5  # of the average fall: a loss that settles falls by far less at the end
 LEAST_FALL = 0.03  # of the baseline
+RESOLUTION = 6e-8  # relative change of a float32 that is rounded away
+FALLEN, AT_REST = 1e3, 0.3  # factor by which the rate fell; share of the steps so far without any change of the weights
 STEEP, UNFINISHED = 0.1, 0.7  # fall of the loss from one tenth of the budget to the next; fraction of the baseline
 
 
@@ -42,7 +44,8 @@ def find_lr_too_high(observations: Observations) -> list[Finding]:
     r = median over the weights of ‖ΔW‖/‖W‖ > 0.1 on any measurement; above 0.3, a loss that lags is enough to alarm. Up
     to 0.3, what the training learned after such steps shows that it survived them: adaptive optimizers and clipped
     gradients begin with large steps. Where the level of the loss shows nothing, as in a GAN, steps larger than the
-    weights alarm, unless the rate is known and within thirty times of the usual one.
+    weights alarm, unless the rate is known and within thirty times of the usual one. At a rate beyond that, so does a
+    loss above twice chance level on a fifth of the steps in the last third, whatever its median.
     """
     progress = progress_of(observations)
     jump = _find_jump(observations, progress)
@@ -66,6 +69,8 @@ def find_lr_too_high(observations: Observations) -> list[Finding]:
         suffers = (
             largest > TORN and (suffices or rate.lr is None)
         ) or progress.suffers  # no loss shows that weights survived it
+    if suffices and largest > TORN and _is_erratic(observations, progress):
+        suffers = True
     if progress is not None and largest <= FAR_TOO_FAR and progress.overcame(int(ratios.steps[beyond[-1]])):
         suffers = False
     return [
@@ -83,6 +88,17 @@ def find_lr_too_high(observations: Observations) -> list[Finding]:
             },
         )
     ]
+
+
+def _is_erratic(observations: Observations, progress: Progress | None) -> bool:
+    """Return whether many of the last losses are far above chance level, though most may be near zero."""
+    prior, losses = observations.about.prior_loss, observations.scalars.get(names.TRAIN_LOSS)
+    if progress is None or losses is None or len(losses.values) < MIN_LOSSES:
+        return False
+    if not progress.is_measure or progress.baseline != prior:  # chance level is unknown, or on another scale
+        return False
+    last = losses.values[-len(losses.values) // 3 :]
+    return float(np.mean(last > ERRATIC * progress.baseline)) > ERRATIC_SHARE
 
 
 def _find_jump(observations: Observations, progress: Progress | None) -> Finding | None:
@@ -116,10 +132,11 @@ def find_lr_too_low(observations: Observations) -> list[Finding]:
     """Find steps so small that the weights stay as initialized: planned steps · median ‖ΔW‖/‖W‖ < 0.05.
 
     Where the level of the loss shows nothing, < 0.005 alarms. Or a training that ends while the loss still falls
-    steeply: the last tenth is 10% below the tenth before it, and the loss is less than 70% below the baseline; or small
-    steps, ‖ΔW‖/‖W‖ < 0.005, with which little was learned although the loss fell in each fifth of the training, and in
-    the last one by at least half of the average. If nobody said how long it is to train, it may just as well go on:
-    then the updates must be below their usual size, ‖ΔW‖/‖W‖ < 1e-3, in both cases.
+    steeply: the last tenth is 10% below the tenth before it, and the loss is less than 70% below the baseline; or steps
+    below their usual size, ‖ΔW‖/‖W‖ < 1e-3, with which little was learned although the loss fell in each fifth of the
+    training, and in the last one by at least half of the average. If nobody said how long it is to train, it may just
+    as well go on: then the updates must be below their usual size in both cases. Or a rate that fell until no weight
+    changes any more, while the loss is less than 80% below the baseline: whatever the budget, that was all.
     """
     ratios, progress = update_ratios(observations), progress_of(observations)
     if ratios is None or progress is None or len(ratios.steps) < MIN_MEASUREMENTS or _is_warming_up(observations):
@@ -132,8 +149,9 @@ def find_lr_too_low(observations: Observations) -> list[Finding]:
     is_short = is_short and not np.nanmax(medians) > TOO_FAR  # else they stopped moving after a step that was too large
     is_cut_off = progress.is_planned and progress.share >= 1 and progress.steepness > STEEP
     is_cut_off = is_cut_off and progress.is_falling and 0 < progress.fall < UNFINISHED
-    is_cut_off = is_cut_off or (progress.suffers and typical < SMALL and _falls_steadily(observations, progress))
+    is_cut_off = is_cut_off or (progress.suffers and typical < USUAL_STEP and _falls_steadily(observations, progress))
     is_cut_off = is_cut_off and (typical < USUAL_STEP or not observations.about.is_open_ended)
+    is_cut_off = is_cut_off or (progress.fall < LATE_FALL_UNHEALTHY and _came_to_rest(observations, ratios))
     if not is_short and not is_cut_off:
         return []
     step = int(ratios.steps[-1])
@@ -165,6 +183,17 @@ def _falls_steadily(observations: Observations, progress: Progress) -> bool:
     total, noise = drops.sum(), np.median(np.abs(np.diff(losses)))
     is_real = total > max(LEAST_FALL * abs(progress.baseline), noise)
     return bool((drops > 0).all() and drops[-1] > STEADY * total / len(drops) and is_real)
+
+
+def _came_to_rest(observations: Observations, ratios: Table) -> bool:
+    """Return whether the learning rate fell so far that for some time no weight has changed: more steps do nothing."""
+    rates = observations.scalars.get(names.LR)
+    if rates is None or not len(rates.steps) or not rates.values.max() > FALLEN * rates.values[-1]:
+        return False
+    moving = np.flatnonzero(row_medians(ratios) > RESOLUTION)
+    since = int(ratios.steps[moving[-1]]) if moving.size else 0
+    now = last_step(observations)
+    return now - since >= max(BEFORE, AT_REST * (now + 1))
 
 
 def _is_warming_up(observations: Observations) -> bool:

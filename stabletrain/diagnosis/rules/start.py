@@ -10,16 +10,21 @@ from stabletrain.diagnosis import remedies
 from stabletrain.diagnosis.circumstances import is_good_start
 from stabletrain.diagnosis.observations import About, Observations, Table
 from stabletrain.diagnosis.progress import (
+    MIN_WINDOW,
     OVERCOME,
     Progress,
     is_scaled,
     last_step,
     output_size,
     progress_of,
+    running_medians,
     share_done,
 )
+from stabletrain.diagnosis.rates import FAR_FROM_USUAL, rate_of
+from stabletrain.diagnosis.rules.rate import find_lr_too_low
 from stabletrain.diagnosis.weight_tables import layers_with_parameters, weights
 from stabletrain.diagnosis.windows import FLOOR, decades
+from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.finding import GROWS, Finding
 from stabletrain.vocabulary.kinds import BAD_INIT
 from stabletrain.vocabulary.signals import ACTIVATION, DELTA, EQUAL, GRADIENT, WEIGHT
@@ -32,11 +37,17 @@ CRITICAL_SPREAD = 3.0
 TOO_LARGE = 3.0  # first loss over the prior loss: with outputs near zero, cross entropy begins near the prior loss
 COPIES = 0.9  # share of a layer's units
 MIN_CHANGED = 2  # hidden layers: a single small one is a branch or a head, whose size is a choice (PPO's action head)
+LARGE_GAIN = 4.0  # times √fan_in: He et al. 2015 take 1.41, torch 0.58; such weights hide how far each step moves them
+RELAPSED = 2.0  # times the lowest loss
+LOST_IN_ROUNDING = 2.0**24  # rms: float32 has no fractions there, so that targets of ordinary size are lost
 HUGE = 30.0  # rms: tanh and sigmoid saturate long before, and its square dominates every sum
 LATE = 0.8  # of the training budget, as in `no_progress`
 AT_CHANCE = 0.05  # of the prior loss: outputs that were too large no longer are, and yet nothing is learned
 PATIENCE = 0.03  # of the training budget
 PATIENCE_OUTPUTS = 0.08  # … where only the outputs are too large: most networks reduce them in a few steps
+LATE_DESCENT = 0.15  # of the steps so far: a network that spent so many above chance level lost them to its outputs
+
+LARGE_WEIGHTS = "The weights that are trained are too large for their number of inputs: begin with smaller ones."
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,8 @@ class _Start:
         layer: The layer where it begins.
         is_zero: Whether all of several weights began at zero.
         is_saddle: Whether all weights began at zero and have had no gradient since.
+        is_slow: Whether the first loss was so large that it took long to come down to chance level.
+        is_game: Whether the network is trained against another one.
     """
 
     spread: float
@@ -60,6 +73,8 @@ class _Start:
     layer: str | None
     is_zero: bool = False
     is_saddle: bool = False
+    is_slow: bool = False
+    is_game: bool = False
 
     @property
     def is_unusual(self) -> bool:
@@ -74,7 +89,7 @@ class _Start:
     def is_plain(self) -> bool:
         """Whether no healthy initialization is like this."""
         is_alike = bool(self.alike) or self.is_zero or self.is_saddle
-        return abs(self.spread) > PLAIN_SPREAD or self.size > 10 * HUGE or is_alike
+        return abs(self.spread) > PLAIN_SPREAD or self.size > 10 * HUGE or is_alike or self.is_slow
 
     @property
     def is_critical(self) -> bool:
@@ -91,20 +106,29 @@ def find_bad_init(observations: Observations) -> list[Finding]:
     skip passes the signal on, and so are changes that a later layer undoes: those of a branch, or before a norm. Layers
     without parameters have no initialization. Units that are copies of each other, in more than half of the weights,
     receive equal gradients and stay copies (Goodfellow et al. 2016, section 8.4), as do weights that are all zero. If
-    their gradients are zero too, nothing will ever move them, whatever the loss shows.
+    their gradients are zero too, nothing will ever move them, whatever the loss shows. Weights that are too large for
+    their number of inputs, median rms(W) √fan_in > 4, are the cause of updates that look too small beside them.
     """
     progress = progress_of(observations)
     start = _describe(observations, progress)
+    gain = observations.about.weight_gain or 0.0
+    if gain > LARGE_GAIN and progress is not None and _hides_progress(observations, progress):
+        return [_large_weights(observations, gain)]
     if not start.is_unusual or (is_good_start(observations) and not start.is_saddle):
         return []
     step = last_step(observations)
     is_large_alone = not start.is_structure and start.size <= HUGE
-    suffers = progress is None or (
-        _is_lost(start, progress)
-        and not (progress.is_relapse and progress.best_fall > OVERCOME)
-        and not (progress.is_falling and not start.is_structure and not _is_too_late(progress))
-        and not (is_large_alone and abs(progress.fall) < AT_CHANCE)
-        and share_done(observations, step) >= (PATIENCE if start.is_structure else PATIENCE_OUTPUTS)
+    is_lost_in_rounding = start.spread > SPREAD and start.size > LOST_IN_ROUNDING
+    suffers = (
+        progress is None
+        or is_lost_in_rounding
+        or (
+            _is_lost(start, progress)
+            and not (progress.is_relapse and progress.best_fall > OVERCOME)
+            and not (progress.is_falling and not start.is_structure and not _is_too_late(start, progress))
+            and not (is_large_alone and abs(progress.fall) < AT_CHANCE)
+            and share_done(observations, step) >= (PATIENCE if start.is_structure else PATIENCE_OUTPUTS)
+        )
     )
     return [
         Finding(
@@ -127,9 +151,27 @@ def find_bad_init(observations: Observations) -> list[Finding]:
     ]
 
 
-def _is_too_late(progress: Progress) -> bool:
-    """Return whether the training budget is nearly over and the loss has not come down to chance level yet."""
-    return progress.is_planned and progress.share >= LATE and progress.is_measure and progress.fall < 0
+def _hides_progress(observations: Observations, progress: Progress) -> bool:
+    """Return whether too large weights are what slows the training, or makes its first loss no measure of the last.
+
+    ‖ΔW‖/‖W‖ is small beside them at any usual learning rate, and the loss falls from where they put it.
+    """
+    if any(f.alarms for f in find_lr_too_low(observations)):
+        return rate_of(observations).distance >= 1 / FAR_FROM_USUAL
+    is_known = observations.about.prior_loss is not None or not progress.is_measure
+    return not is_known and progress.share >= 1 and progress.now > RELAPSED * progress.best > 0
+
+
+def _large_weights(observations: Observations, gain: float) -> Finding:
+    step = last_step(observations)
+    evidence = {"weight_gain": float(f"{gain:.3g}"), "threshold": LARGE_GAIN, GROWS: True}
+    return Finding(BAD_INIT.name, "warning", None, 0, min(step, FIRST_STEPS - 1), evidence, LARGE_WEIGHTS)
+
+
+def _is_too_late(start: _Start, progress: Progress) -> bool:
+    """Return whether the training budget is nearly over, and the loss came down to chance level late or not at all."""
+    is_nearly_over = progress.is_planned and progress.share >= LATE and progress.is_measure
+    return is_nearly_over and (progress.fall < 0 or start.is_slow)
 
 
 def _describe(observations: Observations, progress: Progress | None) -> _Start:
@@ -141,7 +183,17 @@ def _describe(observations: Observations, progress: Progress | None) -> _Start:
     num_zero = _num_zero(observations)
     is_saddle = num_zero > 0 and not _has_any_gradient(observations)
     excess = _excess(observations, progress)
-    return _Start(spread, excess, _largest(table), alike, layer, num_zero > 1, is_saddle)
+    is_slow = excess > TOO_LARGE and progress is not None and _descends_late(observations, progress)
+    size, is_game = _largest(table), observations.about.is_game
+    return _Start(spread, excess, size, alike, layer, num_zero > 1, is_saddle, is_slow, is_game)
+
+
+def _descends_late(observations: Observations, progress: Progress) -> bool:
+    """Return whether the loss came below the loss at chance level after a considerable part of the steps so far."""
+    losses = observations.scalars[names.TRAIN_LOSS].values
+    width = min(MIN_WINDOW, len(losses))
+    below = np.flatnonzero(running_medians(losses, width) < progress.baseline)
+    return progress.is_planned and bool(below.size) and below[0] > LATE_DESCENT * len(losses)
 
 
 def _alike(observations: Observations) -> tuple[str, ...]:
@@ -160,9 +212,10 @@ def _alike(observations: Observations) -> tuple[str, ...]:
 def _is_lost(start: _Start, progress: Progress) -> bool:
     """Return whether the training learns too little for what is unusual, or can learn nothing from such a start.
 
-    Where the level of the loss shows nothing, as in a GAN, a critical start is enough.
+    Where the level of the loss shows nothing, as in a GAN, a critical start is enough. So are equal units in a game: a
+    network of one distinct unit a layer cannot follow its opponent, whereas a policy may need no more.
     """
-    if start.is_saddle or (start.is_critical and not progress.is_measure):
+    if start.is_saddle or (start.is_critical and not progress.is_measure) or (start.is_game and start.alike):
         return True
     return progress.lags if start.is_plain else progress.suffers
 

@@ -134,8 +134,8 @@ class Account:
         """Note whether the gradient that an optimizer is about to use is the one that was clipped."""
         clipped, self._clipped = self._clipped, None
         gradient = self.parameter.grad
-        if clipped is None or gradient is None or gradient.is_sparse:
-            return
+        if clipped is None or gradient is None or gradient.is_sparse or sum(map(bool, clipped)) < 2:
+            return  # a single number may be multiplied by anything
         factor = _common_factor(clipped, sample_of(gradient))
         if factor is not None and 0 < factor < UNSCALED:
             self.clips.before_unscaling += 1

@@ -72,10 +72,13 @@ class TargetInspector(Inspector):
         """Return targets off scale, and those that the outputs cannot reach."""
         if self._is_done or not isinstance(view.loss, Tensor):
             return []
-        found = [notice for term in self._terms for notice in _of_term(term, view)]
-        if found or not self._outputs:
-            return found[:1]
         squares = squares_of(view.loss)
+        by_term = [(term, notice) for term in self._terms for notice in _of_term(term, view)]
+        if by_term or not self._outputs:
+            others = []
+            if squares is not None and by_term and by_term[0][0].function == "mse_loss":
+                others = _unreachable(squares, by_term[0][0].targets, view, is_scaled=True)
+            return [*others, *(notice for _, notice in by_term[:1])]
         if squares is None:
             return self._far_off(view, view.loss)
         output = next((o for o in self._outputs if o.node is squares.outputs and o.gradient is not None), None)
@@ -84,7 +87,8 @@ class TargetInspector(Inspector):
         targets = _targets(output, squares, float(view.loss.detach()))
         if targets is None:
             return []
-        return [*_off_scale(output.values, targets, view), *_unreachable(squares, targets, view)]
+        off_scale = _off_scale(output.values, targets, view)
+        return [*_unreachable(squares, targets, view, is_scaled=bool(off_scale)), *off_scale]
 
     def detach(self) -> None:
         """Remove all hooks."""
@@ -246,7 +250,7 @@ def _off_scale(outputs: Tensor, targets: Tensor, view: StepView) -> list[Notice]
     return [Notice(TARGET_SCALE.name, view.step, view.step, evidence=evidence)]
 
 
-def _unreachable(squares: Squares, targets: Tensor, view: StepView) -> list[Notice]:
+def _unreachable(squares: Squares, targets: Tensor, view: StepView, is_scaled: bool = False) -> list[Notice]:
     activation = graph.name_of(squares.outputs)
     low, high = RANGES.get(activation, (-float("inf"), float("inf")))
     outside = float(((targets < low - SLACK) | (targets > high + SLACK)).double().mean())
@@ -256,7 +260,8 @@ def _unreachable(squares: Squares, targets: Tensor, view: StepView) -> list[Noti
     detail = f"A {name} is at the output, and {outside:.0%} of the targets are outside of its range."
     evidence: dict[str, Any] = {CERTAINTY: CERTAIN, "activation": name, "share_outside": round(outside, 3)}
     evidence |= {"smallest_target": float(targets.min()), "largest_target": float(targets.max()), DETAIL: detail}
-    evidence[REMEDY] = f"remove the {name} after the last layer, or scale the targets into its range"
+    remedy = f"remove the {name} after the last layer"  # where they are standardized, they leave its range again
+    evidence[REMEDY] = remedy if is_scaled else f"{remedy}, or scale the targets into its range"
     return [Notice(OUTPUT_ACTIVATION.name, view.step, view.step, evidence=evidence)]
 
 

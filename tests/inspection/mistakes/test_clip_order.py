@@ -20,9 +20,20 @@ def by_value(parameters, limit):
     nn.utils.clip_grad_value_(parameters, limit)
 
 
-def train(place, *, clip=by_norm, limit=1e-2, scaler=False, set_to_none=True, each=1, also_right=False, num_steps=12):
+def train(
+    place,
+    *,
+    clip=by_norm,
+    limit=1e-2,
+    scaler=False,
+    set_to_none=True,
+    each=1,
+    also_right=False,
+    num_steps=12,
+    model=None,
+):
     """Train with the gradient clipped in one place, and return what was noticed."""
-    model = mlp()
+    model = mlp() if model is None else model
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
     scaling = torch.amp.GradScaler("cpu", 2.0**12 if scaler else 1.0, enabled=scaler)
     inspections, found = Inspections(model), ()
@@ -66,6 +77,22 @@ def test_clipping_before_the_backward_pass_and_after_the_step(place, mistake, cl
     assert (notice.kind, notice.evidence["certainty"]) == ("clip_ineffective", "certain")
     assert notice.evidence["mistake"] == f"the gradients are clipped {mistake}"
     assert "clip_grad_norm_(model.parameters(), 0.01); optimizer.step()" in notice.evidence["remedy"]
+
+
+def test_a_gradient_of_one_number_does_not_show_whether_it_was_unscaled_after_clipping():
+    class Shifted(nn.Module):
+        """Adds one number to all outputs."""
+
+        def __init__(self):
+            super().__init__()
+            self.inner, self.shift = mlp(), nn.Parameter(torch.zeros(1, 1))
+
+        def forward(self, x):
+            return self.inner(x) * (1 + self.shift)
+
+    [notice] = train("before unscaling", scaler=True, model=Shifted())
+    assert notice.evidence["mistake"] == "the gradients are clipped before the scale of half precision is removed"
+    assert train("after backward", scaler=True, model=Shifted()) == []
 
 
 def test_clipping_before_unscaling():

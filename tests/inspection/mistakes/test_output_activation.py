@@ -168,9 +168,7 @@ HEALTHY = {
     "logits and bce": (mlp(outputs=1), bce_logits),
     "attention": (Attention(), ce),
     "relu and mse": (mlp(nn.ReLU(), outputs=1), lambda m, x, y: F.mse_loss(m(x).squeeze(1), y.float())),
-    "sigmoid and mse": (mlp(nn.Sigmoid(), outputs=1), lambda m, x, y: F.mse_loss(m(x).squeeze(1), (y > 0).float())),
     "tanh and mse": (mlp(nn.Tanh(), outputs=1), lambda m, x, y: ((m(x).squeeze(1) - (y - 1.0)) ** 2).mean()),
-    "softmax and mse": (mlp(nn.Softmax(1)), lambda m, x, y: F.mse_loss(m(x), F.one_hot(y, 3).float())),
     "capped logits": (mlp(), lambda m, x, y: F.cross_entropy(30 * torch.tanh(m(x) / 30), y)),
     "policy": (mlp(), lambda m, x, y: -(torch.distributions.Categorical(logits=m(x)).log_prob(y) * (y - 1.0)).mean()),
     "pooled relu": (
