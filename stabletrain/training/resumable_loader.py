@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -79,8 +80,31 @@ class ResumableLoader(DataLoader[Any]):
         self._loaded = state
 
 
+def make_resumable(loaders: Any) -> Any:
+    """Turn a plain `DataLoader` into a `ResumableLoader`; anything else is returned as it is.
+
+    A loader of a class of its own may iterate in its own way; those of torchdata have a state.
+    """
+    if type(loaders) is DataLoader:
+        loaders.__class__ = ResumableLoader
+    return loaders
+
+
+class _Resumable:
+    """Wraps a `train_dataloader` method."""
+
+    def __init__(self, make: Any) -> None:
+        self._make = make
+        functools.update_wrapper(self, make)  # Lightning looks at whether the method is overridden
+
+    def __call__(self) -> Any:
+        return make_resumable(self._make())
+
+
 class TrainingOrder(Callback):
     """Keeps the state of the training loader in every checkpoint, and restores it.
+
+    A plain `DataLoader` of the user's own is made resumable. Of several loaders, no position is kept.
 
     Lightning's own way, loaders with a `state_dict`, forgets the state if the number of batches was asked for before
     training, as schedules do, and does not restore the random numbers after an epoch (checked with version 2.6.6).
@@ -90,9 +114,19 @@ class TrainingOrder(Callback):
         self._trainer: pl.Trainer | None = None
         self._loaded: dict[str, Any] | None = None
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Know whose loader it is."""
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Know whose loader it is, before it is asked for."""
         self._trainer = trainer
+        owner: Any = getattr(trainer, "datamodule", None) or pl_module
+        make = owner.train_dataloader
+        if stage == "fit" and not isinstance(make, _Resumable):
+            owner.train_dataloader = _Resumable(make)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give the method back."""
+        owner: Any = getattr(trainer, "datamodule", None) or pl_module
+        if isinstance(vars(owner).get("train_dataloader"), _Resumable):
+            del owner.train_dataloader
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restore the loader, which has not begun its first pass."""

@@ -26,6 +26,7 @@ SUMMARY = {
     "steps",
     "seconds",
     "watch_overhead",
+    "checkpoint_overhead",
     "mlflow_run_id",
     "mlflow_tracking_uri",
     "mlflow_url",

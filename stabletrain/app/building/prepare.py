@@ -53,6 +53,7 @@ class Prepared:
         record: The logger that writes the run's event file.
         loggers: The other loggers, by name.
         watch: The callback that measures the gradients.
+        saver: The callback that saves checkpoints between the ends of epochs.
         doctor: The callback that warns during the run; None with `doctor=off`.
         notes: Notes on what trains but is questionable.
         found: The result of the learning rate finder, if it ran.
@@ -64,6 +65,7 @@ class Prepared:
     record: RecordLogger
     loggers: dict[str, Logger]
     watch: GradientWatch
+    saver: StepCheckpoint
     doctor: DoctorCallback | None
     notes: list[str]
     found: FoundRate | None = None
@@ -117,7 +119,7 @@ def prepare(
         enable_progress_bar=False,  # ours is a plain callback
     )
     notes = [*check(config, built, trainer.world_size), *note_threads(config)]
-    return Prepared(composition, built, trainer, record, loggers, watch, doctor, notes, found)
+    return Prepared(composition, built, trainer, record, loggers, watch, saver, doctor, notes, found)
 
 
 def _compile(config: Mapping[str, Any], built: Built, watch: GradientWatch) -> list[Callback]:

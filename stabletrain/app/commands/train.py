@@ -52,7 +52,7 @@ def run(composition: Composition, arguments: Sequence[str] = (), callbacks: Sequ
     if not is_first_process():
         _leave_if_requeued(outcome.error)
         return EXIT_CODES[outcome.status]
-    findings = conclude(folder, config, outcome, prepared.watch.seconds / max(outcome.seconds, 1e-9))
+    findings = conclude(folder, config, outcome, prepared.watch.seconds, prepared.saver.seconds)
     console.conclude(folder, outcome, findings)
     if shipper is not None:
         console.finish_shipper(shipper, folder, SHIPPING_TIMEOUT_S)
@@ -129,7 +129,9 @@ def _leave_if_requeued(error: BaseException | None) -> None:
         raise error
 
 
-def conclude(folder: RunFolder, config: dict[str, Any], outcome: Any, overhead: float) -> list[Finding]:
+def conclude(
+    folder: RunFolder, config: dict[str, Any], outcome: Any, watching_s: float, saving_s: float
+) -> list[Finding]:
     """Diagnose, and write the findings, the summary with its final status, and the report."""
     from stabletrain.app.commands.diagnose import examine
     from stabletrain.report.page import write_report
@@ -144,7 +146,8 @@ def conclude(folder: RunFolder, config: dict[str, Any], outcome: Any, overhead: 
         metrics={name: round(value, 6) for name, value in sorted(outcome.metrics.items())},
         steps=outcome.steps,
         seconds=round(outcome.seconds, 3),
-        watch_overhead=round(overhead, 5),
+        watch_overhead=round(watching_s / max(outcome.seconds, 1e-9), 5),
+        checkpoint_overhead=round(saving_s / max(outcome.seconds, 1e-9), 5),
     )
     write_report(folder)
     return findings
@@ -171,6 +174,7 @@ def _begin(
         steps=before.get("steps", 0),
         seconds=before.get("seconds", 0.0),
         watch_overhead=None,
+        checkpoint_overhead=None,
         mlflow_run_id=before.get("mlflow_run_id"),
         mlflow_tracking_uri=before.get("mlflow_tracking_uri"),
         mlflow_url=before.get("mlflow_url"),
