@@ -66,6 +66,7 @@ class About:
         steps_per_epoch: Optimizer steps in one pass over the training data.
         num_dims: Number of axes of each parameter, by layer name; 1 for biases and gains.
         frozen_share: Fraction of the elements of all parameters that require no gradient.
+        weight_gain: Median over the trained weights of rms(W) √fan_in at the beginning (`torch_tools.weight_gain`).
         prior_loss: Loss of the best constant prediction: the entropy of the labels, or the variance of the targets.
         prior_is_measured: Whether the prior loss was inferred from the loss itself, so that it is on the loss's scale.
         is_game: Whether optimizers of different networks step in turn, as in a GAN, where the level of the loss does
@@ -81,6 +82,7 @@ class About:
     steps_per_epoch: int | None = None
     num_dims: Mapping[str, int] = field(default_factory=dict)
     frozen_share: float = 0.0
+    weight_gain: float | None = None
     prior_loss: float | None = None
     prior_is_measured: bool = False
     is_game: bool = False

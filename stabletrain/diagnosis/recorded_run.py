@@ -107,6 +107,7 @@ def about_of(info: Mapping[str, Any], layers: Iterable[str]) -> About:
         steps_per_epoch=training.get("steps_per_epoch"),
         num_dims=num_dims_by_layer(layers, training.get("num_dims", {})),
         frozen_share=training.get("frozen_share") or 0.0,
+        weight_gain=training.get("weight_gain"),
         prior_loss=training.get("prior_loss"),
         prior_is_measured=bool(training.get("prior_is_measured")),
         is_game=bool(training.get("is_game")),

@@ -31,6 +31,7 @@ from stabletrain.signal.snapshot import Snapshot
 from stabletrain.signal.watch import Watch
 from stabletrain.torch_tools.frozen import frozen_share
 from stabletrain.torch_tools.traceback_values import find_nonfinite
+from stabletrain.torch_tools.weight_gain import weight_gain
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.clients import HUGGINGFACE
 from stabletrain.vocabulary.finding import verdict_of
@@ -128,6 +129,7 @@ class WatchCallback(TrainerCallback):
             dims = {clean_name(path): p.dim() for path, p in model.named_parameters()}
             planned = {"num_steps": state.max_steps, "num_dims": dims, "client": HUGGINGFACE}
             planned["frozen_share"] = frozen_share(model)
+            planned["weight_gain"] = weight_gain(model)
             self._writer.write_info({"parameters": about, "num_parameters": size, "training": planned})
             self.folder.update_summary(status=RUNNING, verdict=None, steps=state.global_step)
             self._inspections = Inspections(model)

@@ -13,6 +13,7 @@ from torch.utils.data import TensorDataset
 from stabletrain.data import Data
 from stabletrain.signal.layer_names import clean_name
 from stabletrain.torch_tools.frozen import frozen_share
+from stabletrain.torch_tools.weight_gain import weight_gain
 
 MAX_TARGETS = 4096  # read if examples are created one by one
 
@@ -20,7 +21,7 @@ MAX_TARGETS = 4096  # read if examples are created one by one
 def describe_training(
     network: nn.Module, data: Any, trainer: pl.Trainer, num_batches: int | None, label_smoothing: float = 0.0
 ) -> dict[str, Any]:
-    """Return `num_steps`, `steps_per_epoch`, `num_dims` by parameter path, `frozen_share` and `prior_loss`.
+    """Return `num_steps`, `steps_per_epoch`, `num_dims` by path, `frozen_share`, `weight_gain` and `prior_loss`.
 
     Args:
         network: The network to train.
@@ -41,6 +42,7 @@ def describe_training(
         "steps_per_epoch": per_epoch,
         "num_dims": {clean_name(path): p.dim() for path, p in network.named_parameters()},
         "frozen_share": frozen_share(network),
+        "weight_gain": weight_gain(network),
         "prior_loss": prior_loss(data, label_smoothing) if isinstance(data, Data) else None,
     }
 

@@ -28,7 +28,7 @@ MODELS = {  # with the learning rate and the number of steps
     ),
     "resnet": ("resnet10t", {}, 1e-3, 60),
     "convnext": ("convnext_atto", {"depths": (1, 1, 2, 1), "dims": (16, 32, 48, 64)}, 1e-3, 60),
-    "mobilenet": ("mobilenetv3_small_050", {}, 7e-4, 120),
+    "mobilenet": ("mobilenetv3_small_050", {}, 3e-3, 120),
 }
 
 

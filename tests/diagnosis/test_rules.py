@@ -100,6 +100,54 @@ def test_bad_init(activation, expected):
     assert alarms(run(LEARNING, activation=activation)) == []
 
 
+def with_gain(gain, losses, ratio, prior_loss=ENTROPY, **more) -> Observations:
+    base = run(losses, update=np.full((N, 2), ratio), weight=np.ones((N, 2)), **more)
+    return replace(base, about=replace(base.about, weight_gain=gain, prior_loss=prior_loss))
+
+
+SLOW = np.linspace(2.3, 2.2, N)
+
+
+@pytest.mark.parametrize(
+    ("gain", "losses", "ratio", "prior_loss", "expected"),
+    [
+        (5.8, SLOW, 1e-4, ENTROPY, ["bad_init"]),  # the updates look small beside such weights
+        (1.4, SLOW, 1e-4, ENTROPY, ["lr_too_low"]),
+        (None, SLOW, 1e-4, ENTROPY, ["lr_too_low"]),
+        (5.8, LEARNING + NOISE, 1e-2, ENTROPY, []),
+        (5.8, np.r_[np.geomspace(2000, 10, 50), np.geomspace(10, 40, 50)], 1e-2, None, ["bad_init"]),
+        (1.4, np.r_[np.geomspace(2000, 10, 50), np.geomspace(10, 40, 50)], 1e-2, None, []),
+        (5.8, np.geomspace(2000, 10, N), 1e-2, None, []),
+    ],
+)
+def test_weights_that_are_too_large_for_their_number_of_inputs(gain, losses, ratio, prior_loss, expected):
+    assert kinds(with_gain(gain, losses, ratio, prior_loss)) == expected
+
+
+def test_a_rate_far_below_any_usual_one_is_too_low_for_large_weights_too():
+    known = {"choices": {"optimizer": "adam"}, "settings": {"optimizer.lr": 1e-8}}
+    assert kinds(with_gain(5.8, SLOW, 1e-6, **known)) == ["lr_too_low"]
+
+
+@pytest.mark.parametrize(("size", "expected"), [(3e7, ["bad_init"]), (1e6, [])])
+def test_outputs_so_large_that_targets_are_lost_in_rounding(size, expected):
+    """A loss that falls from 1e14 to 1e12 is no progress, though nothing says what chance level is."""
+    activation = [1.0, 1e3, size, size, 1.0]
+    assert kinds(observed(losses=np.geomspace(1e14, 1e11, N), num_steps=N, activation=activation)) == expected
+
+
+@pytest.mark.parametrize(
+    ("lr", "peak", "ratio", "expected"),
+    [(1.0, 20.0, 5.0, ["lr_too_high"]), (1.0, 3.0, 5.0, []), (1e-3, 20.0, 5.0, []), (1.0, 20.0, 0.5, [])],
+)
+def test_a_loss_that_is_zero_on_most_steps_and_huge_on_others_is_not_learned(lr, peak, ratio, expected):
+    losses = np.where(np.arange(N) % 3 == 0, peak, 0.01)
+    losses[0] = 2.3
+    known = {"choices": {"optimizer": "adam"}, "settings": {"optimizer.lr": lr}}
+    observations = run(losses, update=np.full((N, 2), ratio), weight=np.ones((N, 2)), **known)
+    assert [kind for kind in kinds(observations) if kind == "lr_too_high"] == expected
+
+
 def test_outputs_that_are_too_large_and_losses_that_are_sums():
     losses = np.full(N, 30.0)
     assert alarms(run(losses, activation=[1.0, 1.0, 40.0]))[0][:2] == ("bad_init", "critical")

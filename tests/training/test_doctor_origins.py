@@ -154,6 +154,16 @@ class Checking(Foreign):
         return self.head(h)
 
 
+class Replacing(Foreign):
+    """Its author replaces a loss that is NaN, as pytorch-forecasting does; the new one has no graph."""
+
+    def training_step(self, batch, batch_idx):
+        if self.global_step == BAD:
+            next(self.parameters()).data.view(-1)[0] = torch.nan
+        loss = super().training_step(batch, batch_idx)
+        return loss if torch.isfinite(loss) else torch.tensor(1e9)
+
+
 class Interrupted(Foreign):
     """Its author presses Control-C, beside an attention mask and an empty table of results."""
 
@@ -171,6 +181,7 @@ class Interrupted(Foreign):
         (Checking(), {"poison": BATCH * BAD + 2}, "AddmmBackward0", "input"),
         (Root(), {"detect_anomaly": True}, "SqrtBackward0", "invalid_operation"),
         (Foreign(), {"poison": BATCH * BAD + 2, "detect_anomaly": True}, "AddmmBackward0", "input"),
+        (Replacing(), {}, "SGD.step", "weight"),
     ],
 )
 def test_a_step_that_raised_is_explained(tmp_path, module, settings, operation, origin):

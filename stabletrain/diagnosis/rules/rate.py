@@ -16,6 +16,7 @@ from stabletrain.vocabulary.kinds import LR_TOO_HIGH, LR_TOO_LOW
 TOO_FAR = 0.1  # ‖ΔW‖/‖W‖, median over the weights: a hundred times the usual 1e-3 (Karpathy 2015)
 FAR_TOO_FAR = 0.3
 TORN = 1.0  # a step as large as the weight replaces it
+ERRATIC, ERRATIC_SHARE = 2.0, 0.2  # times the loss at chance level; share of the losses in the last third beyond it
 MIN_MEASUREMENTS = 3
 PATIENCE = 0.03  # of the training budget
 PATIENCE_NEAR = 0.1  # … for ratios below `FAR_TOO_FAR`
@@ -43,7 +44,8 @@ def find_lr_too_high(observations: Observations) -> list[Finding]:
     r = median over the weights of ‖ΔW‖/‖W‖ > 0.1 on any measurement; above 0.3, a loss that lags is enough to alarm. Up
     to 0.3, what the training learned after such steps shows that it survived them: adaptive optimizers and clipped
     gradients begin with large steps. Where the level of the loss shows nothing, as in a GAN, steps larger than the
-    weights alarm, unless the rate is known and within thirty times of the usual one.
+    weights alarm, unless the rate is known and within thirty times of the usual one. At a rate beyond that, so does a
+    loss above twice chance level on a fifth of the steps in the last third, whatever its median.
     """
     progress = progress_of(observations)
     jump = _find_jump(observations, progress)
@@ -67,6 +69,8 @@ def find_lr_too_high(observations: Observations) -> list[Finding]:
         suffers = (
             largest > TORN and (suffices or rate.lr is None)
         ) or progress.suffers  # no loss shows that weights survived it
+    if suffices and largest > TORN and _is_erratic(observations, progress):
+        suffers = True
     if progress is not None and largest <= FAR_TOO_FAR and progress.overcame(int(ratios.steps[beyond[-1]])):
         suffers = False
     return [
@@ -84,6 +88,17 @@ def find_lr_too_high(observations: Observations) -> list[Finding]:
             },
         )
     ]
+
+
+def _is_erratic(observations: Observations, progress: Progress | None) -> bool:
+    """Return whether many of the last losses are far above chance level, though most may be near zero."""
+    prior, losses = observations.about.prior_loss, observations.scalars.get(names.TRAIN_LOSS)
+    if progress is None or losses is None or len(losses.values) < MIN_LOSSES:
+        return False
+    if not progress.is_measure or progress.baseline != prior:  # chance level is unknown, or on another scale
+        return False
+    last = losses.values[-len(losses.values) // 3 :]
+    return float(np.mean(last > ERRATIC * progress.baseline)) > ERRATIC_SHARE
 
 
 def _find_jump(observations: Observations, progress: Progress | None) -> Finding | None:

@@ -20,6 +20,8 @@ from stabletrain.diagnosis.progress import (
     running_medians,
     share_done,
 )
+from stabletrain.diagnosis.rates import FAR_FROM_USUAL, rate_of
+from stabletrain.diagnosis.rules.rate import find_lr_too_low
 from stabletrain.diagnosis.weight_tables import layers_with_parameters, weights
 from stabletrain.diagnosis.windows import FLOOR, decades
 from stabletrain.vocabulary import metric_names as names
@@ -35,12 +37,17 @@ CRITICAL_SPREAD = 3.0
 TOO_LARGE = 3.0  # first loss over the prior loss: with outputs near zero, cross entropy begins near the prior loss
 COPIES = 0.9  # share of a layer's units
 MIN_CHANGED = 2  # hidden layers: a single small one is a branch or a head, whose size is a choice (PPO's action head)
+LARGE_GAIN = 4.0  # times √fan_in: He et al. 2015 take 1.41, torch 0.58; such weights hide how far each step moves them
+RELAPSED = 2.0  # times the lowest loss
+LOST_IN_ROUNDING = 2.0**24  # rms: float32 has no fractions there, so that targets of ordinary size are lost
 HUGE = 30.0  # rms: tanh and sigmoid saturate long before, and its square dominates every sum
 LATE = 0.8  # of the training budget, as in `no_progress`
 AT_CHANCE = 0.05  # of the prior loss: outputs that were too large no longer are, and yet nothing is learned
 PATIENCE = 0.03  # of the training budget
 PATIENCE_OUTPUTS = 0.08  # … where only the outputs are too large: most networks reduce them in a few steps
 LATE_DESCENT = 0.15  # of the steps so far: a network that spent so many above chance level lost them to its outputs
+
+LARGE_WEIGHTS = "The weights that are trained are too large for their number of inputs: begin with smaller ones."
 
 
 @dataclass(frozen=True)
@@ -99,20 +106,29 @@ def find_bad_init(observations: Observations) -> list[Finding]:
     skip passes the signal on, and so are changes that a later layer undoes: those of a branch, or before a norm. Layers
     without parameters have no initialization. Units that are copies of each other, in more than half of the weights,
     receive equal gradients and stay copies (Goodfellow et al. 2016, section 8.4), as do weights that are all zero. If
-    their gradients are zero too, nothing will ever move them, whatever the loss shows.
+    their gradients are zero too, nothing will ever move them, whatever the loss shows. Weights that are too large for
+    their number of inputs, median rms(W) √fan_in > 4, are the cause of updates that look too small beside them.
     """
     progress = progress_of(observations)
     start = _describe(observations, progress)
+    gain = observations.about.weight_gain or 0.0
+    if gain > LARGE_GAIN and progress is not None and _hides_progress(observations, progress):
+        return [_large_weights(observations, gain)]
     if not start.is_unusual or (is_good_start(observations) and not start.is_saddle):
         return []
     step = last_step(observations)
     is_large_alone = not start.is_structure and start.size <= HUGE
-    suffers = progress is None or (
-        _is_lost(start, progress)
-        and not (progress.is_relapse and progress.best_fall > OVERCOME)
-        and not (progress.is_falling and not start.is_structure and not _is_too_late(start, progress))
-        and not (is_large_alone and abs(progress.fall) < AT_CHANCE)
-        and share_done(observations, step) >= (PATIENCE if start.is_structure else PATIENCE_OUTPUTS)
+    is_lost_in_rounding = start.spread > SPREAD and start.size > LOST_IN_ROUNDING
+    suffers = (
+        progress is None
+        or is_lost_in_rounding
+        or (
+            _is_lost(start, progress)
+            and not (progress.is_relapse and progress.best_fall > OVERCOME)
+            and not (progress.is_falling and not start.is_structure and not _is_too_late(start, progress))
+            and not (is_large_alone and abs(progress.fall) < AT_CHANCE)
+            and share_done(observations, step) >= (PATIENCE if start.is_structure else PATIENCE_OUTPUTS)
+        )
     )
     return [
         Finding(
@@ -133,6 +149,23 @@ def find_bad_init(observations: Observations) -> list[Finding]:
             },
         )
     ]
+
+
+def _hides_progress(observations: Observations, progress: Progress) -> bool:
+    """Return whether too large weights are what slows the training, or makes its first loss no measure of the last.
+
+    ‖ΔW‖/‖W‖ is small beside them at any usual learning rate, and the loss falls from where they put it.
+    """
+    if any(f.alarms for f in find_lr_too_low(observations)):
+        return rate_of(observations).distance >= 1 / FAR_FROM_USUAL
+    is_known = observations.about.prior_loss is not None or not progress.is_measure
+    return not is_known and progress.share >= 1 and progress.now > RELAPSED * progress.best > 0
+
+
+def _large_weights(observations: Observations, gain: float) -> Finding:
+    step = last_step(observations)
+    evidence = {"weight_gain": float(f"{gain:.3g}"), "threshold": LARGE_GAIN, GROWS: True}
+    return Finding(BAD_INIT.name, "warning", None, 0, min(step, FIRST_STEPS - 1), evidence, LARGE_WEIGHTS)
 
 
 def _is_too_late(start: _Start, progress: Progress) -> bool:

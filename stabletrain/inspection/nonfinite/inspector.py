@@ -19,6 +19,7 @@ from stabletrain.inspection.nonfinite.loss_part import LossPart
 from stabletrain.inspection.nonfinite.model_call import ModelCall
 from stabletrain.inspection.nonfinite.variables import find_bad, find_loss, raised_frames, running_frames
 from stabletrain.inspection.nonfinite.weights import explain_weight
+from stabletrain.signal.domains import is_bad
 from stabletrain.signal.layer_statistics import Measures
 from stabletrain.torch_tools.backward_calls import ignore_backward, observe_backward
 from stabletrain.torch_tools.local_shards import any_sharded
@@ -131,7 +132,7 @@ class NonFiniteInspector(Inspector):
                     self._keep_loss(find_loss(frames))
             bad_loss = self._has_bad_loss(view)
             in_backward = not bad_loss and (ANOMALY in str(error) or _has_bad_gradient(view))
-            if not bad_loss and not in_backward and not find_bad(frames):
+            if not bad_loss and not in_backward and not find_bad(frames) and not _has_bad_weight(self.model):
                 return ()
             notice = self._notice(view, not in_backward, frames)
             return (notice,) if bad_loss or in_backward or notice.evidence[ORIGIN] is not None else ()
@@ -186,6 +187,11 @@ def _is_finite(loss: Tensor | float) -> bool:
     if isinstance(loss, Tensor) and loss.numel() != 1:
         return bool(loss.isfinite().all())
     return math.isfinite(loss)
+
+
+def _has_bad_weight(model: nn.Module) -> bool:
+    """Return whether a trained weight is not finite: some programs replace the loss then, and lose its graph."""
+    return any(p.requires_grad and is_bad(p.detach()) for p in model.parameters())
 
 
 def _has_bad_gradient(view: StepView) -> bool:

@@ -45,6 +45,7 @@ from stabletrain.signal.through_time import gradient_through_time
 from stabletrain.signal.watch import Watch
 from stabletrain.torch_tools.frozen import frozen_share
 from stabletrain.torch_tools.thread_pool import PoolWatch, describe_spinning
+from stabletrain.torch_tools.weight_gain import weight_gain
 from stabletrain.vocabulary import metric_names as names
 from stabletrain.vocabulary.clients import LOOP
 from stabletrain.vocabulary.finding import HEALTHY, UNKNOWN, Finding, verdict_of
@@ -129,6 +130,7 @@ class Doctor:
         self._flow: TimeFlow | None = TimeFlow(model)
         self._num_steps, self._prior_loss = num_steps, prior_loss
         self._num_dims = {clean_name(path): p.dim() for path, p in model.named_parameters()}
+        self._weight_gain: float | None = None  # on the first step: a model may be initialized after the doctor is made
         self._step = 0
         self._last_time = -EVERY
         self._notes: list[str] = []
@@ -160,6 +162,8 @@ class Doctor:
         if self._pool is not None:
             self._pool.step()
         self._optimizers.settle()
+        if self._step == 0:
+            self._weight_gain = weight_gain(self._model)
         self._recorder.collect()
         with_histograms = self._step == 0 or is_due(self._step, HISTOGRAMS_EVERY)
         others = self._schedule.is_measured(self._step)
@@ -307,6 +311,7 @@ class Doctor:
             prior_loss=measured if self._prior_loss is None else self._prior_loss,
             prior_is_measured=measured is not None,
             frozen_share=frozen_share(self._model),
+            weight_gain=self._weight_gain,
             is_game=self._optimizers.takes_turns,
             is_open_ended=self._num_steps is None,
         )

@@ -143,6 +143,7 @@ def _write_record(run: RunOfDoctor, folder: RunFolder) -> Path:
         "num_steps": about.num_steps,
         "num_dims": dict(run.num_dims),
         "frozen_share": about.frozen_share,
+        "weight_gain": about.weight_gain,
         "prior_loss": about.prior_loss,
         "prior_is_measured": about.prior_is_measured,
         "is_game": about.is_game,
