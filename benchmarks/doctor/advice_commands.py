@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import shlex
 import subprocess
 import sys
@@ -57,9 +58,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="where results are kept")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--sample", type=int, default=len(COMMANDS), help="only so many commands, drawn at random")
     options = parser.parse_args()
+    chosen = random.Random(0).sample(range(len(COMMANDS)), options.sample)
     print("| command | verdict | accuracy | first remedy | then | accuracy |\n|---|---|---|---|---|---|")
-    for number, words in enumerate(COMMANDS):
+    for number in sorted(chosen):
+        words = COMMANDS[number]
         before = run(shlex.split(words), options.folder / f"{number}-before", options.threads)
         again = rerun_command({"command": f"{PROGRAM} {words}"}, before["override"]).removeprefix(PROGRAM)
         later = options.folder / f"{number}-after"
