@@ -50,7 +50,7 @@ def is_of_other_package(owner: Any) -> bool:
 
 def is_overridden(name: str, owner: Any) -> bool:
     """Return whether a LightningModule or LightningDataModule, of either package, overrides a method."""
-    package = sys.modules[OTHER] if is_of_other_package(owner) else pl
+    package: Any = sys.modules[OTHER] if is_of_other_package(owner) else pl
     return package.utilities.model_helpers.is_overridden(name, owner)
 
 
