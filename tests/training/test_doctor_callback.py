@@ -19,6 +19,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
 ]
 NUM_STEPS, LR = 60, 1e-3
+NO_TRIAL = 100  # steps; fewer are a trial to a trainer, and all there is to a loop that says so
 
 
 class Foreign(pl.LightningModule):
@@ -43,14 +44,14 @@ class Foreign(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=LR)
 
 
-def make(depth: int = 14):
+def make(depth: int = 14, num_steps: int = NUM_STEPS):
     torch.manual_seed(0)
-    x = torch.randn(16 * NUM_STEPS, 8)
+    x = torch.randn(16 * num_steps, 8)
     return Foreign(depth), DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), batch_size=16)
 
 
-def train(folder, doctor, depth: int = 14):
-    module, loader = make(depth)
+def train(folder, doctor, depth: int = 14, num_steps: int = NUM_STEPS):
+    module, loader = make(depth, num_steps)
     trainer = pl.Trainer(
         logger=False,
         callbacks=[doctor],
@@ -70,12 +71,13 @@ def alone(findings):
 
 
 def test_the_callback_finds_what_the_doctor_finds_in_a_plain_loop_and_diagnose_in_the_record(tmp_path):
-    callback = train(tmp_path / "tensorboard", st.callbacks.Doctor(prior_loss=0.693, say=lambda line: None))
+    callback = st.callbacks.Doctor(prior_loss=0.693, say=lambda line: None)
+    train(tmp_path / "tensorboard", callback, num_steps=NO_TRIAL)
     assert callback.verdict == "vanishing"
     assert alone(callback.findings) == alone(diagnose(observe(load_record(tmp_path))))
-    model, loader = make()
+    model, loader = make(num_steps=NO_TRIAL)
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
-    doctor = st.Doctor(model, optimizer=optimizer, num_steps=NUM_STEPS, prior_loss=0.693)
+    doctor = st.Doctor(model, optimizer=optimizer, num_steps=NO_TRIAL, prior_loss=0.693)
     for x, y in loader:
         loss = nn.functional.cross_entropy(model(x), y)
         optimizer.zero_grad()

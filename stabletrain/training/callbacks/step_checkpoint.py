@@ -9,7 +9,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning.callbacks import Checkpoint
 
 from stabletrain.training.lightning_internals import dump_checkpoint, runs_validation_next
@@ -107,6 +106,12 @@ class StepCheckpoint(Checkpoint):
         self.seconds += self._cost_s
 
 
-def _on_host(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy in host memory, which further steps do not change."""
-    return apply_to_collection(checkpoint, torch.Tensor, lambda x: x.detach().to("cpu", copy=True))
+def _on_host(value: Any) -> Any:
+    """Return a copy of nested values with tensors in host memory, which further steps do not change."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _on_host(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_on_host, value))
+    return value
