@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from stabletrain.app.first_process import is_first_process
 from stabletrain.app.launch import Launch, find_launch
 from stabletrain.errors import RequestError
+from stabletrain.record.checkpoint_files import checkpoints_of, is_sound
 from stabletrain.record.run_folder import RunFolder, folder_of
 
 OUTPUT_DIR_OF_PARENT = "STABLETRAIN_OUTPUT_DIR"  # tells a run's further processes the folder of the first one
@@ -48,8 +50,8 @@ def choose_folder(config: Mapping[str, Any]) -> tuple[RunFolder, Path | None]:
             command=f"python -m stabletrain resume=auto output_dir={_latest_run() or 'runs/…'}",
         )
     folder = RunFolder(output_dir if output_dir is not None else Path("runs") / unique_id())
-    if launch is not None and launch.began(folder.read_summary()) and (folder.checkpoints / "last.ckpt").is_file():
-        return folder, folder.checkpoints / "last.ckpt"  # restarted by its launcher
+    if launch is not None and launch.began(folder.read_summary()) and any(checkpoints_of(folder.checkpoints)):
+        return folder, newest_sound(folder)  # restarted by its launcher
     checkpoint = _checkpoint(config, folder)
     if launch is not None and (launch.began(folder.read_summary()) or not is_first_process()):
         return folder, checkpoint  # the first process may already be writing, so it alone checks the folder
@@ -106,10 +108,9 @@ def _checkpoint(config: Mapping[str, Any], folder: RunFolder) -> Path | None:
     if resume is None:
         return None
     if resume == "auto":
-        last = folder.checkpoints / "last.ckpt"
-        return last if last.is_file() else None
-    last = RunFolder(resume).checkpoints / "last.ckpt"
-    if not last.is_file():
+        return newest_sound(folder)
+    newest = newest_sound(RunFolder(resume))
+    if newest is None:
         raise RequestError(
             "There is no checkpoint to resume from.",
             key="resume",
@@ -118,7 +119,36 @@ def _checkpoint(config: Mapping[str, Any], folder: RunFolder) -> Path | None:
             closest=_latest_run(),
             command=f"python -m stabletrain resume={_latest_run() or 'runs/…'}",
         )
-    return last
+    return newest
+
+
+def newest_sound(folder: RunFolder) -> Path | None:
+    """Return the newest checkpoint of a run that is not damaged; None if it has none at all. Damaged ones are named.
+
+    Raises:
+        RequestError: All are damaged.
+    """
+    damaged = []
+    for path in checkpoints_of(folder.checkpoints):
+        if is_sound(path):
+            if damaged and is_first_process():
+                print(f"note   {_damage(damaged)}; resuming from {path}", file=sys.stderr)
+            return path
+        damaged.append(path)
+    if damaged:
+        raise RequestError(
+            "No checkpoint of the run is whole: their checksums do not match their manifests.",
+            key="resume",
+            found=", ".join(map(str, damaged)),
+            allowed="a checkpoint whose SHA-256 equals the one in the .json file beside it",
+            command="python -m stabletrain …, with the same settings in a new output_dir",
+        )
+    return None
+
+
+def _damage(paths: Sequence[Path]) -> str:
+    verb = "is" if len(paths) == 1 else "are"
+    return f"{' and '.join(map(str, paths))} {verb} damaged: the checksum does not match the manifest"
 
 
 def _latest_run() -> str | None:

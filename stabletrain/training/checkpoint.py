@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from datetime import UTC, datetime
@@ -15,16 +14,17 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
 from stabletrain.errors import RequestError
+from stabletrain.record.checkpoint_files import (
+    LAST,
+    SHA256,
+    digest_of,
+    flush_folder,
+    is_sound,
+    keep_previous,
+    manifest_path,
+)
 from stabletrain.record.run_folder import RunFolder, replace_file, write_json
 from stabletrain.vocabulary import metric_names as names
-
-LAST = "last.ckpt"
-BEST = "best.ckpt"
-
-
-def manifest_path(checkpoint: Path) -> Path:
-    """Return the path of a checkpoint's manifest: `last.ckpt` → `last.json`."""
-    return checkpoint.with_suffix(".json")
 
 
 class ManifestCheckpointIO(TorchCheckpointIO):
@@ -45,15 +45,18 @@ class ManifestCheckpointIO(TorchCheckpointIO):
             os.fsync(file.fileno())
         manifest = {
             "file": path.name,
-            "sha256": digest_of(temporary),
+            SHA256: digest_of(temporary),
             "bytes": temporary.stat().st_size,
             "epoch": checkpoint.get("epoch"),
             "step": checkpoint.get("global_step"),
             "saved": datetime.now(UTC).isoformat(timespec="seconds"),
             "torch": torch.__version__,
         }
+        if path.name == LAST:
+            keep_previous(path)
         temporary.replace(path)
         write_json(manifest_path(path), manifest)
+        flush_folder(path.parent)
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a checkpoint.
@@ -61,8 +64,7 @@ class ManifestCheckpointIO(TorchCheckpointIO):
         Raises:
             RequestError: Its SHA-256 is not the one in its manifest.
         """
-        manifest = manifest_path(Path(path))
-        if manifest.is_file() and json.loads(manifest.read_text())["sha256"] != digest_of(Path(path)):
+        if not is_sound(Path(path)):
             raise RequestError(
                 "The checkpoint is damaged: its checksum does not match its manifest.",
                 key="resume",
@@ -70,12 +72,6 @@ class ManifestCheckpointIO(TorchCheckpointIO):
                 allowed="a checkpoint whose SHA-256 equals the one in the .json file beside it",
             )
         return super().load_checkpoint(path, *args, **kwargs)
-
-
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def copy_checkpoint(source: Path, destination: Path) -> None:

@@ -13,8 +13,9 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from stabletrain.errors import RequestError
+from stabletrain.record.checkpoint_files import BEST, LAST, forget_previous
 from stabletrain.record.run_folder import RunFolder
-from stabletrain.training.checkpoint import BEST, LAST, ManifestCheckpointIO, copy_checkpoint
+from stabletrain.training.checkpoint import ManifestCheckpointIO, copy_checkpoint
 from stabletrain.training.lean_hooks import skip_empty_hooks_
 from stabletrain.training.lightning_internals import has_hook
 from stabletrain.training.lightning_packages import Callback
@@ -102,6 +103,8 @@ def execute(
     outcome.metrics = finite_metrics(trainer)
     if outcome.status == FINISHED:
         _evaluate(trainer, module, datamodule, folder, outcome)
+        if trainer.is_global_zero:
+            forget_previous(folder.checkpoints)
     return outcome
 
 

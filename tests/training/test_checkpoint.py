@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from stabletrain.errors import RequestError
-from stabletrain.training.checkpoint import ManifestCheckpointIO, manifest_path
+from stabletrain.record.checkpoint_files import manifest_path
+from stabletrain.training.checkpoint import ManifestCheckpointIO
 
 
 def test_a_checkpoint_is_saved_whole_with_its_manifest(tmp_path):

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from stabletrain.app.building.build_data import build_data, examples_of
 from stabletrain.app.building.build_model import build_network
+from stabletrain.record.checkpoint_files import BEST
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.tracking.best_model import ABOUT, EXAMPLE, GRAPH, OUTPUTS, log_network
-from stabletrain.training.checkpoint import BEST
 
 NUM_EXAMPLES = 4
 

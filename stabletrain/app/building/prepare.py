@@ -23,6 +23,7 @@ from stabletrain.app.composition.compose import Composition
 from stabletrain.app.console import Console
 from stabletrain.app.first_process import is_first_process
 from stabletrain.errors import RequestError
+from stabletrain.record.checkpoint_files import LAST
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.tracking.store import resolve_tracking_uri
 from stabletrain.training import TrainingModule
@@ -32,7 +33,7 @@ from stabletrain.training.callbacks.offender_bundle import OffenderBundle
 from stabletrain.training.callbacks.spinning_threads import SpinningThreads
 from stabletrain.training.callbacks.step_checkpoint import StepCheckpoint
 from stabletrain.training.callbacks.system_metrics import SystemWatch
-from stabletrain.training.checkpoint import LAST, ManifestCheckpointIO, checkpoint_callbacks
+from stabletrain.training.checkpoint import ManifestCheckpointIO, checkpoint_callbacks
 from stabletrain.training.compiling import EagerMeasurement, compile_, require_compiler
 from stabletrain.training.datamodule import DataModule
 from stabletrain.training.loggers import RecordLogger
