@@ -22,7 +22,7 @@ from stabletrain.app.composition.targets import expected_types, resolve_target
 SAVED = Path(__file__).parent / "data" / "saved_config.yaml"
 METRICS = {"train/loss": 2.613068, "val/loss": 2.726021, "val/accuracy": 0.188889, "test/accuracy": 0.177778}
 # settings that this version did not have yet take their defaults
-ADDED = {"threads": "auto", "console": "default"}
+ADDED = {"threads": "auto", "console": "default", "checkpoint": {"every_steps": None, "every_seconds": None}}
 LIVE_PORT = {"live_port": 6007}
 ROOT = Path(stabletrain.__file__).parent
 ALIASES = [old for old in MOVED if not (ROOT / old.replace(".", "/")).is_dir()]  # a package is found under its own name
