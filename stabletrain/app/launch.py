@@ -11,6 +11,7 @@ from uuid import UUID
 
 from stabletrain.app.composition.override_text import key_of, value_of
 from stabletrain.errors import RequestError
+from stabletrain.record.checkpoint_files import LAST
 from stabletrain.record.run_folder import RunFolder
 from stabletrain.vocabulary.statuses import FINISHED, STOPPED
 
@@ -168,6 +169,6 @@ def requeue_when_asked(folder: RunFolder, trainer: pl.Trainer) -> Requeue | None
 
     by_submitit = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
     name = os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2") if by_submitit else "USR1"
-    requeue = Requeue(folder.checkpoints / "last.ckpt", getattr(signal, f"SIG{name}"))
+    requeue = Requeue(folder.checkpoints / LAST, getattr(signal, f"SIG{name}"))
     trainer.callbacks.append(requeue)  # pyright: ignore[reportAttributeAccessIssue]
     return requeue

@@ -13,7 +13,7 @@ from typing import Any
 from stabletrain.app.first_process import is_first_process
 from stabletrain.app.launch import Launch, find_launch
 from stabletrain.errors import RequestError
-from stabletrain.record.checkpoint_files import checkpoints_of, is_sound
+from stabletrain.record.checkpoint_files import LAST, checkpoints_of, is_sound
 from stabletrain.record.run_folder import RunFolder, folder_of
 
 OUTPUT_DIR_OF_PARENT = "STABLETRAIN_OUTPUT_DIR"  # tells a run's further processes the folder of the first one
@@ -115,7 +115,7 @@ def _checkpoint(config: Mapping[str, Any], folder: RunFolder) -> Path | None:
             "There is no checkpoint to resume from.",
             key="resume",
             found=resume,
-            allowed="auto, or the folder of a run with checkpoints/last.ckpt",
+            allowed=f"auto, or the folder of a run with checkpoints/{LAST}",
             closest=_latest_run(),
             command=f"python -m stabletrain resume={_latest_run() or 'runs/…'}",
         )
@@ -152,7 +152,7 @@ def _damage(paths: Sequence[Path]) -> str:
 
 
 def _latest_run() -> str | None:
-    runs = sorted(Path("runs").glob("*/checkpoints/last.ckpt"))
+    runs = sorted(Path("runs").glob(f"*/checkpoints/{LAST}"))
     return str(runs[-1].parent.parent) if runs else None
 
 

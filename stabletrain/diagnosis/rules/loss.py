@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from stabletrain.diagnosis import remedies
@@ -169,16 +171,8 @@ def _find_rounds(observations: Observations) -> list[Finding]:
     turns = _count_turns(means, low, high)
     if high - low < FAR * size or high - low < LOUD * noise or turns < TURNS:
         return []
-    return [
-        Finding(
-            kind=OSCILLATION.name,
-            severity="warning",
-            layer=None,
-            first_step=int(losses.steps[begin]),
-            last_step=int(losses.steps[-1]),
-            evidence={"swing": round(float(high - low) / max(size, 1e-30), 3), "threshold": FAR, "turns": turns},
-        )
-    ]
+    evidence = {"swing": round(float(high - low) / max(size, 1e-30), 3), "threshold": FAR, "turns": turns}
+    return [_oscillation(losses.steps[begin:], evidence)]
 
 
 def _count_turns(values: np.ndarray, low: float, high: float) -> int:
@@ -196,16 +190,8 @@ def _find_back_and_forth(observations: Observations) -> list[Finding]:
     typical, total = float(np.median(np.abs(changes))), float(np.abs(changes).sum())
     if typical <= BACK_AND_FORTH or total - abs(changes.sum()) <= RETURNED * total:
         return []
-    return [
-        Finding(
-            kind=OSCILLATION.name,
-            severity="warning",
-            layer=None,
-            first_step=int(scores.steps[half]),
-            last_step=int(scores.steps[-1]),
-            evidence={"change_of_accuracy": round(typical, 3), "threshold": BACK_AND_FORTH},
-        )
-    ]
+    evidence = {"change_of_accuracy": round(typical, 3), "threshold": BACK_AND_FORTH}
+    return [_oscillation(scores.steps[half:], evidence)]
 
 
 def _find_swing(observations: Observations) -> list[Finding]:
@@ -220,20 +206,17 @@ def _find_swing(observations: Observations) -> list[Finding]:
         return []
     half = len(last) // 2
     falls = last[:half].mean() - last[half:].mean() > spread / 2
-    return [
-        Finding(
-            kind=OSCILLATION.name,
-            severity="warning" if progress.suffers and not falls and not _hardly_moves(observations) else "info",
-            layer=None,
-            first_step=int(losses.steps[-len(last)]),
-            last_step=int(losses.steps[-1]),
-            evidence={
-                "swing": round(spread / max(abs(progress.baseline), 1e-30), 3),
-                "threshold": SWING,
-                "crossings": crossings,
-            },
-        )
-    ]
+    evidence = {
+        "swing": round(spread / max(abs(progress.baseline), 1e-30), 3),
+        "threshold": SWING,
+        "crossings": crossings,
+    }
+    severity = "warning" if progress.suffers and not falls and not _hardly_moves(observations) else "info"
+    return [_oscillation(losses.steps[-len(last) :], evidence, severity)]
+
+
+def _oscillation(steps: np.ndarray, evidence: dict[str, Any], severity: str = "warning") -> Finding:
+    return Finding(OSCILLATION.name, severity, None, int(steps[0]), int(steps[-1]), evidence)
 
 
 def _hardly_moves(observations: Observations) -> bool:
